@@ -1,0 +1,1 @@
+"""Text in, passages out: embed, store, index, search. Knows nothing of chat."""

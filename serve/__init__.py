@@ -1,0 +1,1 @@
+"""The HTTP server: wire, policies, engines, relay, traces and the command."""

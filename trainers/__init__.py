@@ -1,0 +1,1 @@
+"""Offline: one file per method, each runnable, and the evaluation."""
