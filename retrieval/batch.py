@@ -1,0 +1,67 @@
+"""Queries that wait at the same time are embedded together, in one thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Future
+
+from retrieval.cache import Cache
+from retrieval.embed import Embedder, Vectors
+
+MOST = 32
+_Waiting = tuple[str, "Future[Vectors]"]
+
+
+class QueryVectors:
+    """The model runs in this thread only, so its own threads are the only ones it takes."""
+
+    def __init__(self, embedder: Embedder, cache: int = 4096) -> None:
+        self._embedder = embedder
+        self._cache: Cache[Vectors] = Cache(cache)
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="trimtab-embed", daemon=True)
+        self._thread.start()
+
+    def vector(self, query: str) -> Future[Vectors]:
+        future: Future[Vectors] = Future()
+        known = self._cache.get(query)
+        if known is not None:
+            future.set_result(known)
+        else:
+            self._waiting.put((query, future))
+        return future
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, stop = [first], False
+            while len(batch) < MOST and not stop:
+                try:
+                    more = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                stop = more is None
+                if more is not None:
+                    batch.append(more)
+            self._answer(batch)
+            if stop:
+                return
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        batch = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
+        asked = list(dict.fromkeys(query for query, _ in batch))
+        if not asked:
+            return
+        try:
+            found = dict(zip(asked, self._embedder.queries(asked), strict=True))
+        except Exception as error:  # noqa: BLE001 - whatever the model says goes to those who asked
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for query, future in batch:
+            self._cache.put(query, found[query])
+            future.set_result(found[query])

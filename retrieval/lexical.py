@@ -1,0 +1,228 @@
+"""The lexical side: BM25 (k1 1.2, b 0.75) by tantivy, a cache on disk that every process maps and one writes.
+
+`lexical.json` names the folder in use, the revision that it holds and a checksum of each of its files; it is
+replaced only after tantivy's own commit. What it does not vouch for is built anew from the store.
+Term statistics count a withdrawn passage until its segment is merged; results never contain it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval import analyse
+from retrieval.columns import Columns, Mask
+from retrieval.lock import locked, replace_durably
+from retrieval.store import Store
+
+VERSION = 1  # of the analysis and the fields; another number means: build anew
+TITLE = 0.25  # the weight of a term in the title; see the README's decisions
+FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]  # rows, scores, ceiling
+
+
+class Lexical:
+    """One reader of the cache, and its writer when there is something to take in."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._folder, self._store = folder, store
+        self._note, self._lock = folder / "lexical.json", folder / "lexical.lock"
+        self._mutex = threading.Lock()
+        self._index: Any = None
+        self._searcher: Any = None
+        self.languages: frozenset[str] = frozenset()
+        self.revision = -1
+        self._place = ""
+
+    def sync(self, revision: int, progress: Callable[[int], None] | None = None) -> None:
+        """Make at least this revision searchable. Whoever comes first writes; the others wait and read."""
+        if self.revision >= revision:
+            return
+        with self._mutex, locked(self._lock):
+            note = self._read_note()
+            if note is None or not self._open(note):
+                note = self._rebuild(progress)
+            elif int(note["revision"]) < revision:
+                note = self._catch_up(note, progress)
+            self._index.reload()
+            self._searcher = self._index.searcher()
+            self.languages = frozenset(note["languages"])
+            self.revision = int(note["revision"])
+
+    def search(self, query: str, k: int, columns: Columns, mask: Mask, allowed: int, language: str | None) -> Found:
+        """The k best of the rows that `mask` allows, and what a passage with every term would score."""
+        searcher, schema = self._searcher, self._index.schema
+        known = self.languages
+        counts = Counter(analyse.query_terms(query, frozenset({language}) & known or known))
+        if not counts or not allowed:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0
+        wanted = _any_of(schema, counts)
+        if allowed <= FEW and allowed < len(mask):
+            rows, scores = self._among(searcher, schema, wanted, k, columns, mask)
+        else:
+            rows, scores = self._sift(searcher, wanted, k, columns, mask, allowed)
+        return rows, scores, _ceiling(searcher, counts)
+
+    def _sift(self, searcher: Any, wanted: Any, k: int, columns: Columns, mask: Mask, allowed: int) -> Any:
+        """Ask for so many that k allowed ones should be among them, and for more until they are."""
+        depth = k + 8 if allowed == len(mask) else int(1.3 * k * len(mask) / allowed) + 8
+        while True:
+            hits = searcher.search(wanted, limit=depth, count=False).hits
+            rows, scores = _rows(searcher, hits, columns)
+            kept = mask[rows]
+            if kept.sum() >= k or len(hits) < depth:
+                return rows[kept][:k], scores[kept][:k]
+            depth *= 4
+
+    def _among(self, searcher: Any, schema: Any, wanted: Any, k: int, columns: Columns, mask: Mask) -> Any:
+        import tantivy
+
+        numbers = columns.n[mask].tolist()
+        among = tantivy.Query.const_score_query(tantivy.Query.term_set_query(schema, "n", numbers), 0.0)
+        both = [(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, among)]
+        hits = searcher.search(tantivy.Query.boolean_query(both), limit=k + 8, count=False).hits
+        rows, scores = _rows(searcher, hits, columns)
+        return rows[:k], scores[:k]
+
+    # The cache
+
+    def _read_note(self) -> dict[str, Any] | None:
+        try:
+            note = json.loads(self._note.read_text())
+            good = note["version"] == VERSION and note["identity"] == self._store.setting("identity")
+            good = good and 0 <= int(note["revision"]) <= self._store.revision()
+            good = good and isinstance(note["languages"], list) and isinstance(note["files"], dict)
+            return note if good and (self._folder / note["place"]).is_dir() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _open(self, note: dict[str, Any]) -> bool:
+        """False where the files are not what the note says, which it checks once per process and folder."""
+        import tantivy
+
+        place = self._folder / note["place"]
+        if self._place == note["place"]:
+            return True
+        if _checksums(place) != note["files"]:
+            return False
+        self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), note["place"]
+        return True
+
+    def _rebuild(self, progress: Callable[[int], None] | None) -> dict[str, Any]:
+        import tantivy
+
+        revision = self._store.revision()
+        place = self._folder / f"lexical-{uuid.uuid4().hex[:12]}"
+        for old in self._folder.glob("lexical-*"):
+            shutil.rmtree(old, ignore_errors=True)  # a process that still reads one keeps its mapped files
+        place.mkdir()
+        self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), place.name
+        languages = self._write(0, [], progress)
+        return self._vouch(revision, languages)
+
+    def _catch_up(self, note: dict[str, Any], progress: Callable[[int], None] | None) -> dict[str, Any]:
+        revision, since = self._store.revision(), int(note["revision"])
+        languages = self._write(int(note["last"]), self._store.withdrawn(since), progress)
+        return self._vouch(revision, languages | set(note["languages"]), note["files"])
+
+    def _write(self, after: int, withdrawn: list[int], progress: Callable[[int], None] | None) -> set[str]:
+        import tantivy
+
+        writer = self._index.writer(heap_size=64_000_000, num_threads=1)
+        languages: set[str] = set()
+        self._last = after
+        for n in withdrawn:
+            writer.delete_documents_by_term("n", n)
+        for n, title, text, stated in self._store.texts(after):
+            language = analyse.primary(stated) or analyse.detect(text)
+            languages.add(language)
+            document = tantivy.Document()
+            document.add_unsigned("n", n)
+            document.add_text("title", " ".join(analyse.terms(title, language)))
+            document.add_text("body", " ".join(analyse.terms(text, language)))
+            writer.add_document(document)
+            self._last = n
+            if progress:
+                progress(1)
+        writer.commit()
+        writer.wait_merging_threads()
+        return languages
+
+    def _vouch(self, revision: int, languages: set[str], known: dict[str, str] | None = None) -> dict[str, Any]:
+        note = {
+            "version": VERSION, "identity": self._store.setting("identity"), "place": self._place,
+            "revision": revision, "last": self._last, "languages": sorted(languages),
+            "files": _checksums(self._folder / self._place, known or {}),
+        }  # fmt: skip
+        replace_durably(self._note, json.dumps(note).encode())
+        return note
+
+
+def _schema() -> Any:
+    import tantivy
+
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("n", fast=True, indexed=True)
+    for field in ("title", "body"):
+        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
+    return builder.build()
+
+
+def _configured(index: Any) -> Any:
+    index.config_reader(reload_policy="manual")
+    return index
+
+
+def _any_of(schema: Any, counts: Counter[str]) -> Any:
+    import tantivy
+
+    query, clauses = tantivy.Query, []
+    for term, count in counts.items():
+        for field, weight in (("title", TITLE), ("body", 1.0)):
+            clause = query.term_query(schema, field, term, "freq")
+            if weight * count != 1.0:
+                clause = query.boost_query(clause, weight * count)
+            clauses.append((tantivy.Occur.Should, clause))
+    return query.boolean_query(clauses)
+
+
+def _ceiling(searcher: Any, counts: Counter[str]) -> float:
+    """BM25 of a passage of average length that has every term of the query once."""
+    total = searcher.num_docs + 1
+    found = ((count, min(searcher.doc_freq("body", term), total)) for term, count in counts.items())
+    return sum(count * math.log1p((total - df + 0.5) / (df + 0.5)) for count, df in found)
+
+
+def _rows(searcher: Any, hits: Any, columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Of those hits that this process knows already."""
+    numbers = np.array(searcher.fast_field_values("n", [address for _, address in hits]), np.int64)
+    scores = np.array([score for score, _ in hits], np.float32)
+    rows, known = columns.locate(numbers)
+    scores = scores[known]
+    order = np.lexsort((rows, -np.round(scores, 4)))  # ties in the order of n, however the segments lie
+    return rows[order], scores[order]
+
+
+def _checksums(place: Path, known: dict[str, str] | None = None) -> dict[str, str]:
+    """Of every file but tantivy's own lists. But for meta.json, a file once written is never changed."""
+    found = {}
+    for path in sorted(place.iterdir()):
+        if path.suffix == ".lock" or path.name.startswith("."):
+            continue
+        if known and path.name in known and path.name != "meta.json":
+            found[path.name] = known[path.name]
+        else:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -1,0 +1,134 @@
+"""One machine's index: a SQLite record with a FAISS and a tantivy cache beside it, shared by its processes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from retrieval import columns as labels
+from retrieval import dense as vectors
+from retrieval.backend import Progress, Vector
+from retrieval.cache import Cache
+from retrieval.columns import Columns
+from retrieval.dense import Allowed, Dense
+from retrieval.fuse import Key, Ranked
+from retrieval.lexical import Lexical
+from retrieval.passage import Filter, Passage
+from retrieval.store import Entry, Store
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What searches work on; a refresh replaces it whole, and a search keeps the one it began with."""
+
+    revision: int
+    columns: Columns
+    dense: Dense
+    token: tuple[int, int]  # of the snapshot that `dense` stands on
+
+
+@dataclass(frozen=True, slots=True)
+class LocalView:
+    state: State
+    allowed: Allowed
+    language: str | None
+
+
+class Local:
+    """Implements `Backend`. `dimension` is 0 where there is no embedder."""
+
+    def __init__(self, folder: Path, store: Store, embedder: str, dimension: int, progress: Progress = None) -> None:
+        self._folder, self._store = folder, store
+        self._embedder, self._dimension = embedder, dimension
+        self._lexical = Lexical(folder, store)
+        self._lock = threading.Lock()
+        self._allowed: Cache[Allowed] = Cache(64)
+        self._state = self._load()
+        self._lexical.sync(self._state.revision, progress)
+        self.setting, self.set = store.setting, store.set
+        self.put, self.withdraw, self.stored = store.put, store.withdraw, store.stored
+        self.same_content, self.get, self.chunks = store.same_content, store.get, store.chunks
+        self.page, self.count = store.page, store.count
+
+    def _load(self) -> State:
+        token, base = (0, 0), Dense(0)
+        if self._dimension:
+            token = vectors.snapshot_token(self._folder)
+            base = vectors.open_snapshot(self._folder, self._store, self._embedder, self._dimension)
+        last = int(base.base_n[-1]) if len(base.base_n) else 0
+        delta = self._store.delta(0, 0, last, self._dimension)
+        columns = labels.load(delta.labels, base.base_n)
+        if len(base.base_n) + len(delta.vectors) != len(columns.n) and self._dimension:
+            base, last = Dense(self._dimension), 0  # a snapshot that lacks a passage is none
+            delta = self._store.delta(0, 0, 0, self._dimension)
+            columns = labels.load(delta.labels, base.base_n)
+        return State(delta.revision, columns, base.extended(delta.vectors), token)
+
+    def refresh(self) -> int:
+        """A few microseconds while nothing has changed."""
+        state = self._state
+        if self._store.revision() == state.revision and self._lexical.revision >= state.revision:
+            return state.revision
+        with self._lock:
+            state = self._state
+            if self._store.revision() != state.revision:
+                self._state = state = self._advance(state)
+            self._lexical.sync(state.revision)
+            return state.revision
+
+    def _advance(self, state: State) -> State:
+        if self._dimension and vectors.snapshot_token(self._folder) != state.token:
+            return self._load()
+        last = int(state.columns.n[-1]) if len(state.columns.n) else 0
+        delta = self._store.delta(state.revision, last, last, self._dimension)
+        columns = state.columns.extended(delta.labels)
+        if delta.withdrawn:
+            columns = columns.without(delta.withdrawn)
+        return replace(
+            state, revision=delta.revision, columns=columns, dense=state.dense.extended(delta.vectors)
+        )
+
+    def languages(self) -> frozenset[str]:
+        return self._lexical.languages
+
+    def view(self, where: Filter) -> LocalView:
+        state = self._state
+        allowed = self._allowed.get((state.revision, state.token, where))
+        if allowed is None:
+            allowed = Allowed.of(state.columns.mask(where))
+            self._allowed.put((state.revision, state.token, where), allowed)
+        return LocalView(state, allowed, where.language)
+
+    def lexical(self, view: LocalView, query: str, k: int) -> tuple[Ranked, float]:
+        columns, allowed = view.state.columns, view.allowed
+        rows, scores, ceiling = self._lexical.search(query, k, columns, allowed.mask, allowed.count, view.language)
+        return list(zip(columns.n[rows].tolist(), scores.tolist(), strict=True)), ceiling
+
+    def dense(self, view: LocalView, vector: Vector, k: int, exact: bool) -> Ranked:
+        rows, scores = view.state.dense.search(vector, k, view.allowed, exact)
+        return list(zip(view.state.columns.n[rows].tolist(), scores.tolist(), strict=True))
+
+    def cosines(self, view: LocalView, vector: Vector, keys: list[Key]) -> Ranked:
+        numbers = np.array(keys, np.int64)
+        rows, known = view.state.columns.locate(numbers)
+        scores = view.state.dense.cosines(vector, rows)
+        return list(zip(numbers[known].tolist(), scores.tolist(), strict=True))
+
+    def fetch(self, keys: list[Key]) -> dict[Key, Passage]:
+        return {**self._store.fetch([int(key) for key in keys])}
+
+    def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
+        """Write a new snapshot if one is due, unless another process is at it."""
+        if not self._dimension or not (always or self._state.dense.due):
+            return False
+        written = vectors.compact(self._folder, self._store, self._embedder, self._dimension, progress)
+        if written:
+            with self._lock:
+                self._state = self._load()
+        return written
+
+    def close(self) -> None:
+        self._store.close()

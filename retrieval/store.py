@@ -1,0 +1,289 @@
+"""The system of record: SQLite in WAL mode. Everything else in an index's folder is a cache of it.
+
+A document is what was given; its chunks are the passages. Each passage gets a number `n` that grows and is never
+used again, so "n is here" says what it holds and a change is only ever an addition or a withdrawal. Each
+transaction that changes anything has the next revision. A call that changes something has it on disk
+(synchronous=FULL) before it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from retrieval.passage import Passage
+
+FORMAT = 1
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents(id TEXT PRIMARY KEY, signature BLOB NOT NULL, content_hash BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX documents_hash ON documents(content_hash);
+CREATE TABLE passages(
+  n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL, title TEXT NOT NULL,
+  text TEXT NOT NULL, source TEXT NOT NULL, url TEXT NOT NULL, region TEXT NOT NULL, language TEXT NOT NULL,
+  kind TEXT NOT NULL, tags TEXT NOT NULL, in_force_from TEXT NOT NULL, in_force_to TEXT NOT NULL);
+CREATE INDEX passages_document ON passages(document);
+CREATE INDEX passages_labels ON passages(n, region, language, kind, tags, in_force_from, in_force_to);
+CREATE TABLE vectors(n INTEGER PRIMARY KEY REFERENCES passages(n), embedder TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE TABLE changes(revision INTEGER NOT NULL, op TEXT NOT NULL, n INTEGER NOT NULL, id TEXT NOT NULL,
+  at REAL NOT NULL);
+CREATE INDEX changes_revision ON changes(revision);
+"""
+_FIELDS = "id, document, title, text, source, url, region, language, kind, tags, in_force_from, in_force_to"
+_VECTORS = "SELECT vector FROM vectors WHERE n > ? ORDER BY n"
+_NUMBERED_VECTORS = "SELECT n, vector FROM vectors WHERE n > ? ORDER BY n"
+Label = tuple[int, str, str, str, str, str, str]  # n, region, language, kind, tags as JSON, from, to
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document ready to be stored: its chunks, and a vector for each where the index has an embedder."""
+
+    document: Passage
+    chunks: tuple[Passage, ...]
+    vectors: npt.NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a process that knew an older revision has to take in. `vectors` are those of `labels`' last rows."""
+
+    revision: int
+    labels: list[Label]
+    withdrawn: list[int]
+    vectors: npt.NDArray[np.float16]
+
+
+class Store:
+    """One SQLite file. Any thread may call; reads do not wait for writes, in this process or another."""
+
+    def __init__(self, path: Path, *, create: dict[str, str] | None = None) -> None:
+        if not path.is_file() and create is None:
+            raise FileNotFoundError(f"no index at {path.parent}")
+        self.path = path
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._writer = self._connect()
+        self._prepare(create or {})
+        self._reader = self._connect()
+        self._reader.execute("PRAGMA query_only=ON")
+        self._seen_version, self._seen_revision = -1, 0
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA mmap_size=268435456")
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            raise ValueError(f"{self.path} is not an index: {error}") from None
+        return connection
+
+    def _prepare(self, create: dict[str, str]) -> None:
+        with self._transaction() as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name='meta'").fetchone():
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                settings = {**create, "format": str(FORMAT), "identity": uuid.uuid4().hex, "revision": "0"}
+                db.executemany("INSERT INTO meta VALUES(?, ?)", settings.items())
+            made = db.execute("SELECT value FROM meta WHERE key='format'").fetchone()[0]
+        if made != str(FORMAT):
+            self._writer.close()
+            raise ValueError(f"{self.path} has format {made}, this version reads {FORMAT}: build it again")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    # Settings
+
+    def setting(self, key: str, default: str = "") -> str:
+        with self._read_lock:
+            row = self._reader.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        return str(row[0]) if row else default
+
+    def set(self, key: str, value: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT INTO meta VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value=excluded.value", (key, value))
+
+    # Changes
+
+    def put(self, entries: Iterable[Entry], embedder: str) -> int:
+        """Add or replace documents; one that is there already, unchanged, stays as it is. Returns the revision."""
+        with self._transaction() as db:
+            revision = self._next(db)
+            changed = [self._put(db, entry, embedder, revision) for entry in entries]
+            return self._settle(db, revision, any(changed))
+
+    def withdraw(self, ids: Iterable[str]) -> tuple[int, list[str]]:
+        """By document or by passage. Returns the revision and the ids that were there."""
+        with self._transaction() as db:
+            revision = self._next(db)
+            gone = [key for key in dict.fromkeys(ids) if self._withdraw(db, key, revision)]
+            return self._settle(db, revision, bool(gone)), gone
+
+    def _put(self, db: sqlite3.Connection, entry: Entry, embedder: str, revision: int) -> bool:
+        document, signature = entry.document, entry.document.signature
+        row = db.execute("SELECT signature FROM documents WHERE id=?", (document.id,)).fetchone()
+        if row and row[0] == signature:
+            return False
+        self._withdraw(db, document.id, revision)
+        db.execute("INSERT INTO documents VALUES(?, ?, ?)", (document.id, signature, document.content_hash))
+        for i, passage in enumerate(entry.chunks):
+            n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 11}?)", _row(passage)).lastrowid  # noqa: S608
+            if entry.vectors is not None:
+                blob = entry.vectors[i].astype("<f2").tobytes()
+                db.execute("INSERT INTO vectors VALUES(?, ?, ?)", (n, embedder, blob))
+            _log(db, revision, "add", [(n, passage.id)])
+        return True
+
+    def _withdraw(self, db: sqlite3.Connection, key: str, revision: int) -> bool:
+        rows = db.execute("SELECT n, id FROM passages WHERE document=?", (key,)).fetchall()
+        if not rows:
+            rows = db.execute("SELECT n, id FROM passages WHERE id=?", (key,)).fetchall()
+            # A document that lost a chunk is no longer what was given: adding it again restores it.
+            db.execute("UPDATE documents SET signature=x'' WHERE id=(SELECT document FROM passages WHERE id=?)", (key,))
+        db.execute("DELETE FROM documents WHERE id=?", (key,))
+        db.executemany("DELETE FROM vectors WHERE n=?", [(n,) for n, _ in rows])
+        db.executemany("DELETE FROM passages WHERE n=?", [(n,) for n, _ in rows])
+        _log(db, revision, "withdraw", rows)
+        return bool(rows)
+
+    @staticmethod
+    def _next(db: sqlite3.Connection) -> int:
+        return int(db.execute("SELECT value FROM meta WHERE key='revision'").fetchone()[0]) + 1
+
+    @staticmethod
+    def _settle(db: sqlite3.Connection, revision: int, changed: bool) -> int:
+        if not changed:
+            return revision - 1
+        db.execute("UPDATE meta SET value=? WHERE key='revision'", (str(revision),))
+        return revision
+
+    # Reading
+
+    def revision(self) -> int:
+        """The newest committed revision; costs microseconds while nothing has changed."""
+        with self._read_lock:
+            version = self._reader.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._seen_version:
+                row = self._reader.execute("SELECT value FROM meta WHERE key='revision'").fetchone()
+                self._seen_version, self._seen_revision = version, int(row[0])
+            return self._seen_revision
+
+    def count(self) -> int:
+        return int(self._rows("SELECT count(*) FROM passages")[0][0])
+
+    def get(self, key: str) -> Passage | None:
+        rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE id=?", (key,))  # noqa: S608
+        return _passage(rows[0]) if rows else None
+
+    def chunks(self, document: str) -> list[Passage]:
+        rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE document=? ORDER BY n", (document,))  # noqa: S608
+        return [_passage(row) for row in rows]
+
+    def page(self, after: str, limit: int) -> list[Passage]:
+        """In the order of ids, from the one behind `after`."""
+        sql = f"SELECT {_FIELDS} FROM passages WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+        return [_passage(row) for row in self._rows(sql, (after, limit))]
+
+    def fetch(self, numbers: list[int]) -> dict[int, Passage]:
+        marks = ",".join("?" * len(numbers))
+        rows = self._rows(f"SELECT n, {_FIELDS} FROM passages WHERE n IN ({marks})", tuple(numbers))  # noqa: S608
+        return {row[0]: _passage(row[1:]) for row in rows}
+
+    def stored(self, ids: list[str]) -> dict[str, bytes]:
+        """The signatures of those documents that are there."""
+        marks = ",".join("?" * len(ids))
+        return dict(self._rows(f"SELECT id, signature FROM documents WHERE id IN ({marks})", tuple(ids)))  # noqa: S608
+
+    def same_content(self, content_hash: bytes, other_than: str) -> str | None:
+        sql = "SELECT id FROM documents WHERE content_hash=? AND id<>? LIMIT 1"
+        rows = self._rows(sql, (content_hash, other_than))
+        return str(rows[0][0]) if rows else None
+
+    def delta(self, since: int, after: int, vectors_after: int, dimension: int) -> Delta:
+        """What came after passage `after` and went after revision `since`: one moment's view of it."""
+        with self._bulk() as db:
+            db.execute("BEGIN")
+            revision = int(db.execute("SELECT value FROM meta WHERE key='revision'").fetchone()[0])
+            labels = db.execute(
+                "SELECT n, region, language, kind, tags, in_force_from, in_force_to FROM passages"
+                " INDEXED BY passages_labels WHERE n > ? ORDER BY n",
+                (after,),
+            ).fetchall()
+            sql = "SELECT n FROM changes WHERE revision > ? AND n <= ? AND op='withdraw'"
+            withdrawn = [n for (n,) in db.execute(sql, (since, after))]
+            blobs = b"".join(v for (v,) in db.execute(_VECTORS, (vectors_after,))) if dimension else b""
+            db.execute("COMMIT")
+        return Delta(revision, labels, withdrawn, np.frombuffer(blobs, "<f2").reshape(-1, max(1, dimension)))
+
+    def vectors(self, after: int, dimension: int) -> Iterator[tuple[list[int], npt.NDArray[np.float16]]]:
+        """All of them, in the order of n, some thousands at a time."""
+        with self._bulk() as db:
+            rows = db.execute(_NUMBERED_VECTORS, (after,))
+            while batch := rows.fetchmany(8192):
+                yield [n for n, _ in batch], np.frombuffer(b"".join(v for _, v in batch), "<f2").reshape(-1, dimension)
+
+    def texts(self, after: int) -> Iterator[tuple[int, str, str, str]]:
+        """n, title, text, language of each passage behind `after`, as of now."""
+        with self._bulk() as db:
+            yield from db.execute("SELECT n, title, text, language FROM passages WHERE n > ? ORDER BY n", (after,))
+
+    def withdrawn(self, since: int) -> list[int]:
+        return [n for (n,) in self._rows("SELECT n FROM changes WHERE revision > ? AND op='withdraw'", (since,))]
+
+    @contextmanager
+    def _bulk(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own, so that a long read holds up no search."""
+        connection = self._connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def log(self, since: int = 0, limit: int = 1000) -> list[tuple[int, str, str, float]]:
+        return self._rows("SELECT revision, op, id, at FROM changes WHERE revision > ? ORDER BY rowid LIMIT ?", (since, limit))
+
+    def _rows(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg]
+        with self._read_lock:
+            return self._reader.execute(sql, values).fetchall()
+
+
+def _log(db: sqlite3.Connection, revision: int, op: str, rows: Iterable[tuple[int | None, str]]) -> None:
+    now = time.time()
+    db.executemany("INSERT INTO changes VALUES(?, ?, ?, ?, ?)", [(revision, op, n, key, now) for n, key in rows])
+
+
+def _row(p: Passage) -> tuple[str, ...]:
+    tags = json.dumps(sorted(p.tags), ensure_ascii=False)
+    return (p.id, p.document, p.title, p.text, p.source, p.url, p.region, p.language, p.kind, tags,
+            p.in_force_from, p.in_force_to)  # fmt: skip
+
+
+def _passage(row: tuple) -> Passage:  # type: ignore[type-arg]
+    key, document, title, text, source, url, region, language, kind, tags, start, end = row
+    parent = "" if document == key else document
+    return Passage(key, text, title, source, url, region, language, kind, tuple(json.loads(tags)), start, end, parent)
