@@ -36,7 +36,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def terms(text: str, language: str) -> list[str]:
     """Terms in order, repeats kept. An unknown language gets lower-cased words."""
-    words, found = _words(_STEMMERS.get(primary(language), "")), []
+    words = _words(_STEMMERS.get(primary(language), ""))
+    found: list[str] = []
     for i, run in enumerate(_PAIRED.split(text)):
         if i % 2 == 0:
             found += words.analyze(run) if run else []

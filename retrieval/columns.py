@@ -98,6 +98,33 @@ class Columns:
         return mask
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The rows that a search may return. `bits` is the mask packed for FAISS."""
+
+    mask: Mask
+    count: int
+    bits: npt.NDArray[np.uint8]
+
+    @staticmethod
+    def of(mask: Mask) -> Allowed:
+        return Allowed(mask, int(np.count_nonzero(mask)), np.packbits(mask, bitorder="little"))
+
+    @property
+    def all(self) -> bool:
+        return self.count == len(self.mask)
+
+
+def best_first(
+    rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], tie: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Ties in the order of rows; sums that were added up in another order differ by less than `tie`."""
+    order = np.argsort(-scores, kind="stable")
+    step = np.diff(scores[order], prepend=scores[order[:1]]) < -tie
+    order = order[np.lexsort((rows[order], np.cumsum(step)))]
+    return rows[order], scores[order]
+
+
 def load(labels: list[Label], known: npt.NDArray[np.int64]) -> Columns:
     """Columns of all live passages, with dead rows for those of `known` that are gone."""
     live = np.array([label[0] for label in labels], np.int64)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.columns import Mask
+from retrieval.columns import Allowed, best_first
 from retrieval.lock import locked, replace_durably
 from retrieval.store import Store
 
@@ -31,23 +31,6 @@ LINKS, EF_BUILD, EF = 32, 80, 160
 EXACT_UPTO = 40_000  # allowed rows up to which a filtered search scans them
 DELTA_UPTO = 4096  # rows of delta, or a tenth of the base if that is more, before a new base is due
 DEAD_UPTO = 0.2  # share of a base's rows that may be dead before it is built anew
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """The rows that a search may return. `bits` is the mask packed for FAISS."""
-
-    mask: Mask
-    count: int
-    bits: npt.NDArray[np.uint8]
-
-    @staticmethod
-    def of(mask: Mask) -> Allowed:
-        return Allowed(mask, int(np.count_nonzero(mask)), np.packbits(mask, bitorder="little"))
-
-    @property
-    def all(self) -> bool:
-        return self.count == len(self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +58,12 @@ class Dense:
 
     def search(self, query: Vectors, k: int, allowed: Allowed, exact: bool = False) -> tuple[Numbers, Vectors]:
         """Rows and cosines, best first; k of them whenever that many are allowed."""
-        import faiss
-
+        faiss = _faiss()
         faiss.omp_set_num_threads(1)  # holds for this thread: a second one would only wait for the first
         wanted, size = np.ascontiguousarray(query[None], np.float32), len(self.base_n)
         rows, scores = [], []
         if self.base is not None:
-            found = _search_base(self.base, wanted, k, allowed, size, exact)
+            found = _search_base(self.base, wanted, k, allowed, exact)
             rows.append(found[0])
             scores.append(found[1])
         if self.delta is not None:
@@ -92,8 +74,8 @@ class Dense:
         if not rows:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         row, score = np.concatenate(rows), np.concatenate(scores)
-        best = np.lexsort((row, -np.round(score, 6)))[:k]
-        return row[best], score[best]
+        row, score = best_first(row, score, 1e-6)
+        return row[:k], score[:k]
 
     def cosines(self, query: Vectors, rows: Numbers) -> Vectors:
         """Of these rows, whatever a search found."""
@@ -106,17 +88,21 @@ class Dense:
         return scores
 
 
-def flat(dimension: int) -> Any:
+def _faiss() -> Any:
     import faiss
 
+    return faiss
+
+
+def flat(dimension: int) -> Any:
+    faiss = _faiss()
     index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     index.is_trained = True
     return index
 
 
 def hnsw(dimension: int) -> Any:
-    import faiss
-
+    faiss = _faiss()
     kind = faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexHNSWSQ(dimension, kind, LINKS, faiss.METRIC_INNER_PRODUCT)
     index.is_trained = True
@@ -125,14 +111,13 @@ def hnsw(dimension: int) -> Any:
 
 
 def _flat_of(index: Any) -> Any:
-    import faiss
-
+    faiss = _faiss()
     return faiss.downcast_index(index.storage) if hasattr(index, "hnsw") else index
 
 
-def _search_base(base: Any, query: Vectors, k: int, allowed: Allowed, size: int, exact: bool) -> tuple[Numbers, Vectors]:
-    import faiss
-
+def _search_base(base: Any, query: Vectors, k: int, allowed: Allowed, exact: bool) -> tuple[Numbers, Vectors]:
+    faiss = _faiss()
+    size = base.ntotal
     count = allowed.count if len(allowed.mask) == size else int(np.count_nonzero(allowed.mask[:size]))
     if not count:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -141,8 +126,7 @@ def _search_base(base: Any, query: Vectors, k: int, allowed: Allowed, size: int,
         settings = faiss.SearchParametersHNSW()
         settings.efSearch = int(max(EF, 2 * k) * min(8.0, size / count))
         if bits is not None:
-            selector = faiss.IDSelectorBitmap(bits)
-            settings.sel = selector
+            settings.sel = _selector(bits)
         rows, scores = _kept(base.search(query, min(k, count), params=settings))
         if len(rows) == min(k, count):
             return rows, scores
@@ -150,12 +134,16 @@ def _search_base(base: Any, query: Vectors, k: int, allowed: Allowed, size: int,
 
 
 def _scan(index: Any, query: Vectors, k: int, bits: npt.NDArray[np.uint8] | None) -> tuple[Numbers, Vectors]:
-    import faiss
-
+    faiss = _faiss()
     if bits is None:
         return _kept(index.search(query, min(k, index.ntotal)))
-    selector = faiss.IDSelectorBitmap(bits)
-    return _kept(index.search(query, min(k, index.ntotal), params=faiss.SearchParameters(sel=selector)))
+    settings: Any = faiss.SearchParameters()
+    settings.sel = _selector(bits)
+    return _kept(index.search(query, min(k, index.ntotal), params=settings))
+
+
+def _selector(bits: npt.NDArray[np.uint8]) -> Any:
+    return _faiss().IDSelectorBitmap(bits)
 
 
 def _kept(found: tuple[Vectors, Numbers]) -> tuple[Numbers, Vectors]:
@@ -168,8 +156,7 @@ def _kept(found: tuple[Vectors, Numbers]) -> tuple[Numbers, Vectors]:
 
 def open_snapshot(folder: Path, store: Store, embedder: str, dimension: int) -> Dense:
     """The base on disk, or an empty one where there is none, it is another embedder's, or a byte is wrong."""
-    import faiss
-
+    faiss = _faiss()
     try:
         note = json.loads((folder / "dense.json").read_text())
         good = note["identity"] == store.setting("identity") and note["embedder"] == embedder
@@ -210,14 +197,14 @@ def compact(folder: Path, store: Store, embedder: str, dimension: int, progress:
             parts.append(np.array(new, np.int64))
             if progress:
                 progress(len(new))
-        _write(folder, store, embedder, revision, base, np.concatenate(parts))
+        about = {"identity": store.setting("identity"), "embedder": embedder, "revision": revision}
+        _write(folder, about, base, np.concatenate(parts))
         return True
 
 
 def _start(folder: Path, old: Dense, live: Numbers) -> tuple[Any, Numbers]:
     """The old base to add to, or an empty one where it is of the wrong kind, partly dead, or not a part of `live`."""
-    import faiss
-
+    faiss = _faiss()
     want_hnsw = len(live) >= ANN_FROM
     usable = old.base is not None and hasattr(old.base, "hnsw") == want_hnsw
     usable = usable and np.isin(old.base_n, live).mean() >= 1 - DEAD_UPTO
@@ -230,16 +217,14 @@ def _start(folder: Path, old: Dense, live: Numbers) -> tuple[Any, Numbers]:
 
 
 def _add(base: Any, vectors: Vectors, threads: int) -> None:
-    import faiss
-
+    faiss = _faiss()
     faiss.omp_set_num_threads(threads)
     base.add(vectors)
     faiss.omp_set_num_threads(1)
 
 
-def _write(folder: Path, store: Store, embedder: str, revision: int, base: Any, numbers: Numbers) -> None:
-    import faiss
-
+def _write(folder: Path, about: dict[str, Any], base: Any, numbers: Numbers) -> None:
+    faiss = _faiss()
     token = os.urandom(6).hex()
     index_path, numbers_path = folder / f"dense-{token}.faiss", folder / f"dense-{token}.npy"
     faiss.write_index(base, str(index_path))
@@ -248,13 +233,15 @@ def _write(folder: Path, store: Store, embedder: str, revision: int, base: Any, 
         with path.open("rb") as file:
             os.fsync(file.fileno())
     note = {
-        "identity": store.setting("identity"), "embedder": embedder, "revision": revision,
-        "index": index_path.name, "numbers": numbers_path.name,
+        **about,
+        "index": index_path.name,
+        "numbers": numbers_path.name,
         "files": {path.name: _checksum(path) for path in (index_path, numbers_path)},
-    }  # fmt: skip
+    }
     replace_durably(folder / "dense.json", json.dumps(note).encode())
+    kept = {index_path.name, numbers_path.name}
     for old in folder.glob("dense-*"):
-        if old.name not in note["files"]:
+        if old.name not in kept:
             old.unlink(missing_ok=True)  # a process that still searches it keeps its mapped pages
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ class Embedder(Protocol):
     id: str
     dimension: int
     limit: int  # tokens of text that one vector can take in
+    languages: frozenset[str]  # that it speaks; empty: any, or unknown
 
     def count(self, text: str) -> int: ...
     def documents(self, texts: list[str]) -> Vectors: ...
@@ -53,6 +55,7 @@ class Model:
         self.folder, self.name, self.runner = folder, name, runner
         self.dimension = _dimension(folder) or int(config["hidden_size"])
         self.id = f"{name}@{weights_hash(folder)}/{self.dimension}"
+        self.languages = _languages(folder / "README.md")
         self._tokenizer = tokenizer
         self._query_prompt = str(prompts.get("query") or "")
         self._document_prompt = str(prompts.get("document") or prompts.get("passage") or "")
@@ -141,7 +144,9 @@ def find(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except Exception as error:  # noqa: BLE001 - the hub's client has a dozen kinds of failure, all meaning this one
-        raise ValueError(f"no embedder {name!r}: neither a folder with a config.json nor on the hub ({error})") from None
+        raise ValueError(
+            f"no embedder {name!r}: neither a folder with a config.json nor on the hub ({error})"
+        ) from None
 
 
 def weights_hash(folder: Path) -> str:
@@ -167,8 +172,17 @@ def _longest(folder: Path, config: dict[str, Any]) -> int:
 
 
 def _dimension(folder: Path) -> int | None:
-    dense = [_read(path).get("out_features") for path in sorted(folder.glob("[2-9]_Dense/config.json"))]
+    dense = [_read(path)["out_features"] for path in sorted(folder.glob("[2-9]_Dense/config.json"))]
     return int(dense[-1]) if dense else None
+
+
+def _languages(card: Path) -> frozenset[str]:
+    """Those that a model's card claims, by its front matter; none means unknown."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    block = re.search(r"^language:[ \t]*(.*(?:\n[ \t]*- .*)*)", front[1], re.MULTILINE) if front else None
+    found = frozenset(re.findall(r"\b[a-z]{2,3}\b", block[1])) if block else frozenset()
+    return frozenset() if block and "multilingual" in block[1] else found
 
 
 def _read(path: Path) -> dict[str, Any]:

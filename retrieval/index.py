@@ -1,14 +1,14 @@
 """An index: passages in, passages out.
 
-  index = Index.open("state/law", create=True)
-  index.add([Passage("gdpr-17", "The data subject shall have the right to …", title="GDPR, art. 17")])
-  hits = await index.asearch("can I have my data deleted?", 8, where=Filter(on="2026-03-01"))
+index = Index.open("state/law", create=True)
+index.add([Passage("gdpr-17", "The data subject shall have the right to …", title="GDPR, art. 17")])
+hits = await index.asearch("can I have my data deleted?", 8, where=Filter(on="2026-03-01"))
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +48,13 @@ class Ask:
             raise ValueError(f"unknown mode {self.mode!r}: {', '.join(MODES)}")
         if self.k < 1:
             raise ValueError("k must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A result from the cache."""
+
+    hits: list[Hit]
 
 
 class Index:
@@ -131,23 +138,19 @@ class Index:
         """Of what searches see now."""
         return self.backend.refresh()
 
-    def refresh(self) -> int:
+    def refresh(self, progress: Progress = None) -> int:
         """Take in what any process has changed. Costs microseconds when that is nothing."""
-        return self.backend.refresh()
+        return self.backend.refresh(progress)
 
     def get(self, key: str) -> Passage | None:
-        """A passage, or a document whose chunks are put together again."""
-        found = self.backend.get(key)
-        if found is None and (chunks := self.backend.chunks(key)):
-            text = "\n".join(chunk.text for chunk in chunks)
-            first = chunks[0]
-            found = Passage(
-                key, text, first.title, first.source, first.url, first.region, first.language, first.kind,
-                first.tags, first.in_force_from, first.in_force_to,
-            )  # fmt: skip
-        return found
+        """A document as it was given, or one of its chunks."""
+        return self.backend.document(key) or self.backend.get(key)
 
-    def list(self, after: str = "", limit: int = 100) -> list[Passage]:
+    def documents(self) -> Iterator[Passage]:
+        """Everything as it was given, in the order of ids."""
+        return self.backend.documents()
+
+    def page(self, after: str = "", limit: int = 100) -> list[Passage]:
         """Passages in the order of their ids; the last one's id is the next page's `after`."""
         return self.backend.page(after, limit)
 
@@ -183,19 +186,22 @@ class Index:
         ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
         loop = asyncio.get_running_loop()
         future = self._queries.vector(query) if self._queries and self._needs_vector(ask) else None
-        revision, view, lexical, known = await loop.run_in_executor(self._pool, self._begin, ask)
-        if known is not None:
-            return known
-        vector = await asyncio.wrap_future(future) if future else None
+        begun = await loop.run_in_executor(self._pool, self._begin, ask)
+        if isinstance(begun, Known):
+            return begun.hits
+        revision, view, lexical = begun
+        vector: Vector | None = None
+        if future is not None:
+            vector = await asyncio.wrap_future(future)
         return await loop.run_in_executor(self._pool, partial(self._finish, ask, revision, view, lexical, vector))
 
-    def _begin(self, ask: Ask) -> tuple[int, View, tuple[Ranked, float], list[Hit] | None]:
+    def _begin(self, ask: Ask) -> Known | tuple[int, View, tuple[Ranked, float]]:
         revision = self.backend.refresh()
         known = self._results.get((revision, ask))
         if known is not None:
-            return revision, None, ([], 0.0), list(known)
+            return Known(list(known))
         view = self.backend.view(ask.where)
-        return revision, view, self._lexical(ask, view, self._depth(ask)), None
+        return revision, view, self._lexical(ask, view, self._depth(ask))
 
     def _mode(self, mode: str) -> str:
         if self.embedder is None:
@@ -210,7 +216,7 @@ class Index:
         tuned = self.backend.setting("weight")
         if tuned:
             return float(tuned)
-        spoken = getattr(self.embedder, "languages", frozenset())
+        spoken = self.embedder.languages if self.embedder else frozenset()
         held = {primary(language) for language in self.backend.languages()} - {""}
         return WEIGHT if not spoken or not held or held & spoken else 1.0
 
@@ -238,7 +244,9 @@ class Index:
         self._results.put((revision, ask), hits)
         return list(hits)
 
-    def _fuse(self, ask: Ask, view: View, lexical: tuple[Ranked, float], vector: Vector | None, depth: int) -> list[Fused]:
+    def _fuse(
+        self, ask: Ask, view: View, lexical: tuple[Ranked, float], vector: Vector | None, depth: int
+    ) -> list[Fused]:
         if vector is None:
             return fuse(*lexical, [], [], 1.0)
         dense = self.backend.dense(view, vector, depth, ask.exact)
@@ -258,6 +266,8 @@ class Index:
         if self._reranker is not None:
             hits = self._reranker.order(ask.query, hits, ask.k)
         return _varied(hits, ask.most)[: ask.k]
+
+    list = page
 
 
 def _hit(p: Passage, f: Fused) -> Hit:

@@ -1,4 +1,6 @@
-"""The lexical side: BM25 (k1 1.2, b 0.75) by tantivy, a cache on disk that every process maps and one writes.
+"""The lexical side: BM25 (k1 1.2, b 0.75) over title and text, by tantivy.
+
+A cache on disk that every process maps and one writes.
 
 `lexical.json` names the folder in use, the revision that it holds and a checksum of each of its files; it is
 replaced only after tantivy's own commit. What it does not vouch for is built anew from the store.
@@ -22,13 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval import analyse
-from retrieval.columns import Columns, Mask
+from retrieval.columns import Allowed, Columns, Mask, best_first
 from retrieval.lock import locked, replace_durably
+from retrieval.passage import primary
 from retrieval.store import Store
 
 VERSION = 1  # of the analysis and the fields; another number means: build anew
-TITLE = 0.25  # the weight of a term in the title; see the README's decisions
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
+TIE = 1e-4  # scores that differ by less are the same, summed in another order
+TIED_UPTO = 4096  # how far a tie at the cut is followed, to break it by age and not by where a segment lies
+Ranked = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]  # rows, scores, ceiling
 
 
@@ -60,40 +65,32 @@ class Lexical:
             self.languages = frozenset(note["languages"])
             self.revision = int(note["revision"])
 
-    def search(self, query: str, k: int, columns: Columns, mask: Mask, allowed: int, language: str | None) -> Found:
+    def search(self, query: str, k: int, columns: Columns, allowed: Allowed, *, language: str | None) -> Found:
         """The k best of the rows that `mask` allows, and what a passage with every term would score."""
         searcher, schema = self._searcher, self._index.schema
         known = self.languages
-        counts = Counter(analyse.query_terms(query, frozenset({language}) & known or known))
-        if not counts or not allowed:
+        spoken = frozenset({primary(language)}) & known if language else known
+        counts = Counter(analyse.query_terms(query, spoken or known))
+        if not counts or not allowed.count:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0
-        wanted = _any_of(schema, counts)
-        if allowed <= FEW and allowed < len(mask):
-            rows, scores = self._among(searcher, schema, wanted, k, columns, mask)
-        else:
-            rows, scores = self._sift(searcher, wanted, k, columns, mask, allowed)
+        wanted, mask = _any_of(schema, counts), allowed.mask
+        if allowed.count <= FEW and not allowed.all:
+            wanted = _among(schema, wanted, columns.n[mask].tolist())
+        depth = int(1.3 * k * min(30.0, len(mask) / allowed.count))
+        rows, scores = self._sift(wanted, k, depth + 8, columns, mask=mask)
         return rows, scores, _ceiling(searcher, counts)
 
-    def _sift(self, searcher: Any, wanted: Any, k: int, columns: Columns, mask: Mask, allowed: int) -> Any:
-        """Ask for so many that k allowed ones should be among them, and for more until they are."""
-        depth = k + 8 if allowed == len(mask) else int(1.3 * k * len(mask) / allowed) + 8
+    def _sift(self, wanted: Any, k: int, depth: int, columns: Columns, *, mask: Mask) -> Ranked:
+        """Ask for so many that k allowed ones should be among them (and ties at the cut), then for more."""
         while True:
-            hits = searcher.search(wanted, limit=depth, count=False).hits
-            rows, scores = _rows(searcher, hits, columns)
+            hits = self._searcher.search(wanted, limit=depth, count=False).hits
+            rows, scores = _rows(self._searcher, hits, columns)
             kept = mask[rows]
-            if kept.sum() >= k or len(hits) < depth:
-                return rows[kept][:k], scores[kept][:k]
-            depth *= 4
-
-    def _among(self, searcher: Any, schema: Any, wanted: Any, k: int, columns: Columns, mask: Mask) -> Any:
-        import tantivy
-
-        numbers = columns.n[mask].tolist()
-        among = tantivy.Query.const_score_query(tantivy.Query.term_set_query(schema, "n", numbers), 0.0)
-        both = [(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, among)]
-        hits = searcher.search(tantivy.Query.boolean_query(both), limit=k + 8, count=False).hits
-        rows, scores = _rows(searcher, hits, columns)
-        return rows[:k], scores[:k]
+            rows, scores = rows[kept], scores[kept]
+            enough = len(rows) > k and (scores[-1] < scores[k - 1] - TIE or depth >= TIED_UPTO)
+            if enough or len(hits) < depth:
+                return rows[:k], scores[:k]
+            depth = max(4 * depth, int(1.3 * depth * k / max(1, len(rows))))
 
     # The cache
 
@@ -145,12 +142,11 @@ class Lexical:
         for n in withdrawn:
             writer.delete_documents_by_term("n", n)
         for n, title, text, stated in self._store.texts(after):
-            language = analyse.primary(stated) or analyse.detect(text)
+            language = primary(stated) or analyse.detect(text)
             languages.add(language)
             document = tantivy.Document()
             document.add_unsigned("n", n)
-            document.add_text("title", " ".join(analyse.terms(title, language)))
-            document.add_text("body", " ".join(analyse.terms(text, language)))
+            document.add_text("terms", " ".join(analyse.terms(f"{title}\n{text}", language)))
             writer.add_document(document)
             self._last = n
             if progress:
@@ -174,8 +170,7 @@ def _schema() -> Any:
 
     builder = tantivy.SchemaBuilder()
     builder.add_unsigned_field("n", fast=True, indexed=True)
-    for field in ("title", "body"):
-        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("terms", tokenizer_name="whitespace", index_option="freq")
     return builder.build()
 
 
@@ -184,23 +179,28 @@ def _configured(index: Any) -> Any:
     return index
 
 
+def _among(schema: Any, wanted: Any, numbers: list[int]) -> Any:
+    """The same scores, of these passages only."""
+    import tantivy
+
+    among = tantivy.Query.const_score_query(tantivy.Query.term_set_query(schema, "n", numbers), 0.0)
+    return tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, among)])
+
+
 def _any_of(schema: Any, counts: Counter[str]) -> Any:
     import tantivy
 
     query, clauses = tantivy.Query, []
     for term, count in counts.items():
-        for field, weight in (("title", TITLE), ("body", 1.0)):
-            clause = query.term_query(schema, field, term, "freq")
-            if weight * count != 1.0:
-                clause = query.boost_query(clause, weight * count)
-            clauses.append((tantivy.Occur.Should, clause))
+        clause = query.term_query(schema, "terms", term, "freq")
+        clauses.append((tantivy.Occur.Should, query.boost_query(clause, float(count)) if count > 1 else clause))
     return query.boolean_query(clauses)
 
 
 def _ceiling(searcher: Any, counts: Counter[str]) -> float:
     """BM25 of a passage of average length that has every term of the query once."""
     total = searcher.num_docs + 1
-    found = ((count, min(searcher.doc_freq("body", term), total)) for term, count in counts.items())
+    found = ((count, min(searcher.doc_freq("terms", term), total)) for term, count in counts.items())
     return sum(count * math.log1p((total - df + 0.5) / (df + 0.5)) for count, df in found)
 
 
@@ -209,9 +209,7 @@ def _rows(searcher: Any, hits: Any, columns: Columns) -> tuple[npt.NDArray[np.in
     numbers = np.array(searcher.fast_field_values("n", [address for _, address in hits]), np.int64)
     scores = np.array([score for score, _ in hits], np.float32)
     rows, known = columns.locate(numbers)
-    scores = scores[known]
-    order = np.lexsort((rows, -np.round(scores, 4)))  # ties in the order of n, however the segments lie
-    return rows[order], scores[order]
+    return best_first(rows, scores[known], TIE)
 
 
 def _checksums(place: Path, known: dict[str, str] | None = None) -> dict[str, str]:

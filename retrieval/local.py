@@ -12,12 +12,12 @@ from retrieval import columns as labels
 from retrieval import dense as vectors
 from retrieval.backend import Progress, Vector
 from retrieval.cache import Cache
-from retrieval.columns import Columns
-from retrieval.dense import Allowed, Dense
+from retrieval.columns import Allowed, Columns
+from retrieval.dense import Dense
 from retrieval.fuse import Key, Ranked
 from retrieval.lexical import Lexical
 from retrieval.passage import Filter, Passage
-from retrieval.store import Entry, Store
+from retrieval.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,9 @@ class Local:
         self._lexical.sync(self._state.revision, progress)
         self.setting, self.set = store.setting, store.set
         self.put, self.withdraw, self.stored = store.put, store.withdraw, store.stored
-        self.same_content, self.get, self.chunks = store.same_content, store.get, store.chunks
-        self.page, self.count = store.page, store.count
+        self.same_content, self.get, self.document = store.same_content, store.get, store.document
+        self.page, self.documents, self.count = store.page, store.documents, store.count
+        self.fetch = store.fetch
 
     def _load(self) -> State:
         token, base = (0, 0), Dense(0)
@@ -67,7 +68,7 @@ class Local:
             columns = labels.load(delta.labels, base.base_n)
         return State(delta.revision, columns, base.extended(delta.vectors), token)
 
-    def refresh(self) -> int:
+    def refresh(self, progress: Progress = None) -> int:
         """A few microseconds while nothing has changed."""
         state = self._state
         if self._store.revision() == state.revision and self._lexical.revision >= state.revision:
@@ -76,7 +77,7 @@ class Local:
             state = self._state
             if self._store.revision() != state.revision:
                 self._state = state = self._advance(state)
-            self._lexical.sync(state.revision)
+            self._lexical.sync(state.revision, progress)
             return state.revision
 
     def _advance(self, state: State) -> State:
@@ -87,9 +88,7 @@ class Local:
         columns = state.columns.extended(delta.labels)
         if delta.withdrawn:
             columns = columns.without(delta.withdrawn)
-        return replace(
-            state, revision=delta.revision, columns=columns, dense=state.dense.extended(delta.vectors)
-        )
+        return replace(state, revision=delta.revision, columns=columns, dense=state.dense.extended(delta.vectors))
 
     def languages(self) -> frozenset[str]:
         return self._lexical.languages
@@ -104,7 +103,7 @@ class Local:
 
     def lexical(self, view: LocalView, query: str, k: int) -> tuple[Ranked, float]:
         columns, allowed = view.state.columns, view.allowed
-        rows, scores, ceiling = self._lexical.search(query, k, columns, allowed.mask, allowed.count, view.language)
+        rows, scores, ceiling = self._lexical.search(query, k, columns, allowed, language=view.language)
         return list(zip(columns.n[rows].tolist(), scores.tolist(), strict=True)), ceiling
 
     def dense(self, view: LocalView, vector: Vector, k: int, exact: bool) -> Ranked:
@@ -116,9 +115,6 @@ class Local:
         rows, known = view.state.columns.locate(numbers)
         scores = view.state.dense.cosines(vector, rows)
         return list(zip(numbers[known].tolist(), scores.tolist(), strict=True))
-
-    def fetch(self, keys: list[Key]) -> dict[Key, Passage]:
-        return {**self._store.fetch([int(key) for key in keys])}
 
     def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
         """Write a new snapshot if one is due, unless another process is at it."""

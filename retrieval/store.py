@@ -13,9 +13,9 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from retrieval.passage import Passage
 FORMAT = 1
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE documents(id TEXT PRIMARY KEY, signature BLOB NOT NULL, content_hash BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents(id TEXT PRIMARY KEY, signature BLOB NOT NULL, content_hash BLOB NOT NULL,
+  original TEXT) WITHOUT ROWID;
 CREATE INDEX documents_hash ON documents(content_hash);
 CREATE TABLE passages(
   n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL, title TEXT NOT NULL,
@@ -126,7 +127,7 @@ class Store:
 
     def set(self, key: str, value: str) -> None:
         with self._transaction() as db:
-            db.execute("INSERT INTO meta VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value=excluded.value", (key, value))
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
 
     # Changes
 
@@ -150,9 +151,11 @@ class Store:
         if row and row[0] == signature:
             return False
         self._withdraw(db, document.id, revision)
-        db.execute("INSERT INTO documents VALUES(?, ?, ?)", (document.id, signature, document.content_hash))
+        original = None if entry.chunks == (document,) else json.dumps(asdict(document), ensure_ascii=False)
+        row = (document.id, signature, document.content_hash, original)
+        db.execute("INSERT INTO documents VALUES(?, ?, ?, ?)", row)
         for i, passage in enumerate(entry.chunks):
-            n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 11}?)", _row(passage)).lastrowid  # noqa: S608
+            n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 11}?)", _row(passage)).lastrowid
             if entry.vectors is not None:
                 blob = entry.vectors[i].astype("<f2").tobytes()
                 db.execute("INSERT INTO vectors VALUES(?, ?, ?)", (n, embedder, blob))
@@ -161,11 +164,14 @@ class Store:
 
     def _withdraw(self, db: sqlite3.Connection, key: str, revision: int) -> bool:
         rows = db.execute("SELECT n, id FROM passages WHERE document=?", (key,)).fetchall()
-        if not rows:
+        if rows:
+            db.execute("DELETE FROM documents WHERE id=?", (key,))
+        else:
             rows = db.execute("SELECT n, id FROM passages WHERE id=?", (key,)).fetchall()
             # A document that lost a chunk is no longer what was given: adding it again restores it.
-            db.execute("UPDATE documents SET signature=x'' WHERE id=(SELECT document FROM passages WHERE id=?)", (key,))
-        db.execute("DELETE FROM documents WHERE id=?", (key,))
+            owner = "(SELECT document FROM passages WHERE id=?)"
+            db.execute(f"UPDATE documents SET signature=x'', original=NULL WHERE id={owner}", (key,))  # noqa: S608
+            db.execute("DELETE FROM documents WHERE id=?", (key,))
         db.executemany("DELETE FROM vectors WHERE n=?", [(n,) for n, _ in rows])
         db.executemany("DELETE FROM passages WHERE n=?", [(n,) for n, _ in rows])
         _log(db, revision, "withdraw", rows)
@@ -204,12 +210,26 @@ class Store:
         rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE document=? ORDER BY n", (document,))  # noqa: S608
         return [_passage(row) for row in rows]
 
+    def document(self, key: str) -> Passage | None:
+        """What was given under this id, before it was chunked."""
+        rows = self._rows("SELECT original FROM documents WHERE id=?", (key,))
+        return _original(rows[0][0]) if rows and rows[0][0] else self.get(key)
+
     def page(self, after: str, limit: int) -> list[Passage]:
-        """In the order of ids, from the one behind `after`."""
+        """Passages in the order of ids, from the one behind `after`."""
         sql = f"SELECT {_FIELDS} FROM passages WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
         return [_passage(row) for row in self._rows(sql, (after, limit))]
 
-    def fetch(self, numbers: list[int]) -> dict[int, Passage]:
+    def documents(self) -> Iterator[Passage]:
+        """Everything as it was given; of a document that lost a chunk, the chunks that are left."""
+        with self._bulk() as db:
+            for key, original in db.execute("SELECT id, original FROM documents ORDER BY id"):
+                if original:
+                    yield _original(original)
+                else:
+                    yield from self.chunks(key) or filter(None, [self.get(key)])
+
+    def fetch(self, numbers: Sequence[int | str]) -> dict[int | str, Passage]:
         marks = ",".join("?" * len(numbers))
         rows = self._rows(f"SELECT n, {_FIELDS} FROM passages WHERE n IN ({marks})", tuple(numbers))  # noqa: S608
         return {row[0]: _passage(row[1:]) for row in rows}
@@ -265,7 +285,8 @@ class Store:
             connection.close()
 
     def log(self, since: int = 0, limit: int = 1000) -> list[tuple[int, str, str, float]]:
-        return self._rows("SELECT revision, op, id, at FROM changes WHERE revision > ? ORDER BY rowid LIMIT ?", (since, limit))
+        sql = "SELECT revision, op, id, at FROM changes WHERE revision > ? ORDER BY rowid LIMIT ?"
+        return self._rows(sql, (since, limit))
 
     def _rows(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg]
         with self._read_lock:
@@ -281,6 +302,11 @@ def _row(p: Passage) -> tuple[str, ...]:
     tags = json.dumps(sorted(p.tags), ensure_ascii=False)
     return (p.id, p.document, p.title, p.text, p.source, p.url, p.region, p.language, p.kind, tags,
             p.in_force_from, p.in_force_to)  # fmt: skip
+
+
+def _original(text: str) -> Passage:
+    fields = json.loads(text)
+    return Passage(**{**fields, "tags": tuple(fields["tags"])})
 
 
 def _passage(row: tuple) -> Passage:  # type: ignore[type-arg]

@@ -1,0 +1,327 @@
+"""trimtab index build|add|withdraw|search|stats|export|tune"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from retrieval.passage import Filter, Passage, parse_filter
+
+SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
+BATCH = 64  # documents in a transaction
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run_command(arguments))
+    except (OSError, ValueError, ImportError) as error:
+        print(f"trimtab index: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was added stays, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="trimtab index", description="Principles to search: laws, rules, norms.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run_command=run)
+        made.add_argument("index", metavar="DIR", help="the index's folder, or the URL of a Milvus server")
+        made.add_argument("--threads", type=int, help="threads of the embedder (default: up to 4)")
+        return made
+
+    for name, text in (
+        ("build", "Make an index from files, or go on with one that was interrupted."),
+        ("add", "Add files to an index; a passage with a known id replaces it."),
+    ):
+        made = command(name, build if name == "build" else add, text)
+        made.add_argument("--input", action="append", required=True, type=Path, metavar="FILE",
+                          help="JSONL, CSV, Markdown, text, BEIR or a folder of these; repeatable")  # fmt: skip
+        made.add_argument("--embedder", help="a model's name or folder, or none: by terms only"
+                          + (" (default: all-MiniLM-L6-v2)" if name == "build" else ""))  # fmt: skip
+        for label in ("language", "region", "kind", "source"):
+            made.add_argument(f"--{label}", default="", help=f"the {label} of passages that state none")
+        made.add_argument("--tag", action="append", default=[], help="a tag for passages that have none; repeatable")
+        made.add_argument("--strict", action="store_true", help="stop at the first bad row, with exit status 1")
+
+    made = command("withdraw", withdraw, "Take documents or passages out of an index.")
+    made.add_argument("ids", nargs="+", metavar="ID")
+
+    made = command("search", search, "Search: one query to a table, or BEIR's queries.jsonl to a run file.")
+    made.add_argument("query", nargs="?", help="what to look for")
+    made.add_argument("--queries", type=Path, help='JSONL of {"_id", "text"}')
+    made.add_argument("--run", type=Path, help="where to write query-id, corpus-id, score")
+    made.add_argument("--qrels", type=Path, help="judgements: prints nDCG@10, recall@10 and recall@100")
+    made.add_argument("-k", type=int, default=10, help="how many (default 10)")
+    made.add_argument("--mode", choices=("hybrid", "dense", "lexical"), default="hybrid")
+    made.add_argument("--where", action="append", default=[], metavar="LABEL=VALUE",
+                      help="region=, language=, kind=, tag=, on=2026-01-31, strict; repeatable")  # fmt: skip
+    made.add_argument("--floor", type=float, help="leave out what scores less (0 to 1)")
+    made.add_argument("--most", type=int, help="at most so many from one source")
+    made.add_argument("--exact", action="store_true", help="scan every vector")
+    made.add_argument("--embedder", help="must be the index's own")
+    made.add_argument("--rerank", metavar="MODEL", help="a cross-encoder's name or folder")
+
+    command("stats", stats, "What an index holds, as JSON.")
+    made = command("export", export, "Every document as it was given, as JSONL.")
+    made.add_argument("--output", type=Path, help="default: standard output")
+
+    made = command("tune", tune, "Find the weight of the lexical side on your own questions, and keep it.")
+    made.add_argument("--queries", type=Path, required=True)
+    made.add_argument("--qrels", type=Path, required=True)
+    made.add_argument("--dry-run", action="store_true", help="report only")
+    return top
+
+
+def build(arguments: argparse.Namespace) -> int:
+    return _ingest(arguments, create=True)
+
+
+def add(arguments: argparse.Namespace) -> int:
+    return _ingest(arguments, create=False)
+
+
+def _ingest(arguments: argparse.Namespace, *, create: bool) -> int:
+    from retrieval import ingest
+    from retrieval.index import Index
+
+    inputs = [file for given in arguments.input for file in ingest.files(given)]
+    defaults = ingest.Defaults(
+        arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
+    )
+    with Index.open(arguments.index, create=create, embedder=arguments.embedder, threads=arguments.threads) as index:
+        tally = Tally(index.count())
+        with bar("reading", sum(file.stat().st_size for file in inputs), "B") as advance:
+            rows = (row for file in inputs for row in ingest.read(file, defaults, advance))
+            for batch in _batches(_good(rows, tally, arguments.strict), BATCH):
+                _note_duplicates(index, batch, tally)
+                index.add(batch)
+                tally.read += len(batch)
+        with bar("terms", None, " passages") as advance:
+            index.refresh(advance)
+        with bar("vectors", None, " passages") as advance:
+            index.backend.compact(advance)
+        tally.report(index.count(), index.revision)
+    return 1 if arguments.strict and tally.bad else 0
+
+
+class Tally:
+    """What happened to the rows, printed as it happens and summed up at the end."""
+
+    def __init__(self, before: int) -> None:
+        self.before, self.read, self.bad, self.duplicates = before, 0, 0, 0
+
+    def problem(self, place: str, text: str) -> None:
+        self.bad += 1
+        _say(self.bad, f"{place}: {text}", "bad rows")
+
+    def duplicate(self, key: str, other: str) -> None:
+        self.duplicates += 1
+        _say(self.duplicates, f"{key} says the same as {other}", "duplicates")
+
+    def report(self, after: int, revision: int) -> None:
+        print(
+            f"{self.read} documents read, {self.bad} bad rows left out, {self.duplicates} duplicates kept;"
+            f" passages: {self.before} before, {after} now; revision {revision}"
+        )
+
+
+def _say(count: int, text: str, what: str) -> None:
+    if count <= SHOWN:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    if count == SHOWN:
+        print(f"further {what} are counted only", file=sys.stderr)
+
+
+def _good(rows: Iterable[Any], tally: Tally, strict: bool) -> Iterator[Passage]:
+    for row in rows:
+        if row.passage is not None:
+            yield row.passage
+            continue
+        tally.problem(row.place, row.problem)
+        if strict:
+            return
+
+
+def _note_duplicates(index: Any, batch: list[Passage], tally: Tally) -> None:
+    seen: dict[bytes, str] = {}
+    for passage in batch:
+        content = passage.content_hash
+        other = seen.setdefault(content, passage.id)
+        if other == passage.id:
+            other = index.backend.same_content(content, passage.id) or passage.id
+        if other != passage.id:
+            tally.duplicate(passage.id, other)
+
+
+def _batches(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:
+    batch: list[Passage] = []
+    for passage in passages:
+        batch.append(passage)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def withdraw(arguments: argparse.Namespace) -> int:
+    from retrieval.index import Index
+
+    with Index.open(arguments.index, threads=arguments.threads) as index:
+        revision, gone = index.backend.withdraw(arguments.ids)
+    unknown = [key for key in arguments.ids if key not in gone]
+    print(f"{len(gone)} withdrawn, revision {revision}")
+    for key in unknown:
+        print(f"no such id: {key}", file=sys.stderr)
+    return 1 if unknown else 0
+
+
+def search(arguments: argparse.Namespace) -> int:
+    from retrieval.index import Index
+
+    if (arguments.query is None) == (arguments.queries is None):
+        raise ValueError("give either a query or --queries FILE")
+    where = parse_filter(arguments.where)
+    with Index.open(
+        arguments.index, embedder=arguments.embedder, reranker=arguments.rerank, threads=arguments.threads
+    ) as index:
+        if arguments.query is not None:
+            return _search_one(index, arguments, where)
+        return _search_many(index, arguments, where)
+
+
+def _search_one(index: Any, arguments: argparse.Namespace, where: Filter) -> int:
+    hits = index.search(
+        arguments.query, arguments.k, where=where, mode=arguments.mode, floor=arguments.floor, most=arguments.most,
+        exact=arguments.exact,
+    )  # fmt: skip
+    for hit in hits:
+        place = ", ".join(part for part in (hit.source, hit.region, hit.language) if part)
+        sides = f"dense {_number(hit.dense)} lexical {_number(hit.lexical)}"
+        print(f"{hit.score:.3f}  {hit.id}  {hit.title}  [{sides}{'; ' + place if place else ''}]")
+        print(f"       {' '.join(hit.text.split())[:160]}")
+    return 0
+
+
+def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> int:
+    from retrieval import evaluate
+
+    queries = evaluate.read_queries(arguments.queries)
+    run: dict[str, list[tuple[str, float]]] = {}
+    took = []
+    with bar("searching", len(queries), " queries") as advance:
+        for key, query in queries.items():
+            started = time.perf_counter()
+            run[key] = documents(index, query, arguments, where)
+            took.append((time.perf_counter() - started) * 1000)
+            advance(1)
+    took.sort()
+    if took:
+        print(f"{len(run)} queries, p50 {took[len(took) // 2]:.2f} ms, p99 {took[int(len(took) * 0.99)]:.2f} ms")
+    if arguments.run:
+        evaluate.write_run(arguments.run, run)
+    if arguments.qrels:
+        found = evaluate.score(run, evaluate.read_qrels(arguments.qrels))
+        print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
+    return 0
+
+
+def documents(index: Any, query: str, arguments: argparse.Namespace, where: Filter) -> list[tuple[str, float]]:
+    """k documents, each at its best chunk's score."""
+    wanted = arguments.k
+    while True:
+        hits = index.search(
+            query, wanted, where=where, mode=arguments.mode, floor=arguments.floor, most=arguments.most,
+            exact=arguments.exact,
+        )  # fmt: skip
+        best: dict[str, float] = {}
+        for hit in hits:
+            best.setdefault(hit.document, hit.score)
+        if len(best) >= arguments.k or len(hits) < wanted:
+            return list(best.items())[: arguments.k]
+        wanted *= 2
+
+
+def stats(arguments: argparse.Namespace) -> int:
+    from retrieval.index import Index
+
+    with Index.open(arguments.index, readonly=True, threads=arguments.threads) as index:
+        labels: dict[str, Counter[str]] = {"region": Counter(), "language": Counter(), "kind": Counter()}
+        for passage in index.documents():
+            for name, counter in labels.items():
+                counter[getattr(passage, name)] += 1
+        folder = Path(arguments.index)
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else None
+        found = {
+            "passages": index.count(), "documents": sum(labels["kind"].values()), "revision": index.revision,
+            "embedder": index.embedder.id if index.embedder else None, "lexical_weight": index.weight,
+            "languages_of_terms": sorted(index.backend.languages()), "bytes": size,
+            **{name: dict(counter.most_common(50)) for name, counter in labels.items()},
+        }  # fmt: skip
+    print(json.dumps(found, ensure_ascii=False, indent=2))
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from retrieval.index import Index
+
+    target = arguments.output.open("w", encoding="utf-8") if arguments.output else None
+    with Index.open(arguments.index, readonly=True) as index:
+        for passage in index.documents():
+            fields = {name: value for name, value in asdict(passage).items() if value}
+            print(json.dumps({"_id": fields.pop("id"), **fields}, ensure_ascii=False), file=target or sys.stdout)
+    if target:
+        target.close()
+    return 0
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    from retrieval import evaluate
+    from retrieval.index import Index
+    from retrieval.tune import tune as run
+
+    queries, qrels = evaluate.read_queries(arguments.queries), evaluate.read_qrels(arguments.qrels)
+    with Index.open(arguments.index, threads=arguments.threads) as index:
+        before = index.weight
+        with bar("asking", len(queries), " queries") as advance:
+            found = run(index, queries, qrels, _counted(queries, advance))
+        if not arguments.dry_run:
+            index.backend.set("weight", repr(found.weight))
+    print(f"lexical only {found.at[1.0]:.4f}, dense only {found.at[0.0]:.4f} (nDCG@10 on {arguments.queries})")
+    print(f"two-fold: {found.held_out:.4f} with weights {found.folds[0]} and {found.folds[1]}")
+    print(f"weight {before} -> {found.weight}{' (not kept: --dry-run)' if arguments.dry_run else ''}")
+    return 0
+
+
+def _counted(items: Iterable[str], advance: Any) -> Iterator[str]:
+    for item in items:
+        yield item
+        advance(1)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def bar(text: str, total: int | None, unit: str) -> Iterator[Any]:
+    """Yields what advances it. Nothing is drawn where standard error is no terminal, or for a moment's work."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=text, unit=unit, unit_scale=unit == "B", delay=0.5, disable=None) as drawn:
+        yield drawn.update
