@@ -1,0 +1,124 @@
+"""The stage `opo`: laws, rules and norms that bear on the request (Xu et al., arXiv 2312.15907).
+
+It searches the policy's indexes for the last user turn, takes whole principles, best first, while they fit into a
+token budget, and hands them to the layout, which quotes them as data. Rules that always apply are pinned by id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from prompt_opt.core import Advice, Chat, Context, Policy, Principle, Skip
+from prompt_opt.regions import detect
+
+if TYPE_CHECKING:
+    from retrieval.index import Index
+    from retrieval.passage import Filter, Hit
+
+_QUERY = 2000  # characters of the last user turn that are searched for: its end, where a question usually stands
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`[policy.NAME.opo]`."""
+
+    index: tuple[str, ...]  # names of [index.NAME]
+    k: int = 8  # principles at most
+    budget_tokens: int = 600  # of all of them together
+    mode: str = "hybrid"
+    floor: float = 0.0  # a principle that scores less is left out
+    most: int = 0  # from one source; 0: any number
+    region: str = ""  # where the request, its text and its key name none
+    language: str = ""
+    kind: str = ""
+    tags: tuple[str, ...] = ()
+    detect_region: bool = True  # Chinese provinces, by name or by city
+    without_region: str = "any"  # "any", or "national": only rules for everywhere, where no region is known
+    pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
+    layout: str = "quoted"  # "quoted", or OPO's own: "opo-en", "opo-zh"
+
+
+LAYOUTS = ("quoted", "opo-en", "opo-zh")
+
+
+class Opo:
+    """Searches the indexes of one policy. `open_index` gives an open index by its configured name."""
+
+    name = "opo"
+
+    def __init__(self, policy: Policy, options: Options, open_index: Callable[[str], Index]) -> None:
+        self._options, self._open, self._policy = options, open_index, policy
+
+    async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        options = self._options
+        query = _query(chat)
+        pinned = await asyncio.to_thread(self._pinned) if options.pinned else ()
+        if not query and not pinned:
+            raise Skip("no text to search for")
+        principles: tuple[Principle, ...] = ()
+        if query:
+            where = self._filter(query, ctx.options)
+            found = await asyncio.gather(*(self._search(name, query, where) for name in options.index))
+            hits = sorted((hit for hits in found for hit in hits), key=lambda hit: (-hit.score, hit.id))
+            principles = _within(hits, options, ctx.count, {p.id for p in pinned})
+        if not principles and not pinned:
+            raise Skip("nothing relevant")
+        note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "")
+        return Advice(principles=principles, pinned=pinned, note=note)
+
+    async def _search(self, name: str, query: str, where: Filter) -> list[Hit]:
+        options = self._options
+        index = await asyncio.to_thread(self._open, name)
+        return await index.asearch(
+            query, options.k, where=where, mode=options.mode, floor=options.floor or None, most=options.most or None
+        )
+
+    def _filter(self, query: str, asked: Mapping[str, Any]) -> Filter:
+        from retrieval.passage import Filter
+
+        options = self._options
+        region = asked.get("region") or (detect(query) if options.detect_region else None) or options.region or None
+        if region is None and options.without_region == "national":
+            region = ""
+        on = asked.get("date") or datetime.now(UTC).date().isoformat()
+        return Filter(
+            region=region, language=asked.get("language") or options.language or None, kind=options.kind or None,
+            tags=options.tags, on=on,
+        )  # fmt: skip
+
+    def _pinned(self) -> tuple[Principle, ...]:
+        """The pinned principles as they stand now; one that was withdrawn is in no prompt."""
+        found = []
+        for name in self._options.pinned:
+            index, _, ident = name.partition("/")
+            passage = self._open(index).get(ident)
+            if passage is not None:
+                p = passage
+                found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url))
+        return tuple(found)
+
+
+def _query(chat: Chat) -> str:
+    last = next((m for m in reversed(chat.messages) if m.role == "user"), None)
+    return re.sub(r"\s+", " ", last.text).strip()[-_QUERY:] if last else ""
+
+
+def _within(hits: list[Hit], options: Options, count: Callable[[str], int], taken: set[str]) -> tuple[Principle, ...]:
+    """Best first, whole ones only, each once, while they fit the budget."""
+    left, kept, seen = options.budget_tokens, [], set(taken)
+    for hit in hits:
+        cost = count(f"- [{hit.id}] {hit.title}: {hit.text}\n")
+        if hit.id in seen or cost > left or len(kept) == options.k:
+            continue
+        seen.add(hit.id)
+        left -= cost
+        kept.append(
+            Principle(hit.id, hit.text, hit.title, hit.source, hit.region, round(hit.score, 4), url=hit.url,
+                      dense=hit.dense, lexical=hit.lexical)
+        )  # fmt: skip
+    return tuple(kept)
