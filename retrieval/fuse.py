@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TIE = 2e-6
 Key = int | str
 Ranked = list[tuple[Key, float]]  # best first
 
@@ -38,7 +39,17 @@ def fuse(lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: f
         sparse, near = bm25.get(key), cosine.get(key)
         score = weight * normal_lexical(sparse, ceiling) + (1.0 - weight) * normal_dense(near)
         found.append(Fused(key, round(score, 6), near, sparse, dense_rank.get(key), lexical_rank.get(key)))
-    return sorted(found, key=lambda f: (-f.score, f.key))
+    return _by_score(found)
+
+
+def _by_score(found: list[Fused]) -> list[Fused]:
+    """Ties by key; scores a hair apart are the same sum in another order."""
+    found.sort(key=lambda f: -f.score)
+    ties, last, tie = {}, 1.0, 0
+    for f in found:
+        tie += last - f.score > TIE
+        ties[f.key], last = tie, f.score
+    return sorted(found, key=lambda f: (ties[f.key], f.key))
 
 
 def normal_lexical(score: float | None, ceiling: float) -> float:

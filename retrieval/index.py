@@ -48,6 +48,8 @@ class Ask:
             raise ValueError(f"unknown mode {self.mode!r}: {', '.join(MODES)}")
         if self.k < 1:
             raise ValueError("k must be at least 1")
+        # Half a surrogate pair can come out of JSON and is no text.
+        object.__setattr__(self, "query", self.query.encode("utf-8", "replace").decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class Index:
         known = self._results.get((revision, ask))
         if known is not None:
             return list(known)
-        future = self._queries.vector(query) if self._queries and self._needs_vector(ask) else None
+        future = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
         view = self.backend.view(where)
         lexical = self._lexical(ask, view, self._depth(ask))
         return self._finish(ask, revision, view, lexical, future.result() if future else None)
@@ -185,7 +187,7 @@ class Index:
         """`search`, off the event loop: concurrent queries are embedded together, beside the lexical search."""
         ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
         loop = asyncio.get_running_loop()
-        future = self._queries.vector(query) if self._queries and self._needs_vector(ask) else None
+        future = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
         begun = await loop.run_in_executor(self._pool, self._begin, ask)
         if isinstance(begun, Known):
             return begun.hits

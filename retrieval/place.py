@@ -26,7 +26,7 @@ def open_backend(
         raise FileNotFoundError(f"no index at {folder}: make one with `trimtab index build {folder} --input FILE`")
     model: Embedder | None = None
     if not exists:
-        model = _load(embedder if embedder is not None else DEFAULT, threads)
+        model = load_embedder(embedder if embedder is not None else DEFAULT, threads)
         folder.mkdir(parents=True, exist_ok=True)
     store = Store(folder / "record.db", create=None if exists else settings(model, embedder))
     try:
@@ -60,7 +60,7 @@ def check(own: str, name: str, given: str | Embedder | None, threads: int | None
         raise ValueError(f"this index has an embedder ({own}): search it with mode lexical instead")
     if given is None and not name:
         raise ValueError(f"this index was built with an embedder that has no name ({own}): pass it to open")
-    model = _load(given if given is not None else name, threads)
+    model = load_embedder(given if given is not None else name, threads)
     if model is None or model.id != own:
         other = model.id if model else NONE
         raise ValueError(
@@ -70,7 +70,7 @@ def check(own: str, name: str, given: str | Embedder | None, threads: int | None
     return model
 
 
-def _load(embedder: str | Embedder, threads: int | None) -> Embedder | None:
+def load_embedder(embedder: str | Embedder, threads: int | None) -> Embedder | None:
     if not isinstance(embedder, str):
         return embedder
     if embedder == NONE:

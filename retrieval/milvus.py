@@ -1,0 +1,362 @@
+"""An index in Milvus, which then is the record: for more than one machine holds.
+
+`http://host:19530#collection` (or https, tcp; a token in MILVUS_TOKEN), or `some/file.db` for the embedded
+milvus-lite, which one process at a time can open. Terms are analysed here, as on one machine, and Milvus counts
+them (BM25 function); the two sides are asked apart and fused here, since its own rankers know only ranks or a
+scale that moves with the query. What differs: a document that was chunked comes back as its chunks put together,
+and the lexical side is normalised by the query's best score, since term statistics stay in Milvus.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval import analyse
+from retrieval.backend import Progress, Vector
+from retrieval.embed import DEFAULT, Embedder
+from retrieval.fuse import Key, Ranked
+from retrieval.passage import NATIONAL, Filter, Passage, primary
+from retrieval.store import Entry
+
+FRESH = 0.25  # seconds for which a revision that was read is believed
+NEVER = "9999-12-31"
+PAGE, CAP = 1000, 16384
+_TEXTS = {
+    "document": 1024, "title": 8192, "text": 65535, "terms": 65535, "source": 4096, "url": 4096, "region": 256,
+    "language": 64, "spoken": 64, "kind": 256, "in_force_from": 10, "in_force_to": 10, "signature": 32,
+    "content_hash": 32,
+}  # fmt: skip
+_SHOWN = ["id", "document", "title", "text", "source", "url", "region", "language", "kind", "tags",
+          "in_force_from", "in_force_to"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MilvusView:
+    expression: str
+    language: str | None
+
+
+def open_milvus(
+    url: str, create: bool, embedder: str | Embedder | None, threads: int | None
+) -> tuple[Milvus, Embedder | None]:
+    from retrieval.place import check, load_embedder, settings
+
+    backend = Milvus(url)
+    try:
+        model: Embedder | None = None
+        if not backend.exists():
+            if not create:
+                raise FileNotFoundError(f"no index at {url}: make one with `trimtab index build {url} --input FILE`")
+            model = load_embedder(embedder if embedder is not None else DEFAULT, threads)
+            backend.create(model.dimension if model else 0, settings(model, embedder))
+        backend.load()
+        own, name = backend.setting("embedder"), backend.setting("embedder_name")
+        return backend, check(own, name, model or embedder, threads)
+    except BaseException:
+        backend.close()
+        raise
+
+
+class Milvus:
+    """Implements `Backend` on a collection of passages and a small one of settings."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            from pymilvus import MilvusClient
+        except ImportError:
+            raise ImportError(
+                "a Milvus index needs pymilvus (and milvus-lite for a file): pip install pymilvus"
+            ) from None
+        address, _, name = url.partition("#")
+        self.name, self._about = name or "trimtab", f"{name or 'trimtab'}_settings"
+        if "://" not in address:
+            Path(address).parent.mkdir(parents=True, exist_ok=True)
+        self._client: Any = MilvusClient(address, token=os.environ.get("MILVUS_TOKEN", ""))
+        self._lock = threading.Lock()
+        self._revision, self._read_at = 0, 0.0
+        self._languages: frozenset[str] = frozenset()
+        self._dimension = 0
+
+    def exists(self) -> bool:
+        """Refuses what is neither an index nor nothing, so that nobody's collection is ever written over."""
+        found = [name for name in (self.name, self._about) if self._client.has_collection(name)]
+        if len(found) == 1:
+            raise ValueError(f"Milvus has a collection {found[0]} that is no index of ours: choose another name after #")
+        return bool(found)
+
+    def create(self, dimension: int, about: dict[str, str]) -> None:
+        from pymilvus import DataType, Function, FunctionType, MilvusClient
+
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=1024)
+        for field, length in _TEXTS.items():
+            if field == "terms":
+                words = {"tokenizer": "standard"}  # milvus-lite has none that only splits at spaces; see _plain
+                schema.add_field(
+                    field, DataType.VARCHAR, max_length=length, enable_analyzer=True, analyzer_params=words
+                )
+            else:
+                schema.add_field(field, DataType.VARCHAR, max_length=length)
+        tags = {"element_type": DataType.VARCHAR, "max_capacity": 64, "max_length": 256}
+        schema.add_field("tags", DataType.ARRAY, **tags)
+        schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
+        bm25 = Function("bm25", FunctionType.BM25, input_field_names=["terms"], output_field_names=["sparse"])
+        schema.add_function(bm25)
+        indexes = MilvusClient.prepare_index_params()
+        weights = {"bm25_k1": 1.2, "bm25_b": 0.75}
+        indexes.add_index("sparse", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params=weights)
+        if dimension:
+            schema.add_field("dense", DataType.FLOAT_VECTOR, dim=dimension)
+            indexes.add_index("dense", index_type="AUTOINDEX", metric_type="COSINE")
+        self._client.create_collection(self.name, schema=schema, index_params=indexes, consistency_level="Strong")
+        self._create_settings()
+        for key, value in {**about, "dimension": str(dimension), "revision": "0", "format": "1"}.items():
+            self.set(key, value)
+
+    def _create_settings(self) -> None:
+        from pymilvus import DataType, MilvusClient
+
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
+        schema.add_field("value", DataType.VARCHAR, max_length=65535)
+        schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # a collection must have a vector
+        indexes = MilvusClient.prepare_index_params()
+        indexes.add_index("unused", index_type="AUTOINDEX", metric_type="L2")
+        self._client.create_collection(self._about, schema=schema, index_params=indexes, consistency_level="Strong")
+
+    def load(self) -> None:
+        for name in (self.name, self._about):
+            self._client.load_collection(name)
+        if self.setting("format") != "1":
+            raise ValueError(f"the making of {self.name} was interrupted: drop {self.name} and {self._about}, then build")
+        self._dimension = int(self.setting("dimension", "0"))
+        self.refresh()
+
+    # Settings
+
+    def setting(self, key: str, default: str = "") -> str:
+        rows = self._client.get(self._about, ids=[key], output_fields=["value"])
+        return str(rows[0]["value"]) if rows else default
+
+    def set(self, key: str, value: str) -> None:
+        self._client.upsert(self._about, [{"key": key, "value": value, "unused": [0.0, 0.0]}])
+
+    # Changes: new rows first, stale ones after, the revision last
+
+    def put(self, entries: list[Entry], embedder: str) -> int:
+        del embedder  # the collection has one dimension and the settings name its embedder
+        same = self.stored([entry.document.id for entry in entries])
+        entries = [e for e in entries if same.get(e.document.id) != e.document.signature]
+        if not entries:
+            return self.refresh()
+        rows, spoken = [], set[str]()
+        for entry in entries:
+            for i, chunk in enumerate(entry.chunks):
+                language = primary(chunk.language) or analyse.detect(chunk.text)
+                spoken.add(language)
+                rows.append(_row(entry.document, chunk, language))
+                if entry.vectors is not None:
+                    rows[-1]["dense"] = entry.vectors[i].astype(np.float32).tolist()
+        documents = [entry.document.id for entry in entries]
+        stale = {row["id"] for row in self._select(_among("document", documents), ["id"])} - {r["id"] for r in rows}
+        for start in range(0, len(rows), PAGE):
+            self._client.upsert(self.name, rows[start : start + PAGE])
+        if stale:
+            self._client.delete(self.name, ids=sorted(stale))
+        with self._lock:
+            if not spoken <= self._languages:
+                self._languages |= spoken
+                self.set("languages", json.dumps(sorted(self._languages)))
+        return self._step()
+
+    def withdraw(self, ids: list[str]) -> tuple[int, list[str]]:
+        wanted = list(dict.fromkeys(ids))
+        rows = self._select(f"{_among('document', wanted)} or {_among('id', wanted)}", ["id", "document"])
+        if not rows:
+            return self.refresh(), []
+        whole = {row["document"] for row in rows} & set(wanted)
+        single = [r["id"] for r in rows if r["document"] not in whole]
+        self._client.delete(self.name, ids=[row["id"] for row in rows])
+        parents = [r["document"] for r in rows if r["id"] in single and r["document"] != r["id"]]
+        if parents:  # a document that lost a chunk is no longer what was given
+            self._unsign(parents)
+        present = whole | {row["id"] for row in rows}
+        return self._step(), [key for key in wanted if key in present]
+
+    def _unsign(self, documents: list[str]) -> None:
+        fields = ["id", "tags", *_TEXTS, *(["dense"] if self._dimension else [])]
+        rows = self._select(_among("document", documents), fields)
+        if rows:
+            self._client.upsert(self.name, [{**row, "signature": ""} for row in rows])
+
+    def _step(self) -> int:
+        with self._lock:
+            self._revision = max(time.time_ns() // 1000, self._revision + 1)
+            self.set("revision", str(self._revision))
+            self._read_at = time.monotonic()
+            return self._revision
+
+    def stored(self, ids: list[str]) -> dict[str, bytes]:
+        rows = self._select(_among("document", ids), ["document", "signature"])
+        return {row["document"]: bytes.fromhex(row["signature"]) for row in rows}
+
+    def same_content(self, content_hash: bytes, other_than: str) -> str | None:
+        expression = f'content_hash == "{content_hash.hex()}" and document != {_quoted(other_than)}'
+        rows = self._client.query(self.name, filter=expression, output_fields=["document"], limit=1)
+        return str(rows[0]["document"]) if rows else None
+
+    # Reading
+
+    def get(self, key: str) -> Passage | None:
+        return self.fetch([key]).get(key)
+
+    def document(self, key: str) -> Passage | None:
+        rows = self._select(f"document == {_quoted(key)}", _SHOWN)
+        chunks = sorted((_passage(row) for row in rows), key=_position)
+        if not chunks or chunks[0].id == key:
+            return chunks[0] if chunks else None
+        return replace(chunks[0], id=key, text="\n".join(chunk.text for chunk in chunks), parent="")
+
+    def documents(self) -> Iterator[Passage]:
+        for key in sorted({row["document"] for row in self._select("", ["document"])}):
+            found = self.document(key)
+            if found is not None:
+                yield found
+
+    def page(self, after: str, limit: int) -> list[Passage]:
+        keys = sorted(row["id"] for row in self._select(f"id > {_quoted(after)}" if after else "", ["id"]))[:limit]
+        found = self.fetch(list(keys))
+        return [found[key] for key in keys if key in found]
+
+    def count(self) -> int:
+        rows = self._client.query(self.name, filter="", output_fields=["count(*)"])
+        return int(rows[0]["count(*)"])
+
+    def languages(self) -> frozenset[str]:
+        return self._languages
+
+    def _select(self, expression: str, fields: list[str]) -> list[dict[str, Any]]:
+        """All rows, however many: a plain query is capped."""
+        rows: list[dict[str, Any]] = list(
+            self._client.query(self.name, filter=expression, output_fields=fields, limit=CAP)
+        )
+        if len(rows) < CAP:
+            return rows
+        iterator = self._client.query_iterator(self.name, filter=expression, output_fields=fields, batch_size=PAGE)
+        rows = []
+        while batch := iterator.next():
+            rows += batch
+        iterator.close()
+        return rows
+
+    # Searching
+
+    def refresh(self, progress: Progress = None) -> int:
+        with self._lock:
+            if time.monotonic() - self._read_at > FRESH:
+                self._revision = int(self.setting("revision", "0"))
+                self._languages = frozenset(json.loads(self.setting("languages", "[]")))
+                self._read_at = time.monotonic()
+            return self._revision
+
+    def view(self, where: Filter) -> MilvusView:
+        return MilvusView(expression(where), where.language)
+
+    def lexical(self, view: MilvusView, query: str, k: int) -> tuple[Ranked, float]:
+        known = self._languages
+        spoken = frozenset({primary(view.language)}) & known if view.language else known
+        terms = Counter(analyse.query_terms(query, spoken or known))
+        if not terms:
+            return [], 0.0
+        found = self._search("sparse", _plain(terms.elements()), view, k, "BM25")
+        return found, found[0][1] if found else 0.0
+
+    def dense(self, view: MilvusView, vector: Vector, k: int, exact: bool) -> Ranked:
+        return self._search("dense", vector.tolist(), view, k, "COSINE")
+
+    def _search(self, field: str, what: Any, view: MilvusView, k: int, metric: str) -> Ranked:
+        hits = self._client.search(
+            self.name, data=[what], anns_field=field, filter=view.expression, limit=k,
+            search_params={"metric_type": metric},
+        )[0]  # fmt: skip
+        # milvus-lite gives BM25 with its sign turned, as a distance.
+        scores = [
+            (hit["id"], abs(float(hit["distance"])) if metric == "BM25" else float(hit["distance"])) for hit in hits
+        ]
+        return sorted(scores, key=lambda hit: (-hit[1], hit[0]))
+
+    def cosines(self, view: MilvusView, vector: Vector, keys: list[Key]) -> Ranked:
+        rows = self._client.get(self.name, ids=keys, output_fields=["id", "dense"])
+        return [(row["id"], float(np.asarray(row["dense"], np.float32) @ vector)) for row in rows]
+
+    def fetch(self, keys: list[Key]) -> dict[Key, Passage]:
+        rows = self._client.get(self.name, ids=keys, output_fields=_SHOWN) if keys else []
+        return {row["id"]: _passage(row) for row in rows}
+
+    def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
+        return False  # Milvus does that by itself
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def expression(where: Filter) -> str:
+    """What `Filter.admits` says, in Milvus' language."""
+    parts = []
+    if where.region is not None:
+        parts.append(_among("region", [where.region] if where.strict else sorted({where.region, *NATIONAL})))
+    if where.language is not None:
+        parts.append(_among("spoken", [primary(where.language)] + ([] if where.strict else [""])))
+    if where.kind is not None:
+        parts.append(f"kind == {_quoted(where.kind)}")
+    if where.on is not None:
+        parts.append(f"in_force_from <= {_quoted(where.on)} and in_force_to >= {_quoted(where.on)}")
+    if where.tags:
+        parts.append(f"array_contains_all(tags, [{', '.join(map(_quoted, where.tags))}])")
+    return " and ".join(f"({part})" for part in parts)
+
+
+def _among(field: str, values: list[str]) -> str:
+    return f"{field} in [{', '.join(map(_quoted, values))}]"
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _row(document: Passage, chunk: Passage, language: str) -> dict[str, Any]:
+    fields = asdict(chunk)
+    del fields["parent"]
+    return {
+        **fields, "document": chunk.document, "tags": list(chunk.tags), "spoken": primary(chunk.language),
+        "in_force_to": chunk.in_force_to or NEVER, "signature": document.signature.hex(),
+        "content_hash": document.content_hash.hex(),
+        "terms": _plain(analyse.terms(chunk.search_text, language)),
+    }  # fmt: skip
+
+
+def _plain(terms: Iterable[str]) -> str:
+    """Terms that no tokenizer cuts further: what is not ASCII becomes the hex digits of its bytes."""
+    return " ".join(term if term.isascii() else f"x{term.encode().hex()}" for term in terms)
+
+
+def _passage(row: dict[str, Any]) -> Passage:
+    fields = {name: row[name] for name in _SHOWN if name != "document"}
+    fields["in_force_to"] = "" if fields["in_force_to"] == NEVER else fields["in_force_to"]
+    parent = "" if row["document"] == row["id"] else row["document"]
+    return Passage(**{**fields, "tags": tuple(fields["tags"])}, parent=parent)
+
+
+def _position(chunk: Passage) -> int:
+    number = chunk.id.rpartition("#")[2]
+    return int(number) if number.isdigit() else 0
