@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 Render = Literal["chat", "base"]
+Form = Literal["fenced", "open", "spaced"]
 Status = Literal["applied", "skipped", "timed_out", "failed"]
 # Where a piece of the prompt comes from; the trace and the page show it.
 Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
@@ -50,6 +51,13 @@ class Message:
     def json(self) -> bytes:
         """The message as JSON: the client's bytes where it has some."""
         return self.raw if self.raw is not None else msgspec.json.encode({"role": self.role, "content": self.content})
+
+    def with_content(self, content: str | list[dict[str, Any]]) -> Message:
+        """This message with another content; its other fields stay the client's own bytes, in their order."""
+        fields = msgspec.json.decode(self.raw, type=dict[str, msgspec.Raw]) if self.raw else {}
+        fields.setdefault("role", msgspec.Raw(msgspec.json.encode(self.role)))
+        fields["content"] = msgspec.Raw(msgspec.json.encode(content))
+        return replace(self, content=content, raw=msgspec.json.encode(fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +133,13 @@ class Span:
 class Prompt:
     """What goes upstream: `messages` for /v1/chat/completions, or `text` for /v1/completions.
 
-    `stop` are the layout's own stop strings, all anchored to a line start ("\\n" + …); `fence` is the fence that
-    the open answer stands in ("" for none): a line of at least that many of its characters closes the answer.
-    `notes` say what safety changed ("marker escaped in history").
+    `stops` are strings that end a base model's answer; each begins at a line start, so begins with "\\n". `fence` is
+    the fence that the open answer stands in, "" for none. `notes` say what safety changed ("history: marker escaped").
     """
 
     spans: tuple[Span, ...]
     messages: tuple[Message, ...] | None = None
-    stop: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
     fence: str = ""
     notes: tuple[str, ...] = ()
 
@@ -145,20 +152,21 @@ class Prompt:
 class Profile:
     """How an untuned model is shown what a conversation looks like: URIAL's constant part.
 
-    `fence` is the shortest fence around a turn ("" for none). `form` is the template family: "block" puts the fence
-    on its own line, "inline" puts a turn on the fence's line (the original's arXiv variant), "open" has no fence.
-    `preamble` is the exact text before the first exemplar, "" where the layout writes it from `instruction`.
-    `decoding` are request fields for the base render; a client's own values override them.
+    `instruction` says how to behave (both renders), `framing` explains the markers (base render only). `fence` is the
+    shortest fence around a turn; `form` is the template family: "fenced", or without a fence "open" ("urial_v6" of
+    the original) and "spaced" ("urial_v5"). `preamble` is the exact text before the first exemplar in a file of the
+    original, which then replaces framing and instruction in the base render. `decoding` are request fields for the
+    base render; a client's own values override them.
     """
 
     name: str
+    framing: str = ""
     instruction: str = ""
     exemplars: tuple[Exemplar, ...] = ()
     user_marker: str = "## Question"
     assistant_marker: str = "## Answer"
     fence: str = "````"
-    form: Literal["block", "inline", "open"] = "block"
-    stops: tuple[str, ...] = ()
+    form: Form = "fenced"
     decoding: Mapping[str, Any] = field(default_factory=dict)
     preamble: str = ""
     source: str = ""
