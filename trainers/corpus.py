@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from trainers.forbidden import MARKERS, evaluation_prompts, first_forbidden
@@ -69,7 +70,7 @@ def is_wrapped(block: str) -> bool:
 
 def pairs_in(paragraphs: Sequence[str]) -> Iterator[Pair]:
     """A speech and its reply, or a paragraph and what comes after it."""
-    for index, (first, second) in enumerate(zip(paragraphs, paragraphs[1:], strict=False)):
+    for index, (first, second) in enumerate(pairwise(paragraphs)):
         if not 20 < len(first) < 500 or not 10 < len(second) < 900:
             continue
         speech = first[0] in "\"'" and second[0] in "\"'"

@@ -5,7 +5,7 @@ that the text has used so far, and close what was opened. No layout that a shipp
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Pair = tuple[str, str]  # (what is given, what follows from it)
@@ -66,14 +66,11 @@ def draw_fence(rng: random.Random) -> tuple[str, str]:
     if roll < 0.25:
         width = rng.randint(1, 5)
         return "<" * width, ">" * width
-    if roll < 0.60:
-        fence = rng.choice(FENCES)
-    else:
-        fence = rng.choice("~=-*+%'\"|^_:/\\!&") * rng.randint(2, 8)
+    fence = rng.choice(FENCES) if roll < 0.60 else rng.choice("~=-*+%'\"|^_:/\\!&") * rng.randint(2, 8)
     return fence, fence
 
 
-def draw_sheet(rng: random.Random, pools: dict[str, Sequence[Pair]], words: Sequence[str]) -> str:
+def draw_sheet(rng: random.Random, pools: Mapping[str, Sequence[Pair]], words: Sequence[str]) -> str:
     """One sheet of two to eight pairs, all of one kind or of several."""
     kinds = [kind for kind in sorted(pools) if pools[kind]]
     mixed = rng.random() < 0.4
