@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from trainers.forbidden import MARKERS, evaluation_prompts, first_forbidden
+from trainers.forbidden import MARKERS, evaluation_prompts, exemplar_lines, first_forbidden
 from trainers.lines import DataError, read_lines
 from trainers.sheets import Pair, draw_sheet
 
@@ -29,6 +29,7 @@ SOURCES = {
     "problems": ("gsm8k/train.jsonl.zst", "MIT, Copyright (c) 2021 OpenAI (GSM8K, training part)"),
 }
 QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\ufeff": None, "\r": None, "\u00a0": " "})
+PROFILES = Path(__file__).parents[1] / "prompt_opt" / "profiles"
 HELD_OUT = 20  # one group in so many is held out
 CALCULATION = re.compile(r"<<[^<>]*>>")
 
@@ -181,7 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:
-        manifest = build(options.source, options.out, MARKERS, options.sheet_share, options.seed)
+        forbidden = [*MARKERS, *exemplar_lines(PROFILES)]
+        manifest = build(options.source, options.out, forbidden, options.sheet_share, options.seed)
     except (DataError, OSError) as error:
         print(f"corpus: {error}", file=sys.stderr)
         return 1

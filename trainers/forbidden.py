@@ -4,6 +4,7 @@ If the base model had seen a profile's markers in training, a test of in-context
 """
 
 import json
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,16 @@ def first_forbidden(text: str, forbidden: Sequence[str]) -> str | None:
     """The first of `forbidden` that stands in `text`, case aside; None if the text may be trained on."""
     lower = text.lower()
     return next((string for string in forbidden if string.lower() in lower), None)
+
+
+def exemplar_lines(folder: Path) -> list[str]:
+    """Every line of some length in the exemplars of the profiles (TOML) under `folder`."""
+    lines: set[str] = set()
+    for path in sorted(folder.glob("*.toml")):
+        for exemplar in tomllib.loads(path.read_text(encoding="utf-8")).get("exemplar", ()):
+            texts = (text for text in exemplar.values() if isinstance(text, str))
+            lines.update(line.strip() for text in texts for line in text.splitlines() if len(line.strip()) >= 30)
+    return sorted(lines)
 
 
 def evaluation_prompts(folder: Path) -> list[str]:

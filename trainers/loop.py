@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 
 class TimedTrainer(Trainer):
-    """A Trainer whose log says how many seconds were trained, over all the runs that one resume chain took."""
+    """A Trainer whose log says how many seconds a run took, with those before it was resumed."""
+
+    def __init__(self, **keywords: Any) -> None:
+        self.entered = time.monotonic()
+        self.earlier: float | None = None
+        super().__init__(**keywords)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if not hasattr(self, "began"):
-            earlier = [entry["seconds"] for entry in self.state.log_history if "seconds" in entry]
-            self.began = time.monotonic() - (earlier[-1] if earlier else 0.0)
-        logs["seconds"] = round(time.monotonic() - self.began, 1)
+        if self.earlier is None:  # a resumed run's history is there by its first log
+            self.earlier = max((entry["seconds"] for entry in self.state.log_history if "seconds" in entry), default=0)
+        logs["seconds"] = round(self.earlier + time.monotonic() - self.entered, 1)
         super().log(logs, start_time)
 
 
