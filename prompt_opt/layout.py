@@ -190,9 +190,13 @@ def _refuse(chat: Chat) -> None:
             raise NoPlace(f"{name} can't be given to a base model: its prompt has no place for tools")
     for i, message in enumerate(chat.messages):
         if message.tool:
-            raise NoPlace(f"messages[{i}] calls a tool or carries its result: a base model's prompt has no place for it")
+            raise NoPlace(
+                f"messages[{i}] calls a tool or carries its result: a base model's prompt has no place for it"
+            )
         if message.media:
-            raise NoPlace(f"messages[{i}] holds a part of type {message.media[0]!r}: a base model's prompt is text only")
+            raise NoPlace(
+                f"messages[{i}] holds a part of type {message.media[0]!r}: a base model's prompt is text only"
+            )
     if not any(m.role not in _SYSTEM_ROLES for m in chat.messages):
         raise NoPlace("messages holds no turn to answer")
 

@@ -76,7 +76,7 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
         outcome = Outcome(stage.name, "skipped", str(skip))
     except TimeoutError:
         outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")
-    except Exception as error:  # noqa: BLE001  the module's purpose
+    except Exception as error:
         log.exception("stage %s failed", stage.name)
         outcome = Outcome(stage.name, "failed", type(error).__name__)
     return advice, replace(outcome, ms=round((time.monotonic() - started) * 1000, 3))
@@ -117,9 +117,9 @@ def fit(
     return prompt, tuple(_after(outcome, advice, kept) for outcome in outcomes)
 
 
-def bare(chat: Chat, outcomes: Sequence[Outcome], policy: Policy, specials: Collection[str] = ()) -> tuple[
-    Prompt, tuple[Outcome, ...]
-]:
+def bare(
+    chat: Chat, outcomes: Sequence[Outcome], policy: Policy, specials: Collection[str] = ()
+) -> tuple[Prompt, tuple[Outcome, ...]]:
     """The chat without any advice, for an engine that answered that the prompt was too long."""
     outcomes = tuple(replace(o, status="skipped", reason="context") if o.status == "applied" else o for o in outcomes)
     return lay_out(chat, Advice(), policy, specials), outcomes

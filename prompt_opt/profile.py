@@ -16,7 +16,17 @@ from typing import Any
 from prompt_opt.core import Exemplar, Form, Profile
 
 SHIPPED = Path(__file__).with_name("profiles")
-_FIELDS = {"name", "source", "framing", "instruction", "user_marker", "assistant_marker", "fence", "decoding", "exemplar"}
+_FIELDS = {
+    "name",
+    "source",
+    "framing",
+    "instruction",
+    "user_marker",
+    "assistant_marker",
+    "fence",
+    "decoding",
+    "exemplar",
+}
 _FAMILIES = (("# Query:", "# Answer:"), ("# User:", "# Assistant:"))
 # The settings of the original's greedy multi-turn runs (its MT-Bench script).
 _ORIGINAL_DECODING = {"temperature": 0.0, "repetition_penalty": 1.15, "max_tokens": 2048}
@@ -93,12 +103,11 @@ def _exemplar(row: Any, i: int, where: str) -> Exemplar:
 
 def parse_original(text: str, name: str) -> Profile:
     """A prompt text file of the original project. Its bytes stay as they are; only its parts are found."""
-    for user_marker, assistant_marker in _FAMILIES:
-        if re.search(rf"^{re.escape(assistant_marker)}", text, re.MULTILINE):
-            break
-    else:
+    found = [family for family in _FAMILIES if re.search(rf"^{re.escape(family[1])}", text, re.MULTILINE)]
+    if not found:
         markers = " or ".join(f"{u!r} and {a!r}" for u, a in _FAMILIES)
         raise ProfileError(f"{name}: not a URIAL prompt file: no line begins with the markers {markers}")
+    user_marker, assistant_marker = found[0]
     form: Form = "fenced"
     if user_marker == "# User:":
         form = "spaced" if re.search(r"^# User:[ \t]*\n[ \t]*\n", text, re.MULTILINE) else "open"
@@ -136,5 +145,8 @@ def _behaviour(preamble: str, markers: tuple[str, str]) -> str:
     return "\n".join(
         line
         for line in lines
-        if line and not line.startswith("# ") and not any(m in line for m in markers) and "list of conversations" not in line
+        if line
+        and not line.startswith("# ")
+        and not any(m in line for m in markers)
+        and "list of conversations" not in line
     )

@@ -185,7 +185,8 @@ class _Reader:
         for number, line in enumerate(self._text.splitlines(), 1):
             if match := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
                 current = match[1].replace('"', "").replace("'", "")
-                header = number if current == section or current.startswith(f"{section}.") and not header else header
+                inside = current.startswith(f"{section}.") and not header
+                header = number if current == section or inside else header
             elif current == section and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
                 return number
         return header
@@ -290,9 +291,8 @@ class _Reader:
                 raise self.fail(section, "", "raw is built in: it has no stage, and can't be another")
             subs = {k: v for k, v in table.items() if isinstance(v, dict)}
             self._known(section, table, (*_POLICY_FIELDS, *STAGES))
-            for stage in subs:
-                # No stage has settings of its own yet beside those that it registers here.
-                self._known(f"{section}.{stage}", subs[stage], ())
+            for stage, settings in subs.items():
+                self._known(f"{section}.{stage}", settings, ())  # no stage has settings of its own yet
             given = dict(_given(**{k: table.get(k) for k in _POLICY_FIELDS}))
             given["profile"] = self._one(section, "profile", given.get("profile", "default"), loaded, "profile")
             engine = self._one(section, "engine", given.get("engine", first), engines, "engine")
@@ -374,7 +374,7 @@ class _Reader:
                 choices = ", ".join(valid) or "none"
                 # An unknown section has its own header line; an unknown key stands in its section.
                 where = (key, "") if not section and self._line(key, "") else (section, key)
-                raise self.fail(*where, f"unknown; valid are {choices}")
+                raise self.fail(where[0], where[1], f"unknown; valid are {choices}")
 
     def _names(self, section: str, key: str, names: Iterable[str], valid: Iterable[str], noun: str) -> None:
         for name in names:
@@ -442,7 +442,7 @@ def _loopback(host: str) -> bool:
 
 
 def is_base(engine: Engine) -> bool:
-    """Whether this is a launched model folder without a chat template, so a base model that chat requests can't reach."""
+    """Whether this is a launched model folder without a chat template: a base model, which no chat request reaches."""
     folder = Path(engine.model)
     if not engine.launched or not (folder / "config.json").is_file():
         return False

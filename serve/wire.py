@@ -24,10 +24,10 @@ _rows = msgspec.json.Decoder(list[Raw])
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 # Chat fields that a text completion has no place for, or another name.
-_CHAT_ONLY = frozenset(
-    "messages max_completion_tokens logprobs top_logprobs tools tool_choice parallel_tool_calls functions "
-    "function_call modalities audio prediction reasoning_effort".split()
-)
+_CHAT_ONLY = frozenset({
+    "messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort",
+})  # fmt: skip
 
 
 class _Head(msgspec.Struct):
@@ -77,7 +77,11 @@ def parse(body: bytes, limits: Server) -> Request:
             raise BadRequest(f"{name} is nested deeper than {limits.max_depth}", code="too_deep", param=name)
     options = _options(fields.pop("trimtab")) if "trimtab" in fields else None
     request = Request(
-        fields, _typed(fields, "model", str, ""), _typed(fields, "stream", bool, False), options or {}, body,
+        fields,
+        _typed(fields, "model", str, ""),
+        _typed(fields, "stream", bool, False),
+        options or {},
+        body,
         options is not None,
     )
     n = _typed(fields, "n", int, 1)
