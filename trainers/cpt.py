@@ -38,6 +38,7 @@ class Recipe:
     seed: int
     eval_every: int
     eval_blocks: int
+    final_eval_tokens: int
     save_every: int
     bf16: bool
     compile: bool
@@ -55,7 +56,7 @@ def check(recipe: Recipe, init: str) -> None:
     """Refuse what could only fail later."""
     if recipe.batch % recipe.micro_batch:
         raise RecipeError(f"batch ({recipe.batch}) must be a multiple of micro_batch ({recipe.micro_batch})")
-    for name in ("block", "long_block", "steps", "eval_every", "eval_blocks", "save_every"):
+    for name in ("block", "long_block", "steps", "eval_every", "eval_blocks", "final_eval_tokens", "save_every"):
         if getattr(recipe, name) < 1:
             raise RecipeError(f"{name} must be at least 1")
     if init == "config":
@@ -66,8 +67,8 @@ def check(recipe: Recipe, init: str) -> None:
         raise RecipeError(f"--init {init}: no config.json there (give a model's folder, or the word config)")
 
 
-def start(recipe: Recipe, init: str) -> tuple[Any, Any]:
-    """The model and the tokenizer to begin with."""
+def start(recipe: Recipe, init: str, checkpoint: str | None) -> tuple[Any, Any]:
+    """The model and the tokenizer to begin with. A checkpoint holds its tokenizer, so it is trained only once."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, set_seed
 
@@ -76,7 +77,11 @@ def start(recipe: Recipe, init: str) -> tuple[Any, Any]:
         from trainers.tokenizer import train_tokenizer
 
         texts = (row["text"] for row in read_lines(Path(recipe.train_file), ("text",)))
-        tokenizer = train_tokenizer(texts, recipe.vocabulary, recipe.context)
+        tokenizer: Any = (
+            AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+            if checkpoint
+            else train_tokenizer(texts, recipe.vocabulary, recipe.context)
+        )
         model: Any = LlamaForCausalLM(shape(recipe, tokenizer))
     else:
         tokenizer = AutoTokenizer.from_pretrained(init, local_files_only=True)
@@ -111,13 +116,14 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
     import torch
 
-    from trainers.loop import Loop
+    from trainers.loop import Loop, last_checkpoint
     from trainers.record import record, save_final
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    model, tokenizer = start(recipe, init)
-    loop = Loop(recipe, model, tokenizer, out, resume)
+    checkpoint = last_checkpoint(out, resume)
+    model, tokenizer = start(recipe, init, checkpoint)
+    loop = Loop(recipe, model, tokenizer, out, checkpoint)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters; {len(loop.blocks):,} blocks", file=sys.stderr)
     loop.run()
     save_final(model, tokenizer, out / "final")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trainers.blocks import Blocks, cached
@@ -37,16 +37,13 @@ class TimedTrainer(Trainer):
 class Loop:
     """Owns the data, the Trainer and the checkpoints of one run."""
 
-    def __init__(self, recipe: "Recipe", model: Any, tokenizer: Any, out: Path, resume: bool) -> None:
+    def __init__(self, recipe: "Recipe", model: Any, tokenizer: Any, out: Path, checkpoint: str | None) -> None:
         self.recipe, self.model, self.tokenizer, self.out = recipe, model, tokenizer, out
+        self.checkpoint = checkpoint
         self.tokenizer_hash = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
         self.hashes = {path: file_hash(Path(path)) for path in (recipe.train_file, recipe.heldout_file)}
         self.blocks = Blocks(self.row(recipe.train_file), recipe.block, recipe.train_file)
         self.heldout = {name: self.row(recipe.heldout_file, name) for name in sources(Path(recipe.heldout_file))}
-        if not resume:
-            for path in out.glob("checkpoint-*"):
-                shutil.rmtree(path)
-        self.checkpoint = last_checkpoint(out)
         self.trainer = self.build_trainer()
 
     def row(self, file: str, source: str | None = None) -> Any:
@@ -68,6 +65,8 @@ class Loop:
             args=arguments(self.recipe, self.out),
             train_dataset=self.blocks,
             eval_dataset=self.heldout_blocks(self.recipe.block, self.recipe.eval_blocks),
+            processing_class=self.tokenizer,  # so that each checkpoint holds it
+            data_collator=default_data_collator,
             callbacks=[TensorBoardCallback(writer)],  # type: ignore[no-untyped-call]
         )
 
@@ -75,9 +74,10 @@ class Loop:
         self.trainer.train(resume_from_checkpoint=self.checkpoint)
 
     def heldout_losses(self, block: int) -> dict[str, float]:
-        """Mean loss in nats per token of each source's whole held-out text, in blocks of this length."""
+        """Mean loss in nats per token of each source's held-out text, in blocks of this length."""
+        limit = max(1, self.recipe.final_eval_tokens // block)
         losses = {}
-        for name, blocks in self.heldout_blocks(block).items():
+        for name, blocks in self.heldout_blocks(block, limit).items():
             metrics = self.trainer.evaluate(blocks, metric_key_prefix=f"final{block}_{name}")
             losses[name] = metrics[f"final{block}_{name}_loss"]
         return losses
@@ -115,17 +115,25 @@ def arguments(recipe: "Recipe", out: Path) -> TrainingArguments:
     )
 
 
-def last_checkpoint(out: Path) -> str | None:
-    """The newest whole checkpoint. One that a kill cut short has no readable state (it is written last): remove it."""
+def last_checkpoint(out: Path, resume: bool = True) -> str | None:
+    """The newest whole checkpoint; without `resume` none, and all are removed.
+
+    One that a kill cut short has no readable state (which is written last) and is removed as well.
+    """
     found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            shutil.rmtree(path)
-            continue
-        return str(path)
+        if resume and is_whole(path):
+            return str(path)
+        shutil.rmtree(path)
     return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def sources(path: Path) -> list[str]:

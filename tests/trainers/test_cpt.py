@@ -22,8 +22,8 @@ RECIPES = sorted((ROOT / "trainers" / "recipes").glob("tiny_*.yaml"))
 TINY = {
     "block": 32, "long_block": 64, "batch": 4, "micro_batch": 2, "steps": 30, "learning_rate": 5e-3,
     "final_learning_rate": 5e-4, "warmup_steps": 2, "weight_decay": 0.1, "seed": 3, "eval_every": 15,
-    "eval_blocks": 2, "save_every": 10, "bf16": False, "compile": False, "threads": 1, "vocabulary": 300,
-    "context": 128, "hidden": 32, "inner": 64, "layers": 2, "heads": 2, "kv_heads": 1,
+    "eval_blocks": 2, "final_eval_tokens": 512, "save_every": 10, "bf16": False, "compile": False, "threads": 1,
+    "vocabulary": 300, "context": 128, "hidden": 32, "inner": 64, "layers": 2, "heads": 2, "kv_heads": 1,
 }  # fmt: skip
 
 
@@ -78,11 +78,13 @@ def test_killed_run_resumes_to_bitwise_the_same_weights(recipe: dict[str, Any], 
     (out / "checkpoint-59").mkdir()  # what a kill while saving leaves: a checkpoint without its state
     assert loop.last_checkpoint(out) is not None
     assert not (out / "checkpoint-59").exists()
+    tokens = sorted((out / "tokens").iterdir())
     assert cpt.main(arguments(recipe, out)) == 0
     whole = load_file(tmp_path / "whole" / "checkpoint-60" / "model.safetensors")
     resumed = load_file(out / "checkpoint-60" / "model.safetensors")
     assert whole.keys() == resumed.keys()
     assert all((whole[name] == resumed[name]).all() for name in whole)
+    assert sorted((out / "tokens").iterdir()) == tokens  # nothing was tokenized twice
     history = json.loads((out / "checkpoint-60" / "trainer_state.json").read_text())["log_history"]
     seconds = [entry["seconds"] for entry in history if "seconds" in entry]
     assert seconds == sorted(seconds)
