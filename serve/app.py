@@ -11,11 +11,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.routing import Route
 
 from serve import metrics, openapi, wire
-from serve.answer import Line, Service, chat_completions, relayed, run
+from serve.answer import Line, chat_completions, relayed, run
 from serve.call import Call, Receive, Scope, Send
 from serve.errors import ApiError, NotFound, UpstreamFailed
 from serve.keys import Caller, identify
 from serve.relay import UpstreamError, request_headers
+from serve.service import Service
 
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
 RELAYED = (

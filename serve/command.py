@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.metadata import version
 
-from serve.config import Config, ConfigError, load
+from serve.config import Config, ConfigError
+from serve.reader import load
 
 # name -> (what it does, "module:function"); the function takes the arguments after the name, returns an exit status.
 COMMANDS: Mapping[str, tuple[str, str]] = {

@@ -19,11 +19,12 @@ from prompt_opt.core import Chat, Context, Outcome, Policy, Prompt, Stage
 from prompt_opt.layout import NoPlace, lay_out
 from prompt_opt.pipeline import advise, build
 from serve import wire
-from serve.answer import Service
 from serve.choose import choose
-from serve.config import ConfigError, Flags, Server, load
+from serve.config import ConfigError, Flags, Server
 from serve.errors import ApiError, BadRequest
 from serve.keys import Caller
+from serve.reader import load
+from serve.service import Service
 
 
 async def explained(service: Service, who: Caller, request: wire.Request, header: str | None) -> dict[str, Any]:

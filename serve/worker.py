@@ -22,12 +22,13 @@ import msgspec
 import uvicorn
 
 from prompt_opt.pipeline import build as build_stages
-from serve.answer import Service
 from serve.app import build as build_app
-from serve.config import Config, ConfigError, load
+from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
 from serve.flags import parse
+from serve.reader import load
 from serve.relay import Relay
+from serve.service import Service
 from serve.traces import Traces
 
 log = logging.getLogger("trimtab.worker")
