@@ -11,10 +11,13 @@ GPU, and sources with mixing weights (mix them in the corpus).
 import argparse
 import errno
 import json
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from trainers.lines import DataError, read_lines
 from trainers.recipe import RecipeError, read_recipe
@@ -160,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     except (RecipeError, DataError) as error:
         print(f"train cpt: {error}", file=sys.stderr)
         return 2
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         if not is_disk_full(error, options.out):
             raise
         print(f"train cpt: no space left for {options.out}; free some, then run this again to go on", file=sys.stderr)
@@ -173,12 +176,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def is_disk_full(error: Exception, out: Path) -> bool:
-    """torch reports a full disk as a RuntimeError of its file writer, safetensors as an error of its own."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    import shutil
-
-    return "writ" in str(error).lower() and shutil.disk_usage(out).free < 100 * 2**20
+    """Only some writers pass the system's error on; torch's and numpy's say no more than that they failed to write."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return True
+    unclear = any(words in str(error) for words in ("writ", "inline_container"))
+    return unclear and shutil.disk_usage(out).free < 100 * 2**20
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`trimtab train cpt`: it learns, it can be killed and resumed exactly, and its errors say what to do."""
 
 import itertools
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trainers import command, cpt, loop
@@ -141,6 +143,13 @@ def test_model_folder_that_is_none_is_refused(
 ) -> None:
     assert cpt.main(arguments(recipe, tmp_path / "run", init=str(tmp_path))) == 2
     assert "no config.json there" in capsys.readouterr().err
+
+
+def test_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
+    assert cpt.is_disk_full(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
+    assert cpt.is_disk_full(SafetensorError("I/O error: No space left on device (os error 28)"), tmp_path)
+    assert not cpt.is_disk_full(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
+    assert not cpt.is_disk_full(RuntimeError("shapes differ"), tmp_path)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
