@@ -5,7 +5,8 @@ kill -9, and the command and all that it ever started die too. A parent-death si
 and a process group those that call setsid: we are the subreaper, so that every orphan becomes our child and /proc
 shows them all. Where there is no subreaper (macOS) the command's process group is what we can reach.
 
-SIGTERM asks the tree to end and gives it the grace; a closed stdin gives it a second; SIGQUIT, nothing.
+SIGTERM asks the tree to end and gives it the grace; a closed stdin gives it a second; SIGQUIT, nothing. What a command
+leaves behind when it ends by itself gets a second too.
 If we are ourselves killed with -9 the command dies with us, but its children are beyond our reach: `sweep` is for them.
 
 Standard library only, started for each engine: it must cost a few milliseconds.
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 MARK = "TRIMTAB_GUARD"  # environment variable: which guard a process stands under
-_PARENT_GONE_GRACE_S = 1.0
+_SHORT_GRACE_S = 1.0  # for those whom nobody waits for any more
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     """Guard the command; return its exit status (128 + N where signal N killed it)."""
     split = argv.index("--")
     grace_s = float(argv[1]) if argv[0] == "--grace" else 5.0
+    short_s = min(grace_s, _SHORT_GRACE_S)
     reaper = _prctl(_SET_CHILD_SUBREAPER, 1)
     wake = _wake_on(signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD)
     child = _start(argv[split + 1 :])
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         for pid, ended in _reap():
             if pid == child:
                 status = _exit_code(ended)
-                deadline = min(deadline, time.monotonic() + grace_s)
+                deadline = min(deadline, time.monotonic() + short_s)
                 _kill_tree(child, signal.SIGTERM, reaper)
         if status is not None and not _alive(child, reaper):
             return status
@@ -53,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         ready, _, _ = select.select(watched, [], [], timeout)
         if 0 in ready and not os.read(0, 4096):
             watched.remove(0)
-            deadline = min(deadline, now + min(grace_s, _PARENT_GONE_GRACE_S))
+            deadline = min(deadline, now + short_s)
             _kill_tree(child, signal.SIGTERM, reaper)
         told = os.read(wake, 4096) if wake in ready else b""
         if signal.SIGQUIT in told:

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ _LOCAL = ("torch", "transformers", "accelerate", "fastapi", "uvicorn", "pydantic
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?(:[\w./-]+\.gguf)?")
 # No folder of a model's neighbours may shadow a module, no engine may wait for a network it doesn't need.
 _QUIET = {"PYTHONSAFEPATH": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+_handed_out: deque[int] = deque(maxlen=64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,17 @@ def command(engine: Engine, port: int) -> Launch:
 
 
 def free_port() -> int:
-    """A loopback port that is free now. Another process may take it before the engine does: that start then fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free now and was not handed out lately: two engines that start together never share one.
+
+    A stranger may still take it before the engine does; that start then fails and the next one gets another.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _handed_out:
+            _handed_out.append(port)
+            return port
 
 
 async def ask_health(launch: Launch, timeout_s: float) -> str:

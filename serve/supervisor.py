@@ -187,11 +187,11 @@ class _Supervisor:
         engines = _resolved(config)
         kept = {n: c for n, c in self.engines.items() if n in engines and _spec(c.engine) == _spec(engines[n])}
         new = {name: self._start(engine) for name, engine in engines.items() if name not in kept}
-        await self._until(lambda: not any(child.state["state"] == "starting" for child in new.values()))
-        if failed := [c for c in new.values() if c.state["state"] == "down"]:
+        await self._until(lambda: not any(child.phase == "starting" for child in new.values()))
+        if failed := [c for c in new.values() if c.phase == "down"]:
             for child in new.values():
                 child.stop()
-            raise ConfigError("; ".join(f"engine {c.engine.name} {c.state['reason']}" for c in failed))
+            raise ConfigError("; ".join(f"engine {c.engine.name} {c.reason}" for c in failed))
         old = [child for name, child in self.engines.items() if name not in kept]
         for name, child in kept.items():
             child.engine = engines[name]
@@ -238,6 +238,7 @@ class _Worker:
     def __init__(self, index: int, owner: _Supervisor, argv: Sequence[str], config: list[str], env: dict[str, str]):
         self.index, self.owner, self.argv, self.config, self.env = index, owner, argv, config, env
         self.process: asyncio.subprocess.Process | None = None
+        self.orders: asyncio.WriteTransport | None = None
         self.report_fd = -1
         self.ready, self.answered = False, 0
 
@@ -258,38 +259,41 @@ class _Worker:
 
     async def _live(self) -> tuple[int, str]:
         """One life of the worker: its exit status, and the error that it reported before it was ready."""
-        read, self.report_fd = os.pipe()
-        try:
-            self.process = process = await asyncio.create_subprocess_exec(
-                *self.argv,
-                stdin=asyncio.subprocess.PIPE,
-                pass_fds=(self.owner.listener.fileno(), self.report_fd),
-                start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
-                env=self.env,
-            )
-        finally:
-            os.close(self.report_fd)
+        # Pipes of our own: asyncio's would let an exit wait for whoever else holds them.
+        stdin, orders = os.pipe()
+        reports, self.report_fd = os.pipe()
+        self.process = process = await asyncio.create_subprocess_exec(
+            *self.argv,
+            stdin=stdin,
+            pass_fds=(self.owner.listener.fileno(), self.report_fd),
+            start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
+            env=self.env,
+        )
+        os.close(stdin)
+        os.close(self.report_fd)
+        self.orders = await _writing(orders)
         self.tell()
         if self.owner.stopping.is_set():
             process.terminate()
-        reports = asyncio.create_task(self._hear(read))
+        hearing = asyncio.create_task(self._hear(reports))
         try:
             code = await process.wait()
-            await asyncio.wait({reports}, timeout=1)  # a process that it left behind may hold the pipe
-            return code, reports.result() if reports.done() else ""
+            await asyncio.wait({hearing}, timeout=1)
+            return code, hearing.result() if hearing.done() else ""
         finally:
-            reports.cancel()
-            self.ready = False
+            hearing.cancel()
+            self.orders.close()
+            self.orders, self.ready = None, False
             self.owner.news.set()
             self._forget(process.pid)
 
     def tell(self, *, reload: bool = False) -> None:
         """Write a line to the worker, if it lives."""
-        if self.process and self.process.returncode is None and self.process.stdin:
+        if self.orders:
             fds = {"fd": self.owner.listener.fileno(), "report_fd": self.report_fd}
             line = {"config": self.config, **fds, "worker": self.index, **self.owner.message()}
             line |= {"reload": True} if reload else {}
-            self.process.stdin.write(json.dumps(line).encode() + b"\n")
+            self.orders.write(json.dumps(line).encode() + b"\n")
 
     def signal(self, number: signal.Signals) -> None:
         if self.process and self.process.returncode is None:
@@ -298,17 +302,18 @@ class _Worker:
     async def _hear(self, fd: int) -> str:
         """Read the worker's reports until it is gone; the error that kept it from being ready."""
         error = ""
-        async for line in _lines(fd):
-            report = json.loads(line)
-            if "error" in report:
-                error = "" if self.ready else str(report["error"])
-                self.answered = self.owner.revision
-                self.owner.console.say(f"worker {self.index}: {report['error']}")
-            elif report.get("ready"):
-                self.ready, self.answered = True, self.owner.revision
-                self.owner.worker_ready()
-            self.answered = max(self.answered, report.get("reloaded", 0))
-            self.owner.news.set()
+        async with _reading(fd) as reader:
+            while (line := await reader.readline()).endswith(b"\n"):
+                report = json.loads(line)
+                if "error" in report:
+                    error = "" if self.ready else str(report["error"])
+                    self.answered = self.owner.revision
+                    self.owner.console.say(f"worker {self.index}: {report['error']}")
+                elif report.get("ready"):
+                    self.ready, self.answered = True, self.owner.revision
+                    self.owner.worker_ready()
+                self.answered = max(self.answered, report.get("reloaded", 0))
+                self.owner.news.set()
         return error
 
     def _forget(self, pid: int) -> None:
@@ -325,10 +330,16 @@ class _EngineChild:
         self.engine, self.pace, self.console, self.changed = engine, pace, console, changed
         self.stopped = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
-        self.state: dict[str, str] = {}
-        self.last_line = ""
+        self.phase = self.reason = self.last_line = ""
         self.since = self.healthy_since = 0.0
         self.launch = self._next_launch()
+
+    @property
+    def state(self) -> dict[str, str]:
+        """What the workers are told of it."""
+        kind = self.engine.kind or ("" if self.engine.command else self.engine.launcher)
+        known = {"url": self.launch.base_url, "model": self.launch.model_name, "kind": kind}
+        return known | {"state": self.phase, "reason": self.reason}
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the engine and all that it started, with a grace or at once."""
@@ -338,7 +349,7 @@ class _EngineChild:
 
     def progress(self) -> str:
         """What a starting engine is doing, in a line; "" for any other."""
-        if self.state["state"] != "starting" or self.stopped.is_set():
+        if self.phase != "starting" or self.stopped.is_set():
             return ""
         doing = f" ({self.last_line[:60]})" if self.last_line else ""
         seconds = time.monotonic() - self.since
@@ -363,34 +374,40 @@ class _EngineChild:
     def _next_launch(self) -> Launch:
         launch = command(self.engine, free_port())
         self.since, self.healthy_since, self.last_line = time.monotonic(), 0.0, ""
-        kind = self.engine.kind or ("" if self.engine.command else self.engine.launcher)
-        self.state = {"url": launch.base_url, "model": launch.model_name, "kind": kind}
-        self.state |= {"state": "starting", "reason": f"starting {launch.what}"}
+        self.phase, self.reason = "starting", f"starting {launch.what}"
         return launch
 
-    def _become(self, state: str, reason: str = "") -> None:
-        self.state = self.state | {"state": state, "reason": reason}
+    def _become(self, phase: str, reason: str = "") -> None:
+        self.phase, self.reason = phase, reason
         self.changed()
 
     async def _live(self) -> str:
         """One life of the engine; why it ended."""
         mark = secrets.token_hex(8)
         guarded = (sys.executable, "-I", "-S", guard.__file__, "--grace", str(self.pace.grace), "--", *self.launch.argv)
+        # Pipes of our own: asyncio's would let an exit wait for an orphan that holds them.
+        stdin, lifeline = os.pipe()
+        output, stdout = os.pipe()
         try:
             self.process = process = await asyncio.create_subprocess_exec(
                 *guarded,
-                stdin=asyncio.subprocess.PIPE,  # nothing is ever written: the guard waits for its end
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stdout,
                 start_new_session=True,
                 cwd=self.launch.cwd,
                 env=os.environ | dict(self.launch.env) | {guard.MARK: mark},
             )
         except OSError as error:
+            os.close(lifeline)
+            os.close(output)
             return f"could not be started: {error.strerror}"
+        finally:
+            os.close(stdin)
+            os.close(stdout)
         exited = asyncio.create_task(process.wait())
         unwell = asyncio.create_task(self._watch())
-        logs = asyncio.create_task(self._pass_on(process.stdout))
+        logs = asyncio.create_task(self._pass_on(output))
         try:
             if self.stopped.is_set():
                 process.terminate()
@@ -401,9 +418,8 @@ class _EngineChild:
             await exited
             return unwell.result()
         finally:
-            if process.returncode is None:
-                process.terminate()
-            elif process.returncode < 0:
+            os.close(lifeline)
+            if (process.returncode or 0) < 0:
                 guard.sweep(mark)
             unwell.cancel()
             exited.cancel()
@@ -432,15 +448,16 @@ class _EngineChild:
             elif misses >= 3:  # one slow answer is no illness: it may be busy with a prompt
                 self._become("down", reason)
 
-    async def _pass_on(self, stream: asyncio.StreamReader | None) -> None:
+    async def _pass_on(self, fd: int) -> None:
         """Print the engine's log with its name before each line; what is drawn over (…\\r) is progress only."""
         rest = b""
-        while stream and (chunk := await stream.read(65536)):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._say(_visible(line))
-            rest = rest[-16384:]
-            self.last_line = _visible(rest).strip() or self.last_line
+        async with _reading(fd) as reader:
+            while chunk := await reader.read(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._say(_visible(line))
+                rest = rest[-16384:]
+                self.last_line = _visible(rest).strip() or self.last_line
         if rest:
             self._say(_visible(rest))
 
@@ -518,14 +535,20 @@ def _visible(line: bytes) -> str:
     return line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
 
 
-async def _lines(fd: int) -> AsyncIterator[bytes]:
-    """The whole lines that arrive on a pipe, until its other end closes."""
+@contextlib.asynccontextmanager
+async def _reading(fd: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Read a pipe, and close it at the end."""
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0)
     )
     try:
-        while (line := await reader.readline()).endswith(b"\n"):
-            yield line
+        yield reader
     finally:
         transport.close()
+
+
+async def _writing(fd: int) -> asyncio.WriteTransport:
+    """Write to a pipe without ever waiting for its reader."""
+    transport, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, os.fdopen(fd, "wb", 0))
+    return transport

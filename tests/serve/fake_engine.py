@@ -1,6 +1,7 @@
 """fake_engine.py --port N [--name NAME] [--ready-after S] [--orphan] [--stubborn]: an engine made of nothing.
 
-GET /health is 503 until it is ready; POST /crash ends it with status 3; POST /v1/… answers with its own name.
+GET /health is 503 until it is ready and after POST /sicken; POST /crash ends it with status 3; any other POST
+answers with its name.
 --orphan leaves a double-forked process in a session of its own; --stubborn ignores SIGTERM.
 """
 
@@ -23,17 +24,20 @@ def main() -> None:
     parser.add_argument("--orphan", action="store_true")
     parser.add_argument("--stubborn", action="store_true")
     options = parser.parse_args()
-    begun = time.monotonic()
+    ready_at = time.monotonic() + options.ready_after
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            ready = time.monotonic() - begun >= options.ready_after
+            ready = time.monotonic() >= ready_at
             self.reply(404 if self.path != "/health" else 200 if ready else 503, {})
 
         def do_POST(self) -> None:
+            nonlocal ready_at
             if self.path == "/crash":
                 print("crashing as asked", flush=True)
                 os._exit(3)
+            if self.path == "/sicken":
+                ready_at = float("inf")
             self.reply(200, {"model": options.name})
 
         def reply(self, status: int, body: object) -> None:
