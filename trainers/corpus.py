@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from trainers.forbidden import MARKERS, evaluation_prompts, exemplar_lines, first_forbidden
-from trainers.lines import DataError, read_lines
+from trainers.lines import DataError, file_hash, read_lines
 from trainers.sheets import Pair, draw_sheet
 
 SOURCES = {
@@ -135,7 +135,7 @@ def build(source: Path, out: Path, forbidden: Sequence[str], sheet_share: float,
     prompts = evaluation_prompts(source)
     manifest: dict[str, object] = {"seed": seed, "sheet_share": sheet_share, "evaluation_prompts": len(prompts)}
     manifest["sources"] = {
-        name: {"file": place, "sha256": sha256(source / place), "licence": licence}
+        name: {"file": place, "sha256": file_hash(source / place), "licence": licence}
         for name, (place, licence) in SOURCES.items()
     }
     for split, wanted in (("train", False), ("heldout", True)):
@@ -166,12 +166,7 @@ def write(path: Path, documents: list[Document], seed: int) -> dict[str, object]
         count = counts.setdefault(document.source, {"documents": 0, "characters": 0})
         count["documents"] += 1
         count["characters"] += len(document.text)
-    return {"sha256": sha256(path), "sources": counts}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": file_hash(path), "sources": counts}
 
 
 def main(argv: list[str] | None = None) -> int:

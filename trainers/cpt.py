@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from trainers.lines import DataError, read_lines
+from trainers.lines import DataError, file_hash, read_lines
 from trainers.recipe import RecipeError, read_recipe
 
 WITHOUT_SHAPE = 0  # what a recipe for `--init PATH` says for the keys of a new model's shape
@@ -134,9 +134,9 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
 
 
 def remember(recipe: Recipe, init: str, out: Path, resume: bool) -> None:
-    """Keep the recipe beside the checkpoints, and refuse to go on with a different one."""
+    """Keep the recipe and the data's hash beside the checkpoints, and refuse to go on with different ones."""
     path = out / "recipe.json"
-    wanted = {"init": init, **asdict(recipe)}
+    wanted = {"init": init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
     if resume and path.is_file() and any(out.glob("checkpoint-*")):
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(key for key in wanted if before.get(key) != wanted[key])

@@ -1,5 +1,6 @@
 """Reading JSONL, plain or zstd-compressed, with errors that name the line."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -36,3 +37,11 @@ def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
         if not isinstance(row.get(key), str):
             raise DataError(f'{place}: no text under "{key}"')
     return row
+
+
+def file_hash(path: Path) -> str:
+    """The file's sha256."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trainers.blocks import Blocks, cached
-from trainers.lines import DataError, read_lines
+from trainers.lines import DataError, file_hash, read_lines
 
 if TYPE_CHECKING:
     from trainers.cpt import Recipe
@@ -142,10 +142,3 @@ def sources(path: Path) -> list[str]:
     if not names:
         raise DataError(f"{path}: no document in it")
     return names
-
-
-def file_hash(path: Path) -> str:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """`trimtab train cpt`: it learns, it can be killed and resumed exactly, and its errors say what to do."""
 
-import itertools
 import errno
+import itertools
 import json
 import os
 import random
@@ -100,6 +100,10 @@ def test_resuming_with_another_recipe_is_refused(
     cpt.remember(cpt.read_recipe(Path(arguments(recipe, out)[1]), cpt.Recipe), "config", out, resume=False)
     assert cpt.main(arguments(recipe | {"seed": 4}, out)) == 2
     assert "other values of seed; use --no-resume" in capsys.readouterr().err
+    with Path(recipe["train_file"]).open("a") as file:
+        file.write('{"text": "one more"}\n')
+    assert cpt.main(arguments(recipe, out)) == 2
+    assert "other values of the text of train_file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
