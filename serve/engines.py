@@ -170,10 +170,11 @@ class LiveEngine:
             raise BadRequest(self.no_template(config), code="no_chat_template", param="model")
 
     def no_template(self, config: Config) -> str:
-        fit = [p.name for p in config.policies.values() if p.render == "base" and p.engine == self.spec.name]
+        fit = sorted(p.name for p in config.policies.values() if p.render == "base" and p.engine == self.spec.name)
+        which = ", ".join(fit) or "none is configured: set render to base"
         return (
             f"the model of engine {self.spec.name!r} is a base model without a chat template: choose a policy that "
-            f"renders the chat as text ({', '.join(sorted(fit)) or 'none is configured: set render = "base"'})"
+            f"renders the chat as text ({which})"
         )
 
     # -- how it wants to be asked
