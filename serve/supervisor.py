@@ -24,11 +24,9 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +69,8 @@ def run(
         listener = stack.enter_context(_listen(config.server.host, config.server.port))
         env = dict(os.environ)
         if config.server.workers > 1:
+            import tempfile
+
             env["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-"))
         return asyncio.run(_Supervisor(load, config, argv, worker, pace or Pace(), listener, env).serve(engines))
 
@@ -88,7 +88,8 @@ class _Supervisor:
         listener: socket.socket,
         env: dict[str, str],
     ) -> None:
-        self.load, self.config, self.pace, self.listener = load, config, pace, listener
+        self.load, self.config, self.pace = load, config, pace
+        self.listener, self.fd = listener, listener.fileno()
         self.console = _Console()
         self.stopping, self.reload_wanted, self.news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.status = 0
@@ -141,7 +142,7 @@ class _Supervisor:
 
     def _on_hangup(self) -> None:
         if self.console.terminal and not os.isatty(2):
-            self._on_stop(signal.SIGHUP)  # the terminal that we were started from is gone
+            self.stopping.set()  # the terminal that we were started from is gone
         else:
             self.reload_wanted.set()
 
@@ -166,7 +167,7 @@ class _Supervisor:
             self.console.say(f"trimtab: serving on http://{f'[{host}]' if ':' in host else host}:{port}", sys.stdout)
 
     def worker_failed(self, *, hopeless: bool) -> None:
-        """A worker died. Before the first one has ever listened, that is a mistake that waiting won't mend."""
+        """A worker died. Before any has ever listened, the third time is a mistake that waiting won't mend."""
         self.boots += not self.announced
         if not self.announced and not self.stopping.is_set() and (hopeless or self.boots >= 3):
             self.console.say("trimtab: the workers do not start; giving up")
@@ -179,7 +180,7 @@ class _Supervisor:
             self.reload_wanted.clear()
             try:
                 await self._reload(self.load())
-            except ConfigError as error:
+            except (ValueError, OSError) as error:  # ConfigError or not: no slip of a file's editor may end us
                 self.console.say(f"trimtab: not reloaded, the old configuration stays: {error}")
 
     async def _reload(self, config: Config) -> None:
@@ -252,8 +253,9 @@ class _Worker:
                 return
             if time.monotonic() - since >= pace.settled:
                 retry_s = pace.worker_retry[0]
-            self.owner.console.say(f"worker {self.index}: {_ended(code)}; starting again in {retry_s:g} s")
             self.owner.worker_failed(hopeless=bool(error))
+            again = "" if stopping.is_set() else f"; starting again in {retry_s:g} s"
+            self.owner.console.say(f"worker {self.index}: {_ended(code)}{again}")
             await _pause(retry_s, stopping)
             retry_s = min(2 * retry_s, pace.worker_retry[1])
 
@@ -265,7 +267,7 @@ class _Worker:
         self.process = process = await asyncio.create_subprocess_exec(
             *self.argv,
             stdin=stdin,
-            pass_fds=(self.owner.listener.fileno(), self.report_fd),
+            pass_fds=(self.owner.fd, self.report_fd),
             start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
             env=self.env,
         )
@@ -290,7 +292,7 @@ class _Worker:
     def tell(self, *, reload: bool = False) -> None:
         """Write a line to the worker, if it lives."""
         if self.orders:
-            fds = {"fd": self.owner.listener.fileno(), "report_fd": self.report_fd}
+            fds = {"fd": self.owner.fd, "report_fd": self.report_fd}
             line = {"config": self.config, **fds, "worker": self.index, **self.owner.message()}
             line |= {"reload": True} if reload else {}
             self.orders.write(json.dumps(line).encode() + b"\n")
@@ -383,7 +385,7 @@ class _EngineChild:
 
     async def _live(self) -> str:
         """One life of the engine; why it ended."""
-        mark = secrets.token_hex(8)
+        mark = os.urandom(8).hex()
         guarded = (sys.executable, "-I", "-S", guard.__file__, "--grace", str(self.pace.grace), "--", *self.launch.argv)
         # Pipes of our own: asyncio's would let an exit wait for an orphan that holds them.
         stdin, lifeline = os.pipe()

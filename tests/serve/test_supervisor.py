@@ -37,7 +37,7 @@ def load():
                for n, e in data["engines"].items()}
     return Config(Server(**data["server"]), engines, {}, {})
 
-pace = Pace(probe_starting=0.05, probe=0.2, patience=2, engine_retry=(0.1, 0.4), grace=1, progress=0.5, settled=1)
+pace = Pace(probe_starting=0.05, probe=0.2, patience=2, engine_retry=(0.1, 0.4), grace=20, progress=0.5, settled=1)
 try:
     sys.exit(run(load, argv=sys.argv[1:2], worker=[sys.executable, *sys.argv[2:]], pace=pace))
 except ConfigError as error:
@@ -128,7 +128,7 @@ class Parent:
         return [s for i, s in enumerate(told) if i == 0 or told[i - 1] != s]
 
     def engine(self, name: str = "main") -> dict[str, str]:
-        return [line["engines"][name] for line in self.lines if name in line.get("engines", ())][-1]
+        return dict([line["engines"][name] for line in self.lines if name in line.get("engines", ())][-1])
 
     @property
     def url(self) -> str:
@@ -254,7 +254,7 @@ def test_engine_whose_guard_is_killed_leaves_no_orphan(start: Callable[..., Pare
 def test_engine_that_is_not_ready_in_time_is_started_again(start: Callable[..., Parent]) -> None:
     parent = start({"main": fake("--ready-after", "600", start_s=0.5)})
     parent.until(lambda: parent.states()[:3] == ["starting", "down", "starting"])
-    assert "was not ready within 0.5 s (/health answers 503)" in parent.said
+    assert "was not ready within 0.5 s (/health" in parent.said
 
 
 def test_engine_that_hangs_is_down_then_started_again(start: Callable[..., Parent]) -> None:
@@ -286,7 +286,7 @@ def test_workers_drain_before_the_engines_stop(start: Callable[..., Parent], num
     parent.ready()
     parent.descendants()
     parent.process.send_signal(number)
-    assert parent.process.wait(20) == 0
+    assert parent.process.wait(30) == 0
     drained = max(line["at"] for line in parent.lines if line.get("event") == "drained")
     left = float(parent.said.partition("[main] leaving at ")[2].split()[0])
     assert left > drained
@@ -298,7 +298,7 @@ def test_worker_that_does_not_drain_is_killed(start: Callable[..., Parent]) -> N
     assert parent.url
     parent.descendants()
     parent.process.terminate()
-    assert parent.process.wait(20) == 0
+    assert parent.process.wait(60) == 0
     assert not parent.left()
 
 
@@ -309,7 +309,7 @@ def test_second_signal_kills_at_once(start: Callable[..., Parent]) -> None:
     parent.process.terminate()
     parent.until(lambda: "stopping" in parent.said)
     parent.process.terminate()
-    assert parent.process.wait(10) == 128 + signal.SIGTERM
+    assert parent.process.wait(60) == 128 + signal.SIGTERM
     assert not parent.left()
 
 
@@ -320,17 +320,20 @@ def test_wrong_configuration_is_not_loaded_and_the_old_one_stays(start: Callable
     parent.config.write_text(json.dumps({"wrong": "line 3: no such key"}))
     parent.hup()
     parent.until(lambda: "not reloaded, the old configuration stays: line 3: no such key" in parent.said)
+    parent.config.unlink()
+    parent.hup()
+    parent.until(lambda: "not reloaded, the old configuration stays: [Errno 2]" in parent.said)
     assert parent.lines == heard
     assert get(parent.url)["worker"] == 0
 
 
 def test_reload_starts_what_is_new_keeps_what_is_not_and_retires_the_rest(start: Callable[..., Parent]) -> None:
-    parent = start({"main": fake(), "gone": fake(), "changed": fake()}, drain_s=1.0)
+    parent = start({"main": fake(), "gone": fake(), "changed": fake()}, drain_s=3.0)
     for name in ("main", "gone", "changed"):
         parent.ready(name)
     kept = parent.engine()["url"]
     engines = {p.cmdline()[5]: p for p in parent.descendants() if p.cmdline()[1:2] == [FAKE[1]]}
-    parent.configure({"main": fake(), "changed": fake(served_name="better"), "new": fake()}, drain_s=1.0)
+    parent.configure({"main": fake(), "changed": fake(served_name="better"), "new": fake()}, drain_s=3.0)
     parent.hup()
     parent.until(lambda: "trimtab: reloaded" in parent.said)
     reload = next(line for line in parent.lines if line.get("reload"))
@@ -370,7 +373,7 @@ def test_worker_that_refuses_a_reload_is_heard(start: Callable[..., Parent]) -> 
 @pytest.mark.parametrize(("fault", "says"), [("unable", "worker 0: no worker today"), ("mute", "exited with status 1")])
 def test_workers_that_never_start_end_the_server(start: Callable[..., Parent], fault: str, says: str) -> None:
     parent = start({"main": fake()}, fault)
-    assert parent.process.wait(20) == 1
+    assert parent.process.wait(60) == 1
     assert says in parent.said
     assert "the workers do not start" in parent.said
 
@@ -381,7 +384,7 @@ def test_metrics_folder_is_shared_by_several_workers_and_removed(start: Callable
     (folder / "gauge_livesum_1.db").touch()
     assert folder.is_dir()
     parent.process.terminate()
-    assert parent.process.wait(20) == 0
+    assert parent.process.wait(60) == 0
     assert not folder.exists()
 
 
@@ -393,7 +396,7 @@ def test_port_in_use_is_said_at_boot(start: Callable[..., Parent]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         parent = start({}, port=port)
-        assert parent.process.wait(20) == 1
+        assert parent.process.wait(60) == 1
         assert f"trimtab: port {port} is in use, try --port" in parent.said
 
 
@@ -409,7 +412,7 @@ def test_terminal_sees_one_line_that_is_drawn_over_and_its_end_ends_us(tmp_path:
     ours, theirs = pty.openpty()
     with Parent(tmp_path, {}) as idle:
         idle.process.terminate()
-        idle.process.wait(20)
+        idle.process.wait(60)
         idle.configure({"main": fake("--ready-after", "1.5")})
         parent = psutil.Popen(idle.process.args, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
@@ -421,7 +424,7 @@ def test_terminal_sees_one_line_that_is_drawn_over_and_its_end_ends_us(tmp_path:
         below = parent.children(recursive=True)
         os.close(ours)  # the terminal is closed; as nobody's controlling terminal it sends no signal by itself
         parent.send_signal(signal.SIGHUP)
-        assert parent.wait(20) == 0
+        assert parent.wait(60) == 0
         assert psutil.wait_procs(below, timeout=10)[1] == []
 
 
