@@ -1,0 +1,228 @@
+"""The nouns that a request is made of, from the parsed chat to the prompt that goes upstream.
+
+    Chat --stages--> Advice --lay_out--> Prompt --engine--> answer
+
+Everything here is immutable data; behaviour lives in the stages, the pipeline and the layout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+Render = Literal["chat", "base"]
+Form = Literal["fenced", "open", "spaced"]
+Status = Literal["applied", "skipped", "timed_out", "failed"]
+# Where a piece of the prompt comes from; the trace and the page show it.
+Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
+SYSTEM_ROLES = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message.
+
+    `raw` is the client's own JSON for it. A message that no stage edits goes upstream as these very bytes, so
+    nothing in it is lost: unknown fields, key order, number formats. A message of ours has none.
+    """
+
+    role: str
+    content: str | list[dict[str, Any]] | None
+    tool: bool = False  # it calls a tool or carries a tool's result
+    raw: bytes | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the message, its text parts joined by a newline; images and the like have none."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(str(part["text"]) for part in self.content or () if isinstance(part.get("text"), str))
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The types of the parts that are not text ("image_url", "input_audio"…)."""
+        if not isinstance(self.content, list):
+            return ()
+        return tuple(str(p.get("type", "part")) for p in self.content if not isinstance(p.get("text"), str))
+
+    def json(self) -> bytes:
+        """The message as JSON: the client's bytes where it has some."""
+        return self.raw if self.raw is not None else msgspec.json.encode({"role": self.role, "content": self.content})
+
+    def with_content(self, content: str | list[dict[str, Any]]) -> Message:
+        """This message with another content.
+
+        Its other fields, and the parts of its own content that `content` holds as well, stay the client's own bytes.
+        """
+        fields = msgspec.json.decode(self.raw, type=dict[str, msgspec.Raw]) if self.raw else {}
+        fields.setdefault("role", msgspec.Raw(msgspec.json.encode(self.role)))
+        own: dict[int, msgspec.Raw] = {}
+        if isinstance(self.content, list) and self.raw:
+            parts = msgspec.json.decode(fields["content"], type=list[msgspec.Raw])
+            own = {id(part): raw for part, raw in zip(self.content, parts, strict=True)}
+        kept = content if isinstance(content, str) else [own.get(id(part), part) for part in content]
+        fields["content"] = msgspec.Raw(msgspec.json.encode(kept))
+        return replace(self, content=content, raw=msgspec.json.encode(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A request for a chat completion. `params` holds every other body field as the client's own JSON bytes."""
+
+    messages: tuple[Message, ...]
+    model: str = ""
+    stream: bool = False
+    params: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One constant, restyled example of URIAL (arXiv 2312.01552, section 3.2).
+
+    `raw` is the example's exact text in a prompt file of the original project, or "" where the layout writes it.
+    """
+
+    user: str
+    assistant: str
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Principle:
+    """A law, rule or norm (OPO, arXiv 2312.15907): text to quote, and where it comes from."""
+
+    id: str
+    text: str
+    title: str = ""
+    source: str = ""
+    region: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What stages contribute to a prompt; merged by `merge`, placed by `layout.lay_out`."""
+
+    instruction: str = ""
+    exemplars: tuple[Exemplar, ...] = ()
+    pinned: tuple[Principle, ...] = ()
+    principles: tuple[Principle, ...] = ()
+    rewrite: str | None = None  # the last user turn, rewritten
+    complement: str | None = None  # a hint after the last user turn
+    note: str = ""  # what the outcome says in brackets: applied(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a stage. `str()` is its entry in the X-Trimtab-Applied header.
+
+    `gave` is its advice, against which a context that is too short is held.
+    """
+
+    stage: str
+    status: Status
+    reason: str = ""
+    ms: float = 0.0
+    gave: Advice = field(default=Advice(), repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of the prompt and its origin. In the base render the prompt is the spans' texts, joined."""
+
+    origin: Origin
+    text: str
+    message: int | None = None  # index into Prompt.messages, in the chat render
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What goes upstream: `messages` for /v1/chat/completions, or `text` for /v1/completions.
+
+    `stops` are strings that end a base model's answer; each begins at a line start, so begins with "\\n". `fence` is
+    the fence that the open answer stands in, "" for none. `notes` say what safety changed ("history: marker escaped").
+    """
+
+    spans: tuple[Span, ...]
+    messages: tuple[Message, ...] | None = None
+    stops: tuple[str, ...] = ()
+    fence: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str | None:
+        return None if self.messages is not None else "".join(span.text for span in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How an untuned model is shown what a conversation looks like: URIAL's constant part.
+
+    `instruction` says how to behave (both renders), `framing` explains the markers (base render only). `fence` is the
+    shortest fence around a turn; `form` is the template family: "fenced", or without a fence "open" ("urial_v6" of
+    the original) and "spaced" ("urial_v5"). `preamble` is the exact text before the first exemplar in a file of the
+    original, which then replaces framing and instruction in the base render. `decoding` are request fields for the
+    base render; a client's own values override them.
+    """
+
+    name: str
+    framing: str = ""
+    instruction: str = ""
+    exemplars: tuple[Exemplar, ...] = ()
+    user_marker: str = "## Question"
+    assistant_marker: str = "## Answer"
+    fence: str = "````"
+    form: Form = "fenced"
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    preamble: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is done to a request, by name. Immutable; `digest` is the hash of its whole resolved content."""
+
+    name: str
+    engine: str = "main"
+    stages: tuple[str, ...] = ()
+    render: Render = "chat"
+    profile: Profile = field(default_factory=lambda: Profile("plain"))
+    budget_ms: int = 2000
+    on_error: Literal["skip", "fail"] = "skip"
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # one table per stage
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a stage may know of the request beside the chat."""
+
+    policy: Policy
+    tenant: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)  # the request's `trimtab` field
+    deadline: float = 0.0  # time.monotonic() seconds
+    ask: Callable[[str, Prompt], Awaitable[str]] | None = None  # (engine, prompt) -> answer text
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left of the policy's budget."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class Stage(Protocol):
+    """One way of aligning a chat. It reads the original chat, never another stage's advice."""
+
+    name: str
+
+    async def __call__(self, chat: Chat, ctx: Context) -> Advice: ...
+
+
+class Skip(Exception):
+    """A stage has nothing to do here; the message is the reason that the response and the trace give."""

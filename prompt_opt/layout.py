@@ -1,0 +1,129 @@
+"""The one layout: where everything stands in the prompt that goes upstream. Pure; pinned by golden files.
+
+Most stable first, so that the engine's prefix cache keeps what repeats:
+
+    1. tools (not ours, untouched)
+    2. one leading system message: instruction, pinned principles by id, the client's own system text
+    3. exemplars, as turns
+    4. history, untouched
+    5. retrieved principles by id, quoted as data, inside the last user turn
+    6. the last user turn: original, rewritten, or original plus complement
+
+The chat render, here, edits messages and leaves every other one as the client's own bytes. The base render, in
+`turns`, writes the same order as one text that ends on an open answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Message, Origin, Policy, Prompt, Span
+from prompt_opt.principles import pinned, retrieved
+from prompt_opt.turns import NoPlace, base_prompt
+
+__all__ = ["NoPlace", "lay_out", "shed"]
+
+
+def lay_out(chat: Chat, advice: Advice, policy: Policy, specials: Collection[str] = ()) -> Prompt:
+    """Merge `advice` into `chat`.
+
+    Args:
+        specials: texts of the engine's special tokens, where they are known (base render).
+
+    Raises:
+        NoPlace: tools, images or an empty chat in the base render.
+    """
+    return base_prompt(chat, advice, policy.profile, specials) if policy.render == "base" else _chat(chat, advice)
+
+
+def shed(advice: Advice) -> Advice | None:
+    """The next smaller advice when the context is short, or None when nothing is left to drop.
+
+    The order: retrieved principles from the lowest score, the complement, exemplars from the last, the rewrite, the
+    instruction, pinned principles.
+    """
+    if advice.principles:
+        worst = min(advice.principles, key=lambda p: (p.score, p.id))
+        return replace(advice, principles=tuple(p for p in advice.principles if p is not worst))
+    if advice.complement is not None:
+        return replace(advice, complement=None)
+    if advice.exemplars:
+        return replace(advice, exemplars=advice.exemplars[:-1])
+    if advice.rewrite is not None:
+        return replace(advice, rewrite=None)
+    if advice.instruction:
+        return replace(advice, instruction="")
+    if advice.pinned:
+        return replace(advice, pinned=())
+    return None
+
+
+def _chat(chat: Chat, advice: Advice) -> Prompt:
+    """The chat with the advice in it. Where a message's content is a string, its spans join to it."""
+    spans: list[Span] = []
+    out: list[Message] = []
+
+    def put(message: Message, pieces: Iterable[tuple[Origin, str]]) -> None:
+        spans.extend(Span(origin, text, len(out)) for origin, text in pieces if text)
+        out.append(message)
+
+    leading = list(takewhile(lambda m: m.role in SYSTEM_ROLES, chat.messages))
+    rest = chat.messages[len(leading) :]
+    ours: list[tuple[Origin, str]] = [("profile", advice.instruction), ("pinned", pinned(advice.pinned))]
+    if ours := [(origin, text) for origin, text in ours if text]:
+        # A second system message, if the client sends one, stays a message of its own: its bytes are not ours to edit.
+        first = leading.pop(0) if leading else Message("system", "")
+        pieces = [(origin, f"{text}\n\n") for origin, text in ours]
+        if not first.text:
+            pieces[-1] = ours[-1]
+        put(_prepend(first, "".join(text for _, text in pieces)), [*pieces, ("system", first.text)])
+    for message in leading:
+        put(message, [("system", message.text)])
+    for exemplar in advice.exemplars:
+        put(Message("user", exemplar.user), [("profile", exemplar.user)])
+        put(Message("assistant", exemplar.assistant), [("profile", exemplar.assistant)])
+    last = max((i for i, m in enumerate(rest) if m.role == "user"), default=-1)
+    for i, message in enumerate(rest):
+        if i == last:
+            put(*_last_turn(message, advice))
+        else:
+            put(message, [("system" if message.role in SYSTEM_ROLES else "history", message.text)])
+    return Prompt(tuple(spans), messages=tuple(out))
+
+
+def _prepend(message: Message, text: str) -> Message:
+    """The message with `text` before its own; every other field of the client's stays."""
+    if isinstance(message.content, list):
+        return message.with_content([{"type": "text", "text": text}, *message.content])
+    return message.with_content(text + (message.content or ""))
+
+
+def _last_turn(message: Message, advice: Advice) -> tuple[Message, list[tuple[Origin, str]]]:
+    """The last user message and its pieces: rules, the text or its rewrite, the complement."""
+    before = retrieved(advice.principles)
+    body = message.text if advice.rewrite is None else advice.rewrite
+    after = f"\n\n{advice.complement}" if advice.complement else ""
+    pieces: list[tuple[Origin, str]] = [
+        ("retrieved", before),
+        ("user" if advice.rewrite is None else "rewrite", body),
+        ("rewrite", after),
+    ]
+    if not before and not after and advice.rewrite is None:
+        return message, pieces
+    if not isinstance(message.content, list):
+        return message.with_content(before + body + after), pieces
+    parts = message.content if advice.rewrite is None else _rewritten(message.content, body)
+    head, tail = ([{"type": "text", "text": text}] if text else [] for text in (before, after))
+    return message.with_content([*head, *parts, *tail]), pieces
+
+
+def _rewritten(parts: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The parts with `text` in the first text's place and the other texts gone; images and the like stay in order."""
+    texts = [i for i, part in enumerate(parts) if isinstance(part.get("text"), str)]
+    if not texts:
+        return [{"type": "text", "text": text}, *parts]
+    kept = [{**part, "text": text} if i == texts[0] else part for i, part in enumerate(parts)]
+    return [part for i, part in enumerate(kept) if i not in texts[1:]]

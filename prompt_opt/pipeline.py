@@ -1,0 +1,146 @@
+"""Run a policy's stages beside each other, each within the budget, and fit what they advise into the context.
+
+This is the one place that catches whatever a stage may raise: a stage that fails or is late is left out (or fails the
+request, where the policy says so), and its outcome says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage
+from prompt_opt.layout import lay_out, shed
+
+log = logging.getLogger("trimtab.pipeline")
+
+# name -> "module:class", made with the policy; loaded when a policy names it.
+STAGES: Mapping[str, str] = {
+    "urial": "prompt_opt.urial:Urial",
+}
+
+
+class StageFailed(Exception):
+    """A stage failed under a policy with on_error = "fail"."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(f"stage {outcome.stage} {outcome.status}: {outcome.reason}")
+        self.outcome = outcome
+
+
+def build(policy: Policy) -> tuple[Stage, ...]:
+    """The policy's stages, in its order.
+
+    Raises:
+        KeyError: a stage that does not exist (the configuration is checked before, so this is a bug).
+    """
+    stages = []
+    for name in policy.stages:
+        module, _, attribute = STAGES[name].partition(":")
+        stages.append(getattr(import_module(module), attribute)(policy))
+    return tuple(stages)
+
+
+async def advise(chat: Chat, ctx: Context, stages: Sequence[Stage]) -> tuple[Advice, tuple[Outcome, ...]]:
+    """Ask every stage for its advice, all at once, and merge what comes in time.
+
+    Raises:
+        StageFailed: a stage failed or was late, and the policy says "fail".
+    """
+    if len(stages) == 1:
+        results = [await _ask(stages[0], chat, ctx)]
+    else:
+        results = list(await asyncio.gather(*(_ask(stage, chat, ctx) for stage in stages)))
+    outcomes = tuple(outcome for _, outcome in results)
+    if ctx.policy.on_error == "fail":
+        for outcome in outcomes:
+            if outcome.status in ("failed", "timed_out"):
+                raise StageFailed(outcome)
+    return merge([advice for advice, _ in results]), outcomes
+
+
+async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]:
+    if stage.name in ctx.options.get("skip", ()):
+        return Advice(), Outcome(stage.name, "skipped", "request")
+    started = time.monotonic()
+    advice = Advice()
+    budget = asyncio.timeout(ctx.remaining)
+    try:
+        async with budget:
+            advice = await stage(chat, ctx)
+        outcome = Outcome(stage.name, "applied", advice.note, gave=advice)
+    except Skip as skip:
+        outcome = Outcome(stage.name, "skipped", str(skip))
+    except Exception as error:
+        if isinstance(error, TimeoutError) and budget.expired():
+            outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")
+        else:
+            log.exception("stage %s failed", stage.name)
+            outcome = Outcome(stage.name, "failed", type(error).__name__)
+    return advice, replace(outcome, ms=round((time.monotonic() - started) * 1000, 3))
+
+
+def merge(advices: Sequence[Advice]) -> Advice:
+    """One advice out of several: texts from the one that gives them, principles and exemplars of all."""
+    if len(advices) == 1:
+        return advices[0]
+    return Advice(
+        instruction="\n\n".join(a.instruction for a in advices if a.instruction),
+        exemplars=tuple(e for a in advices for e in a.exemplars),
+        pinned=tuple(p for a in advices for p in a.pinned),
+        principles=tuple(p for a in advices for p in a.principles),
+        rewrite=next((a.rewrite for a in advices if a.rewrite is not None), None),
+        complement=next((a.complement for a in advices if a.complement is not None), None),
+    )
+
+
+def fit(
+    chat: Chat,
+    advice: Advice,
+    outcomes: Sequence[Outcome],
+    policy: Policy,
+    room: int | None,
+    count: Callable[[Prompt], int],
+    specials: Collection[str] = (),
+) -> tuple[Prompt, tuple[Outcome, ...]]:
+    """Lay out the chat, dropping advice in the layout's order until the prompt has at most `room` tokens.
+
+    When nothing is left to drop the prompt goes as it is: the engine then says what it would have said without us.
+    """
+    prompt = lay_out(chat, advice, policy, specials)
+    kept = advice
+    while room is not None and count(prompt) > room and (smaller := shed(kept)) is not None:
+        kept = smaller
+        prompt = lay_out(chat, kept, policy, specials)
+    return prompt, tuple(_after(outcome, kept) for outcome in outcomes)
+
+
+def bare(
+    chat: Chat, outcomes: Sequence[Outcome], policy: Policy, specials: Collection[str] = ()
+) -> tuple[Prompt, tuple[Outcome, ...]]:
+    """The chat without any advice, for an engine that answered that the prompt was too long."""
+    outcomes = tuple(replace(o, status="skipped", reason="context") if o.status == "applied" else o for o in outcomes)
+    return lay_out(chat, Advice(), policy, specials), outcomes
+
+
+def _after(outcome: Outcome, kept: Advice) -> Outcome:
+    """The outcome of a stage, now that the context has left `kept` of all advice."""
+    gave = outcome.gave
+    rows = [*gave.exemplars, *gave.principles]
+    left = [row for row in rows if row in kept.exemplars or row in kept.principles]
+    texts = [
+        (gave.instruction, bool(kept.instruction)),
+        (gave.pinned, bool(kept.pinned)),
+        (gave.rewrite, kept.rewrite is not None),
+        (gave.complement, kept.complement is not None),
+    ]
+    stays = [is_kept for given, is_kept in texts if given]
+    if outcome.status != "applied" or (len(left) == len(rows) and all(stays)):
+        return outcome
+    if not left and not any(stays):
+        return replace(outcome, status="skipped", reason="context")
+    return replace(outcome, reason=f"{len(left)} of {len(rows)}, context" if rows else "in part, context")

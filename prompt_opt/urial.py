@@ -1,0 +1,19 @@
+"""The stage `urial`: in-context alignment by a profile's constant examples (Lin et al., arXiv 2312.01552)."""
+
+from __future__ import annotations
+
+from prompt_opt.core import Advice, Chat, Context, Policy
+
+
+class Urial:
+    """Contributes the profile's instruction and exemplars; never slow, never fails."""
+
+    name = "urial"
+
+    def __init__(self, policy: Policy) -> None:
+        profile = policy.profile
+        count = len(profile.exemplars)
+        self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")
+
+    async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        return self._advice

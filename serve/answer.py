@@ -1,0 +1,243 @@
+"""The line that a chat travels, from its body to the last byte of its answer.
+
+body → wire.parse → choose → pipeline.advise → layout → relay → (translate) → client
+                                                                  └→ trace, metrics
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from prompt_opt.core import Advice, Context, Outcome, Policy, Prompt
+from prompt_opt.layout import NoPlace
+from prompt_opt.pipeline import StageFailed, advise, bare, fit
+from serve import wire
+from serve.call import Call, ClientGone
+from serve.choose import choose
+from serve.config import RAW
+from serve.engines import LiveEngine
+from serve.errors import ApiError, BadRequest, UpstreamFailed
+from serve.keys import Caller, identify
+from serve.record import Record, account
+from serve.relay import Upstream
+from serve.reply import CHAT, TEXT, pass_on, read, translate
+from serve.service import Service, held, send
+
+_LONG = 65536  # a prompt of so many characters is counted off the event loop
+_LEAST_ANSWER = 256  # tokens that an answer gets, rather than examples, where the client names no limit
+_TOO_LONG = re.compile(rb"context_length_exceeded|maximum context length|context window|max_model_len|too many tokens")
+
+
+async def chat_completions(service: Service, call: Call, record: Record) -> None:
+    """POST /v1/chat/completions."""
+    config = service.config
+    caller = identify(config.keys, call.header(b"authorization"))
+    record.tenant = caller.tenant
+    body = await call.json_body(int(config.server.max_body_mb * 2**20))
+    request = wire.parse(body, config.server)
+    policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
+    engine = service.engines[policy.engine]
+    record.policy, record.engine, record.stream = policy, engine.spec.name, request.stream
+    record.model = request.model or engine.spec.public_name
+    record.content = config.server.trace_content or bool(request.options.get("explain") and caller.may("explain"))
+    engine.require_ready()
+    model = engine.name_for(model)
+    if not model:
+        raise BadRequest("model is missing, and the engine has no default", param="model")
+    async with call.while_client_stays():
+        if not policy.stages and policy.render == "chat":
+            engine.refuse_chat(config)
+            engine.refuse(request, None if "images" in engine.supports else wire.chat(request, config.server))
+            upstream = await send(service, call, engine, CHAT, _raw_body(engine, request, model))
+            call.extra = record.headers()
+            with held(upstream):
+                await pass_on(config, call, record, engine, upstream)
+        else:
+            await _aligned(service, call, record, caller, engine, request, model)
+
+
+async def relayed(service: Service, call: Call, record: Record) -> None:
+    """Any other path of the allow-list: checked, then passed on as it is. Needs the right `raw`."""
+    config = service.config
+    caller = identify(config.keys, call.header(b"authorization"))
+    record.tenant = caller.tenant
+    caller.require(RAW)
+    body = await call.body(int(config.server.max_body_mb * 2**20))
+    policy = config.policies[RAW]
+    engine = service.engines[policy.engine]
+    if (call.header(b"content-type") or "application/json").startswith("application/json"):
+        request = wire.parse(body, config.server)
+        if (alias := config.aliases.get(request.model)) is not None:
+            engine = service.engines[config.policies[alias.policy].engine]
+        engine.refuse(request, None)
+        body = _raw_body(engine, request, engine.name_for(alias.model if alias else request.model))
+        record.model, record.stream = request.model, request.stream
+        asked = request.options.get("policy") or call.header(b"x-trimtab-policy")
+        if asked and asked != RAW:
+            # Nothing here is a chat; saying so beats doing nothing in silence.
+            chosen, _ = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
+            record.outcomes = tuple(Outcome(name, "skipped", "not a chat") for name in chosen.stages)
+    record.policy, record.engine = policy, engine.spec.name
+    engine.require_ready()
+    async with call.while_client_stays():
+        upstream = await send(service, call, engine, call.path, body)
+        call.extra = record.headers()
+        await pass_on(config, call, record, engine, upstream)
+
+
+Line = Callable[[Service, Call, Record], Awaitable[None]]
+
+
+async def run(service: Service, call: Call, line: Line) -> None:
+    """Travel a line, turn what goes wrong into an answer, and record the outcome whatever it is."""
+    record = Record(call.path, uuid.uuid4().hex)
+    try:
+        await line(service, call, record)
+    except ClientGone:
+        record.error = "client left"
+    except ApiError as error:
+        record.error = error.message
+        call.extra = record.headers()
+        await call.fail(error)
+    except StageFailed as failed:
+        record.outcomes = (failed.outcome,)
+        record.error = str(failed)
+        call.extra = record.headers()
+        await call.fail(UpstreamFailed(f'{failed} (the policy\'s on_error is "fail")', code="stage_failed"))
+    except asyncio.CancelledError:
+        record.error = "server stopped"
+        if call.started and not call.ended:
+            await call.end(UpstreamFailed("the server is shutting down", code="shutting_down").event())
+        raise
+    finally:
+        # 499 is nginx's number for a client that left before an answer.
+        account(record, call.status or 499, service.traces)
+
+
+def _raw_body(engine: LiveEngine, request: wire.Request, model: str) -> bytes:
+    if engine.must_adapt(request.fields):
+        fields = {**request.fields, "model": model} if model else dict(request.fields)
+        return msgspec.json.encode(engine.adapt(fields))
+    return wire.raw_body(request, model)
+
+
+# ---------------------------------------------------------------- an aligned chat
+
+
+async def _aligned(
+    service: Service, call: Call, record: Record, caller: Caller, engine: LiveEngine, request: wire.Request, model: str
+) -> None:
+    config, policy = service.config, record.policy
+    assert policy is not None
+    chat = wire.chat(request, config.server)
+    record.chat = chat
+    if policy.render == "chat":
+        engine.refuse_chat(config)
+    engine.refuse(request, chat)
+    deadline = time.monotonic() + policy.budget_ms / 1000
+    context = Context(policy, caller.tenant, request.options, deadline)
+    record.advice, record.outcomes = await advise(chat, context, service.stages[policy.name])
+    try:
+        await _fit(engine, request, record)
+        upstream = await _ask(service, call, engine, request, record, model)
+        if upstream.status in (400, 413, 422) and record.advice != Advice():
+            upstream = await _shorter(service, call, engine, request, record, model, upstream)
+    except NoPlace as error:
+        raise BadRequest(str(error), code="no_place_in_base_render") from None
+    call.extra = record.headers()
+    with held(upstream):
+        if policy.render == "chat":
+            await pass_on(config, call, record, engine, upstream)
+        else:
+            await translate(call, record, engine, request, upstream)
+
+
+async def _fit(engine: LiveEngine, request: wire.Request, record: Record) -> None:
+    """Lay the prompt out, within the engine's context where that is known."""
+    policy, chat = record.policy, record.chat
+    assert policy is not None
+    assert chat is not None
+    asked = wire.max_tokens(request)
+    least = asked if asked is not None else (_LEAST_ANSWER if policy.render == "base" else 1)
+    room = None if engine.context is None else max(engine.context - least, 1)
+
+    def count(prompt: Prompt) -> int:
+        # A token is at least a byte, so a prompt of few bytes needs no counting.
+        size = sum(len(span.text.encode()) for span in prompt.spans) + 16 * len(prompt.spans)
+        return size if room is None or size <= room else engine.prompt_tokens(prompt)
+
+    args = (chat, record.advice, record.outcomes, policy, room, count, engine.specials)
+    if sum(len(m.text) for m in chat.messages) > _LONG:
+        record.prompt, record.outcomes = await asyncio.to_thread(fit, *args)
+    else:
+        record.prompt, record.outcomes = fit(*args)
+    assert record.prompt is not None
+    record.notes = record.prompt.notes
+
+
+async def _ask(
+    service: Service, call: Call, engine: LiveEngine, request: wire.Request, record: Record, model: str
+) -> Upstream:
+    """Send the prompt in the shape of its render."""
+    prompt, policy = record.prompt, record.policy
+    assert prompt is not None
+    assert policy is not None
+    if prompt.messages is not None:
+        body = wire.chat_body(request, prompt, model)
+        if engine.must_adapt(request.fields):
+            body = msgspec.json.encode(engine.adapt(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
+        return await send(service, call, engine, CHAT, body)
+    fields = wire.completion_fields(
+        request, prompt, policy, model, _answer_tokens(engine, request, policy, prompt), engine.spec.max_stop
+    )
+    adapted = engine.adapt(fields)
+    lost = sorted(n for n in policy.profile.decoding if n not in adapted and "generation_config" not in adapted)
+    if lost:
+        record.notes += (f"decoding: {', '.join(lost)} not sent, the engine does not know it",)
+    if engine.streams_always:
+        adapted["stream"] = True
+    if request.stream and engine.kind == "vllm":
+        adapted["stream_options"] = {"include_usage": True}
+    return await send(service, call, engine, TEXT, msgspec.json.encode(adapted))
+
+
+def _answer_tokens(engine: LiveEngine, request: wire.Request, policy: Policy, prompt: Prompt) -> int:
+    """`max_tokens`: the client's, or the profile's as far as the context goes. A base model always needs one."""
+    asked = wire.max_tokens(request)
+    if asked is not None:
+        return asked
+    default = int(policy.profile.decoding.get("max_tokens", 1024))
+    if engine.context is None or len((prompt.text or "").encode()) + default <= engine.context:
+        return default
+    return max(1, min(default, engine.context - engine.prompt_tokens(prompt)))
+
+
+async def _shorter(
+    service: Service, call: Call, engine: LiveEngine, request: wire.Request, record: Record, model: str, no: Upstream
+) -> Upstream:
+    """The engine refused a prompt that we made longer: if that was the reason, send it without our part."""
+    assert record.policy is not None
+    assert record.chat is not None
+    body = await read(engine, no)
+    if not _TOO_LONG.search(body):
+        raise _Refusal(no, body)
+    record.prompt, record.outcomes = bare(record.chat, record.outcomes, record.policy, engine.specials)
+    record.advice = Advice()
+    return await _ask(service, call, engine, request, record, model)
+
+
+class _Refusal(ApiError):
+    """An upstream's own 4xx, whose body has been read already."""
+
+    def __init__(self, upstream: Upstream, body: bytes) -> None:
+        super().__init__("upstream refused")
+        self.status, self._body = upstream.status, body
+
+    def json(self) -> bytes:
+        return self._body

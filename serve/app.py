@@ -1,0 +1,168 @@
+"""The routes. FastAPI carries them and the OpenAPI page; the hot ones are plain ASGI, untouched by its machinery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.routing import Route
+
+from serve import metrics, openapi, wire
+from serve.answer import Line, chat_completions, relayed, run
+from serve.call import Call, Receive, Scope, Send
+from serve.errors import ApiError, NotFound, UpstreamFailed
+from serve.keys import Caller, identify
+from serve.relay import UpstreamError, request_headers
+from serve.service import Service
+
+# What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
+RELAYED = (
+    "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/rerank", "/v1/score",
+    "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations",
+    "/v1/images/generations", "/v1/images/edits", "/v1/images/variations",
+)  # fmt: skip
+
+
+class _Hot:
+    """A line of `answer` as an ASGI application."""
+
+    def __init__(self, service: Callable[[], Service], line: Line) -> None:
+        self._service, self._line = service, line
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await run(self._service(), Call(scope, receive, send), self._line)
+
+
+def build(service: Callable[[], Service]) -> FastAPI:
+    """The application. `service` gives the current one, so that a reload reaches the next request."""
+    app = FastAPI(title="Trimtab", description=openapi.ABOUT, version=openapi.VERSION, docs_url="/docs", redoc_url=None)
+    app.router.routes.append(Route("/v1/chat/completions", _Hot(service, chat_completions), methods=["POST"]))
+    for path in RELAYED:
+        app.router.routes.append(Route(path, _Hot(service, relayed), methods=["POST"]))
+    plain = openapi.document(app)
+    app.openapi = lambda: plain(RELAYED)  # type: ignore[method-assign]
+
+    def caller(request: Request) -> Caller:
+        return identify(service().config.keys, request.headers.get("authorization"))
+
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return Response(error.json(), error.status, media_type="application/json")
+
+    @app.exception_handler(404)
+    async def not_found(request: Request, error: Exception) -> Response:
+        return await api_error(request, NotFound(f"no {request.method} {request.url.path} here", code="path_not_found"))
+
+    @app.exception_handler(405)
+    async def not_allowed(request: Request, error: Exception) -> Response:
+        wrong = ApiError(f"{request.url.path} does not take {request.method}", code="method_not_allowed")
+        wrong.status, wrong.type = 405, "invalid_request_error"
+        return await api_error(request, wrong)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return await api_error(request, ApiError("an internal error; the server's log has it", code="internal_error"))
+
+    @app.get("/healthz", tags=["server"], summary="The process is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["server"], summary="Every engine answers; 503 until then")
+    async def readyz() -> Response:
+        engines = service().engines
+        told = {name: {"state": e.state, "reason": e.reason} for name, e in engines.items()}
+        ready = all(engine.ready for engine in engines.values())
+        body = {"status": "ready" if ready else "not ready", "engines": told}
+        return _json(body, 200 if ready else 503)
+
+    @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
+    async def exposition(request: Request) -> Response:
+        caller(request).require("metrics")
+        text = await asyncio.to_thread(metrics.exposition)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", tags=["openai"], summary="Aliases, and the engines' own models")
+    async def models(request: Request) -> Response:
+        return _json({"object": "list", "data": await _models(service(), caller(request), request)})
+
+    @app.get("/v1/models/{name:path}", tags=["openai"], summary="One model")
+    async def model(request: Request, name: str) -> Response:
+        rows = await _models(service(), caller(request), request)
+        for row in rows:
+            if row["id"] == name:
+                return _json(row)
+        raise NotFound(
+            f"no model {name!r}; valid are {', '.join(row['id'] for row in rows) or 'none'}", code="model_not_found"
+        )
+
+    @app.get("/v1/policies", tags=["trimtab"], summary="The policies that the key may use")
+    async def policies(request: Request) -> Response:
+        who, config = caller(request), service().config
+        rows = [
+            {
+                "id": p.name, "object": "policy", "digest": p.digest, "engine": p.engine, "stages": list(p.stages),
+                "render": p.render, "profile": p.profile.name if p.stages else None, "budget_ms": p.budget_ms,
+                "on_error": p.on_error, "default": p.name == config.server.policy,
+            }
+            for p in config.policies.values() if who.may_use(p.name)
+        ]  # fmt: skip
+        return _json({"object": "list", "data": rows})
+
+    @app.get("/v1/traces/{ident}", tags=["trimtab"], summary="What was done to one request")
+    async def trace(request: Request, ident: str) -> Response:
+        who = caller(request)
+        found = await asyncio.to_thread(service().traces.get, ident, who.tenant)
+        if found is None:
+            raise NotFound(f"no trace {ident!r}: unknown, expired or another tenant's", code="trace_not_found")
+        return _json(found)
+
+    @app.post("/v1/explain", tags=["trimtab"], summary="The prompt that a chat would become, without sending it")
+    async def explain(request: Request) -> Response:
+        who = caller(request)
+        who.require("explain")
+        return _json(await _explain(service(), who, request))
+
+    return app
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+async def _models(service: Service, who: Caller, request: Request) -> list[dict[str, Any]]:
+    config = service.config
+    rows = [
+        {"id": a.name, "object": "model", "created": 0, "owned_by": "trimtab", "policy": a.policy}
+        for a in config.aliases.values() if who.may_use(a.policy)
+    ]  # fmt: skip
+    seen = {row["id"] for row in rows}
+    for name, engine in service.engines.items():
+        spec = engine.spec
+        own = [{"id": spec.public_name, "object": "model", "created": 0, "owned_by": name}] if spec.public_name else []
+        if not spec.launched:
+            anonymous = not config.keys and engine.key is None
+            headers = request_headers(request.scope["headers"], engine.key, authorization=anonymous)
+            try:
+                upstream = await service.relay.send("GET", engine.url + "/v1/models", headers, None)
+                body = await upstream.read(8 * 2**20)
+            except UpstreamError as error:
+                raise UpstreamFailed(f"engine {name!r}: {error}") from error
+            if upstream.status != 200:
+                raise UpstreamFailed(f"engine {name!r} answered {upstream.status} to /v1/models")
+            own = msgspec.json.decode(body).get("data", [])
+        for row in own:
+            if row.get("id") not in seen:
+                seen.add(row["id"])
+                rows.append(row)
+    return rows
+
+
+async def _explain(service: Service, who: Caller, http: Request) -> dict[str, Any]:
+    from serve.explain import explained
+
+    call = Call(http.scope, http.receive, http._send)
+    request = wire.parse(await call.json_body(int(service.config.server.max_body_mb * 2**20)), service.config.server)
+    return await explained(service, who, request, http.headers.get("x-trimtab-policy"))

@@ -1,0 +1,141 @@
+"""The nouns of the configuration: what `trimtab.toml` and the flags resolve to. `serve.reader` makes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from prompt_opt.core import Policy, Profile
+
+EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
+RAW = "raw"
+RIGHTS = ("raw", "traces", "metrics", "explain")
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message says where, what, and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """`[server]`: where we listen and what we bound."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int = 1
+    open: bool = False  # serve other hosts without any [[key]]
+    drain_s: float = 30.0  # seconds that running answers get after SIGTERM
+    policy: str = ""  # the policy of a request that names none; "": `urial` for a launched base model, else `raw`
+    max_body_mb: float = 32.0
+    max_depth: int = 64  # nesting of a request's JSON
+    max_n: int = 16
+    max_messages: int = 2048
+    timeout_s: float = 600.0  # an upstream that says nothing for so long has failed
+    connect_s: float = 10.0
+    trace_ttl_s: float = 86400.0
+    trace_content: bool = False  # keep the prompt before and after in traces
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """`[engine.NAME]`: a URL, or a model that we launch and supervise.
+
+    A launched one is `launcher` "vllm" or "transformers" (or "auto": vllm where it and a GPU are found), or a
+    `command` of its own, in which {model}, {name} and {port} are filled in.
+    """
+
+    name: str
+    url: str = ""  # with or without /v1
+    model: str = ""  # launched: path or hub id; by URL: the model sent where a request names none of the engine's
+    launcher: Literal["", "auto", "vllm", "transformers"] = ""
+    command: tuple[str, ...] = ()
+    served_name: str = ""  # the name clients use for a launched model; "": the model's last path component
+    kind: Literal["", "openai", "vllm", "transformers"] = ""  # the dialect; "": probed
+    key_env: str = ""  # environment variable that holds the engine's API key
+    supports: tuple[str, ...] | None = None  # features of `serve.engines.FEATURES`; unset: by kind
+    context: int | None = None  # tokens; unset: probed
+    tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate
+    max_stop: int = 4  # stop strings that the engine accepts; we enforce the rest
+    start_s: float = 600.0  # a launched engine that is not ready by then is restarted
+
+    @property
+    def launched(self) -> bool:
+        return bool(self.launcher or self.command)
+
+    @property
+    def public_name(self) -> str:
+        """The model name that clients see."""
+        return self.served_name or (Path(self.model).name if self.launched else self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """`[alias]`: a model name that stands for a policy and a model of its engine."""
+
+    name: str
+    policy: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`[[key]]`: who may call. `sha256` is the hash of the secret, in hexadecimal."""
+
+    id: str
+    sha256: str
+    tenant: str = ""  # "": the key's id
+    policies: tuple[str, ...] = ()  # empty: every policy but raw
+    rights: tuple[str, ...] = ()
+    policy: str = ""  # this key's default policy; "": the server's
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole resolved configuration."""
+
+    server: Server
+    engines: Mapping[str, Engine]
+    profiles: Mapping[str, Profile]
+    policies: Mapping[str, Policy]
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    keys: tuple[Key, ...] = ()
+    state_dir: Path = Path("state")
+
+    def default_policy(self) -> Policy:
+        return self.policies[self.server.policy]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line may say; None leaves the file's word (or the default)."""
+
+    config: str | None = None
+    upstream: str | None = None
+    key_env: str | None = None
+    model: str | None = None
+    engine: str | None = None
+    policy: str | None = None
+    render: str | None = None
+    host: str | None = None
+    port: int | None = None
+    workers: int | None = None
+    state_dir: str | None = None
+
+
+def is_base(engine: Engine) -> bool:
+    """Whether this is a launched model folder without a chat template: a base model, which no chat request reaches."""
+    folder = Path(engine.model)
+    if not engine.launched or not (folder / "config.json").is_file():
+        return False
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return False
+    try:
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / 'tokenizer_config.json'}: cannot be read: {error}") from None
+    return not tokenizer.get("chat_template")

@@ -1,0 +1,76 @@
+"""What can go wrong with a request, as OpenAI-shaped errors.
+
+    ApiError
+    ├── BadRequest          400  JSON, types, limits that name a field, what an engine can't do
+    ├── Unauthorized        401  no key, or one that nobody has
+    ├── Forbidden           403  a key without the right
+    ├── NotFound            404  model, policy, path, trace
+    ├── TooLarge            413  body
+    ├── UnsupportedMedia    415  a compressed body
+    ├── Unavailable         503  a launched engine that is not ready
+    └── UpstreamFailed      502  refused, died or broke the protocol; 504 when it timed out
+
+An upstream's own 4xx and 5xx are no ApiError: they go to the client with their status and body.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ApiError(Exception):
+    """An error that the client gets as {"error": {"message", "type", "param", "code"}}."""
+
+    status = 500
+    type = "server_error"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.code, self.param = message, code, param
+
+    def json(self) -> bytes:
+        error: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+    def event(self) -> bytes:
+        """The error as the last event of a stream; no [DONE] follows it."""
+        return b"data: " + self.json() + b"\n\n"
+
+
+class BadRequest(ApiError):
+    status, type = 400, "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    status, type = 401, "authentication_error"
+
+
+class Forbidden(ApiError):
+    status, type = 403, "permission_error"
+
+
+class NotFound(ApiError):
+    status, type = 404, "not_found_error"
+
+
+class TooLarge(ApiError):
+    status, type = 413, "invalid_request_error"
+
+
+class UnsupportedMedia(ApiError):
+    status, type = 415, "invalid_request_error"
+
+
+class Unavailable(ApiError):
+    status, type = 503, "engine_unavailable"
+
+
+class UpstreamFailed(ApiError):
+    status, type = 502, "upstream_error"
+
+    def __init__(self, message: str, *, timed_out: bool = False, code: str | None = None) -> None:
+        super().__init__(message, code=code or ("upstream_timeout" if timed_out else "upstream_failed"))
+        if timed_out:
+            self.status = 504

@@ -1,0 +1,59 @@
+"""Who calls, and what they may do."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve.config import RAW, Key
+from serve.errors import Forbidden, Unauthorized
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A request's identity. Without configured keys everybody is one caller who may do everything."""
+
+    tenant: str = ""
+    key: Key | None = None
+
+    def may(self, right: str) -> bool:
+        return self.key is None or right in self.key.rights
+
+    def require(self, right: str) -> None:
+        """Raises Forbidden, naming the right that is missing."""
+        if not self.may(right):
+            raise Forbidden(f"this key lacks the right {right!r}", code="missing_right")
+
+    def may_use(self, policy: str) -> bool:
+        """`raw` is a right of its own; other policies are all allowed unless the key lists some."""
+        if self.key is None:
+            return True
+        if policy == RAW:
+            return RAW in self.key.rights or RAW in self.key.policies
+        return not self.key.policies or policy in self.key.policies
+
+
+ANYBODY = Caller()
+
+
+def identify(keys: Sequence[Key], authorization: str | None) -> Caller:
+    """The caller behind an Authorization header. Every key is compared, each in constant time.
+
+    Raises:
+        Unauthorized: keys are configured and this is none of them.
+    """
+    if not keys:
+        return ANYBODY
+    scheme, _, secret = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Unauthorized("no API key: send it as 'Authorization: Bearer KEY'", code="missing_api_key")
+    digest = hashlib.sha256(secret.strip().encode()).hexdigest()
+    found: Key | None = None
+    for key in keys:
+        if hmac.compare_digest(key.sha256, digest):
+            found = key
+    if found is None:
+        raise Unauthorized("this API key is not known here", code="invalid_api_key")
+    return Caller(found.tenant, found)

@@ -1,0 +1,41 @@
+"""What Prometheus sees: requests, stages, times, tokens and upstream errors.
+
+With several workers the supervisor sets PROMETHEUS_MULTIPROC_DIR, and `exposition` adds them up.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+REGISTRY = CollectorRegistry()
+requests = Counter("trimtab_requests", "Requests answered", ["path", "policy", "status"], registry=REGISTRY)
+stages = Counter("trimtab_stage_outcomes", "Outcomes of stages", ["stage", "status"], registry=REGISTRY)
+stage_seconds = Histogram("trimtab_stage_seconds", "Time in a stage", ["stage"], buckets=_SECONDS, registry=REGISTRY)
+first_byte = Histogram(
+    "trimtab_first_byte_seconds", "From the request to the engine's first byte", ["policy"], buckets=_SECONDS,
+    registry=REGISTRY,
+)  # fmt: skip
+tokens = Counter("trimtab_tokens", "Tokens as the engine counted them", ["policy", "kind"], registry=REGISTRY)
+upstream_errors = Counter("trimtab_upstream_errors", "Failed calls to engines", ["engine", "error"], registry=REGISTRY)
+traces_dropped = Counter("trimtab_traces_dropped", "Traces that came faster than the disk", registry=REGISTRY)
+
+
+def exposition() -> bytes:
+    """All metrics of all workers, in the text format."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(REGISTRY)

@@ -1,0 +1,72 @@
+"""The OpenAPI page's word on the routes that FastAPI does not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+VERSION = version("trimtab")
+ABOUT = (
+    "The alignment layer for any language model. The `/v1` paths are OpenAI's; a policy, chosen by the "
+    "`X-Trimtab-Policy` header, the `trimtab` body field, a model alias or the API key, says what is done to a chat. "
+    "Every answer carries `X-Trimtab-Policy`, `X-Trimtab-Applied` and `X-Trimtab-Trace`."
+)
+_OPTIONS: dict[str, Any] = {
+    "type": "object",
+    "description": "Ours; the engine never sees it.",
+    "properties": {
+        "policy": {"type": "string"},
+        "skip": {"type": "array", "items": {"type": "string"}, "description": "stages to leave out"},
+        "region": {"type": "string"},
+        "language": {"type": "string"},
+        "date": {"type": "string"},
+        "explain": {"type": "boolean", "description": "keep the prompt before and after in the trace"},
+    },
+    "additionalProperties": False,
+}
+_CHAT: dict[str, Any] = {
+    "type": "object",
+    "required": ["messages"],
+    "properties": {
+        "model": {"type": "string"},
+        "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role"]}},
+        "stream": {"type": "boolean"},
+        "trimtab": _OPTIONS,
+    },
+    "additionalProperties": True,
+}
+
+
+def document(app: FastAPI) -> Callable[[Sequence[str]], dict[str, Any]]:
+    """FastAPI's own document, to which the relayed paths are added."""
+    generate = app.openapi
+
+    def openapi(relayed: Sequence[str]) -> dict[str, Any]:
+        page = generate()
+        page["paths"]["/v1/chat/completions"] = _post("Chat completion, aligned by a policy", _CHAT)
+        for path in relayed:
+            page["paths"].setdefault(path, _post("Passed on to the engine as it is", {"type": "object"}))
+        page["components"] = {
+            **page.get("components", {}),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        }
+        page["security"] = [{}, {"key": []}]
+        return page
+
+    return openapi
+
+
+def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    header = {"name": "X-Trimtab-Policy", "in": "header", "required": False, "schema": {"type": "string"}}
+    return {
+        "post": {
+            "tags": ["openai"],
+            "summary": summary,
+            "parameters": [header],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": {"200": {"description": "The answer, or a stream of events"}, "4XX": {"description": "Error"}},
+        }
+    }

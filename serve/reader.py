@@ -1,0 +1,322 @@
+"""Read `trimtab.toml` and the flags, once, at boot. Every mistake dies here, with its line and the valid names."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+from prompt_opt import profile as profiles
+from prompt_opt.core import Policy, Profile
+from prompt_opt.pipeline import STAGES
+from serve.config import EMBEDDED, RAW, RIGHTS, Alias, Config, ConfigError, Engine, Flags, Key, Server, is_base
+from serve.engines import FEATURES
+
+_SECTIONS = ("state_dir", "server", "engine", "profile", "policy", "alias", "key")
+_POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error")
+
+
+def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read, merge and check the configuration.
+
+    Raises:
+        ConfigError: anything wrong, with the line where it stands.
+    """
+    flags = flags or Flags()
+    environ = os.environ if environ is None else environ
+    text, where = "", "the command line"
+    if flags.config is not None:
+        where = flags.config
+        try:
+            text = Path(flags.config).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{flags.config}: cannot be read: {error}") from None
+    return _Reader(text, where).read(flags, environ)
+
+
+T = TypeVar("T")
+
+
+class _Reader:
+    """One pass over one file; it exists to say the line of a mistake."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self._text, self._where = text, where
+        try:
+            self._table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    def fail(self, section: str, key: str, message: str) -> ConfigError:
+        line = self._line(section, key)
+        spot = f"{self._where}:{line}" if line else self._where
+        name = ".".join(part for part in (section, key) if part)
+        return ConfigError(f"{spot}: {name}: {message}" if name else f"{spot}: {message}")
+
+    def _line(self, section: str, key: str) -> int:
+        """The line of `key` in `[section]`; of the section's own header if the key has none; 0 if neither is found."""
+        current, header = "", 0
+        for number, line in enumerate(self._text.splitlines(), 1):
+            if match := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+                current = match[1].replace('"', "").replace("'", "")
+                inside = current.startswith(f"{section}.") and not header
+                header = number if current == section or inside else header
+            elif current == section and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
+                return number
+        return header
+
+    def read(self, flags: Flags, environ: Mapping[str, str]) -> Config:
+        self._known("", self._table, _SECTIONS)
+        server = self._dataclass(Server, "server", self._section("server"))
+        server = replace(server, **_given(host=flags.host, port=flags.port, workers=flags.workers, policy=flags.policy))
+        engines = self._engines(flags, environ)
+        loaded = self._profiles()
+        policies = self._policies(engines, loaded, flags)
+        aliases = self._aliases(policies)
+        keys = self._keys(policies)
+        server = self._server(server, policies, keys, engines, flags)
+        state = flags.state_dir or self._table.get("state_dir", "state")
+        if not isinstance(state, str):
+            raise self.fail("", "state_dir", "must be a path")
+        return Config(server, engines, loaded, policies, aliases, keys, Path(state))
+
+    # -- sections
+
+    def _engines(self, flags: Flags, environ: Mapping[str, str]) -> dict[str, Engine]:
+        engines: dict[str, Engine] = {}
+        for name, table in self._section("engine").items():
+            section = f"engine.{name}"
+            engine = self._dataclass(Engine, section, table, name=name)
+            if engine.launched and not engine.url and not engine.model:
+                raise self.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
+            if not engine.launched and not engine.url:
+                if not engine.model:
+                    raise self.fail(section, "", "needs a url, or a model to launch")
+                engine = replace(engine, launcher="auto")
+            engines[name] = engine
+        if flags.upstream or flags.model or flags.engine or not engines:
+            engines = {"main": self._main(flags), **{n: e for n, e in engines.items() if n != "main"}}
+        for name, engine in engines.items():
+            section = f"engine.{name}"
+            if engine.url:
+                engines[name] = engine = replace(engine, url=self._url(section, engine.url))
+            if engine.supports is not None:
+                self._names(section, "supports", engine.supports, FEATURES, "feature")
+            if engine.key_env and not environ.get(engine.key_env):
+                raise self.fail(section, "key_env", f"the environment has no {engine.key_env}")
+            if engine.command and "{port}" not in " ".join(engine.command):
+                raise self.fail(section, "command", "must hold {port}: the engine has to listen where we look for it")
+        return engines
+
+    def _main(self, flags: Flags) -> Engine:
+        """The engine that the flags ask for; the embedded model when they ask for none."""
+        if flags.upstream:
+            if flags.engine:
+                raise ConfigError("--engine launches a model; it can't be given with --upstream")
+            return Engine("main", url=flags.upstream, model=flags.model or "", key_env=flags.key_env or "")
+        launchers = ("auto", "vllm", "transformers")
+        if flags.engine and flags.engine not in launchers:
+            raise ConfigError(f"--engine {flags.engine}: valid are {', '.join(launchers)}")
+        launcher: Any = flags.engine or ("auto" if flags.model else "transformers")
+        return Engine("main", model=flags.model or str(EMBEDDED), launcher=launcher)
+
+    def _url(self, section: str, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise self.fail(section, "url", f"{url!r} is no http:// or https:// URL")
+        if parts.username or parts.password:
+            raise self.fail(section, "url", "must not hold credentials: put the key into the environment (key_env)")
+        return re.sub(r"(/v1)?/*$", "", url)
+
+    def _profiles(self) -> dict[str, Profile]:
+        out = {name: profiles.load(name) for name in profiles.shipped()}
+        for name, table in self._section("profile").items():
+            section = f"profile.{name}"
+            self._known(section, table, ("file",))
+            if not isinstance(table.get("file"), str):
+                raise self.fail(section, "file", "must be the path of a profile")
+            file = Path(table["file"])
+            file = file if file.is_absolute() or not Path(self._where).is_file() else Path(self._where).parent / file
+            try:
+                out[name] = replace(profiles.load(file), name=name)
+            except profiles.ProfileError as error:
+                raise self.fail(section, "file", str(error)) from None
+        return out
+
+    def _policies(
+        self, engines: Mapping[str, Engine], loaded: Mapping[str, Profile], flags: Flags
+    ) -> dict[str, Policy]:
+        if flags.render and flags.render not in ("chat", "base"):
+            raise ConfigError(f"--render {flags.render}: valid are chat, base")
+        first = "main" if "main" in engines else next(iter(engines))
+        render: Any = flags.render or ("base" if is_base(engines[first]) else "chat")
+        urial = Policy("urial", first, ("urial",), render, loaded["default"])
+        policies = {
+            RAW: Policy(RAW, first),
+            "urial": urial,
+            "urial-helpful": replace(urial, name="urial-helpful", profile=loaded["helpful"]),
+            "urial-plain": replace(urial, name="urial-plain", profile=loaded["plain"]),
+        }
+        for name, table in self._section("policy").items():
+            section = f"policy.{name}"
+            if name == RAW:
+                raise self.fail(section, "", "raw is built in: it has no stage, and can't be another")
+            subs = {k: v for k, v in table.items() if isinstance(v, dict)}
+            self._known(section, table, (*_POLICY_FIELDS, *STAGES))
+            for stage, settings in subs.items():
+                self._known(f"{section}.{stage}", settings, ())  # no stage has settings of its own yet
+            given = dict(_given(**{k: table.get(k) for k in _POLICY_FIELDS}))
+            given["profile"] = self._one(section, "profile", given.get("profile", "default"), loaded, "profile")
+            engine = self._one(section, "engine", given.get("engine", first), engines, "engine")
+            given["engine"] = engine.name
+            given.setdefault("render", "base" if is_base(engine) else "chat")
+            given["stages"] = tuple(given.get("stages", ("urial",)))
+            self._names(section, "stages", given["stages"], STAGES, "stage")
+            policies[name] = self._dataclass(Policy, section, given, name=name, options=subs)
+        return {name: replace(policy, digest=_digest(policy)) for name, policy in policies.items()}
+
+    def _aliases(self, policies: Mapping[str, Policy]) -> dict[str, Alias]:
+        out = {}
+        for name, table in self._section("alias").items():
+            if not isinstance(table, dict):
+                raise self.fail("alias", name, 'must be a table: { policy = "NAME", model = "NAME" }')
+            alias = self._dataclass(Alias, "alias", table, name=name, spot=name)
+            self._one("alias", name, alias.policy, policies, "policy")
+            out[name] = alias
+        return out
+
+    def _keys(self, policies: Mapping[str, Policy]) -> tuple[Key, ...]:
+        rows = self._table.get("key", [])
+        if not isinstance(rows, list):
+            raise self.fail("key", "", "write [[key]], with two brackets: there may be several")
+        out: list[Key] = []
+        for row in rows:
+            key = self._dataclass(Key, "key", row)
+            if not re.fullmatch(r"[0-9a-fA-F]{64}", key.sha256):
+                raise self.fail("key", "sha256", f"key {key.id!r}: must be the SHA-256 of the secret in hexadecimal")
+            if any(other.id == key.id for other in out):
+                raise self.fail("key", "id", f"{key.id!r} stands twice")
+            self._names("key", "policies", key.policies, policies, "policy")
+            self._names("key", "rights", key.rights, RIGHTS, "right")
+            if key.policy:
+                self._names("key", "policy", [key.policy], policies, "policy")
+            out.append(replace(key, sha256=key.sha256.lower(), tenant=key.tenant or key.id))
+        return tuple(out)
+
+    def _server(
+        self,
+        server: Server,
+        policies: Mapping[str, Policy],
+        keys: tuple[Key, ...],
+        engines: Mapping[str, Engine],
+        flags: Flags,
+    ) -> Server:
+        if server.policy:
+            self._one("server" if not flags.policy else "", "policy", server.policy, policies, "policy")
+        else:
+            first = "main" if "main" in engines else next(iter(engines))
+            server = replace(server, policy="urial" if is_base(engines[first]) else RAW)
+        for name in ("workers", "max_depth", "max_n", "max_messages", "max_body_mb", "timeout_s", "connect_s"):
+            if getattr(server, name) <= 0:
+                raise self.fail("server", name, "must be more than zero")
+        if not 0 <= server.port <= 65535:
+            raise self.fail("server", "port", "must be between 0 and 65535")
+        if not keys and not server.open and not _loopback(server.host):
+            raise self.fail(
+                "server",
+                "host",
+                f"{server.host} is reachable from other hosts, and there is no [[key]]: add one, or set "
+                "server.open = true to serve everybody",
+            )
+        return server
+
+    # -- checks
+
+    def _section(self, name: str) -> dict[str, Any]:
+        table = self._table.get(name, {})
+        if not isinstance(table, dict):
+            raise self.fail("", name, f"must be a table: [{name}.NAME]")
+        return table
+
+    def _known(self, section: str, table: Any, valid: Iterable[str]) -> None:
+        if not isinstance(table, dict):
+            raise self.fail(section, "", "must be a table")
+        for key in table:
+            if key not in valid:
+                choices = ", ".join(valid) or "none"
+                # An unknown section has its own header line; an unknown key stands in its section.
+                where = (key, "") if not section and self._line(key, "") else (section, key)
+                raise self.fail(where[0], where[1], f"unknown; valid are {choices}")
+
+    def _names(self, section: str, key: str, names: Iterable[str], valid: Iterable[str], noun: str) -> None:
+        for name in names:
+            if name not in valid:
+                raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid))}")
+
+    def _one(self, section: str, key: str, name: Any, valid: Mapping[str, T], noun: str) -> T:
+        if not isinstance(name, str) or name not in valid:
+            raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid))}")
+        return valid[name]
+
+    def _dataclass(self, cls: type[T], section: str, table: Any, spot: str = "", **given: Any) -> T:
+        """An instance of `cls` from a table: keys and types checked, missing ones by default."""
+        hints = get_type_hints(cls)
+        names = [f.name for f in fields(cls) if f.name not in given]  # type: ignore[arg-type]
+        self._known(section, table, names)
+        for key, value in table.items():
+            try:
+                given[key] = _typed(value, hints[key])
+            except TypeError as error:
+                raise self.fail(section, spot or key, str(error)) from None
+        try:
+            return cls(**given)
+        except TypeError as error:
+            missing = re.findall(r"'(\w+)'", str(error))
+            raise self.fail(section, spot, f"needs {', '.join(missing)}") from None
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """`value` as `hint` wants it (an int may stand for a float, a list for a tuple); TypeError otherwise."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        if value in options:
+            return value
+        raise TypeError(f"{value!r}: valid are {', '.join(repr(o) for o in options if o)}")
+    if type(None) in options:
+        return _typed(value, next(o for o in options if o is not type(None)))
+    if get_origin(hint) is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, options[0]) for v in value):
+            return tuple(value)
+        raise TypeError(f"must be a list of {options[0].__name__}")
+    if not isinstance(hint, type):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError(f"must be {'an integer' if hint is int else 'a ' + hint.__name__}")
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _digest(policy: Policy) -> str:
+    """A hash of everything that the policy does to a prompt."""
+    return hashlib.sha256(msgspec.json.encode(asdict(policy), order="sorted")).hexdigest()[:12]
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,102 @@
+"""What is remembered of a request: the response's headers, the trace and the metrics are made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from prompt_opt.core import Advice, Chat, Outcome, Policy, Prompt
+from serve import metrics
+from serve.traces import Traces
+
+
+@dataclass(slots=True)
+class Record:
+    """What a trace and the metrics are made of, filled in on the way."""
+
+    path: str
+    ident: str
+    started: float = field(default_factory=time.monotonic)
+    tenant: str = ""
+    policy: Policy | None = None
+    engine: str = ""
+    model: str = ""
+    stream: bool = False
+    outcomes: tuple[Outcome, ...] = ()
+    notes: tuple[str, ...] = ()
+    advice: Advice = field(default_factory=Advice)
+    prompt: Prompt | None = None
+    chat: Chat | None = None
+    content: bool = False  # keep the prompt before and after
+    first_byte: float | None = None
+    usage: Mapping[str, Any] | None = None
+    error: str = ""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The short form of the trace, which every answer carries."""
+        applied = ", ".join(map(str, self.outcomes)) or "none"
+        return [
+            (b"x-trimtab-policy", self.policy.name.encode() if self.policy else b""),
+            (b"x-trimtab-applied", applied.encode("latin-1", "replace")),
+            (b"x-trimtab-trace", self.ident.encode()),
+        ]
+
+    def saw_first_byte(self) -> None:
+        if self.first_byte is None:
+            self.first_byte = time.monotonic() - self.started
+
+    def body(self, status: int) -> dict[str, Any]:
+        """The whole trace."""
+        policy = self.policy
+        out: dict[str, Any] = {
+            "id": self.ident,
+            "object": "trace",
+            "created": int(time.time() - (time.monotonic() - self.started)),
+            "path": self.path,
+            "policy": policy.name if policy else None,
+            "policy_digest": policy.digest if policy else None,
+            "render": policy.render if policy and policy.stages else None,
+            "engine": self.engine,
+            "model": self.model,
+            "stream": self.stream,
+            "stages": [{"stage": o.stage, "status": o.status, "reason": o.reason, "ms": o.ms} for o in self.outcomes],
+            "notes": list(self.notes),
+            "principles": [
+                {"id": p.id, "title": p.title, "source": p.source, "region": p.region, "score": p.score, "pinned": pin}
+                for pin, some in ((True, self.advice.pinned), (False, self.advice.principles))
+                for p in some
+            ],
+            "status": status,
+            "error": self.error or None,
+            "usage": self.usage,
+            "first_byte_ms": None if self.first_byte is None else round(self.first_byte * 1000, 3),
+            "total_ms": round((time.monotonic() - self.started) * 1000, 3),
+        }
+        if self.content and self.chat is not None and self.prompt is not None:
+            out["before"] = [msgspec.json.decode(m.json()) for m in self.chat.messages]
+            messages = self.prompt.messages
+            out["after"] = self.prompt.text if messages is None else [msgspec.json.decode(m.json()) for m in messages]
+            out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in self.prompt.spans]
+        return out
+
+
+def account(record: Record, status: int, traces: Traces) -> None:
+    """Count a request, and keep its trace."""
+    policy = record.policy.name if record.policy else ""
+    metrics.requests.labels(record.path, policy, str(status)).inc()
+    for outcome in record.outcomes:
+        metrics.stages.labels(outcome.stage, outcome.status).inc()
+        metrics.stage_seconds.labels(outcome.stage).observe(outcome.ms / 1000)
+    if record.first_byte is not None:
+        metrics.first_byte.labels(policy).observe(record.first_byte)
+    for kind in ("prompt_tokens", "completion_tokens"):
+        if record.usage and isinstance(record.usage.get(kind), int):
+            metrics.tokens.labels(policy, kind.removesuffix("_tokens")).inc(record.usage[kind])
+    dropped = traces.dropped
+    traces.put(record.ident, record.tenant, record.body(status))
+    if traces.dropped > dropped:
+        metrics.traces_dropped.inc()

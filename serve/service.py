@@ -1,0 +1,58 @@
+"""What a request needs of its worker, and the one way to an engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prompt_opt.core import Stage
+from serve import metrics
+from serve.call import Call
+from serve.config import Config
+from serve.engines import LiveEngine
+from serve.errors import ApiError, Unavailable, UpstreamFailed
+from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, request_headers
+from serve.traces import Traces
+
+log = logging.getLogger("trimtab.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a request needs of its worker; replaced as a whole on reload, so a request keeps the one it began with."""
+
+    config: Config
+    engines: Mapping[str, LiveEngine]
+    stages: Mapping[str, tuple[Stage, ...]]  # by policy
+    relay: Relay
+    traces: Traces
+
+
+async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes) -> Upstream:
+    """Send to the engine; an UpstreamError becomes an answer for the client."""
+    anonymous = not service.config.keys and engine.key is None
+    headers = request_headers(call.scope["headers"], engine.key, authorization=anonymous)
+    try:
+        return await service.relay.send("POST", engine.url + path, headers, body)
+    except UpstreamError as error:
+        raise failed(engine, error) from error
+
+
+def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
+    metrics.upstream_errors.labels(engine.spec.name, type(error).__name__).inc()
+    log.warning("engine %s: %s (%r)", engine.spec.name, error, error.cause)
+    if isinstance(error, Refused) and engine.spec.launched:
+        return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
+    return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+
+
+@contextmanager
+def held(upstream: Upstream) -> Iterator[None]:
+    """Whatever ends the block early, the client's leaving above all, cuts the engine off."""
+    try:
+        yield
+    except BaseException:
+        upstream.abort()
+        raise

@@ -1,0 +1,235 @@
+"""OpenAI's chat completions on the wire: a body in, a body for the engine out.
+
+The body is split into its top-level fields once, each kept as the client's own JSON bytes (`msgspec.Raw`). What no
+policy names is written to the engine as those bytes; only `model`, the messages that the layout edited and our own
+`trimtab` field differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from prompt_opt.core import Chat, Message, Policy, Prompt
+from serve.config import Server
+from serve.errors import BadRequest
+
+Raw = msgspec.Raw
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_rows = msgspec.json.Decoder(list[Raw])
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
+# Chat fields that a text completion has no place for, or another name.
+_CHAT_ONLY = frozenset({
+    "messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort",
+})  # fmt: skip
+
+
+class _Head(msgspec.Struct):
+    """The part of a message that stages look at."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A parsed body. `fields` are its top-level fields without `trimtab`; `body` the bytes as they came."""
+
+    fields: dict[str, Raw]
+    model: str
+    stream: bool
+    options: Mapping[str, Any]
+    body: bytes
+    touched: bool  # the body held a `trimtab` field, so its bytes can't be relayed as they are
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """A field decoded; `default` where it is missing or null."""
+        raw = self.fields.get(name)
+        value = None if raw is None else msgspec.json.decode(raw)
+        return default if value is None else value
+
+
+def parse(body: bytes, limits: Server) -> Request:
+    """Split a body into its fields and check what must hold before anything is built from it.
+
+    Raises:
+        BadRequest: no JSON object, too deep, or a field of the wrong type; the message names it.
+    """
+    try:
+        fields = _fields.decode(body)
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply", code="too_deep") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not a JSON object: {error}", code="invalid_json") from None
+    for name, raw in fields.items():
+        if _depth(bytes(raw)) > limits.max_depth:
+            raise BadRequest(f"{name} is nested deeper than {limits.max_depth}", code="too_deep", param=name)
+    options = _options(fields.pop("trimtab")) if "trimtab" in fields else None
+    request = Request(
+        fields,
+        _typed(fields, "model", str, ""),
+        _typed(fields, "stream", bool, False),
+        options or {},
+        body,
+        options is not None,
+    )
+    n = _typed(fields, "n", int, 1)
+    if not 1 <= n <= limits.max_n:
+        raise BadRequest(f"n must be between 1 and {limits.max_n}", param="n")
+    return request
+
+
+def _options(raw: Raw) -> dict[str, Any]:
+    try:
+        options = msgspec.json.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"trimtab: {error}", param="trimtab") from None
+    if not isinstance(options, dict):
+        raise BadRequest("trimtab must be an object", param="trimtab")
+    if unknown := sorted(options.keys() - set(_OPTIONS)):
+        raise BadRequest(f"trimtab.{unknown[0]} is unknown; valid are {', '.join(_OPTIONS)}", param="trimtab")
+    skip = options.get("skip", [])
+    if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
+        raise BadRequest("trimtab.skip must be a list of stage names", param="trimtab.skip")
+    for name in ("policy", "region", "language", "date"):
+        if not isinstance(options.get(name, ""), str):
+            raise BadRequest(f"trimtab.{name} must be a string", param=f"trimtab.{name}")
+    return options
+
+
+def _typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any:
+    if name not in fields:
+        return default
+    try:
+        value = msgspec.json.decode(fields[name])
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"{name}: {error}", param=name) from None
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        nouns = {str: "a string", bool: "a boolean", int: "an integer"}
+        raise BadRequest(f"{name} must be {nouns[kind]}", param=name)
+    return value
+
+
+def _depth(raw: bytes) -> int:
+    """How deep a JSON text nests. Counting its brackets bounds that from above, which is nearly always enough."""
+    opened = raw.count(b"{") + raw.count(b"[")
+    if opened <= 16:
+        return opened
+    depth = deepest = 0
+    for byte in re.findall(rb"[\[\]{}]", _STRING.sub(b"", raw)):
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def chat(request: Request, limits: Server) -> Chat:
+    """The chat of a request, its messages' own bytes beside what stages read of them.
+
+    Raises:
+        BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
+    """
+    if "messages" not in request.fields:
+        raise BadRequest("messages is missing", param="messages")
+    try:
+        rows = _rows.decode(request.fields["messages"])
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"messages must be a list: {error}", param="messages") from None
+    if not rows:
+        raise BadRequest("messages is empty", param="messages")
+    if len(rows) > limits.max_messages:
+        raise BadRequest(f"messages holds more than {limits.max_messages}", param="messages")
+    params = {name: raw for name, raw in request.fields.items() if name not in ("model", "messages", "stream")}
+    return Chat(tuple(_message(raw, i) for i, raw in enumerate(rows)), request.model, request.stream, params)
+
+
+def _message(raw: Raw, i: int) -> Message:
+    try:
+        head = _head.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
+    tool = head.role in ("tool", "function") or bool(head.tool_calls) or bool(head.function_call)
+    return Message(head.role, head.content, tool, bytes(raw))
+
+
+def raw_body(request: Request, model: str) -> bytes:
+    """The body for the engine where nothing but the model's name may change: the client's bytes wherever possible."""
+    if not request.touched and (not model or model == request.model):
+        return request.body
+    return _encode(request.fields, model)
+
+
+def chat_body(request: Request, prompt: Prompt, model: str) -> bytes:
+    """The body for /v1/chat/completions with the prompt's messages."""
+    assert prompt.messages is not None
+    messages = Raw(b"[" + b",".join(message.json() for message in prompt.messages) + b"]")
+    return _encode({**request.fields, "messages": messages}, model)
+
+
+def _encode(fields: Mapping[str, Raw], model: str) -> bytes:
+    if model:
+        fields = {**fields, "model": Raw(msgspec.json.encode(model))}
+    return msgspec.json.encode(fields)
+
+
+def stops(request: Request) -> tuple[str, ...]:
+    """The client's stop strings.
+
+    Raises:
+        BadRequest: `stop` is neither a string nor a list of strings.
+    """
+    stop = request.value("stop", ())
+    stop = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
+        raise BadRequest("stop must be a string or a list of strings", param="stop")
+    return tuple(s for s in stop if s)
+
+
+def max_tokens(request: Request) -> int | None:
+    """What the client allows an answer to have, by either name."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if (value := _typed(request.fields, name, int, None)) is not None:
+            if value < 1:
+                raise BadRequest(f"{name} must be at least 1", param=name)
+            return int(value)
+    return None
+
+
+def completion_fields(
+    request: Request, prompt: Prompt, policy: Policy, model: str, tokens: int, max_stop: int
+) -> dict[str, Any]:
+    """The fields for /v1/completions: the client's, the profile's decoding where the client says nothing, the prompt.
+
+    Stops: the layout's first, then the client's, as many as the engine takes; `Ending` enforces all of them.
+    """
+    fields: dict[str, Any] = dict(policy.profile.decoding)
+    fields |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY}
+    fields["model"] = model
+    fields["prompt"] = prompt.text
+    fields["max_tokens"] = tokens
+    wanted = list(dict.fromkeys([*prompt.stops, *stops(request)]))[:max_stop]
+    fields.pop("stop", None)
+    if wanted:
+        fields["stop"] = wanted
+    if request.value("logprobs", False):
+        fields["logprobs"] = max(1, _typed(request.fields, "top_logprobs", int, 0))
+    if request.value("response_format", {}) in ({}, {"type": "text"}):
+        fields.pop("response_format", None)
+    return fields
+
+
+def with_stream(request: Request) -> Request:
+    """The same request, streamed."""
+    return replace(request, stream=True, fields={**request.fields, "stream": Raw(b"true")})

@@ -1,0 +1,171 @@
+"""One worker process: the application on a socket that the parent owns, told by the parent how the engines are.
+
+It reads JSON lines on stdin (`serve.supervisor` has their shape) and leaves at once when stdin closes: the parent is
+dead then, and nobody would stop this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from prompt_opt.pipeline import build as build_stages
+from serve.app import build as build_app
+from serve.config import Config, ConfigError
+from serve.engines import LiveEngine
+from serve.flags import parse
+from serve.reader import load
+from serve.relay import Relay
+from serve.service import Service
+from serve.traces import Traces
+
+log = logging.getLogger("trimtab.worker")
+_PROBE_S = 30.0  # between tries to learn what an engine by URL is
+
+
+class Worker:
+    """Owns the worker's relay, traces and current service."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        self._argv: list[str] = told["config"]
+        self._report = told.get("report_fd")
+        self._revision = 0
+        self._engines: Mapping[str, Any] = {}
+        config = load(parse(self._argv))
+        relay = Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
+        traces = Traces(config.state_dir, config.server.trace_ttl_s)
+        self.service = _service(config, {}, relay, traces)
+        self.tell(told)
+
+    def tell(self, told: Mapping[str, Any]) -> None:
+        """A line from the parent: the engines' states, perhaps the word to load the configuration again."""
+        if told["revision"] <= self._revision:
+            return
+        self._revision, self._engines = told["revision"], told["engines"]
+        if told.get("reload"):
+            try:
+                config = load(parse(self._argv))
+            except ConfigError as error:
+                self.report({"error": str(error)})
+            else:
+                old = self.service
+                self.service = _service(config, old.engines, old.relay, old.traces)
+                self.report({"reloaded": self._revision})
+        for name, state in self._engines.items():
+            if name in self.service.engines:
+                self.service.engines[name].update(state)
+
+    def report(self, message: Mapping[str, Any]) -> None:
+        if self._report is not None:
+            os.write(self._report, json.dumps(message).encode() + b"\n")
+
+    async def listen_to_parent(self) -> None:
+        """Take the parent's lines as they come. Its end is ours."""
+        reader = asyncio.StreamReader(limit=2**20)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            self.tell(json.loads(line))
+        os._exit(1)
+
+    async def probe(self) -> None:
+        """Learn of engines what their /v1/models says; httpx is fine for a call every half minute."""
+        while True:
+            for engine in self.service.engines.values():
+                if engine.ready and engine.url and not engine.names and engine.kind != "transformers":
+                    await _learn(engine)
+            await asyncio.sleep(_PROBE_S)
+
+
+async def _learn(engine: LiveEngine) -> None:
+    import httpx  # a sixth of the time that a worker takes to start
+
+    headers = {"authorization": f"Bearer {engine.key}"} if engine.key else {}
+    try:
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+            answer = await client.get(engine.url + "/v1/models", headers=headers)
+        models = answer.json().get("data", []) if answer.status_code == 200 else []
+        engine.learn([model for model in models if isinstance(model, dict)])
+    except (httpx.HTTPError, ValueError, AttributeError) as error:
+        # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
+        log.debug("engine %s: /v1/models: %r", engine.spec.name, error)
+
+
+def _service(config: Config, old: Mapping[str, LiveEngine], relay: Relay, traces: Traces) -> Service:
+    """The service of a configuration; engines that have not changed keep their state."""
+    engines = {
+        name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
+        for name, spec in config.engines.items()
+    }
+    stages = {name: build_stages(policy) for name, policy in config.policies.items()}
+    return Service(config, engines, stages, relay, traces)
+
+
+async def serve(told: Mapping[str, Any]) -> None:
+    """Serve until SIGTERM, then drain."""
+    worker = Worker(told)
+    settings = uvicorn.Config(
+        build_app(lambda: worker.service),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(worker.service.config.server.drain_s)),
+        backlog=2048,
+        h11_max_incomplete_event_size=65536,
+    )
+    server = uvicorn.Server(settings)
+    tasks = [asyncio.create_task(worker.listen_to_parent()), asyncio.create_task(worker.probe())]
+
+    async def announce() -> None:
+        while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.005)
+        worker.report({"ready": True})
+
+    tasks.append(asyncio.create_task(announce()))
+    # What is alive now lives as long as the process: the collector needn't look at it again and again.
+    gc.collect()
+    gc.freeze()
+    await server.serve(sockets=[socket.socket(fileno=told["fd"])])
+    for task in tasks:
+        task.cancel()
+    await worker.service.relay.close()
+    await asyncio.to_thread(worker.service.traces.close)
+
+
+def main() -> None:
+    """Run as `python -m serve.worker`, by the supervisor."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # uvicorn drains on these and then raises them again, which would end the process before it has tidied up.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda number, frame: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(1)
+    told = msgspec.json.decode(line)
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        asyncio.run(serve(told))
+    else:
+        uvloop.run(serve(told))
+
+
+if __name__ == "__main__":
+    main()

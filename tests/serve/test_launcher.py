@@ -1,0 +1,217 @@
+"""The launcher chooses what fits the machine, starts it under a name that gives nothing away, and knows its health."""
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve import launcher
+from serve.config import ConfigError, Engine
+from serve.launcher import Launch, ask_health, command, free_port, resolve
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "secret place" / "tiny-base"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with every package of the local engine, no GPU and no vLLM; the folder returned is its PATH."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    monkeypatch.setenv("PATH", str(binaries))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+    monkeypatch.setattr(launcher, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(launcher, "_missing_for_transformers", lambda: [])
+    return binaries
+
+
+def program(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_folder_is_served_under_its_own_name_from_beside_it(machine: Path, model: Path) -> None:
+    launch = command(resolve(Engine("main", model=str(model), launcher="auto")), 4711)
+    assert launch.model_name == "tiny-base"
+    assert launch.cwd == str(model.parent)
+    assert "secret place" not in " ".join(launch.argv)
+    assert launch.argv[1:5] == ("-m", "transformers.cli.transformers", "serve", "tiny-base")
+    assert launch.base_url == "http://127.0.0.1:4711"
+    assert launch.env["HF_HUB_OFFLINE"] == "1"
+    assert launch.env["PYTHONSAFEPATH"] == "1"
+
+
+def test_relative_folder_and_dot_keep_the_folder_name(
+    machine: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model)
+    launch = command(resolve(Engine("main", model=".", launcher="transformers")), 1)
+    assert (launch.model_name, launch.cwd) == ("tiny-base", str(model.parent))
+
+
+def test_hub_id_may_use_the_network(machine: Path) -> None:
+    launch = command(resolve(Engine("main", model="someone/model", launcher="transformers")), 1)
+    assert launch.model_name == "someone/model"
+    assert "HF_HUB_OFFLINE" not in launch.env
+
+
+def test_word_of_the_environment_on_offline_is_kept(
+    machine: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    launch = command(resolve(Engine("main", model=str(model), launcher="transformers")), 1)
+    assert launch.env["HF_HUB_OFFLINE"] == "0"
+
+
+def test_auto_is_vllm_only_with_a_gpu_and_vllm(machine: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine("main", model=str(model), launcher="auto")
+    assert resolve(engine).launcher == "transformers"
+    monkeypatch.setattr(launcher, "has_nvidia_gpu", lambda: True)
+    assert resolve(engine).launcher == "transformers"
+    vllm = program(machine, "vllm")
+    assert resolve(engine).launcher == "vllm"
+    launch = command(resolve(engine), 4711)
+    assert launch.argv == (
+        *(str(vllm), "serve", "tiny-base", "--host", "127.0.0.1", "--port", "4711"),
+        *("--served-model-name", "tiny-base"),
+    )
+    monkeypatch.setattr(launcher, "has_nvidia_gpu", lambda: False)
+    assert resolve(engine).launcher == "transformers"
+
+
+def test_vllm_beside_our_python_comes_before_the_path(machine: Path, model: Path) -> None:
+    program(machine, "vllm")
+    beside = program(Path(sys.executable).parent, "vllm")
+    launch = command(resolve(Engine("main", model=str(model), launcher="vllm", served_name="house")), 1)
+    assert launch.argv[0] == str(beside)
+    assert launch.model_name == "house"
+
+
+def test_vllm_without_a_script_runs_as_a_module(machine: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (package := machine / "vllm").mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(machine))
+    launch = command(resolve(Engine("main", model=str(model), launcher="vllm")), 1)
+    assert launch.argv[1:5] == ("-m", "vllm.entrypoints.openai.api_server", "--model", "tiny-base")
+
+
+def test_missing_vllm_is_named_with_its_cure(machine: Path, model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'trimtab\[vllm\]'"):
+        resolve(Engine("main", model=str(model), launcher="vllm"))
+
+
+def test_missing_packages_are_named_with_their_cure(
+    machine: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"torch, transformers, .*pip install 'trimtab\[local\]'"):
+        resolve(Engine("main", model=str(model), launcher="transformers"))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("", "is missing"),
+        ("no/such/folder/here", "no such folder"),
+        ("./nothing", "no such folder"),
+        ("gpt2", "not a hub id"),
+        ("{tmp}", "without a config.json"),
+        ("{tmp}/file.gguf", "is a file"),
+        ("{tmp}/name@place", "rename the folder"),
+    ],
+)
+def test_model_that_can_not_be_is_refused_at_boot(machine: Path, tmp_path: Path, model: str, says: str) -> None:
+    (tmp_path / "file.gguf").touch()
+    (tmp_path / "name@place").mkdir()
+    (tmp_path / "name@place" / "config.json").touch()
+    with pytest.raises(ConfigError, match=says):
+        resolve(Engine("main", model=model.replace("{tmp}", str(tmp_path)), launcher="auto"))
+
+
+def test_own_command_is_used_verbatim_but_for_its_placeholders(machine: Path) -> None:
+    program(machine, "docker")
+    own = ("docker", "run", "-p", "127.0.0.1:{port}:80", "--name={name}", "{model}", '--json={"a": {"b": 1}}')
+    launch = command(resolve(Engine("main", model="/m/x", command=own, served_name="house")), 99)
+    assert launch.argv == (
+        *("docker", "run", "-p", "127.0.0.1:99:80", "--name=house", "/m/x"),
+        '--json={"a": {"b": 1}}',
+    )
+    assert launch.health_paths == ("/health", "/v1/models")
+    assert launch.model_name == "house"
+
+
+def test_own_command_that_is_told_no_name_calls_the_model_what_it_was_told(machine: Path) -> None:
+    program(machine, "serve-it")
+    launch = command(Engine("main", model="/m/x", command=("serve-it", "{model}", "{port}")), 99)
+    assert launch.model_name == "/m/x"
+
+
+@pytest.mark.parametrize(
+    ("own", "says"), [(("no-such-program", "{port}"), "is not a program"), (("there", "--x"), "where {port} goes")]
+)
+def test_own_command_that_can_not_work_is_refused(machine: Path, own: tuple[str, ...], says: str) -> None:
+    program(machine, "there")
+    with pytest.raises(ConfigError, match=says):
+        resolve(Engine("main", command=own))
+
+
+def test_gpu_that_is_hidden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not launcher.has_nvidia_gpu()
+
+
+@pytest.mark.parametrize(
+    ("answers", "well"),
+    [
+        ({"/health": 200}, True),
+        ({"/health": 503, "/v1/models": 200}, False),  # it knows /health and says no
+        ({"/health": 404, "/v1/models": 200}, True),
+        ({"/health": 404, "/v1/models": 401}, True),
+        ({"/health": 404, "/v1/models": 404}, False),
+    ],
+)
+async def test_health_is_asked_on_the_next_path_only_where_the_first_is_unknown(
+    answers: dict[str, int], well: bool
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        writer.write(f"HTTP/1.1 {answers[path]} X\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        reason = await ask_health(launch_at(server.sockets[0].getsockname()[1]), 5)
+    assert (reason == "") is well
+
+
+async def test_what_does_not_answer_or_speaks_no_http_is_unwell() -> None:
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello\n")
+        await writer.drain()
+        writer.close()
+
+    assert "failed" in await ask_health(launch_at(free_port()), 5)
+    async with await asyncio.start_server(silence, "127.0.0.1") as server:
+        assert "within 0.1 s" in await ask_health(launch_at(server.sockets[0].getsockname()[1]), 0.1)
+    async with await asyncio.start_server(nonsense, "127.0.0.1") as server:
+        assert "HTTP" in await ask_health(launch_at(server.sockets[0].getsockname()[1]), 5)
+
+
+def launch_at(port: int) -> Launch:
+    return Launch("own", (), {}, None, f"http://127.0.0.1:{port}", ("/health", "/v1/models"), "m")
