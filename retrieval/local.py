@@ -16,7 +16,7 @@ from retrieval.columns import Allowed, Columns
 from retrieval.dense import Dense
 from retrieval.fuse import Key, Ranked
 from retrieval.lexical import Lexical
-from retrieval.passage import Filter, Passage
+from retrieval.passage import Filter
 from retrieval.store import Store
 
 

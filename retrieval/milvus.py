@@ -91,7 +91,7 @@ class Milvus:
         """Refuses what is neither an index nor nothing, so that nobody's collection is ever written over."""
         found = [name for name in (self.name, self._about) if self._client.has_collection(name)]
         if len(found) == 1:
-            raise ValueError(f"Milvus has a collection {found[0]} that is no index of ours: choose another name after #")
+            raise ValueError(f"Milvus has a collection {found[0]} that is no index: put another name after #")
         return bool(found)
 
     def create(self, dimension: int, about: dict[str, str]) -> None:
@@ -138,7 +138,7 @@ class Milvus:
         for name in (self.name, self._about):
             self._client.load_collection(name)
         if self.setting("format") != "1":
-            raise ValueError(f"the making of {self.name} was interrupted: drop {self.name} and {self._about}, then build")
+            raise ValueError(f"making {self.name} was interrupted: drop {self.name} and {self._about}, then build")
         self._dimension = int(self.setting("dimension", "0"))
         self.refresh()
 

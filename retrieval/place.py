@@ -39,7 +39,7 @@ def open_backend(
 
 
 def remote(path: str) -> bool:
-    return bool(re.match(r"[a-z]+://", path)) or (path.endswith(".db") and not Path(path).is_dir())
+    return bool(re.match(r"[a-z]+://", path)) or path.partition("#")[0].endswith(".db")
 
 
 def settings(model: Embedder | None, asked: str | Embedder | None) -> dict[str, str]:
