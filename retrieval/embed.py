@@ -116,6 +116,8 @@ def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "aut
     if runtime not in {"auto", "onnx", "torch"}:
         raise ValueError(f"unknown runtime {runtime!r}: auto, onnx or torch")
     folder = find(name)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} holds no tokenizer.json: save the model with its fast tokenizer")
     threads = threads or min(4, os.cpu_count() or 1)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()

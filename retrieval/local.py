@@ -81,8 +81,8 @@ class Local:
             return state.revision
 
     def _advance(self, state: State) -> State:
-        if self._dimension and vectors.snapshot_token(self._folder) != state.token:
-            return self._load()
+        if state.dense.due and vectors.snapshot_token(self._folder) != state.token:
+            return self._load()  # another process has written a base; until the delta grows long, ours serves as well
         last = int(state.columns.n[-1]) if len(state.columns.n) else 0
         delta = self._store.delta(state.revision, last, last, self._dimension)
         columns = state.columns.extended(delta.labels)

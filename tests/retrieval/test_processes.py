@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from retrieval import dense
 from retrieval.index import Index
 
 HERE = Path(__file__).parent
@@ -82,7 +83,10 @@ def test_processes_that_add_at_once_lose_nothing(make: Callable[..., Index], chi
     assert len(index.search("rule", 500, mode="dense")) == 200
 
 
-def test_a_new_base_of_one_process_serves_the_other(make: Callable[..., Index], child) -> None:
+def test_a_new_base_of_one_process_serves_the_other(
+    make: Callable[..., Index], child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense, "DELTA_UPTO", 50)
     index, other = make(), child()
     other.do(add=[[f"r{i}", f"rule number {i}"] for i in range(200)])
     assert index.search("rule number 17", 1)[0].id == "r17"
