@@ -32,6 +32,9 @@ _JOINTS = tuple(
 )
 
 
+ARTICLES = 2  # the levels at which each piece is a rule of its own, and is not put together with its neighbours
+
+
 def chunk(text: str, count: Count, limit: int) -> list[str]:
     """Pieces of at most `limit`, near equal in size."""
     if limit < 1:
@@ -74,8 +77,9 @@ def _cut(text: str, count: Count, limit: int, level: int) -> list[str]:
         if len(text) == 1:
             raise ValueError(f"one character takes {size} tokens, more than the limit of {limit}")
     goal = size / math.ceil(size / limit)
+    packs = pieces if level < ARTICLES else _pack(pieces, count, limit, goal)
     chunks: list[str] = []
-    for packed in _pack(pieces, count, limit, goal):
+    for packed in packs:
         chunks += _cut(packed.strip(), count, limit, level + 1)
     return chunks
 

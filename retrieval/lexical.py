@@ -1,5 +1,8 @@
 """The lexical side: BM25 (k1 1.2, b 0.75) over title and text, by tantivy.
 
+A chunk is ranked by the terms of its whole document (where that has few chunks), since that finds documents
+better than chunks alone do; among one document's chunks the one that has the query's terms itself comes first.
+
 A cache on disk that every process maps and one writes.
 
 `lexical.json` names the folder in use, the revision that it holds and a checksum of each of its files; it is
@@ -16,7 +19,9 @@ import shutil
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,9 @@ from retrieval.lock import locked, replace_durably
 from retrieval.passage import primary
 from retrieval.store import Store
 
-VERSION = 1  # of the analysis and the fields; another number means: build anew
+VERSION = 2  # of the analysis and the fields; another number means: build anew
+ECHO = 0.3  # what a chunk without any term of the query loses of its document's score
+AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
 TIE = 1e-4  # scores that differ by less are the same, summed in another order
 TIED_UPTO = 4096  # how far a tie at the cut is followed, to break it by age and not by where a segment lies
@@ -78,7 +85,33 @@ class Lexical:
             wanted = _among(schema, wanted, columns.n[mask].tolist())
         depth = int(1.3 * k * min(30.0, len(mask) / allowed.count))
         rows, scores = self._sift(wanted, k, depth + 8, columns, mask=mask)
+        rows, scores = self._tell_chunks_apart(counts, rows, scores, columns)
         return rows, scores, _ceiling(searcher, counts)
+
+    def _tell_chunks_apart(
+        self, counts: Counter[str], rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], columns: Columns
+    ) -> Ranked:
+        """Lower those chunks whose document owes its score to another of them."""
+        same = np.flatnonzero(np.abs(np.diff(scores)) < TIE)
+        tied = np.unique(np.concatenate([same, same + 1]))  # chunks of one document have one score
+        if not len(tied):
+            return rows, scores
+        numbers = columns.n[rows[tied]].tolist()
+        schema = self._index.schema
+        own = _among(schema, _any_of(schema, counts, "own"), numbers)
+        hits = self._searcher.search(own, limit=len(numbers), count=False).hits
+        found = self._searcher.fast_field_values("n", [address for _, address in hits])
+        score_of = dict(zip(found, [score for score, _ in hits], strict=True))
+        if not score_of:
+            return rows, scores
+        mine = np.array([score_of.get(n, 0.0) for n in numbers], np.float32)
+        group = np.cumsum(np.diff(scores[tied], prepend=scores[tied[:1]]) < -TIE)
+        best = np.zeros(int(group[-1]) + 1, np.float32)
+        np.maximum.at(best, group, mine)
+        share = np.divide(mine, best[group], out=np.ones_like(mine), where=best[group] > 0)
+        scores = scores.copy()
+        scores[tied] *= 1.0 - ECHO * (1.0 - share)
+        return best_first(rows, scores, TIE)
 
     def _sift(self, wanted: Any, k: int, depth: int, columns: Columns, *, mask: Mask) -> Ranked:
         """Ask for so many that k allowed ones should be among them (and ties at the cut), then for more."""
@@ -134,23 +167,21 @@ class Lexical:
         return self._vouch(revision, languages | set(note["languages"]), note["files"])
 
     def _write(self, after: int, withdrawn: list[int], progress: Callable[[int], None] | None) -> set[str]:
-        import tantivy
 
         writer = self._index.writer(heap_size=64_000_000, num_threads=1)
         languages: set[str] = set()
         self._last = after
         for n in withdrawn:
             writer.delete_documents_by_term("n", n)
-        for n, title, text, stated in self._store.texts(after):
-            language = primary(stated) or analyse.detect(text)
+        for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
+            chunks = list(group)
+            language = primary(chunks[0][4]) or analyse.detect(chunks[0][3])
             languages.add(language)
-            document = tantivy.Document()
-            document.add_unsigned("n", n)
-            document.add_text("terms", " ".join(analyse.terms(f"{title}\n{text}", language)))
-            writer.add_document(document)
-            self._last = n
+            for document in _documents(chunks, language):
+                writer.add_document(document)
+            self._last = chunks[-1][0]
             if progress:
-                progress(1)
+                progress(len(chunks))
         writer.commit()
         writer.wait_merging_threads()
         return languages
@@ -165,12 +196,29 @@ class Lexical:
         return note
 
 
+def _documents(chunks: list[tuple[int, str, str, str, str]], language: str) -> Iterator[Any]:
+    import tantivy
+
+    own = [analyse.terms(f"{title}\n{text}", language) for _, _, title, text, _ in chunks]
+    whole = [*analyse.terms(chunks[0][2], language)] if 1 < len(chunks) <= AROUND else []
+    for _, _, _, text, _ in chunks if whole or 1 < len(chunks) <= AROUND else []:
+        whole += analyse.terms(text, language)
+    for (n, *_), terms in zip(chunks, own, strict=True):
+        document = tantivy.Document()
+        document.add_unsigned("n", n)
+        document.add_text("terms", " ".join(whole or terms))
+        if whole:
+            document.add_text("own", " ".join(terms))
+        yield document
+
+
 def _schema() -> Any:
     import tantivy
 
     builder = tantivy.SchemaBuilder()
     builder.add_unsigned_field("n", fast=True, indexed=True)
-    builder.add_text_field("terms", tokenizer_name="whitespace", index_option="freq")
+    for field in ("terms", "own"):
+        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
     return builder.build()
 
 
@@ -187,12 +235,12 @@ def _among(schema: Any, wanted: Any, numbers: list[int]) -> Any:
     return tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, among)])
 
 
-def _any_of(schema: Any, counts: Counter[str]) -> Any:
+def _any_of(schema: Any, counts: Counter[str], field: str = "terms") -> Any:
     import tantivy
 
     query, clauses = tantivy.Query, []
     for term, count in counts.items():
-        clause = query.term_query(schema, "terms", term, "freq")
+        clause = query.term_query(schema, field, term, "freq")
         clauses.append((tantivy.Occur.Should, query.boost_query(clause, float(count)) if count > 1 else clause))
     return query.boolean_query(clauses)
 

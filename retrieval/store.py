@@ -267,10 +267,11 @@ class Store:
             while batch := rows.fetchmany(8192):
                 yield [n for n, _ in batch], np.frombuffer(b"".join(v for _, v in batch), "<f2").reshape(-1, dimension)
 
-    def texts(self, after: int) -> Iterator[tuple[int, str, str, str]]:
-        """n, title, text, language of each passage behind `after`, as of now."""
+    def texts(self, after: int) -> Iterator[tuple[int, str, str, str, str]]:
+        """n, document, title, text, language of each passage behind `after`; a document's chunks are neighbours."""
+        sql = "SELECT n, document, title, text, language FROM passages WHERE n > ? ORDER BY n"
         with self._bulk() as db:
-            yield from db.execute("SELECT n, title, text, language FROM passages WHERE n > ? ORDER BY n", (after,))
+            yield from db.execute(sql, (after,))
 
     def withdrawn(self, since: int) -> list[int]:
         return [n for (n,) in self._rows("SELECT n FROM changes WHERE revision > ? AND op='withdraw'", (since,))]

@@ -65,7 +65,8 @@ def test_the_chunks_of_a_real_law_fit_the_real_embedder(minilm: embed.Model, tmp
         assert all(minilm.count(chunk.search_text) <= minilm.limit for chunk in chunks)
         by_place = sorted(chunks, key=lambda chunk: int(chunk.id.split("#")[1]))
         assert "".join("".join(chunk.text for chunk in by_place).split()) == "".join(text.split())
-        assert "torture" in index.search("cruel and degrading punishment", 3, mode="dense")[0].text
+        hits = index.search("cruel and degrading punishment", 3, mode="dense")
+        assert any("torture" in hit.text for hit in hits)
 
 
 def test_a_damaged_or_missing_export_is_made_anew(
