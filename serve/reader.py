@@ -20,6 +20,7 @@ from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
 from serve.config import EMBEDDED, RAW, RIGHTS, Alias, Config, ConfigError, Engine, Flags, Key, Server, is_base
 from serve.engines import FEATURES
+from serve.keys import Caller
 
 _SECTIONS = ("state_dir", "server", "engine", "profile", "policy", "alias", "key")
 _POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error")
@@ -95,6 +96,7 @@ class _Reader:
         engines: dict[str, Engine] = {}
         for name, table in self._section("engine").items():
             section = f"engine.{name}"
+            self._name(section, name)
             engine = self._dataclass(Engine, section, table, name=name)
             if engine.launched and not engine.url and not engine.model:
                 raise self.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
@@ -168,6 +170,7 @@ class _Reader:
         }
         for name, table in self._section("policy").items():
             section = f"policy.{name}"
+            self._name(section, name)
             if name == RAW:
                 raise self.fail(section, "", "raw is built in: it has no stage, and can't be another")
             subs = {k: v for k, v in table.items() if isinstance(v, dict)}
@@ -209,6 +212,10 @@ class _Reader:
             self._names("key", "rights", key.rights, RIGHTS, "right")
             if key.policy:
                 self._names("key", "policy", [key.policy], policies, "policy")
+            if any(other.sha256 == key.sha256.lower() for other in out):
+                raise self.fail("key", "sha256", f"key {key.id!r} has the secret of another")
+            if key.policy and not Caller(key.tenant, key).may_use(key.policy):
+                raise self.fail("key", "policy", f"key {key.id!r} may not use its own default {key.policy!r}")
             out.append(replace(key, sha256=key.sha256.lower(), tenant=key.tenant or key.id))
         return tuple(out)
 
@@ -256,6 +263,11 @@ class _Reader:
                 # An unknown section has its own header line; an unknown key stands in its section.
                 where = (key, "") if not section and self._line(key, "") else (section, key)
                 raise self.fail(where[0], where[1], f"unknown; valid are {choices}")
+
+    def _name(self, section: str, name: str) -> None:
+        """Policies and engines are named in headers, metrics and messages."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}", name):
+            raise self.fail(section, "", "a name is made of letters, digits and _ . : / - (64 at most)")
 
     def _names(self, section: str, key: str, names: Iterable[str], valid: Iterable[str], noun: str) -> None:
         for name in names:
