@@ -277,7 +277,7 @@ def test_the_constant_part_is_the_same_for_every_question(name: str) -> None:
         laid(chat(TALK[0], json.dumps({"role": "user", "content": text})), advice, shown).text or ""
         for text in ("Why?", "```\n" * 3, "`" * 70, "## Question", "<|endoftext|>", "x" * 5000, "")
     ]
-    shared = os.path.commonprefix(texts)
+    shared = os.path.commonprefix(texts)  # noqa: RUF071 (character by character is what is meant)
     assert shared.endswith(f"\n{shown.user_marker}\n{shown.fence}")
     for part in ("never name a client", "library", *(exemplar.assistant.lower() for exemplar in shown.exemplars)):
         assert part in shared.lower()
