@@ -25,7 +25,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -89,7 +88,7 @@ def running(command: list[str], ready: str, log: Path) -> Iterator[psutil.Proces
             for _ in range(600):
                 if process.poll() is not None:
                     sys.exit(f"{command[0]} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
-                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                with contextlib.suppress(OSError):
                     urllib.request.urlopen(ready, timeout=5).close()
                     break
                 time.sleep(0.1)
@@ -157,35 +156,36 @@ def slope(samples: list[tuple[float, float]]) -> float:
     return 60 * statistics.linear_regression(*zip(*samples, strict=True)).slope
 
 
-def soak(target: Target, arguments: argparse.Namespace) -> None:
-    """Rounds without a pause for so many minutes, the memory sampled beside them."""
+def soak(targets: list[Target], arguments: argparse.Namespace) -> None:
+    """Rounds without a pause for so many minutes, the policies in turn, the memory sampled beside them."""
     samples: list[tuple[float, float]] = []
     done = threading.Event()
     began = time.monotonic()
 
     def sample() -> None:
         while True:
-            samples.append((time.monotonic() - began, target.rss_mb()))
+            samples.append((time.monotonic() - began, targets[0].rss_mb()))  # one process serves them all
             if done.wait(10):
                 return
 
     watcher = threading.Thread(target=sample)
     watcher.start()
-    target.rounds.clear()
+    rounds = 0
     try:
         while time.monotonic() - began < 60 * arguments.soak_minutes:
-            one_round(target, arguments)
+            one_round(targets[rounds % len(targets)], arguments)
+            rounds += 1
     finally:
         done.set()
         watcher.join()
     sizes = [size for _, size in samples]
     half = [s for s in samples if s[0] >= samples[-1][0] / 2]
-    count = len(target.rounds) * arguments.streams
-    print(f"\nSoak, {target.name}: {samples[-1][0] / 60:.1f} min, {count} streams of {arguments.chunks} chunks.")
+    names, count = "; ".join(target.name for target in targets), rounds * arguments.streams
+    print(f"\nSoak ({names}): {samples[-1][0] / 60:.1f} min, {count} streams of {arguments.chunks} chunks.")
     print(f"Memory of all its processes (RSS): start {sizes[0]:.1f}, min {min(sizes):.1f}, max {max(sizes):.1f}, "
           f"end {sizes[-1]:.1f} MiB; slope {slope(samples):+.2f} MiB/min, second half {slope(half):+.2f}.")  # fmt: skip
     print("Every minute: " + " ".join(f"{size:.1f}" for size in sizes[::6]))
-    print(f"Lost or reordered chunks: {faults(target)}.")
+    print("Faults: " + "; ".join(faults(target) for target in targets) + ".")
 
 
 def machine() -> str:
@@ -206,7 +206,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--soak-minutes", type=float, default=0)
     parser.add_argument("--policy", action="append", help="Trimtab's policies to measure (default: raw); repeatable")
     trimtab = f"{Path(sys.executable).parent / 'trimtab'} serve --upstream {{upstream}} --port {{port}}"
-    parser.add_argument("--command", default=trimtab, help="how the proxy starts; {upstream} and {port} are filled in")
+    trimtab += " --state-dir {folder} --render base"  # the base render, so that `urial` is a translated stream
+    parser.add_argument("--command", default=trimtab, help="how the proxy starts; {upstream}, {port}, {folder}")
     parser.add_argument("--ready", default="/readyz", help="the proxy's path that answers 200 when it is ready")
     return parser.parse_args()
 
@@ -234,7 +235,7 @@ def main() -> None:
             targets.append(Target("nginx", urls["nginx"], process))
         else:
             print("nginx is not installed (Debian: apt-get install nginx-light); ratios are to direct.\n")
-        command = arguments.command.format(upstream=urls["engine"], port=ports["trimtab"]).split()
+        command = arguments.command.format(upstream=urls["engine"], port=ports["trimtab"], folder=folder).split()
         process = stack.enter_context(running(command, urls["trimtab"] + arguments.ready, folder / "trimtab.log"))
         for policy in arguments.policy or ["raw"]:
             header = f"X-Trimtab-Policy: {policy}"
@@ -247,7 +248,7 @@ def main() -> None:
                     target.rounds.clear()
         table(targets, arguments)
         if arguments.soak_minutes:
-            soak(targets[-1], arguments)
+            soak([target for target in targets if target.headers], arguments)
 
 
 if __name__ == "__main__":
