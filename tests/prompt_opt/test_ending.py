@@ -1,6 +1,7 @@
 """An answer ends where it should, however its text is cut into pieces, and keeps everything else."""
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -26,13 +27,11 @@ def streamed(pieces: list[str], layout: tuple[tuple[str, ...], str], client: tup
     return [*(ending.feed(piece) for piece in pieces), ending.close()]
 
 
-nasty = st.lists(
-    st.sampled_from(
-        ["`", "``", "```", "````", "`````", "\n", "\n\n", "\r\n", " ", "\t", "a", "bc", "# ", "#", "## Question", "Que"]
-        + ["# User:", "# Query:", "\n# Query", "\n## Question\n````", "ry:", "END", "E", "py", "\n```\n", "\n````\n"]
-    ),
-    max_size=14,
-).map("".join)
+NASTY = (
+    "`", "``", "```", "````", "`````", "\n", "\n\n", "\r\n", " ", "\t", "a", "bc", "# ", "#", "## Question", "Que",
+    "py", "# User:", "# Query:", "\n# Query", "\n## Question\n````", "ry:", "END", "E", "\n```\n", "\n````\n",
+)  # fmt: skip
+nasty = st.lists(st.sampled_from(NASTY), max_size=14).map("".join)
 clients = st.lists(st.sampled_from(["END", "\n\n", "a", "```", "EE", "\nbc", "`\n`", ""]), max_size=2).map(tuple)
 
 
@@ -41,10 +40,10 @@ clients = st.lists(st.sampled_from(["END", "\n\n", "a", "```", "EE", "\nbc", "`\
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(text=nasty, cuts=st.lists(st.integers(0, 60), max_size=8), client=clients)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_any_split_gives_the_answer_of_the_whole(layout, text: str, cuts: list[int], client: tuple[str, ...]) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(places)]
     whole = answer(text, layout, client)
     assert "".join(streamed(pieces, layout, client)) == whole
     assert "".join(streamed(list(text), layout, client)) == whole
@@ -53,7 +52,7 @@ def test_any_split_gives_the_answer_of_the_whole(layout, text: str, cuts: list[i
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(text=nasty, more=nasty, client=clients)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_what_is_passed_on_belongs_to_every_answer_it_may_become(layout, text: str, more: str, client) -> None:
     ending = Ending(*layout, client)
     passed = "".join(ending.feed(char) for char in text)
@@ -64,7 +63,7 @@ def test_what_is_passed_on_belongs_to_every_answer_it_may_become(layout, text: s
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(text=nasty)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_nothing_is_removed_but_a_stop_a_closing_fence_and_blank_lines(layout, text: str) -> None:
     """Whatever follows the answer begins, after blank lines, with a fence alone on its line or with a stop."""
     rest = text.removeprefix(answer(text, layout)).lstrip("\n")
