@@ -155,22 +155,41 @@ def _json(body: Any, status: int = 200) -> Response:
 
 
 async def _models(service: Service, who: Caller, request: Request) -> list[dict[str, Any]]:
+    """The aliases, then the models of the engines, as far as the caller may use them.
+
+    Raises:
+        ApiError: an engine could not be asked, and there is nothing else to list.
+    """
     config = service.config
+    mine = [policy for policy in config.policies.values() if who.may_use(policy.name)]
+    names = {policy.name for policy in mine}
     rows = [
         {"id": a.name, "object": "model", "created": 0, "owned_by": "trimtab", "policy": a.policy}
-        for a in config.aliases.values() if who.may_use(a.policy)
+        for a in config.aliases.values() if a.policy in names
     ]  # fmt: skip
+    engines = [service.engines[name] for name in dict.fromkeys(policy.engine for policy in mine)]
+    told = await asyncio.gather(*(_own(service, engine, request) for engine in engines))
     seen = {row["id"] for row in rows}
-    for name, engine in service.engines.items():
-        spec = engine.spec
-        own = [{"id": spec.public_name, "object": "model", "created": 0, "owned_by": name}] if spec.public_name else []
-        if not spec.launched:
-            own = await _listed(service, engine, request) or own
-        for row in own:
-            if row["id"] not in seen:
-                seen.add(row["id"])
-                rows.append(row)
+    for row in (row for own, _ in told for row in own):
+        if row["id"] not in seen:
+            seen.add(row["id"])
+            rows.append(row)
+    errors = [error for _, error in told if error is not None]
+    if errors and not rows:
+        raise errors[0]
     return rows
+
+
+async def _own(service: Service, engine: LiveEngine, request: Request) -> tuple[list[dict[str, Any]], ApiError | None]:
+    """The models of an engine, and what went wrong (which has been logged and counted)."""
+    spec = engine.spec
+    named = [{"id": spec.public_name, "object": "model", "created": 0, "owned_by": spec.name}] * bool(spec.public_name)
+    if spec.launched:
+        return named, None
+    try:
+        return await _listed(service, engine, request) or named, None
+    except ApiError as error:
+        return named, error
 
 
 async def _listed(service: Service, engine: LiveEngine, request: Request) -> list[dict[str, Any]]:

@@ -115,7 +115,8 @@ sha256 = "{bare}"
 class Served:
     """A running `trimtab serve`: its address, its process, and all that it has said."""
 
-    def __init__(self, argv: list[str], env: dict[str, str] | None = None) -> None:
+    def __init__(self, argv: list[str], config: Path, env: dict[str, str] | None = None) -> None:
+        self.config = config
         self.said: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serve.command", "serve", *argv],
@@ -164,11 +165,22 @@ def start(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> I
     """Starts servers before the fake engine; all of them end with the run."""
     running = []
 
-    def begin(*flags: str, server: str = "timeout_s = 30", more: str = "", env: dict[str, str] | None = None) -> Served:
+    def begin(
+        *flags: str,
+        server: str = "timeout_s = 30",
+        more: str = "",
+        file: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Served:
+        """`file` is a configuration instead of CONFIG, in which {url} and {state} are filled in; "" for none."""
         folder = tmp_path_factory.mktemp("served")
-        file = folder / "trimtab.toml"
-        file.write_text(CONFIG.format(state=folder / "state", url=upstream.url, server=server, more=more))
-        served = Served(["--config", str(file), "--port", "0", *flags], env)
+        path = folder / "trimtab.toml"
+        if file is None:
+            text = CONFIG.format(state=folder / "state", url=upstream.url, server=server, more=more)
+        else:
+            text = file.replace("{url}", upstream.url).replace("{state}", str(folder / "state"))
+        path.write_text(text)
+        served = Served([*(["--config", str(path)] if text else []), "--port", "0", *flags], path, env)
         running.append(served)
         return served
 
