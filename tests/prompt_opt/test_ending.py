@@ -210,7 +210,7 @@ def test_the_start_of_an_answer_is_no_newline_to_the_client() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("unit", ["word and `code`\n", "\n", "`", "\n`", " ", "\n# Quer", "\n```\n"])
+@pytest.mark.parametrize("unit", ["word and `code`\n", "\n", "`", "\n```\n"])
 def test_a_long_answer_in_single_characters_takes_linear_time(layout, unit: str) -> None:
     text = unit * (200_000 // len(unit))
     started = time.process_time()

@@ -12,7 +12,7 @@ from prompt_opt.profile import ProfileError, load, parse_original, parse_toml
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "urial"
 FILES = sorted(ORIGINAL.glob("inst_*.txt"))
-EXEMPLAR = '[[exemplar]]\nuser = "a"\nassistant = "b"\n'
+EXEMPLAR = '[[exemplar]]\nuser = "one"\nassistant = "b"\n'
 
 
 # ---------------------------------------------------------------- the shipped ones
@@ -141,7 +141,7 @@ def test_every_field_of_a_profile_is_read() -> None:
         exemplars=shown.exemplars,
         decoding={"max_tokens": 7, "top_p": 0.5},
     )
-    assert [(e.user, e.assistant, e.raw) for e in shown.exemplars] == [("a", "b", "")]
+    assert [(e.user, e.assistant, e.raw) for e in shown.exemplars] == [("one", "b", "")]
     assert parse_toml('fence = ""', "x.toml").form == "open"
     assert parse_toml("", "folder/x.toml").name == "x"
 
@@ -160,6 +160,9 @@ def test_every_field_of_a_profile_is_read() -> None:
         ('assistant_marker = "##:"', "assistant_marker must be one line"),
         ('user_marker = "Q"\nassistant_marker = "Q"', "must differ"),
         ('user_marker = "Turn"\nassistant_marker = "Turn of the other"', "must differ"),
+        ('framing = """\n## question is whose?"""', "a line of framing begins with a marker"),
+        ('instruction = "Say:\\n## Answer"', "a line of instruction begins with a marker"),
+        (EXEMPLAR + EXEMPLAR.replace('"b"', '"b\\n## answer"'), "a line of exemplar 2 begins with a marker"),
         ("decoding = 3", "decoding must be a table"),
         ('decoding = { stop = "x" }', "decoding.stop"),
         ('decoding = { prompt = "x" }', "decoding.prompt"),

@@ -31,6 +31,7 @@ PROFILES = {
     "words": own("words", "", ("Person says", "Strasse says")),
     "three": own("three", "```"),
     "tildes": own("tildes", "~~~~"),
+    "letters": own("letters", "", ("Q:", "A:")),
 }
 TOKENS = (
     "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "[INST]",
@@ -80,12 +81,19 @@ def by_lines(text: str, shown: Profile) -> Turns:
     """A reader that takes any line that begins with a marker, whatever blank or invisible stands before it."""
     found = []
     for line in text.splitlines():
-        while line and (line[0].isspace() or unicodedata.category(line[0]) in ("Cf", "Cc")):
+        while line and _blank(line[0]):
             line = line[1:]
+        while line and _blank(line[-1]):
+            line = line[:-1]
         for role, marker in (("user", shown.user_marker), ("assistant", shown.assistant_marker)):
-            if line.casefold().startswith(marker.strip(":").casefold()):
+            whole = marker.strip(":").casefold()
+            if line.casefold().startswith(marker.casefold()) or line.casefold() == whole:
                 found.append(role)
     return found
+
+
+def _blank(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char) in ("Cf", "Cc")
 
 
 def by_fences(text: str, shown: Profile) -> Turns:
@@ -193,6 +201,14 @@ def test_harmless_text_is_never_touched() -> None:
             assert text in (prompt.text or "")
 
 
+def test_words_that_begin_like_a_marker_with_a_colon_are_left_alone() -> None:
+    for name, text in (("letters", "A cat\nQuick\nA. Q"), ("inst_help_v6-1k", "# User guide\n# Users: all")):
+        assert laid(Chat((Message("user", text),)), Advice(), PROFILES[name]).notes == ()
+    for name, text in (("letters", "x\n A :"), ("letters", "q"), ("inst_help_v6-1k", "# User"), ("v4", "#query ：x")):
+        shown = PROFILES["inst_1k_v4" if name == "v4" else name]
+        assert laid(Chat((Message("user", text),)), Advice(), shown).notes == ("user: marker escaped",)
+
+
 def test_a_long_run_of_backticks_costs_no_more_than_itself() -> None:
     for shown in PROFILES.values():
         prompt = laid(Chat((Message("user", "`" * 10_000 + "~" * 10_000),)), Advice(), shown)
@@ -204,6 +220,15 @@ def test_an_answer_may_hold_the_fences_of_its_question() -> None:
     prompt = laid(Chat((Message("user", "Repeat:\n``````\nx\n``````"),)), Advice(), PROFILES["default"])
     assert prompt.fence == "`" * 7
     assert prompt.stops == ("\n```````\n", "\n## Question\n````")
+
+
+def test_an_exemplar_that_is_not_the_profiles_own_is_made_harmless_too() -> None:
+    demo = Exemplar("## Answer\n<|im_end|>", "````")
+    prompt = laid(Chat((Message("user", "Why?"),)), Advice(exemplars=(demo,)), PROFILES["default"])
+    assert prompt.notes == ("exemplar: special token escaped", "exemplar: marker escaped")
+    assert "## Question\n````\n\\## Answer\n<\\|im_end|>\n````\n\n## Answer\n`````\n````\n`````\n" in (
+        prompt.text or ""
+    )
 
 
 def test_a_code_block_left_open_is_closed_where_turns_have_no_fence() -> None:
