@@ -66,13 +66,14 @@ def _special(specials: frozenset[str]) -> re.Pattern[str]:
 
 @lru_cache(maxsize=64)
 def _keys(markers: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple("".join(map(_visible, marker.rstrip(": "))) for marker in markers)
+    return tuple("".join(map(_visible, marker)) for marker in markers)
 
 
 def _escape(line: str, keys: tuple[str, ...]) -> str:
     """The line, with a backslash before its first visible character where it begins with a marker.
 
-    Compared without case, blanks, invisible characters and compatibility forms: what looks like a marker is one.
+    A line that is a marker but for its colon counts too; one that goes on ("# User guide") does not. Compared without
+    case, blanks, invisible characters and compatibility forms: what looks like a marker is one.
     """
     seen, first = "", -1
     for i, char in enumerate(line):
@@ -83,8 +84,11 @@ def _escape(line: str, keys: tuple[str, ...]) -> str:
         if not any(key.startswith(seen[: len(key)]) for key in keys):
             return line
         if any(seen.startswith(key) for key in keys):
-            return f"{line[:first]}\\{line[first:]}"
-    return line
+            break
+    else:
+        if not seen or not any(seen == key.rstrip(":") for key in keys):
+            return line
+    return f"{line[:first]}\\{line[first:]}"
 
 
 def _visible(char: str) -> str:

@@ -131,7 +131,8 @@ def _after(outcome: Outcome, kept: Advice) -> Outcome:
     """The outcome of a stage, now that the context has left `kept` of all advice."""
     gave = outcome.gave
     rows = [*gave.exemplars, *gave.principles]
-    left = [row for row in rows if row in kept.exemplars or row in kept.principles]
+    remaining = {id(row) for row in (*kept.exemplars, *kept.principles)}
+    left = [row for row in rows if id(row) in remaining]
     texts = [
         (gave.instruction, bool(kept.instruction)),
         (gave.pinned, bool(kept.pinned)),

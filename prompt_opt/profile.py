@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_opt.core import Exemplar, Form, Profile
+from prompt_opt.defuse import defuse
 
 SHIPPED = Path(__file__).with_name("profiles")
 _FIELDS = {
@@ -79,11 +80,17 @@ def parse_toml(text: str, where: str) -> Profile:
     rows = table.get("exemplar", [])
     if not isinstance(rows, list):
         raise ProfileError(f"{where}: exemplar must be a list of tables: [[exemplar]]")
+    exemplars = tuple(_exemplar(row, i, where) for i, row in enumerate(rows))
+    said = [("framing", table.get("framing", "")), ("instruction", table.get("instruction", ""))]
+    said += [(f"exemplar {i + 1}", turn) for i, e in enumerate(exemplars) for turn in (e.user, e.assistant)]
+    for name, turn in said:
+        if "marker escaped" in defuse(turn, (user_marker, assistant_marker))[1]:
+            raise ProfileError(f"{where}: a line of {name} begins with a marker, which would open a turn")
     return Profile(
         name=table.get("name", Path(where).stem),
         framing=table.get("framing", "").strip(),
         instruction=table.get("instruction", "").strip(),
-        exemplars=tuple(_exemplar(row, i, where) for i, row in enumerate(rows)),
+        exemplars=exemplars,
         user_marker=user_marker,
         assistant_marker=assistant_marker,
         fence=fence,

@@ -24,7 +24,7 @@ class NoPlace(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a turn's text; `label` names it in the notes on what safety changed."""
+    """A part of a turn's text; `label` names it in the notes on what safety changed, "" is the profile's own."""
 
     origin: Origin
     label: str
@@ -120,8 +120,9 @@ class _Sheet:
             if exemplar.raw:
                 self.add("profile", exemplar.raw)
             else:
-                self.turn("user", [_Piece("profile", "exemplar", exemplar.user)])
-                self.turn("assistant", [_Piece("profile", "exemplar", exemplar.assistant)])
+                label = "" if exemplar in profile.exemplars else "exemplar"
+                self.turn("user", [_Piece("profile", label, exemplar.user)])
+                self.turn("assistant", [_Piece("profile", label, exemplar.assistant)])
         # A file's last exemplar ends as the first turn wants it; its preamble, and an exemplar before the last, don't.
         cut = exemplars[-1].raw and tuple(exemplars) != profile.exemplars if exemplars else profile.preamble
         if cut:
@@ -129,7 +130,7 @@ class _Sheet:
 
     def turn(self, role: str, pieces: Sequence[_Piece]) -> str:
         """Write a turn; return its text."""
-        texts = [self._closed(piece.label, self.safe(piece.label, piece.text)) for piece in pieces]
+        texts = [self._harmless(piece) if piece.label else piece.text for piece in pieces]
         whole = "".join(texts)
         fence = fence_for(whole, self.profile.fence) if self.profile.fence else ""
         self.add("profile", self.opening(role, fence))
@@ -152,10 +153,12 @@ class _Sheet:
             texts[0] = Span(texts[0].origin, texts[0].text.lstrip("\n"))
         return tuple(span for span in texts if span.text)
 
-    def _closed(self, label: str, text: str) -> str:
+    def _harmless(self, piece: _Piece) -> str:
+        """The piece, made harmless; where turns have no fence, no code block in it is left open."""
+        text = self.safe(piece.label, piece.text)
         if self.profile.fence or (closed := close_block(text)) == text:
             return text
-        self.notes.append(f"{label}: code block closed")
+        self.notes.append(f"{piece.label}: code block closed")
         return closed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_opt.core import Chat, Prompt
-from serve.config import Config, Engine, is_base
+from serve.config import Config, ConfigError, Engine, is_base
 from serve.errors import BadRequest, Unavailable
 from serve.wire import Request
 
@@ -21,7 +21,11 @@ _AUDIO = ("input_audio", "audio_url")
 
 
 def _set(name: str, *unset: Any) -> Callable[[Request, Chat | None], bool]:
-    return lambda request, chat: request.value(name) not in (None, False, [], {}, *unset)
+    def used(request: Request, chat: Chat | None) -> bool:
+        value = request.value(name)
+        return value is not None and value is not False and value not in ([], {}, *unset)
+
+    return used
 
 
 def _parts(types: tuple[str, ...]) -> Callable[[Request, Chat | None], bool]:
@@ -47,6 +51,7 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "images": _parts(_IMAGES),
     "audio": _parts(_AUDIO),
 }
+PARTS = frozenset({"images", "audio"})  # those that only the messages show
 # Request fields that OpenAI does not have but engines of these kinds do.
 _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
 
@@ -55,6 +60,7 @@ class LiveEngine:
     """One engine's state in this worker; the supervisor and probing change it, requests read it."""
 
     def __init__(self, spec: Engine) -> None:
+        """Raises ConfigError where a launched model's files, or the tokenizer, can't be read."""
         self.spec = spec
         self.url = spec.url
         self.model = spec.model  # what the engine itself calls it
@@ -70,10 +76,13 @@ class LiveEngine:
         self._generation: dict[str, Any] = {}
         self._model_config: dict[str, Any] = {}
         self._supports = frozenset(FEATURES if spec.supports is None else spec.supports)
-        if spec.launched:
-            self._read_folder(Path(spec.model))
-        if spec.tokenizer:
-            self._load_tokenizer(Path(spec.tokenizer))
+        try:
+            if spec.launched:
+                self._read_folder(Path(spec.model))
+            if spec.tokenizer:
+                self._load_tokenizer(Path(spec.tokenizer))
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise ConfigError(f"engine.{spec.name}: its model or tokenizer cannot be read: {error}") from error
         self._speak(spec.kind or (spec.launcher if spec.launcher in ("vllm", "transformers") else ""))
 
     # -- what it is

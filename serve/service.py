@@ -31,13 +31,26 @@ class Service:
 
 
 async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes) -> Upstream:
-    """Send to the engine; an UpstreamError becomes an answer for the client."""
+    """Send to the engine; an UpstreamError becomes an answer for the client.
+
+    So do two answers that are not for the client: a redirect, which would lead it (and its key) around us, and a word
+    on our own API key, parts of which engines like to quote.
+    """
     anonymous = not service.config.keys and engine.key is None
     headers = request_headers(call.scope["headers"], engine.key, authorization=anonymous)
+    query = call.scope.get("query_string", b"").decode("latin-1")
+    url = engine.url + path + (f"?{query}" if query else "")
     try:
-        return await service.relay.send("POST", engine.url + path, headers, body)
+        upstream = await service.relay.send("POST", url, headers, body)
     except UpstreamError as error:
         raise failed(engine, error) from error
+    if 300 <= upstream.status < 400:
+        upstream.abort()
+        raise failed(engine, UpstreamError(message=f"It redirects ({upstream.status}): configure its final URL."))
+    if upstream.status == 401 and engine.key is not None:
+        upstream.abort()
+        raise failed(engine, UpstreamError(message="It refuses the API key that this server has for it."))
+    return upstream
 
 
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:

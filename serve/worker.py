@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
+from prompt_opt.core import Stage
 from prompt_opt.pipeline import build as build_stages
 from serve.app import build as build_app
 from serve.config import Config, ConfigError
@@ -43,25 +44,43 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
-        relay = Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
-        traces = Traces(config.state_dir, config.server.trace_ttl_s)
-        self.service = _service(config, {}, relay, traces)
-        self.tell(told)
+        self._retired: list[Relay | Traces] = []  # what requests that began before a reload may still be using
+        self.service = Service(config, *_parts(config, {}), _relay(config), _traces(config))
+        self._state(told)
 
-    def tell(self, told: Mapping[str, Any]) -> None:
+    async def tell(self, told: Mapping[str, Any]) -> None:
         """A line from the parent: the engines' states, perhaps the word to load the configuration again."""
         if told["revision"] <= self._revision:
             return
-        self._revision, self._engines = told["revision"], told["engines"]
         if told.get("reload"):
             try:
-                config = load(parse(self._argv))
+                config = await asyncio.to_thread(load, parse(self._argv))
+                parts = await asyncio.to_thread(_parts, config, self.service.engines)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                old = self.service
-                self.service = _service(config, old.engines, old.relay, old.traces)
-                self.report({"reloaded": self._revision})
+                self._replace(config, parts)
+                self.report({"reloaded": told["revision"]})
+        self._state(told)
+
+    def _replace(self, config: Config, parts: _Parts) -> None:
+        """Serve from now on by another configuration; requests that have begun keep theirs."""
+        old, server, was = self.service, config.server, self.service.config.server
+        relay, traces = old.relay, old.traces
+        if (server.connect_s, server.timeout_s) != (was.connect_s, was.timeout_s):
+            self._retired.append(relay)
+            relay = _relay(config)
+        if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
+            self._retired.append(traces)
+            traces = _traces(config)
+        self.service = Service(config, *parts, relay, traces)
+
+    async def close(self) -> None:
+        for owned in (self.service.relay, self.service.traces, *self._retired):
+            await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
+
+    def _state(self, told: Mapping[str, Any]) -> None:
+        self._revision, self._engines = told["revision"], told["engines"]
         for name, state in self._engines.items():
             if name in self.service.engines:
                 self.service.engines[name].update(state)
@@ -75,7 +94,7 @@ class Worker:
         reader = asyncio.StreamReader(limit=2**20)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
-            self.tell(json.loads(line))
+            await self.tell(json.loads(line))
         os._exit(1)
 
     async def probe(self) -> None:
@@ -101,14 +120,24 @@ async def _learn(engine: LiveEngine) -> None:
         log.debug("engine %s: /v1/models: %r", engine.spec.name, error)
 
 
-def _service(config: Config, old: Mapping[str, LiveEngine], relay: Relay, traces: Traces) -> Service:
-    """The service of a configuration; engines that have not changed keep their state."""
+_Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
+
+
+def _parts(config: Config, old: Mapping[str, LiveEngine]) -> _Parts:
+    """A configuration's engines and stages. Engines that have not changed keep their state."""
     engines = {
         name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
         for name, spec in config.engines.items()
     }
-    stages = {name: build_stages(policy) for name, policy in config.policies.items()}
-    return Service(config, engines, stages, relay, traces)
+    return engines, {name: build_stages(policy) for name, policy in config.policies.items()}
+
+
+def _relay(config: Config) -> Relay:
+    return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
+
+
+def _traces(config: Config) -> Traces:
+    return Traces(config.state_dir, config.server.trace_ttl_s)
 
 
 async def serve(told: Mapping[str, Any]) -> None:
@@ -129,22 +158,26 @@ async def serve(told: Mapping[str, Any]) -> None:
         h11_max_incomplete_event_size=65536,
     )
     server = uvicorn.Server(settings)
-    tasks = [asyncio.create_task(worker.listen_to_parent()), asyncio.create_task(worker.probe())]
 
     async def announce() -> None:
         while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.005)
         worker.report({"ready": True})
+        await worker.probe()
 
-    tasks.append(asyncio.create_task(announce()))
+    tasks = [asyncio.create_task(worker.listen_to_parent()), asyncio.create_task(announce())]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
-    await server.serve(sockets=[socket.socket(fileno=told["fd"])])
+    serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=told["fd"])]))
+    # None of the others ends before the server does, unless by a bug: then we go, and the parent starts us again.
+    await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
+        if task.done():
+            task.result()
         task.cancel()
-    await worker.service.relay.close()
-    await asyncio.to_thread(worker.service.traces.close)
+    await serving
+    await worker.close()
 
 
 def main() -> None:
