@@ -16,6 +16,7 @@ import msgspec
 
 Render = Literal["chat", "base"]
 Form = Literal["fenced", "open", "spaced"]
+Frame = Literal["quoted", "quoted-zh", "opo-en", "opo-zh"]
 Status = Literal["applied", "skipped", "timed_out", "failed"]
 # Where a piece of the prompt comes from; the trace and the page show it.
 Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
@@ -100,7 +101,10 @@ class Principle:
     title: str = ""
     source: str = ""
     region: str = ""
-    score: float = 0.0
+    score: float = 0.0  # fused, 0 to 1
+    url: str = ""
+    dense: float | None = None  # cosine, where the dense side found it
+    lexical: float | None = None  # BM25, where the lexical side found it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class Advice:
     exemplars: tuple[Exemplar, ...] = ()
     pinned: tuple[Principle, ...] = ()
     principles: tuple[Principle, ...] = ()
+    frame: Frame = "quoted"  # how `principles` are quoted
     rewrite: str | None = None  # the last user turn, rewritten
     complement: str | None = None  # a hint after the last user turn
     note: str = ""  # what the outcome says in brackets: applied(3)
@@ -200,6 +205,11 @@ class Policy:
     digest: str = ""
 
 
+def estimate(text: str) -> int:
+    """Tokens of a text where no tokenizer is known: 3 bytes each, which is on the safe side."""
+    return -(-len(text.encode()) // 3)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a stage may know of the request beside the chat."""
@@ -208,12 +218,23 @@ class Context:
     tenant: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)  # the request's `trimtab` field
     deadline: float = 0.0  # time.monotonic() seconds
+    count: Callable[[str], int] = estimate  # tokens of a text, by the engine's tokenizer where it is known
     ask: Callable[[str, Prompt], Awaitable[str]] | None = None  # (engine, prompt) -> answer text
 
     @property
     def remaining(self) -> float:
         """Seconds left of the policy's budget."""
         return max(0.0, self.deadline - time.monotonic())
+
+
+class Indexes(Protocol):
+    """The indexes of principles that the configuration names (`retrieval.index.Index`, which we do not import here)."""
+
+    def opened(self, name: str) -> Any | None:
+        """The index, if it is open. Never blocks."""
+
+    def open(self, name: str) -> Any:
+        """The index, opened if need be. Blocks."""
 
 
 class Stage(Protocol):

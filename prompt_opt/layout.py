@@ -103,14 +103,16 @@ def _prepend(message: Message, text: str) -> Message:
 
 def _last_turn(message: Message, advice: Advice) -> tuple[Message, list[tuple[Origin, str]]]:
     """The last user message and its pieces: rules, the text or its rewrite, the complement."""
-    before = retrieved(advice.principles)
+    before, behind = retrieved(advice.principles, advice.frame)
     body = message.text if advice.rewrite is None else advice.rewrite
-    after = f"\n\n{advice.complement}" if advice.complement else ""
+    hint = f"\n\n{advice.complement}" if advice.complement else ""
     pieces: list[tuple[Origin, str]] = [
         ("retrieved", before),
         ("user" if advice.rewrite is None else "rewrite", body),
-        ("rewrite", after),
+        ("rewrite", hint),
+        ("retrieved", behind),
     ]
+    after = hint + behind
     if not before and not after and advice.rewrite is None:
         return message, pieces
     if not isinstance(message.content, list):

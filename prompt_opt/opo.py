@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from prompt_opt.core import Advice, Chat, Context, Policy, Principle, Skip
+from prompt_opt.core import Advice, Chat, Context, Frame, Indexes, Policy, Principle, Skip
+from prompt_opt.principles import line
 from prompt_opt.regions import detect
 
 if TYPE_CHECKING:
@@ -38,26 +39,24 @@ class Options:
     kind: str = ""
     tags: tuple[str, ...] = ()
     detect_region: bool = True  # Chinese provinces, by name or by city
-    without_region: str = "any"  # "any", or "national": only rules for everywhere, where no region is known
+    without_region: Literal["any", "national"] = "any"  # which rules, where no region is known
     pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
-    layout: str = "quoted"  # "quoted", or OPO's own: "opo-en", "opo-zh"
-
-
-LAYOUTS = ("quoted", "opo-en", "opo-zh")
+    frame: Frame = "quoted"
 
 
 class Opo:
-    """Searches the indexes of one policy. `open_index` gives an open index by its configured name."""
+    """Searches the indexes of one policy."""
 
     name = "opo"
 
-    def __init__(self, policy: Policy, options: Options, open_index: Callable[[str], Index]) -> None:
-        self._options, self._open, self._policy = options, open_index, policy
+    def __init__(self, policy: Policy, indexes: Indexes) -> None:
+        self._options: Options = policy.options["opo"]
+        self._indexes = indexes
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         options = self._options
         query = _query(chat)
-        pinned = await asyncio.to_thread(self._pinned) if options.pinned else ()
+        pinned = await self._pinned()
         if not query and not pinned:
             raise Skip("no text to search for")
         principles: tuple[Principle, ...] = ()
@@ -69,11 +68,14 @@ class Opo:
         if not principles and not pinned:
             raise Skip("nothing relevant")
         note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "")
-        return Advice(principles=principles, pinned=pinned, note=note)
+        return Advice(principles=principles, pinned=pinned, frame=options.frame, note=note)
+
+    async def _index(self, name: str) -> Index:
+        index: Index = self._indexes.opened(name) or await asyncio.to_thread(self._indexes.open, name)
+        return index
 
     async def _search(self, name: str, query: str, where: Filter) -> list[Hit]:
-        options = self._options
-        index = await asyncio.to_thread(self._open, name)
+        options, index = self._options, await self._index(name)
         return await index.asearch(
             query, options.k, where=where, mode=options.mode, floor=options.floor or None, most=options.most or None
         )
@@ -91,14 +93,13 @@ class Opo:
             tags=options.tags, on=on,
         )  # fmt: skip
 
-    def _pinned(self) -> tuple[Principle, ...]:
+    async def _pinned(self) -> tuple[Principle, ...]:
         """The pinned principles as they stand now; one that was withdrawn is in no prompt."""
         found = []
         for name in self._options.pinned:
             index, _, ident = name.partition("/")
-            passage = self._open(index).get(ident)
-            if passage is not None:
-                p = passage
+            p = await asyncio.to_thread((await self._index(index)).get, ident)
+            if p is not None:
                 found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url))
         return tuple(found)
 
@@ -112,13 +113,13 @@ def _within(hits: list[Hit], options: Options, count: Callable[[str], int], take
     """Best first, whole ones only, each once, while they fit the budget."""
     left, kept, seen = options.budget_tokens, [], set(taken)
     for hit in hits:
-        cost = count(f"- [{hit.id}] {hit.title}: {hit.text}\n")
+        principle = Principle(
+            hit.id, hit.text, hit.title, hit.source, hit.region, round(hit.score, 4), hit.url, hit.dense, hit.lexical
+        )
+        cost = count(line(principle) + "\n")
         if hit.id in seen or cost > left or len(kept) == options.k:
             continue
         seen.add(hit.id)
         left -= cost
-        kept.append(
-            Principle(hit.id, hit.text, hit.title, hit.source, hit.region, round(hit.score, 4), url=hit.url,
-                      dense=hit.dense, lexical=hit.lexical)
-        )  # fmt: skip
+        kept.append(principle)
     return tuple(kept)

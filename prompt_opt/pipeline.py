@@ -13,14 +13,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 
-from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage
+from prompt_opt.core import Advice, Chat, Context, Indexes, Outcome, Policy, Prompt, Skip, Stage
 from prompt_opt.layout import lay_out, shed
 
 log = logging.getLogger("trimtab.pipeline")
 
-# name -> "module:class", made with the policy; loaded when a policy names it.
+# name -> "module:class", made with the policy and the indexes; loaded when a policy names it. The module's `Options`,
+# where it has them, is what `[policy.NAME.STAGE]` resolves to.
 STAGES: Mapping[str, str] = {
     "urial": "prompt_opt.urial:Urial",
+    "opo": "prompt_opt.opo:Opo",
 }
 
 
@@ -32,7 +34,14 @@ class StageFailed(Exception):
         self.outcome = outcome
 
 
-def build(policy: Policy) -> tuple[Stage, ...]:
+def options(stage: str) -> type | None:
+    """The dataclass of a stage's own settings; None for a stage that has none."""
+    module, _, _ = STAGES[stage].partition(":")
+    found: type | None = getattr(import_module(module), "Options", None)
+    return found
+
+
+def build(policy: Policy, indexes: Indexes) -> tuple[Stage, ...]:
     """The policy's stages, in its order.
 
     Raises:
@@ -41,7 +50,7 @@ def build(policy: Policy) -> tuple[Stage, ...]:
     stages = []
     for name in policy.stages:
         module, _, attribute = STAGES[name].partition(":")
-        stages.append(getattr(import_module(module), attribute)(policy))
+        stages.append(getattr(import_module(module), attribute)(policy, indexes))
     return tuple(stages)
 
 
@@ -93,6 +102,7 @@ def merge(advices: Sequence[Advice]) -> Advice:
         exemplars=tuple(e for a in advices for e in a.exemplars),
         pinned=tuple(p for a in advices for p in a.pinned),
         principles=tuple(p for a in advices for p in a.principles),
+        frame=next((a.frame for a in advices if a.principles), "quoted"),
         rewrite=next((a.rewrite for a in advices if a.rewrite is not None), None),
         complement=next((a.complement for a in advices if a.complement is not None), None),
     )

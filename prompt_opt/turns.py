@@ -165,11 +165,12 @@ class _Sheet:
 def _question(text: str, advice: Advice) -> list[_Piece]:
     """The last user turn: rules, the text or its rewrite, the complement."""
     asked = _Piece("user", "user", text) if advice.rewrite is None else _Piece("rewrite", "rewrite", advice.rewrite)
-    after = f"\n\n{advice.complement}" if advice.complement else ""
+    before, behind = retrieved(advice.principles, advice.frame)
     return [
-        _Piece("retrieved", "retrieved", retrieved(advice.principles)),
+        _Piece("retrieved", "retrieved", before),
         asked,
-        _Piece("rewrite", "complement", after),
+        _Piece("rewrite", "complement", f"\n\n{advice.complement}" if advice.complement else ""),
+        _Piece("retrieved", "retrieved", behind),
     ]
 
 

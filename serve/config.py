@@ -12,7 +12,7 @@ from prompt_opt.core import Policy, Profile
 
 EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
 RAW = "raw"
-RIGHTS = ("raw", "traces", "metrics", "explain")
+RIGHTS = ("raw", "traces", "metrics", "explain", "principles", "shared-principles")
 
 
 class ConfigError(ValueError):
@@ -93,6 +93,21 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """`[index.NAME]`: principles to search."""
+
+    name: str
+    path: str = ""  # a folder; "": indexes/NAME in the state folder
+    url: str = ""  # of a Milvus server, or the file of an embedded one, instead of a path
+    embedder: str = ""  # a model's name or folder, or "none"; "": the index's own, all-MiniLM-L6-v2 for a new one
+    tenant: str = ""  # whose it is; "": shared, so that only the right `shared-principles` may change it
+
+    @property
+    def location(self) -> str:
+        return self.url or self.path
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole resolved configuration."""
 
@@ -102,6 +117,7 @@ class Config:
     policies: Mapping[str, Policy]
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     keys: tuple[Key, ...] = ()
+    indexes: Mapping[str, IndexSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
 
     def default_policy(self) -> Policy:

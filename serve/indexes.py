@@ -37,6 +37,10 @@ class Indexes:
                 self._open[name] = Index.open(spec.location, create=True, embedder=spec.embedder or None)
             return self._open[name]
 
+    def opened(self, name: str) -> Index | None:
+        """The index, if it is open. Never blocks."""
+        return self._open.get(name)
+
     @property
     def missing(self) -> tuple[str, ...]:
         """Those that are not open yet."""

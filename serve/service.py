@@ -13,6 +13,7 @@ from serve.call import Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
+from serve.indexes import Indexes
 from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, request_headers
 from serve.traces import Traces
 
@@ -28,6 +29,7 @@ class Service:
     stages: Mapping[str, tuple[Stage, ...]]  # by policy
     relay: Relay
     traces: Traces
+    indexes: Indexes
 
 
 async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes) -> Upstream:
