@@ -201,7 +201,7 @@ class Policy:
     profile: Profile = field(default_factory=lambda: Profile("plain"))
     budget_ms: int = 2000
     on_error: Literal["skip", "fail"] = "skip"
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # one table per stage
+    options: Mapping[str, Any] = field(default_factory=dict)  # stage -> its module's `Options`
     digest: str = ""
 
 

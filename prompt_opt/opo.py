@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prompt_opt.core import Advice, Chat, Context, Frame, Indexes, Policy, Principle, Skip
 from prompt_opt.principles import line
@@ -71,8 +71,10 @@ class Opo:
         return Advice(principles=principles, pinned=pinned, frame=options.frame, note=note)
 
     async def _index(self, name: str) -> Index:
-        index: Index = self._indexes.opened(name) or await asyncio.to_thread(self._indexes.open, name)
-        return index
+        index = self._indexes.opened(name)
+        if index is None:
+            index = await asyncio.to_thread(self._indexes.open, name)
+        return cast("Index", index)
 
     async def _search(self, name: str, query: str, where: Filter) -> list[Hit]:
         options, index = self._options, await self._index(name)
@@ -111,7 +113,8 @@ def _query(chat: Chat) -> str:
 
 def _within(hits: list[Hit], options: Options, count: Callable[[str], int], taken: set[str]) -> tuple[Principle, ...]:
     """Best first, whole ones only, each once, while they fit the budget."""
-    left, kept, seen = options.budget_tokens, [], set(taken)
+    left, seen = options.budget_tokens, set(taken)
+    kept: list[Principle] = []
     for hit in hits:
         principle = Principle(
             hit.id, hit.text, hit.title, hit.source, hit.region, round(hit.score, 4), hit.url, hit.dense, hit.lexical

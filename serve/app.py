@@ -10,7 +10,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.routing import Route
 
-from serve import metrics, openapi, wire
+from serve import metrics, openapi, principles, wire
 from serve.answer import Line, chat_completions, relayed, run
 from serve.call import Call, ClientGone, Receive, Scope, Send
 from serve.engines import LiveEngine
@@ -91,12 +91,13 @@ def build(service: Callable[[], Service]) -> FastAPI:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["server"], summary="Every engine answers; 503 until then")
+    @app.get("/readyz", tags=["server"], summary="Every engine answers, every index is open; 503 until then")
     async def readyz() -> Response:
-        engines = service().engines
+        engines, indexes = service().engines, service().indexes
         told = {name: {"state": e.state, "reason": e.reason} for name, e in engines.items()}
-        ready = all(engine.ready for engine in engines.values())
-        body = {"status": "ready" if ready else "not ready", "engines": told}
+        opened = {name: indexes.state(name) for name in indexes.specs}
+        ready = all(e.ready for e in engines.values()) and all(s["state"] == "ready" for s in opened.values())
+        body = {"status": "ready" if ready else "not ready", "engines": told, "indexes": opened}
         return _json(body, 200 if ready else 503)
 
     @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
@@ -131,6 +132,8 @@ def build(service: Callable[[], Service]) -> FastAPI:
             for p in config.policies.values() if who.may_use(p.name)
         ]  # fmt: skip
         return _json({"object": "list", "data": rows})
+
+    principles.add_routes(app, service, caller)
 
     @app.get("/v1/traces/{ident}", tags=["trimtab"], summary="What was done to one request")
     async def trace(request: Request, ident: str) -> Response:

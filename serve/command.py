@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("serve a model, or stand before one, with alignment policies", "serve.command:serve"),
     "check": ("check the configuration and print it resolved", "serve.command:check"),
     "explain": ("print the prompt that a chat becomes, without sending it", "serve.explain:main"),
+    "index": ("make, change and search an index of principles", "retrieval.command:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
 }
 

@@ -21,8 +21,9 @@ from prompt_opt.pipeline import StageFailed, advise, build
 from serve import wire
 from serve.answer import laid_out
 from serve.choose import choose
-from serve.config import ConfigError, Flags, Server
+from serve.config import Config, ConfigError, Flags, Server
 from serve.errors import ApiError, BadRequest
+from serve.indexes import Indexes
 from serve.keys import Caller
 from serve.reader import load
 from serve.service import Service
@@ -84,10 +85,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object: text or messages, stop, decoding, spans")
     args = parser.parse_args(argv)
     try:
-        policy = _policy(args)
+        config = load(Flags(config=args.config))
+        policy = _policy(config, args)
         request = wire.parse(_body(args.chat), Server())
         chat = wire.chat(request, Server())
-        advice, outcomes = asyncio.run(_advice(chat, policy, build(policy), "", request.options))
+        indexes = Indexes(config.indexes)
+        try:
+            for name in config.indexes if "opo" in policy.stages else ():
+                indexes.open(name)
+            advice, outcomes = asyncio.run(_advice(chat, policy, build(policy, indexes), "", request.options))
+        finally:
+            indexes.close()
         prompt = lay_out(chat, advice, policy)
     except (ConfigError, profile.ProfileError, StageFailed, NoPlace, ApiError) as error:
         print(f"trimtab explain: {error}", file=sys.stderr)
@@ -105,8 +113,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _policy(args: argparse.Namespace) -> Policy:
-    config = load(Flags(config=args.config))
+def _policy(config: Config, args: argparse.Namespace) -> Policy:
     name = args.policy or "urial"
     if name not in config.policies:
         raise ConfigError(f"no policy {name!r}; valid are {', '.join(sorted(config.policies))}")

@@ -24,6 +24,7 @@ class Indexes:
         self.specs = specs
         self._open: dict[str, Index] = {}
         self._lock = threading.Lock()
+        self.troubles: dict[str, str] = {}  # why an index can't be opened or followed
 
     def open(self, name: str) -> Index:
         """The index, opened at its first use. Blocks; a large one takes seconds."""
@@ -41,23 +42,24 @@ class Indexes:
         """The index, if it is open. Never blocks."""
         return self._open.get(name)
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Those that are not open yet."""
-        return tuple(name for name in self.specs if name not in self._open)
+    def state(self, name: str) -> dict[str, str]:
+        """Whether it is open, and what is wrong with it."""
+        trouble = self.troubles.get(name, "")
+        return {"state": "ready" if name in self._open and not trouble else "opening", "reason": trouble}
 
     async def keep_up(self) -> None:
-        """Open all, then follow their records for as long as the worker lives."""
+        """Open what is not open yet, take in what other processes have changed, wait a moment."""
         for name in self.specs:
-            await asyncio.to_thread(self.open, name)
-        while self._open:
-            await asyncio.sleep(_REFRESH_S)
-            for name, index in list(self._open.items()):
-                try:
-                    await asyncio.to_thread(index.refresh)
-                except (OSError, RuntimeError, ValueError) as error:
-                    # A search refreshes as well, and its stage reports the failure to whom it concerns.
-                    log.warning("index %s: cannot follow its record: %r", name, error)
+            try:
+                await asyncio.to_thread(lambda name=name: self.open(name).refresh())
+            except (OSError, RuntimeError, ValueError, ImportError) as error:
+                # A search refreshes as well, and its stage reports the failure to whom it concerns.
+                if self.troubles.get(name) != str(error):
+                    log.warning("index %s: %s", name, error)
+                self.troubles[name] = str(error)
+            else:
+                self.troubles.pop(name, None)
+        await asyncio.sleep(_REFRESH_S)
 
     def close(self) -> None:
         for index in self._open.values():

@@ -9,20 +9,35 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 
+from prompt_opt import pipeline
 from prompt_opt import profile as profiles
 from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
-from serve.config import EMBEDDED, RAW, RIGHTS, Alias, Config, ConfigError, Engine, Flags, Key, Server, is_base
+from serve.config import (
+    EMBEDDED,
+    RAW,
+    RIGHTS,
+    Alias,
+    Config,
+    ConfigError,
+    Engine,
+    Flags,
+    IndexSpec,
+    Key,
+    Server,
+    is_base,
+)
 from serve.engines import FEATURES
 from serve.keys import Caller
 
-_SECTIONS = ("state_dir", "server", "engine", "profile", "policy", "alias", "key")
+_SECTIONS = ("state_dir", "server", "engine", "profile", "index", "policy", "alias", "key")
 _POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error")
 
 
@@ -87,14 +102,15 @@ class _Reader:
         server = replace(server, **_given(host=flags.host, port=flags.port, workers=flags.workers, policy=flags.policy))
         engines = self._engines(flags, environ)
         loaded = self._profiles()
-        policies = self._policies(engines, loaded, flags)
-        aliases = self._aliases(policies)
-        keys = self._keys(policies)
-        server = self._server(server, policies, keys, engines, flags)
         state = flags.state_dir or self._table.get("state_dir", "state")
         if not isinstance(state, str):
             raise self.fail("", "state_dir", "must be a path")
-        return Config(server, engines, loaded, policies, aliases, keys, Path(state))
+        indexes = self._indexes(Path(state))
+        policies = self._policies(engines, loaded, indexes, flags)
+        aliases = self._aliases(policies)
+        keys = self._keys(policies)
+        server = self._server(server, policies, keys, engines, flags)
+        return Config(server, engines, loaded, policies, aliases, keys, indexes, Path(state))
 
     # -- sections
 
@@ -173,8 +189,28 @@ class _Reader:
                 raise self.fail(section, "file", str(error)) from None
         return out
 
+    def _indexes(self, state: Path) -> dict[str, IndexSpec]:
+        out = {}
+        for name, table in self._section("index").items():
+            section = f"index.{name}"
+            self._name(section, name)
+            spec = self._dataclass(IndexSpec, section, table, name=name)
+            if spec.path and spec.url:
+                raise self.fail(section, "url", "an index is either a path or a url, not both")
+            missing = [p for p in ("faiss", "tantivy", "numpy") if not spec.url and find_spec(p) is None]
+            missing += ["pymilvus"] if spec.url and find_spec("pymilvus") is None else []
+            if missing:
+                extra = "milvus" if spec.url else "retrieval"
+                raise self.fail(section, "", f"needs {', '.join(missing)}: pip install 'trimtab[{extra}]'")
+            out[name] = spec if spec.location else replace(spec, path=str(state / "indexes" / name))
+        return out
+
     def _policies(
-        self, engines: Mapping[str, Engine], loaded: Mapping[str, Profile], flags: Flags
+        self,
+        engines: Mapping[str, Engine],
+        loaded: Mapping[str, Profile],
+        indexes: Mapping[str, IndexSpec],
+        flags: Flags,
     ) -> dict[str, Policy]:
         if flags.render and flags.render not in ("chat", "base"):
             raise ConfigError(f"--render {flags.render}: valid are chat, base")
@@ -194,22 +230,49 @@ class _Reader:
                 raise self.fail(section, "", "raw is built in: it has no stage, and can't be another")
             subs = {k: v for k, v in table.items() if isinstance(v, dict)}
             self._known(section, table, (*_POLICY_FIELDS, *STAGES))
-            for stage, settings in subs.items():
-                self._known(f"{section}.{stage}", settings, ())  # no stage has settings of its own yet
+            settings = {stage: self._settings(section, stage, table) for stage, table in subs.items()}
             given = dict(_given(**{k: table.get(k) for k in _POLICY_FIELDS}))
             given["profile"] = self._one(section, "profile", given.get("profile", "default"), loaded, "profile")
             engine = self._one(section, "engine", given.get("engine", first), engines, "engine")
             given["engine"] = engine.name
             given.setdefault("render", "base" if is_base(engine) else "chat")
             given.setdefault("stages", ("urial",))
-            policy = self._dataclass(Policy, section, given, name=name, options=subs)
+            policy = self._dataclass(Policy, section, given, name=name, options=settings)
             self._names(section, "stages", policy.stages, STAGES, "stage")
             if len(set(policy.stages)) < len(policy.stages):
                 raise self.fail(section, "stages", "each stage stands once")
+            if "opo" in policy.stages:
+                self._opo(section, policy, indexes)
             if policy.budget_ms <= 0:
                 raise self.fail(section, "budget_ms", "must be more than zero")
             policies[name] = policy
         return {name: replace(policy, digest=_digest(policy)) for name, policy in policies.items()}
+
+    def _settings(self, section: str, stage: str, table: Any) -> Any:
+        """A stage's own table, as the dataclass that its module has for it."""
+        cls = pipeline.options(stage)
+        if cls is None:
+            self._known(f"{section}.{stage}", table, ())
+            return table
+        return self._dataclass(cls, f"{section}.{stage}", table)
+
+    def _opo(self, section: str, policy: Policy, indexes: Mapping[str, IndexSpec]) -> None:
+        section = f"{section}.opo"
+        if "opo" not in policy.options:
+            raise self.fail(section, "", 'the stage opo needs a table with index = ["NAME"]')
+        options = policy.options["opo"]
+        self._names(section, "index", options.index, indexes, "index")
+        if not options.index and not options.pinned:
+            raise self.fail(section, "index", "names no index to search")
+        for name in options.pinned:
+            if name.partition("/")[0] not in indexes or not name.partition("/")[2]:
+                valid = ", ".join(sorted(indexes)) or "none"
+                raise self.fail(section, "pinned", f"{name!r} is no INDEX/ID; indexes are {valid}")
+        if options.mode not in ("hybrid", "dense", "lexical"):
+            raise self.fail(section, "mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
+        for name in ("k", "budget_tokens"):
+            if getattr(options, name) <= 0:
+                raise self.fail(section, name, "must be more than zero")
 
     def _aliases(self, policies: Mapping[str, Policy]) -> dict[str, Alias]:
         out = {}

@@ -70,7 +70,17 @@ class Record:
             "stages": [{"stage": o.stage, "status": o.status, "reason": o.reason, "ms": o.ms} for o in self.outcomes],
             "notes": list(self.notes),
             "principles": [
-                {"id": p.id, "title": p.title, "source": p.source, "region": p.region, "score": p.score, "pinned": pin}
+                {
+                    "id": p.id,
+                    "title": p.title,
+                    "source": p.source,
+                    "url": p.url,
+                    "region": p.region,
+                    "score": p.score,
+                    "dense": p.dense,
+                    "lexical": p.lexical,
+                    "pinned": pin,
+                }
                 for pin, some in ((True, self.advice.pinned), (False, self.advice.principles))
                 for p in some
             ],

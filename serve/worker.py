@@ -26,6 +26,7 @@ from serve.app import build as build_app
 from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
 from serve.flags import parse
+from serve.indexes import Indexes
 from serve.reader import load
 from serve.relay import Relay
 from serve.service import Service
@@ -44,8 +45,11 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
-        self._retired: list[Relay | Traces] = []  # what requests that began before a reload may still be using
-        self.service = Service(config, *_parts(config, {}), _relay(config), _traces(config))
+        self._retired: list[
+            Relay | Traces | Indexes
+        ] = []  # what requests that began before a reload may still be using
+        indexes = Indexes(config.indexes)
+        self.service = Service(config, *_parts(config, {}, indexes), _relay(config), _traces(config), indexes)
         self._state(told)
 
     async def tell(self, told: Mapping[str, Any]) -> None:
@@ -55,15 +59,17 @@ class Worker:
         if told.get("reload"):
             try:
                 config = await asyncio.to_thread(load, parse(self._argv))
-                parts = await asyncio.to_thread(_parts, config, self.service.engines)
+                old = self.service
+                indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
+                parts = await asyncio.to_thread(_parts, config, old.engines, indexes)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                self._replace(config, parts)
+                self._replace(config, parts, indexes)
                 self.report({"reloaded": told["revision"]})
         self._state(told)
 
-    def _replace(self, config: Config, parts: _Parts) -> None:
+    def _replace(self, config: Config, parts: _Parts, indexes: Indexes) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
         old, server, was = self.service, config.server, self.service.config.server
         relay, traces = old.relay, old.traces
@@ -73,10 +79,12 @@ class Worker:
         if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
             self._retired.append(traces)
             traces = _traces(config)
-        self.service = Service(config, *parts, relay, traces)
+        if indexes is not old.indexes:
+            self._retired.append(old.indexes)
+        self.service = Service(config, *parts, relay, traces, indexes)
 
     async def close(self) -> None:
-        for owned in (self.service.relay, self.service.traces, *self._retired):
+        for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
 
     def _state(self, told: Mapping[str, Any]) -> None:
@@ -123,13 +131,13 @@ async def _learn(engine: LiveEngine) -> None:
 _Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
 
 
-def _parts(config: Config, old: Mapping[str, LiveEngine]) -> _Parts:
+def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes) -> _Parts:
     """A configuration's engines and stages. Engines that have not changed keep their state."""
     engines = {
         name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
         for name, spec in config.engines.items()
     }
-    return engines, {name: build_stages(policy) for name, policy in config.policies.items()}
+    return engines, {name: build_stages(policy, indexes) for name, policy in config.policies.items()}
 
 
 def _relay(config: Config) -> Relay:
@@ -165,7 +173,11 @@ async def serve(told: Mapping[str, Any]) -> None:
         worker.report({"ready": True})
         await worker.probe()
 
-    tasks = [asyncio.create_task(worker.listen_to_parent()), asyncio.create_task(announce())]
+    async def follow() -> None:
+        while True:
+            await worker.service.indexes.keep_up()
+
+    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow())]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
