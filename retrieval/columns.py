@@ -118,9 +118,10 @@ class Allowed:
 def best_first(
     rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], tie: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Ties in the order of rows; sums that were added up in another order differ by less than `tie`."""
+    """Ties in the order of rows; sums that were added up in another order differ by a share of less than `tie`."""
     order = np.argsort(-scores, kind="stable")
-    step = np.diff(scores[order], prepend=scores[order[:1]]) < -tie
+    falling = scores[order]
+    step = -np.diff(falling, prepend=falling[:1]) > tie * np.abs(falling)
     order = order[np.lexsort((rows[order], np.cumsum(step)))]
     return rows[order], scores[order]
 

@@ -2,9 +2,9 @@
 
   score = w · lexical + (1 - w) · dense
 
-dense is the cosine (a negative one is 0). lexical is BM25 over the score of an average passage that holds every
-term of the query once, at most 1. Neither depends on what else was found, so scores compare between queries and a
-floor on them means something; reciprocal ranks, which know only order, let the weaker side outvote the stronger.
+dense is the cosine (a negative one is 0). lexical is BM25 over the most that any passage could score for the query.
+Neither depends on what else was found, so scores compare between queries and a floor on them means something;
+reciprocal ranks, which know only order, let the weaker side outvote the stronger.
 (Bruch, Gai, Ingber: An Analysis of Fusion Functions for Hybrid Retrieval, arXiv 2210.11934.)
 """
 

@@ -70,6 +70,8 @@ class Index:
         self._queries = QueryVectors(embedder) if embedder else None
         self._results: Cache[list[Hit]] = Cache(4096)
         self._pool = ThreadPoolExecutor(4, "trimtab-index")
+        self._weight, self._weighed = WEIGHT, -1
+        self._refresh()
 
     @classmethod
     def open(
@@ -138,11 +140,11 @@ class Index:
     @property
     def revision(self) -> int:
         """Of what searches see now."""
-        return self.backend.refresh()
+        return self._refresh()
 
     def refresh(self, progress: Progress = None) -> int:
         """Take in what any process has changed. Costs microseconds when that is nothing."""
-        return self.backend.refresh(progress)
+        return self._refresh(progress)
 
     def get(self, key: str) -> Passage | None:
         """A document as it was given, or one of its chunks."""
@@ -168,10 +170,11 @@ class Index:
         """The k best passages that `where` allows, best first; fewer only where fewer are allowed or pass `floor`.
 
         `most` is how many may come from one source (or one document, where no source is given), and with it a
-        text that is there twice comes once. `exact` scans instead of walking an approximate index.
+        text that is there twice comes once. `exact` scans instead of walking an approximate index and follows
+        every tie to its end.
         """
+        revision = self._refresh()
         ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
-        revision = self.backend.refresh()
         known = self._results.get((revision, ask))
         if known is not None:
             return list(known)
@@ -198,7 +201,7 @@ class Index:
         return await loop.run_in_executor(self._pool, partial(self._finish, ask, revision, view, lexical, vector))
 
     def _begin(self, ask: Ask) -> Known | tuple[int, View, tuple[Ranked, float]]:
-        revision = self.backend.refresh()
+        revision = self._refresh()
         known = self._results.get((revision, ask))
         if known is not None:
             return Known(list(known))
@@ -210,14 +213,23 @@ class Index:
             if mode == "dense":
                 raise ValueError("this index has no embedder: its mode is lexical")
             return "lexical" if mode == "hybrid" else mode
-        return "lexical" if mode == "hybrid" and self.weight >= 1.0 else mode
+        return "lexical" if mode == "hybrid" and self._weight >= 1.0 else mode
 
     @property
     def weight(self) -> float:
         """The lexical side's share: tuned, or all of it where the embedder does not speak the index's languages."""
-        tuned = self.backend.setting("weight")
-        if tuned:
-            return float(tuned)
+        self._refresh()
+        return self._weight
+
+    def _refresh(self, progress: Progress = None) -> int:
+        revision = self.backend.refresh(progress)
+        if revision != self._weighed:
+            tuned = self.backend.setting("weight")
+            self._weight = float(tuned) if tuned else self._untuned()
+            self._weighed = revision
+        return revision
+
+    def _untuned(self) -> float:
         spoken = self.embedder.languages if self.embedder else frozenset()
         held = {primary(language) for language in self.backend.languages()} - {""}
         return WEIGHT if not spoken or not held or held & spoken else 1.0
@@ -229,7 +241,7 @@ class Index:
         return max(DEPTH, 2 * ask.k)
 
     def _lexical(self, ask: Ask, view: View, depth: int) -> tuple[Ranked, float]:
-        return self.backend.lexical(view, ask.query, depth) if ask.mode != "dense" else ([], 0.0)
+        return self.backend.lexical(view, ask.query, depth, ask.exact) if ask.mode != "dense" else ([], 0.0)
 
     def _finish(
         self, ask: Ask, revision: int, view: View, lexical: tuple[Ranked, float], vector: Vector | None
@@ -257,7 +269,7 @@ class Index:
         found = {key for key, _ in dense}
         missing: list[Key] = [key for key, _ in lexical[0] if key not in found]
         more = self.backend.cosines(view, vector, missing) if missing else []
-        return fuse(*lexical, dense, more, self.weight)
+        return fuse(*lexical, dense, more, self._weight)
 
     def _hits(self, ask: Ask, fused: list[Fused]) -> list[Hit]:
         if ask.floor is not None:

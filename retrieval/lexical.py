@@ -38,7 +38,7 @@ VERSION = 2  # of the analysis and the fields; another number means: build anew
 ECHO = 0.3  # what a chunk without any term of the query loses of its document's score
 AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
-TIE = 1e-4  # scores that differ by less are the same, summed in another order
+TIE = 1e-5  # scores that differ by a smaller share are the same, summed in another order
 TIED_UPTO = 4096  # how far a tie at the cut is followed, to break it by age and not by where a segment lies
 Ranked = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]  # rows, scores, ceiling
@@ -72,8 +72,10 @@ class Lexical:
             self.languages = frozenset(note["languages"])
             self.revision = int(note["revision"])
 
-    def search(self, query: str, k: int, columns: Columns, allowed: Allowed, *, language: str | None) -> Found:
-        """The k best of the rows that `mask` allows, and what a passage with every term would score."""
+    def search(
+        self, query: str, k: int, columns: Columns, allowed: Allowed, *, language: str | None, exact: bool
+    ) -> Found:
+        """The k best of the rows that `mask` allows, and a bound on what any passage can score."""
         searcher, schema = self._searcher, self._index.schema
         known = self.languages
         spoken = frozenset({primary(language)}) & known if language else known
@@ -84,7 +86,8 @@ class Lexical:
         if allowed.count <= FEW and not allowed.all:
             wanted = _among(schema, wanted, columns.n[mask].tolist())
         depth = int(1.3 * k * min(30.0, len(mask) / allowed.count))
-        rows, scores = self._sift(wanted, k, depth + 8, columns, mask=mask)
+        tied_upto = len(mask) if exact else TIED_UPTO
+        rows, scores = self._sift(wanted, k, depth + 8, columns, mask=mask, tied_upto=tied_upto)
         rows, scores = self._tell_chunks_apart(counts, rows, scores, columns)
         return rows, scores, _ceiling(searcher, counts)
 
@@ -92,7 +95,7 @@ class Lexical:
         self, counts: Counter[str], rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], columns: Columns
     ) -> Ranked:
         """Lower those chunks whose document owes its score to another of them."""
-        same = np.flatnonzero(np.abs(np.diff(scores)) < TIE)
+        same = np.flatnonzero(-np.diff(scores) < TIE * scores[:-1])
         tied = np.unique(np.concatenate([same, same + 1]))  # chunks of one document have one score
         if not len(tied):
             return rows, scores
@@ -105,7 +108,7 @@ class Lexical:
         if not score_of:
             return rows, scores
         mine = np.array([score_of.get(n, 0.0) for n in numbers], np.float32)
-        group = np.cumsum(np.diff(scores[tied], prepend=scores[tied[:1]]) < -TIE)
+        group = np.cumsum(-np.diff(scores[tied], prepend=scores[tied[:1]]) >= TIE * scores[tied])
         best = np.zeros(int(group[-1]) + 1, np.float32)
         np.maximum.at(best, group, mine)
         share = np.divide(mine, best[group], out=np.ones_like(mine), where=best[group] > 0)
@@ -113,14 +116,14 @@ class Lexical:
         scores[tied] *= 1.0 - ECHO * (1.0 - share)
         return best_first(rows, scores, TIE)
 
-    def _sift(self, wanted: Any, k: int, depth: int, columns: Columns, *, mask: Mask) -> Ranked:
+    def _sift(self, wanted: Any, k: int, depth: int, columns: Columns, *, mask: Mask, tied_upto: int) -> Ranked:
         """Ask for so many that k allowed ones should be among them (and ties at the cut), then for more."""
         while True:
             hits = self._searcher.search(wanted, limit=depth, count=False).hits
             rows, scores = _rows(self._searcher, hits, columns)
             kept = mask[rows]
             rows, scores = rows[kept], scores[kept]
-            enough = len(rows) > k and (scores[-1] < scores[k - 1] - TIE or depth >= TIED_UPTO)
+            enough = len(rows) > k and (scores[-1] < scores[k - 1] * (1 - TIE) or depth >= tied_upto)
             if enough or len(hits) < depth:
                 return rows[:k], scores[:k]
             depth = max(4 * depth, int(1.3 * depth * k / max(1, len(rows))))
@@ -246,10 +249,10 @@ def _any_of(schema: Any, counts: Counter[str], field: str = "terms") -> Any:
 
 
 def _ceiling(searcher: Any, counts: Counter[str]) -> float:
-    """BM25 of a passage of average length that has every term of the query once."""
+    """More than any passage can score: every term of the query, each so often that once more adds nothing."""
     total = searcher.num_docs + 1
     found = ((count, min(searcher.doc_freq("terms", term), total)) for term, count in counts.items())
-    return sum(count * math.log1p((total - df + 0.5) / (df + 0.5)) for count, df in found)
+    return sum(2.2 * count * math.log1p((total - df + 0.5) / (df + 0.5)) for count, df in found)
 
 
 def _rows(searcher: Any, hits: Any, columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -101,9 +101,9 @@ class Local:
             self._allowed.put((state.revision, state.token, where), allowed)
         return LocalView(state, allowed, where.language)
 
-    def lexical(self, view: LocalView, query: str, k: int) -> tuple[Ranked, float]:
+    def lexical(self, view: LocalView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
         columns, allowed = view.state.columns, view.allowed
-        rows, scores, ceiling = self._lexical.search(query, k, columns, allowed, language=view.language)
+        rows, scores, ceiling = self._lexical.search(query, k, columns, allowed, language=view.language, exact=exact)
         return list(zip(columns.n[rows].tolist(), scores.tolist(), strict=True)), ceiling
 
     def dense(self, view: LocalView, vector: Vector, k: int, exact: bool) -> Ranked:

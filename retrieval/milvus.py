@@ -121,7 +121,7 @@ class Milvus:
         self._client.create_collection(self.name, schema=schema, index_params=indexes, consistency_level="Strong")
         self._create_settings()
         for key, value in {**about, "dimension": str(dimension), "revision": "0", "format": "1"}.items():
-            self.set(key, value)
+            self._write(key, value)
 
     def _create_settings(self) -> None:
         from pymilvus import DataType, MilvusClient
@@ -149,6 +149,10 @@ class Milvus:
         return str(rows[0]["value"]) if rows else default
 
     def set(self, key: str, value: str) -> None:
+        self._write(key, value)
+        self._step()
+
+    def _write(self, key: str, value: str) -> None:
         self._client.upsert(self._about, [{"key": key, "value": value, "unused": [0.0, 0.0]}])
 
     # Changes: new rows first, stale ones after, the revision last
@@ -176,7 +180,7 @@ class Milvus:
         with self._lock:
             if not spoken <= self._languages:
                 self._languages |= spoken
-                self.set("languages", json.dumps(sorted(self._languages)))
+                self._write("languages", json.dumps(sorted(self._languages)))
         return self._step()
 
     def withdraw(self, ids: list[str]) -> tuple[int, list[str]]:
@@ -202,7 +206,7 @@ class Milvus:
     def _step(self) -> int:
         with self._lock:
             self._revision = max(time.time_ns() // 1000, self._revision + 1)
-            self.set("revision", str(self._revision))
+            self._write("revision", str(self._revision))
             self._read_at = time.monotonic()
             return self._revision
 
@@ -272,7 +276,7 @@ class Milvus:
     def view(self, where: Filter) -> MilvusView:
         return MilvusView(expression(where), where.language)
 
-    def lexical(self, view: MilvusView, query: str, k: int) -> tuple[Ranked, float]:
+    def lexical(self, view: MilvusView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
         known = self._languages
         spoken = frozenset({primary(view.language)}) & known if view.language else known
         terms = Counter(analyse.query_terms(query, spoken or known))

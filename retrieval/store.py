@@ -126,8 +126,10 @@ class Store:
         return str(row[0]) if row else default
 
     def set(self, key: str, value: str) -> None:
+        """A setting changes what searches answer, so it makes a revision."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+            self._settle(db, self._next(db), True)
 
     # Changes
 

@@ -51,7 +51,7 @@ class Indexes:
         """Open what is not open yet, take in what other processes have changed, wait a moment."""
         for name in self.specs:
             try:
-                await asyncio.to_thread(lambda name=name: self.open(name).refresh())
+                await asyncio.to_thread(self._follow, name)
             except (OSError, RuntimeError, ValueError, ImportError) as error:
                 # A search refreshes as well, and its stage reports the failure to whom it concerns.
                 if self.troubles.get(name) != str(error):
@@ -60,6 +60,9 @@ class Indexes:
             else:
                 self.troubles.pop(name, None)
         await asyncio.sleep(_REFRESH_S)
+
+    def _follow(self, name: str) -> None:
+        self.open(name).refresh()
 
     def close(self) -> None:
         for index in self._open.values():
