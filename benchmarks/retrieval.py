@@ -35,7 +35,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file is called as the package that it measures
 
 from retrieval import analyse, evaluate
-from retrieval.command import bar
+from retrieval.ask import Ask
+from retrieval.build import bar
 from retrieval.embed import load
 from retrieval.index import Index
 from retrieval.passage import Filter, Passage
@@ -160,15 +161,7 @@ def row(name: str, label: str, measured: dict[str, float]) -> None:
 
 
 def documents(index: Index, query: str, k: int, mode: str) -> list[tuple[str, float]]:
-    wanted = 2 * k
-    while True:
-        hits = index.search(query, wanted, mode=mode)
-        best: dict[str, float] = {}
-        for hit in hits:
-            best.setdefault(hit.document, hit.score)
-        if len(best) >= k or len(hits) < wanted:
-            return list(best.items())[:k]
-        wanted *= 2
+    return evaluate.documents(lambda wanted: index.search(query, wanted, mode=mode), k)
 
 
 # 2. Regions
@@ -346,8 +339,6 @@ def whole(index: Index, texts: list[str]) -> None:
     view = index.backend.view(Filter())
 
     def fuse_only(i: int, found: dict[int, Any] = {}) -> Any:  # noqa: B006 - lexical results, outside the clock
-        from retrieval.index import Ask
-
         ask = Ask(texts[i], 10)
         return index._hits(ask, index._fuse(ask, view, found[i], vectors[texts[i]], 50))
 

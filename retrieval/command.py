@@ -8,15 +8,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retrieval.passage import Filter, Passage, parse_filter
-
-SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
-BATCH = 64  # documents in a transaction
+from retrieval.build import bar, ingest
+from retrieval.passage import Filter, Hit, parse_filter
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,97 +84,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    return _ingest(arguments, create=True)
+    return ingest(arguments, create=True)
 
 
 def add(arguments: argparse.Namespace) -> int:
-    return _ingest(arguments, create=False)
-
-
-def _ingest(arguments: argparse.Namespace, *, create: bool) -> int:
-    from retrieval import ingest
-    from retrieval.index import Index
-
-    inputs = [file for given in arguments.input for file in ingest.files(given)]
-    defaults = ingest.Defaults(
-        arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
-    )
-    with Index.open(arguments.index, create=create, embedder=arguments.embedder, threads=arguments.threads) as index:
-        tally = Tally(index.count())
-        with bar("reading", sum(file.stat().st_size for file in inputs), "B") as advance:
-            rows = (row for file in inputs for row in ingest.read(file, defaults, advance))
-            for batch in _batches(_good(rows, tally, arguments.strict), BATCH):
-                _note_duplicates(index, batch, tally)
-                index.add(batch)
-                tally.read += len(batch)
-        with bar("terms", None, " passages") as advance:
-            index.refresh(advance)
-        with bar("vectors", None, " passages") as advance:
-            index.backend.compact(advance)
-        tally.report(index.count(), index.revision)
-    return 1 if arguments.strict and tally.bad else 0
-
-
-class Tally:
-    """What happened to the rows, printed as it happens and summed up at the end."""
-
-    def __init__(self, before: int) -> None:
-        self.before, self.read, self.bad, self.duplicates = before, 0, 0, 0
-
-    def problem(self, place: str, text: str) -> None:
-        self.bad += 1
-        _say(self.bad, f"{place}: {text}", "bad rows")
-
-    def duplicate(self, key: str, other: str) -> None:
-        self.duplicates += 1
-        _say(self.duplicates, f"{key} says the same as {other}", "duplicates")
-
-    def report(self, after: int, revision: int) -> None:
-        print(
-            f"{self.read} documents read, {self.bad} bad rows left out, {self.duplicates} duplicates kept;"
-            f" passages: {self.before} before, {after} now; revision {revision}"
-        )
-
-
-def _say(count: int, text: str, what: str) -> None:
-    if count <= SHOWN:
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stderr)
-    if count == SHOWN:
-        print(f"further {what} are counted only", file=sys.stderr)
-
-
-def _good(rows: Iterable[Any], tally: Tally, strict: bool) -> Iterator[Passage]:
-    for row in rows:
-        if row.passage is not None:
-            yield row.passage
-            continue
-        tally.problem(row.place, row.problem)
-        if strict:
-            return
-
-
-def _note_duplicates(index: Any, batch: list[Passage], tally: Tally) -> None:
-    seen: dict[bytes, str] = {}
-    for passage in batch:
-        content = passage.content_hash
-        other = seen.setdefault(content, passage.id)
-        if other == passage.id:
-            other = index.backend.same_content(content, passage.id) or passage.id
-        if other != passage.id:
-            tally.duplicate(passage.id, other)
-
-
-def _batches(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:
-    batch: list[Passage] = []
-    for passage in passages:
-        batch.append(passage)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    return ingest(arguments, create=False)
 
 
 def withdraw(arguments: argparse.Namespace) -> int:
@@ -206,16 +118,19 @@ def search(arguments: argparse.Namespace) -> int:
 
 
 def _search_one(index: Any, arguments: argparse.Namespace, where: Filter) -> int:
-    hits = index.search(
-        arguments.query, arguments.k, where=where, mode=arguments.mode, floor=arguments.floor, most=arguments.most,
-        exact=arguments.exact,
-    )  # fmt: skip
-    for hit in hits:
+    for hit in _hits(index, arguments.query, arguments, where, arguments.k):
         place = ", ".join(part for part in (hit.source, hit.region, hit.language) if part)
         sides = f"dense {_number(hit.dense)} lexical {_number(hit.lexical)}"
         print(f"{hit.score:.3f}  {hit.id}  {hit.title}  [{sides}{'; ' + place if place else ''}]")
         print(f"       {' '.join(hit.text.split())[:160]}")
     return 0
+
+
+def _hits(index: Any, query: str, arguments: argparse.Namespace, where: Filter, k: int) -> list[Hit]:
+    found: list[Hit] = index.search(
+        query, k, where=where, mode=arguments.mode, floor=arguments.floor, most=arguments.most, exact=arguments.exact
+    )
+    return found
 
 
 def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> int:
@@ -227,7 +142,7 @@ def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> in
     with bar("searching", len(queries), " queries") as advance:
         for key, query in queries.items():
             started = time.perf_counter()
-            run[key] = documents(index, query, arguments, where)
+            run[key] = evaluate.documents(partial(_hits, index, query, arguments, where), arguments.k)
             took.append((time.perf_counter() - started) * 1000)
             advance(1)
     took.sort()
@@ -239,22 +154,6 @@ def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> in
         found = evaluate.score(run, evaluate.read_qrels(arguments.qrels))
         print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
     return 0
-
-
-def documents(index: Any, query: str, arguments: argparse.Namespace, where: Filter) -> list[tuple[str, float]]:
-    """k documents, each at its best chunk's score."""
-    wanted = arguments.k
-    while True:
-        hits = index.search(
-            query, wanted, where=where, mode=arguments.mode, floor=arguments.floor, most=arguments.most,
-            exact=arguments.exact,
-        )  # fmt: skip
-        best: dict[str, float] = {}
-        for hit in hits:
-            best.setdefault(hit.document, hit.score)
-        if len(best) >= arguments.k or len(hits) < wanted:
-            return list(best.items())[: arguments.k]
-        wanted *= 2
 
 
 def stats(arguments: argparse.Namespace) -> int:
@@ -316,12 +215,3 @@ def _counted(items: Iterable[str], advance: Any) -> Iterator[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-@contextmanager
-def bar(text: str, total: int | None, unit: str) -> Iterator[Any]:
-    """Yields what advances it. Nothing is drawn where standard error is no terminal, or for a moment's work."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=text, unit=unit, unit_scale=unit == "B", delay=0.5, disable=None) as drawn:
-        yield drawn.update

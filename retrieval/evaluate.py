@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from retrieval.passage import Hit
 
 Qrels = dict[str, dict[str, int]]
 Run = Mapping[str, Sequence[tuple[str, float]]]  # query id: documents with scores, best first
@@ -36,6 +38,19 @@ def read_qrels(path: Path) -> Qrels:
         except ValueError:
             raise ValueError(f"{path}:{number}: not query-id, corpus-id and score between tabs") from None
     return {query: rated for query, rated in found.items() if any(v > 0 for v in rated.values())}
+
+
+def documents(search: Callable[[int], Sequence[Hit]], k: int) -> list[tuple[str, float]]:
+    """k documents, each at its best chunk's score, of a search for so many passages."""
+    wanted = k
+    while True:
+        hits = search(wanted)
+        best: dict[str, float] = {}
+        for hit in hits:
+            best.setdefault(hit.document, hit.score)
+        if len(best) >= k or len(hits) < wanted:
+            return list(best.items())[:k]
+        wanted *= 2
 
 
 def write_run(path: Path, run: Run) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from retrieval.ask import ANY, Ask, Known, hit, varied
 from retrieval.backend import Backend, Progress, Vector, View
 from retrieval.batch import QueryVectors
 from retrieval.cache import Cache
@@ -24,39 +24,9 @@ from retrieval.passage import Filter, Hit, Passage, primary
 from retrieval.rerank import Reranker
 from retrieval.store import Entry
 
-MODES = ("hybrid", "dense", "lexical")
 CHARACTERS = 1200  # the most in a chunk of an index without an embedder
 WEIGHT = 0.6  # of the lexical side, until `trimtab index tune` has found the index's own
 DEPTH = 50  # the least number of candidates taken from each side
-ANY = Filter()
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One search; also what its result is cached by, together with the revision."""
-
-    query: str
-    k: int
-    where: Filter = ANY
-    mode: str = "hybrid"
-    floor: float | None = None
-    most: int | None = None
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"unknown mode {self.mode!r}: {', '.join(MODES)}")
-        if self.k < 1:
-            raise ValueError("k must be at least 1")
-        # Half a surrogate pair can come out of JSON and is no text.
-        object.__setattr__(self, "query", self.query.encode("utf-8", "replace").decode())
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A result from the cache."""
-
-    hits: list[Hit]
 
 
 class Index:
@@ -276,30 +246,9 @@ class Index:
             fused = [f for f in fused if f.score >= ask.floor]
         reach = ask.k if ask.most is None and self._reranker is None else len(fused)
         passages = self.backend.fetch([f.key for f in fused[:reach]])
-        hits = [_hit(passages[f.key], f) for f in fused[:reach] if f.key in passages]
+        hits = [hit(passages[f.key], f) for f in fused[:reach] if f.key in passages]
         if self._reranker is not None:
             hits = self._reranker.order(ask.query, hits, ask.k)
-        return _varied(hits, ask.most)[: ask.k]
+        return varied(hits, ask.most)[: ask.k]
 
     list = page
-
-
-def _hit(p: Passage, f: Fused) -> Hit:
-    return Hit(
-        p.id, p.text, p.title, p.source, p.url, p.region, p.language, f.score, f.dense, f.lexical,
-        f.dense_rank, f.lexical_rank, None, p.document, p.kind, p.tags, p.in_force_from, p.in_force_to,
-    )  # fmt: skip
-
-
-def _varied(hits: list[Hit], most: int | None) -> list[Hit]:
-    """At most so many of one source, and no text twice."""
-    if most is None:
-        return hits
-    kept, taken, texts = [], dict[str, int](), set[tuple[str, str]]()
-    for hit in hits:
-        source, text = hit.source or hit.document, (hit.title, hit.text)
-        if taken.get(source, 0) < most and text not in texts:
-            kept.append(hit)
-            taken[source] = taken.get(source, 0) + 1
-            texts.add(text)
-    return kept
