@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+_STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing
 
 
@@ -34,6 +36,7 @@ class Call:
         self.scope, self._receive, self._send = scope, receive, send
         self.started = self.ended = self.events = False
         self.status = 0
+        self._writing = 0.0  # since when the piece being sent has been on its way; 0.0: none is
         self.extra: list[tuple[bytes, bytes]] = []  # headers of ours that every answer to this call carries
 
     @property
@@ -100,7 +103,7 @@ class Call:
 
         async def watch() -> None:
             nonlocal gone
-            while (await self._receive())["type"] != "http.disconnect":
+            while not await self._has_left():
                 pass
             if not self.ended and not left:
                 gone = True
@@ -117,6 +120,14 @@ class Call:
             left = True
             watcher.cancel()
 
+    async def _has_left(self) -> bool:
+        """Hear what the connection says next, or look at the clock when it says nothing."""
+        try:
+            async with asyncio.timeout(_STUCK_S / 4):
+                return bool((await self._receive())["type"] == "http.disconnect")
+        except TimeoutError:
+            return self._writing > 0 and time.monotonic() - self._writing > _STUCK_S
+
     async def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
         """Send the status and the headers."""
         self.started, self.status, self.events = True, status, events
@@ -125,7 +136,9 @@ class Call:
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body, at once."""
         if chunk:
+            self._writing = time.monotonic()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._writing = 0.0
 
     async def end(self, chunk: bytes = b"") -> None:
         """Send the last piece of the body."""

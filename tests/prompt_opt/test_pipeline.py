@@ -56,11 +56,11 @@ def size(prompt: Prompt) -> int:
 async def test_slow_stage_is_left_out_and_the_others_apply() -> None:
     stages = [gives("opo", Advice(principles=RULES), after=30), gives("urial", Advice("Be kind.", note="3"))]
     started = time.monotonic()
-    advice, outcomes = await advise(CHAT, context(100), stages)
+    advice, outcomes = await advise(CHAT, context(500), stages)
     assert time.monotonic() - started < 10
     assert advice == Advice("Be kind.")
-    assert [str(outcome) for outcome in outcomes] == ["opo=timed_out(100 ms)", "urial=applied(3)"]
-    assert outcomes[0].ms >= 95
+    assert [str(outcome) for outcome in outcomes] == ["opo=timed_out(500 ms)", "urial=applied(3)"]
+    assert outcomes[0].ms >= 490
 
 
 async def test_failing_stage_is_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +85,7 @@ async def test_a_stage_with_nothing_to_do_says_why() -> None:
 async def test_a_policy_may_have_the_request_fail_instead(name: str) -> None:
     bad = breaks("opo", ValueError()) if name == "failed" else gives("opo", Advice(), after=30)
     with pytest.raises(StageFailed, match=f"stage opo {name}") as caught:
-        await advise(CHAT, context(100, on_error="fail"), [gives("urial", Advice("Be kind.")), bad])
+        await advise(CHAT, context(500, on_error="fail"), [gives("urial", Advice("Be kind.")), bad])
     assert caught.value.outcome.stage == "opo"
 
 

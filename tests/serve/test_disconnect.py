@@ -21,6 +21,7 @@ from serve.app import build
 from serve.call import Call, ClientGone
 from serve.config import Flags
 from serve.engines import LiveEngine
+from serve.errors import TooSlow
 from serve.reader import load
 from serve.relay import Relay
 from serve.service import Service
@@ -271,6 +272,35 @@ async def test_the_servers_own_cancellation_is_not_taken_for_the_clients() -> No
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_client_that_takes_nothing_any_more_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.call._STUCK_S", 0.2)
+
+    async def never(message: Any) -> None:
+        await asyncio.sleep(10)
+
+    call = Call({"type": "http", "path": "/x", "headers": []}, Wire().receive, never)
+    started = time.monotonic()
+    with pytest.raises(ClientGone):
+        async with call.while_client_stays():
+            await call.write(b"x")
+    assert 0.2 < time.monotonic() - started < 2
+    # One that is slow, but takes something, has not.
+    wire = Wire()
+    slow = wire.call()
+    async with slow.while_client_stays():
+        for _ in range(5):
+            await slow.write(b"x")
+            await asyncio.sleep(0.1)
+    assert len(wire.sent) == 5
+
+
+async def test_a_body_that_does_not_come_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.call._BODY_S", 0.05)
+    with pytest.raises(TooSlow) as caught:
+        await Wire().call().body(100)
+    assert caught.value.status == 408
 
 
 async def test_a_body_that_stops_half_way_is_a_client_that_left() -> None:
