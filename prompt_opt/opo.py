@@ -49,7 +49,8 @@ class Opo:
 
     name = "opo"
 
-    def __init__(self, policy: Policy, indexes: Indexes) -> None:
+    def __init__(self, policy: Policy, indexes: Indexes | None) -> None:
+        assert indexes is not None, "the stage opo is built with the configuration's indexes"
         self._options: Options = policy.options["opo"]
         self._indexes = indexes
 

@@ -41,7 +41,7 @@ def options(stage: str) -> type | None:
     return found
 
 
-def build(policy: Policy, indexes: Indexes) -> tuple[Stage, ...]:
+def build(policy: Policy, indexes: Indexes | None = None) -> tuple[Stage, ...]:
     """The policy's stages, in its order.
 
     Raises:

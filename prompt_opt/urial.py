@@ -10,7 +10,7 @@ class Urial:
 
     name = "urial"
 
-    def __init__(self, policy: Policy, indexes: Indexes) -> None:
+    def __init__(self, policy: Policy, indexes: Indexes | None = None) -> None:
         profile = policy.profile
         count = len(profile.exemplars)
         self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")
