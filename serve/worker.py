@@ -91,6 +91,7 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
+        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
         self._retired: list[Relay | Traces] = []  # what requests that began before a reload may still be using
         self.service = Service(config, *_parts(config, {}), _relay(config), _traces(config))
         self._state(told)
@@ -121,6 +122,8 @@ class Worker:
             self._retired.append(traces)
             traces = _traces(config)
         self.service = Service(config, *parts, relay, traces)
+        if self.settings is not None:
+            self.settings.timeout_graceful_shutdown = _drain(config)
 
     async def close(self) -> None:
         for owned in (self.service.relay, self.service.traces, *self._retired):
@@ -179,6 +182,10 @@ def _parts(config: Config, old: Mapping[str, LiveEngine]) -> _Parts:
     return engines, {name: build_stages(policy) for name, policy in config.policies.items()}
 
 
+def _drain(config: Config) -> int:
+    return max(1, round(config.server.drain_s))
+
+
 def _relay(config: Config) -> Relay:
     return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
 
@@ -200,10 +207,11 @@ async def serve(told: Mapping[str, Any]) -> None:
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(worker.service.config.server.drain_s)),
+        timeout_graceful_shutdown=_drain(worker.service.config),
         backlog=2048,
     )
     server = uvicorn.Server(settings)
+    worker.settings = settings
 
     async def announce() -> None:
         while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
