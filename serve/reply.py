@@ -16,8 +16,9 @@ from serve.call import EVENTS, JSON, Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import BadRequest
+from serve.headers import response_headers
 from serve.record import Record
-from serve.relay import Upstream, UpstreamError, response_headers
+from serve.relay import Upstream, UpstreamError
 from serve.service import SAID, failed, said
 from serve.translate import BadEvent, Translation
 

@@ -13,7 +13,8 @@ from serve.call import Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
-from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, request_headers
+from serve.headers import request_headers
+from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError
 from serve.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
