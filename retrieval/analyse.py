@@ -7,6 +7,7 @@ in its own language; a query in each language that the index holds.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from functools import lru_cache
 from typing import Any
@@ -38,7 +39,7 @@ def terms(text: str, language: str) -> list[str]:
     """Terms in order, repeats kept. An unknown language gets lower-cased words."""
     words = _words(_STEMMERS.get(primary(language), ""))
     found: list[str] = []
-    for i, run in enumerate(_PAIRED.split(text)):
+    for i, run in enumerate(_PAIRED.split(unicodedata.normalize("NFKC", text))):
         if i % 2 == 0:
             found += words.analyze(run) if run else []
         else:

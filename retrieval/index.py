@@ -38,7 +38,7 @@ class Index:
         self.backend, self.embedder, self.readonly = backend, embedder, readonly
         self._reranker = reranker
         self._queries = QueryVectors(embedder) if embedder else None
-        self._results: Cache[list[Hit]] = Cache(4096)
+        self._results: Cache[list[Hit]] = Cache(1024)
         self._pool = ThreadPoolExecutor(4, "trimtab-index")
         self._weight, self._weighed = WEIGHT, -1
         self._refresh()
@@ -115,6 +115,10 @@ class Index:
     def refresh(self, progress: Progress = None) -> int:
         """Take in what any process has changed. Costs microseconds when that is nothing."""
         return self._refresh(progress)
+
+    def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
+        """Write a new base of vectors if that is due, in seconds to minutes: call it from a thread, now and then."""
+        return not self.readonly and self.backend.compact(progress, always=always)
 
     def get(self, key: str) -> Passage | None:
         """A document as it was given, or one of its chunks."""

@@ -10,14 +10,15 @@ import numpy as np
 
 from retrieval import columns as labels
 from retrieval import dense as vectors
+from retrieval import lexical as terms
 from retrieval.backend import Progress, Vector
 from retrieval.cache import Cache
 from retrieval.columns import Allowed, Columns
 from retrieval.dense import Dense
 from retrieval.fuse import Key, Ranked
-from retrieval.lexical import Lexical
 from retrieval.passage import Filter
 from retrieval.store import Store
+from retrieval.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,11 @@ class Local:
     def __init__(self, folder: Path, store: Store, embedder: str, dimension: int, progress: Progress = None) -> None:
         self._folder, self._store = folder, store
         self._embedder, self._dimension = embedder, dimension
-        self._lexical = Lexical(folder, store)
+        self._terms = Terms(folder, store)
         self._lock = threading.Lock()
         self._allowed: Cache[Allowed] = Cache(64)
         self._state = self._load()
-        self._lexical.sync(self._state.revision, progress)
+        self._terms.sync(self._state.revision, progress)
         self.setting, self.set = store.setting, store.set
         self.put, self.withdraw, self.stored = store.put, store.withdraw, store.stored
         self.same_content, self.get, self.document = store.same_content, store.get, store.document
@@ -71,13 +72,13 @@ class Local:
     def refresh(self, progress: Progress = None) -> int:
         """A few microseconds while nothing has changed."""
         state = self._state
-        if self._store.revision() == state.revision and self._lexical.revision >= state.revision:
+        if self._store.revision() == state.revision and self._terms.reader.revision >= state.revision:
             return state.revision
         with self._lock:
             state = self._state
             if self._store.revision() != state.revision:
                 self._state = state = self._advance(state)
-            self._lexical.sync(state.revision, progress)
+            self._terms.sync(state.revision, progress)
             return state.revision
 
     def _advance(self, state: State) -> State:
@@ -91,7 +92,7 @@ class Local:
         return replace(state, revision=delta.revision, columns=columns, dense=state.dense.extended(delta.vectors))
 
     def languages(self) -> frozenset[str]:
-        return self._lexical.languages
+        return self._terms.reader.languages
 
     def view(self, where: Filter) -> LocalView:
         state = self._state
@@ -103,7 +104,8 @@ class Local:
 
     def lexical(self, view: LocalView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
         columns, allowed = view.state.columns, view.allowed
-        rows, scores, ceiling = self._lexical.search(query, k, columns, allowed, language=view.language, exact=exact)
+        reader = self._terms.reader
+        rows, scores, ceiling = terms.search(reader, query, k, columns, allowed, language=view.language, exact=exact)
         return list(zip(columns.n[rows].tolist(), scores.tolist(), strict=True)), ceiling
 
     def dense(self, view: LocalView, vector: Vector, k: int, exact: bool) -> Ranked:

@@ -152,11 +152,14 @@ class Store:
         row = db.execute("SELECT signature FROM documents WHERE id=?", (document.id,)).fetchone()
         if row and row[0] == signature:
             return False
-        self._withdraw(db, document.id, revision)
+        if row:
+            self._withdraw(db, document.id, revision)
         original = None if entry.chunks == (document,) else json.dumps(asdict(document), ensure_ascii=False)
         row = (document.id, signature, document.content_hash, original)
         db.execute("INSERT INTO documents VALUES(?, ?, ?, ?)", row)
         for i, passage in enumerate(entry.chunks):
+            if db.execute("SELECT 1 FROM passages WHERE id=?", (passage.id,)).fetchone():
+                raise ValueError(f"the id {passage.id!r} is that of another document's passage")
             n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 11}?)", _row(passage)).lastrowid
             if entry.vectors is not None:
                 blob = entry.vectors[i].astype("<f2").tobytes()
@@ -232,14 +235,20 @@ class Store:
                     yield from self.chunks(key) or filter(None, [self.get(key)])
 
     def fetch(self, numbers: Sequence[int | str]) -> dict[int | str, Passage]:
-        marks = ",".join("?" * len(numbers))
-        rows = self._rows(f"SELECT n, {_FIELDS} FROM passages WHERE n IN ({marks})", tuple(numbers))  # noqa: S608
-        return {row[0]: _passage(row[1:]) for row in rows}
+        sql = f"SELECT n, {_FIELDS} FROM passages WHERE n IN "  # noqa: S608
+        return {row[0]: _passage(row[1:]) for row in self._among(sql, numbers)}
 
-    def stored(self, ids: list[str]) -> dict[str, bytes]:
+    def stored(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The signatures of those documents that are there."""
-        marks = ",".join("?" * len(ids))
-        return dict(self._rows(f"SELECT id, signature FROM documents WHERE id IN ({marks})", tuple(ids)))  # noqa: S608
+        return dict(self._among("SELECT id, signature FROM documents WHERE id IN ", ids))
+
+    def _among(self, sql: str, values: Sequence[int | str]) -> list[tuple]:  # type: ignore[type-arg]
+        """SQLite takes so many values at a time."""
+        rows = []
+        for start in range(0, len(values), 1000):
+            part = tuple(values[start : start + 1000])
+            rows += self._rows(f"{sql}({','.join('?' * len(part))})", part)
+        return rows
 
     def same_content(self, content_hash: bytes, other_than: str) -> str | None:
         sql = "SELECT id FROM documents WHERE content_hash=? AND id<>? LIMIT 1"

@@ -113,7 +113,7 @@ async def run(service: Service, call: Call, line: Line) -> None:
     except ClientGone:
         unanswered, record.error = 499, "client left"  # nginx's number for it
     except ApiError as error:
-        record.error = error.message
+        record.error = error.brief or error.message
         call.extra = record.headers()
         await call.fail(error)
     except StageFailed as failed:

@@ -15,8 +15,9 @@ from serve.answer import Line, chat_completions, relayed, run
 from serve.call import Call, ClientGone, Receive, Scope, Send
 from serve.engines import LiveEngine
 from serve.errors import ApiError, NotFound
+from serve.headers import request_headers
 from serve.keys import Caller, identify
-from serve.relay import TimedOut, UpstreamError, request_headers
+from serve.relay import TimedOut, UpstreamError
 from serve.service import Service, failed, held
 
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.

@@ -229,6 +229,8 @@ class LiveEngine:
             # Its validation refuses a sampling setting that greedy decoding would not use.
             for name in ("temperature", "top_k", "top_p", "min_p", "typical_p"):
                 generation.pop(name, None)
+            out.pop("temperature", None)
+        out.pop("stream_options", None)  # its streams end with the usage, asked or not
         out["generation_config"] = json.dumps(generation)
         return out
 

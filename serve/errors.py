@@ -27,6 +27,7 @@ class ApiError(Exception):
     status = 500
     type = "server_error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    brief = ""  # what a trace says instead of the message, where that quotes an engine, which may quote a prompt
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)

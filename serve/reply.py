@@ -16,9 +16,10 @@ from serve.call import EVENTS, JSON, Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import BadRequest
+from serve.headers import response_headers
 from serve.record import Record
-from serve.relay import Upstream, UpstreamError, response_headers
-from serve.service import failed
+from serve.relay import Upstream, UpstreamError
+from serve.service import SAID, failed, said
 from serve.translate import BadEvent, Translation
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -122,13 +123,13 @@ async def _pass_events(call: Call, record: Record, engine: LiveEngine, upstream:
     except UpstreamError as error:
         await _end_event(call, tail)
         raise failed(engine, error) from error
-    ended, finished, said = _ending(tail, record)
-    if said is not None:
-        record.error = f"engine error: {_message(said)}"
+    ended, finished, failure = _ending(tail, record)
+    if failure is not None:
+        record.error = SAID
     elif not ended and not finished and record.path in (CHAT, TEXT):
         await _end_event(call, tail)
         raise failed(engine, UpstreamError(message="the stream ended before its answer did"))
-    await call.end(b"" if ended or said is not None or engine.sends_done else DONE)
+    await call.end(b"" if ended or failure is not None or engine.sends_done else DONE)
 
 
 async def _end_event(call: Call, tail: bytes) -> None:
@@ -186,7 +187,7 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
                 record.saw_first_byte()
                 chunk = translation.feed(event)
                 if translation.error is not None:
-                    raise UpstreamError(message=f"engine error: {_message(translation.error)}")
+                    raise said(engine, _message(translation.error))
                 if request.stream:
                     await call.write(chunk)
                 if translation.finished:

@@ -13,11 +13,17 @@ from serve.call import Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
+<<<<<<< HEAD
 from serve.indexes import Indexes
 from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, request_headers
+=======
+from serve.headers import request_headers
+from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError
+>>>>>>> main
 from serve.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
+SAID = "the engine sent an error in its answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,15 @@ def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
     if isinstance(error, Refused) and engine.spec.launched:
         return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
     return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+
+
+def said(engine: LiveEngine, message: str) -> ApiError:
+    """An error that the engine itself put into its answer. Its words are for the client, not for our log."""
+    metrics.upstream_errors.labels(engine.spec.name, "Said").inc()
+    log.warning("engine %s: sent an error in its answer", engine.spec.name)
+    error = UpstreamFailed(f"engine {engine.spec.name!r}: {message}")
+    error.brief = SAID
+    return error
 
 
 @contextmanager

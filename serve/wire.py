@@ -106,9 +106,9 @@ def parse(body: bytes, limits: Server) -> Request:
         body,
         options is not None,
     )
-    n = _typed(fields, "n", int, 1)
-    if not 1 <= n <= limits.max_n:
-        raise BadRequest(f"n must be between 1 and {limits.max_n}", param="n")
+    for name in ("n", "best_of"):  # each is a multiplier of the work
+        if not 1 <= _typed(fields, name, int, 1) <= limits.max_n:
+            raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
 
 
@@ -299,7 +299,7 @@ def completion_fields(
     Stops: the layout's first, then the client's, as many as the engine takes; `Ending` enforces all of them.
     """
     fields: dict[str, Any] = dict(policy.profile.decoding)
-    fields |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY}
+    fields |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY and raw != _NULL}
     if model:
         fields["model"] = model
     fields["prompt"] = prompt.text

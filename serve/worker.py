@@ -92,11 +92,17 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
+<<<<<<< HEAD
         self._retired: list[
             Relay | Traces | Indexes
         ] = []  # what requests that began before a reload may still be using
         indexes = Indexes(config.indexes)
         self.service = Service(config, *_parts(config, {}, indexes), _relay(config), _traces(config), indexes)
+=======
+        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
+        self._retired: list[Relay | Traces] = []  # what requests that began before a reload may still be using
+        self.service = Service(config, *_parts(config, {}), _relay(config), _traces(config))
+>>>>>>> main
         self._state(told)
 
     async def tell(self, told: Mapping[str, Any]) -> None:
@@ -126,9 +132,15 @@ class Worker:
         if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
             self._retired.append(traces)
             traces = _traces(config)
+<<<<<<< HEAD
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
         self.service = Service(config, *parts, relay, traces, indexes)
+=======
+        self.service = Service(config, *parts, relay, traces)
+        if self.settings is not None:
+            self.settings.timeout_graceful_shutdown = _drain(config)
+>>>>>>> main
 
     async def close(self) -> None:
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
@@ -187,6 +199,10 @@ def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes) -> _
     return engines, {name: build_stages(policy, indexes) for name, policy in config.policies.items()}
 
 
+def _drain(config: Config) -> int:
+    return max(1, round(config.server.drain_s))
+
+
 def _relay(config: Config) -> Relay:
     return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
 
@@ -208,10 +224,11 @@ async def serve(told: Mapping[str, Any]) -> None:
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(worker.service.config.server.drain_s)),
+        timeout_graceful_shutdown=_drain(worker.service.config),
         backlog=2048,
     )
     server = uvicorn.Server(settings)
+    worker.settings = settings
 
     async def announce() -> None:
         while not server.started:  # noqa: ASYNC110  uvicorn has no event for it

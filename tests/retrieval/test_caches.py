@@ -185,3 +185,17 @@ def test_a_half_float_keeps_the_order_of_full_floats(make: Callable[..., Index],
     found = index.search("rule number 17", 5, mode="dense")
     assert [hit.id for hit in found][0] == many(300)[int(np.argmax(cosines))].id
     assert found[0].dense == pytest.approx(float(cosines.max()), abs=1e-3)
+
+
+def test_a_writer_killed_before_its_note_leaves_nothing_twice(make: Callable[..., Index], tmp_path: Path) -> None:
+    index, other = make(), make()
+    index.add(many(50))
+    index.refresh()
+    other.refresh()
+    note = (tmp_path / "index" / "lexical.json").read_bytes()
+    index.add([Passage("late", "a late rule about noon")])
+    index.refresh()
+    (tmp_path / "index" / "lexical.json").write_bytes(note)  # as if killed after tantivy's commit
+    other.add([Passage("later", "a later rule about noon")])
+    assert sorted(hit.id for hit in other.search("noon", 10, mode="lexical")) == ["late", "later"]
+    assert other.backend._terms.reader.searcher.num_docs == 52

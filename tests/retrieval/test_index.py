@@ -261,3 +261,15 @@ def test_a_reranker_has_the_last_word(local: Index) -> None:
     found = local.search("everyone has the right", 3)
     assert [len(hit.title + hit.text) for hit in found] == sorted((len(h.title + h.text) for h in found), reverse=True)
     assert all(hit.rerank is not None for hit in found)
+
+
+def test_an_id_that_is_another_documents_chunk_is_refused(local: Index) -> None:
+    local.add([Passage("law", "word " * 200)])
+    with pytest.raises(ValueError, match="the id 'law#1' is that of another document's passage"):
+        local.add([Passage("law#1", "something else")])
+    assert local.get("law#1").text.startswith("word")  # type: ignore[union-attr]
+
+
+def test_more_at_once_than_sqlite_takes_in_one_question(local: Index) -> None:
+    local.add(Passage(f"n{i}", f"rule number {i}") for i in range(3000))
+    assert len(local.search("rule number", 2500, mode="dense")) == 2500

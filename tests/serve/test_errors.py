@@ -68,6 +68,7 @@ BODIES: dict[str, tuple[bytes, str | None, str]] = {  # name -> body, code, a wo
     "n zero": (b'{"n":0,' + MESSAGES + b"}", None, "n must be between 1 and 4"),
     "n huge": (b'{"n":1' + b"0" * 400 + b"," + MESSAGES + b"}", None, "n must be between 1 and 4"),
     "n a number with a point": (b'{"n":1.5,' + MESSAGES + b"}", None, "n must be an integer"),
+    "best_of huge": (b'{"best_of":500,' + MESSAGES + b"}", None, "best_of must be between 1 and 4"),
     "n true": (b'{"n":true,' + MESSAGES + b"}", None, "n must be an integer"),
     "n out of any range": (b'{"n":1e999,' + MESSAGES + b"}", None, "n: "),
     "deep": (b'{"x":' + b"[" * 65 + b"]" * 65 + b"," + MESSAGES + b"}", "too_deep", "deeper than 64"),

@@ -33,7 +33,7 @@ def text(data: bytes, index: int = 0) -> str:
     return "".join(c["delta"].get("content", "") for row in rows(data) for c in row["choices"] if c["index"] == index)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(alphabet="ab`\n# Question", max_size=60), st.lists(st.integers(1, 6), min_size=1, max_size=30))
 def test_streamed_and_whole_answers_are_the_same_however_they_are_cut(answer: str, sizes: list[int]) -> None:
     streamed, whole = translation(), translation()
@@ -105,7 +105,7 @@ def test_usage_ends_the_waiting_at_once() -> None:
     }  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.recursive(
         st.none()

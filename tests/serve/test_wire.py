@@ -47,7 +47,7 @@ def written(fields: dict[str, str], gap: str) -> bytes:
     ).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(FIELDS, SPACE)
 def test_a_body_that_nothing_changes_is_sent_as_it_came(fields: dict[str, str], gap: str) -> None:
     body = written({"model": '"m"', **fields, "messages": "[]"}, gap)
@@ -55,7 +55,7 @@ def test_a_body_that_nothing_changes_is_sent_as_it_came(fields: dict[str, str], 
     assert wire.raw_body(wire.parse(body, LIMITS), "") == body
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(FIELDS, SPACE, st.dictionaries(NAMES, VALUES, max_size=3))
 def test_fields_and_messages_survive_byte_for_byte_what_changes_beside_them(
     fields: dict[str, str], gap: str, extra: dict[str, str]
@@ -76,7 +76,7 @@ def test_fields_and_messages_survive_byte_for_byte_what_changes_beside_them(
         assert "trimtab" not in json.loads(sent)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(FIELDS, FIELDS, SPACE)
 def test_a_field_that_stands_twice_is_always_found(fields: dict[str, str], more: dict[str, str], gap: str) -> None:
     once = written(fields, gap)
@@ -89,7 +89,7 @@ def test_a_field_that_stands_twice_is_always_found(fields: dict[str, str], more:
         assert set(wire.parse(both, LIMITS).fields) == set(fields) | set(more)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40) | VALUES.map(str.encode) | FIELDS.map(lambda f: written(f, "")))
 def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     try:
@@ -108,7 +108,7 @@ def depth(value: Any) -> int:
     return 1 + max((depth(v) for v in value), default=0) if isinstance(value, list) else 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES, st.integers(0, 20))
 def test_depth_is_counted_as_a_parser_does(value: str, more: int) -> None:
     nested = "[" * more + value + "]" * more

@@ -1,0 +1,174 @@
+"""What the lexical side reads: a tantivy index on disk that every process maps and one at a time writes.
+
+`lexical.json` names the folder in use, the revision that it holds and a checksum of each of its files; it is
+replaced only after tantivy's own commit. What it does not vouch for is built anew from the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from retrieval import analyse
+from retrieval.lexical import Reader
+from retrieval.lock import locked, replace_durably
+from retrieval.passage import primary
+from retrieval.store import Store
+
+VERSION = 3  # of the analysis and the fields; another number means: build anew
+AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
+Progress = Callable[[int], None] | None
+
+
+class Terms:
+    """`reader` is the newest that this process has; a search keeps the one it began with."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._folder, self._store = folder, store
+        self._note, self._lock = folder / "lexical.json", folder / "lexical.lock"
+        self._mutex = threading.Lock()
+        self._index: Any = None
+        self._place = ""
+        self.reader = Reader(None, None, frozenset(), -1)
+
+    def sync(self, revision: int, progress: Progress = None) -> None:
+        """Make at least this revision searchable. Whoever comes first writes; the others wait and read."""
+        if self.reader.revision >= revision:
+            return
+        with self._mutex, locked(self._lock):
+            note = self._read_note()
+            if note is None or not self._open(note):
+                note = self._rebuild(progress)
+            elif int(note["revision"]) < revision:
+                note = self._catch_up(note, progress)
+            self._index.reload()
+            languages = frozenset(note["languages"])
+            self.reader = Reader(self._index.searcher(), self._index.schema, languages, int(note["revision"]))
+
+    def _read_note(self) -> dict[str, Any] | None:
+        try:
+            note = json.loads(self._note.read_text())
+            good = note["version"] == VERSION and note["identity"] == self._store.setting("identity")
+            good = good and 0 <= int(note["revision"]) <= self._store.revision()
+            good = good and isinstance(note["languages"], list) and isinstance(note["files"], dict)
+            return note if good and (self._folder / note["place"]).is_dir() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _open(self, note: dict[str, Any]) -> bool:
+        """False where the files are not what the note says: all are read once per process, then only the list of them.
+
+        That list differs when a writer was killed between tantivy's commit and its own note of it.
+        """
+        import tantivy
+
+        place = self._folder / note["place"]
+        if self._place == note["place"]:
+            return bool(_checksum(place / "meta.json") == note["files"].get("meta.json"))
+        if _checksums(place) != note["files"]:
+            return False
+        self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), note["place"]
+        return True
+
+    def _rebuild(self, progress: Progress) -> dict[str, Any]:
+        import tantivy
+
+        revision = self._store.revision()
+        place = self._folder / f"lexical-{uuid.uuid4().hex[:12]}"
+        for old in self._folder.glob("lexical-*"):
+            shutil.rmtree(old, ignore_errors=True)  # a process that still reads one keeps its mapped files
+        place.mkdir()
+        self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), place.name
+        languages = self._write(0, [], progress)
+        return self._vouch(revision, languages)
+
+    def _catch_up(self, note: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        revision, since = self._store.revision(), int(note["revision"])
+        languages = self._write(int(note["last"]), self._store.withdrawn(since), progress)
+        return self._vouch(revision, languages | set(note["languages"]), note["files"])
+
+    def _write(self, after: int, withdrawn: list[int], progress: Progress) -> set[str]:
+
+        writer = self._index.writer(heap_size=64_000_000, num_threads=1)
+        languages: set[str] = set()
+        self._last = after
+        for n in withdrawn:
+            writer.delete_documents_by_term("n", n)
+        for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
+            chunks = list(group)
+            language = primary(chunks[0][4]) or analyse.detect(chunks[0][3])
+            languages.add(language)
+            for document in _documents(chunks, language):
+                writer.add_document(document)
+            self._last = chunks[-1][0]
+            if progress:
+                progress(len(chunks))
+        writer.commit()
+        writer.wait_merging_threads()
+        return languages
+
+    def _vouch(self, revision: int, languages: set[str], known: dict[str, str] | None = None) -> dict[str, Any]:
+        note = {
+            "version": VERSION, "identity": self._store.setting("identity"), "place": self._place,
+            "revision": revision, "last": self._last, "languages": sorted(languages),
+            "files": _checksums(self._folder / self._place, known or {}),
+        }  # fmt: skip
+        replace_durably(self._note, json.dumps(note).encode())
+        return note
+
+
+def _documents(chunks: list[tuple[int, str, str, str, str]], language: str) -> Iterator[Any]:
+    """A document's chunks, each with the terms of all where they are few, and with its own."""
+    import tantivy
+
+    title, several = chunks[0][2], 1 < len(chunks) <= AROUND
+    whole = analyse.terms("\n".join([title, *(chunk[3] for chunk in chunks)]), language) if several else []
+    for n, _, own_title, text, _ in chunks:
+        own = analyse.terms(f"{own_title}\n{text}", language)
+        document = tantivy.Document()
+        document.add_unsigned("n", n)
+        document.add_text("terms", " ".join(whole or own))
+        if whole:
+            document.add_text("own", " ".join(own))
+        yield document
+
+
+def _schema() -> Any:
+    import tantivy
+
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("n", fast=True, indexed=True)
+    for field in ("terms", "own"):
+        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
+    return builder.build()
+
+
+def _configured(index: Any) -> Any:
+    index.config_reader(reload_policy="manual")
+    return index
+
+
+def _checksums(place: Path, known: dict[str, str] | None = None) -> dict[str, str]:
+    """Of every file but tantivy's own lists. But for meta.json, a file once written is never changed."""
+    found = {}
+    for path in sorted(place.iterdir()):
+        if path.suffix == ".lock" or path.name.startswith("."):
+            continue
+        if known and path.name in known and path.name != "meta.json":
+            found[path.name] = known[path.name]
+        else:
+            found[path.name] = _checksum(path)
+    return found
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
