@@ -13,13 +13,9 @@ from serve.call import Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
-<<<<<<< HEAD
-from serve.indexes import Indexes
-from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, request_headers
-=======
 from serve.headers import request_headers
+from serve.indexes import Indexes
 from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError
->>>>>>> main
 from serve.traces import Traces
 
 log = logging.getLogger("trimtab.engine")

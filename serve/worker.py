@@ -92,17 +92,11 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
-<<<<<<< HEAD
-        self._retired: list[
-            Relay | Traces | Indexes
-        ] = []  # what requests that began before a reload may still be using
+        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
+        # What requests that began before a reload may still be using.
+        self._retired: list[Relay | Traces | Indexes] = []
         indexes = Indexes(config.indexes)
         self.service = Service(config, *_parts(config, {}, indexes), _relay(config), _traces(config), indexes)
-=======
-        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
-        self._retired: list[Relay | Traces] = []  # what requests that began before a reload may still be using
-        self.service = Service(config, *_parts(config, {}), _relay(config), _traces(config))
->>>>>>> main
         self._state(told)
 
     async def tell(self, told: Mapping[str, Any]) -> None:
@@ -132,15 +126,11 @@ class Worker:
         if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
             self._retired.append(traces)
             traces = _traces(config)
-<<<<<<< HEAD
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
         self.service = Service(config, *parts, relay, traces, indexes)
-=======
-        self.service = Service(config, *parts, relay, traces)
         if self.settings is not None:
             self.settings.timeout_graceful_shutdown = _drain(config)
->>>>>>> main
 
     async def close(self) -> None:
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
