@@ -25,17 +25,13 @@ from retrieval import analyse
 from retrieval.backend import Progress, Vector
 from retrieval.embed import DEFAULT, Embedder
 from retrieval.fuse import Key, Ranked
+from retrieval.milvus_schema import TEXTS, passages, settings
 from retrieval.passage import NATIONAL, Filter, Passage, primary
 from retrieval.store import Entry
 
 FRESH = 0.25  # seconds for which a revision that was read is believed
 NEVER = "9999-12-31"
 PAGE, CAP = 1000, 16384
-_TEXTS = {
-    "document": 1024, "title": 8192, "text": 65535, "terms": 65535, "source": 4096, "url": 4096, "region": 256,
-    "language": 64, "spoken": 64, "kind": 256, "in_force_from": 10, "in_force_to": 10, "signature": 32,
-    "content_hash": 32,
-}  # fmt: skip
 _SHOWN = ["id", "document", "title", "text", "source", "url", "region", "language", "kind", "tags",
           "in_force_from", "in_force_to"]  # fmt: skip
 
@@ -49,7 +45,7 @@ class MilvusView:
 def open_milvus(
     url: str, create: bool, embedder: str | Embedder | None, threads: int | None
 ) -> tuple[Milvus, Embedder | None]:
-    from retrieval.place import check, load_embedder, settings
+    from retrieval.place import about, check, load_embedder
 
     backend = Milvus(url)
     try:
@@ -58,7 +54,7 @@ def open_milvus(
             if not create:
                 raise FileNotFoundError(f"no index at {url}: make one with `trimtab index build {url} --input FILE`")
             model = load_embedder(embedder if embedder is not None else DEFAULT, threads)
-            backend.create(model.dimension if model else 0, settings(model, embedder))
+            backend.create(model.dimension if model else 0, about(model, embedder))
         backend.load()
         own, name = backend.setting("embedder"), backend.setting("embedder_name")
         return backend, check(own, name, model or embedder, threads)
@@ -95,44 +91,10 @@ class Milvus:
         return bool(found)
 
     def create(self, dimension: int, about: dict[str, str]) -> None:
-        from pymilvus import DataType, Function, FunctionType, MilvusClient
-
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=1024)
-        for field, length in _TEXTS.items():
-            if field == "terms":
-                words = {"tokenizer": "standard"}  # milvus-lite has none that only splits at spaces; see _plain
-                schema.add_field(
-                    field, DataType.VARCHAR, max_length=length, enable_analyzer=True, analyzer_params=words
-                )
-            else:
-                schema.add_field(field, DataType.VARCHAR, max_length=length)
-        tags = {"element_type": DataType.VARCHAR, "max_capacity": 64, "max_length": 256}
-        schema.add_field("tags", DataType.ARRAY, **tags)
-        schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
-        bm25 = Function("bm25", FunctionType.BM25, input_field_names=["terms"], output_field_names=["sparse"])
-        schema.add_function(bm25)
-        indexes = MilvusClient.prepare_index_params()
-        weights = {"bm25_k1": 1.2, "bm25_b": 0.75}
-        indexes.add_index("sparse", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25", params=weights)
-        if dimension:
-            schema.add_field("dense", DataType.FLOAT_VECTOR, dim=dimension)
-            indexes.add_index("dense", index_type="AUTOINDEX", metric_type="COSINE")
-        self._client.create_collection(self.name, schema=schema, index_params=indexes, consistency_level="Strong")
-        self._create_settings()
+        for name, (schema, indexes) in {self.name: passages(dimension), self._about: settings()}.items():
+            self._client.create_collection(name, schema=schema, index_params=indexes, consistency_level="Strong")
         for key, value in {**about, "dimension": str(dimension), "revision": "0", "format": "1"}.items():
             self._write(key, value)
-
-    def _create_settings(self) -> None:
-        from pymilvus import DataType, MilvusClient
-
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=256)
-        schema.add_field("value", DataType.VARCHAR, max_length=65535)
-        schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # a collection must have a vector
-        indexes = MilvusClient.prepare_index_params()
-        indexes.add_index("unused", index_type="AUTOINDEX", metric_type="L2")
-        self._client.create_collection(self._about, schema=schema, index_params=indexes, consistency_level="Strong")
 
     def load(self) -> None:
         for name in (self.name, self._about):
@@ -198,7 +160,7 @@ class Milvus:
         return self._step(), [key for key in wanted if key in present]
 
     def _unsign(self, documents: list[str]) -> None:
-        fields = ["id", "tags", *_TEXTS, *(["dense"] if self._dimension else [])]
+        fields = ["id", "tags", *TEXTS, *(["dense"] if self._dimension else [])]
         rows = self._select(_among("document", documents), fields)
         if rows:
             self._client.upsert(self.name, [{**row, "signature": ""} for row in rows])

@@ -28,7 +28,7 @@ def open_backend(
     if not exists:
         model = load_embedder(embedder if embedder is not None else DEFAULT, threads)
         folder.mkdir(parents=True, exist_ok=True)
-    store = Store(folder / "record.db", create=None if exists else settings(model, embedder))
+    store = Store(folder / "record.db", create=None if exists else about(model, embedder))
     try:
         model = check(store.setting("embedder"), store.setting("embedder_name"), model or embedder, threads)
         dimension = model.dimension if model else 0
@@ -42,7 +42,7 @@ def remote(path: str) -> bool:
     return bool(re.match(r"[a-z]+://", path)) or path.partition("#")[0].endswith(".db")
 
 
-def settings(model: Embedder | None, asked: str | Embedder | None) -> dict[str, str]:
+def about(model: Embedder | None, asked: str | Embedder | None) -> dict[str, str]:
     """What a new index remembers of its embedder."""
     name = asked if isinstance(asked, str) else DEFAULT if asked is None else ""
     if model is not None and name and Path(name).is_dir():

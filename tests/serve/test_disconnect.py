@@ -21,6 +21,7 @@ from serve.app import build
 from serve.call import Call, ClientGone
 from serve.config import Flags
 from serve.engines import LiveEngine
+from serve.indexes import Indexes
 from serve.errors import TooSlow
 from serve.reader import load
 from serve.relay import Relay
@@ -153,7 +154,7 @@ async def inside(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[str]:
     traces = Traces(tmp_path, 60)
     relay = Relay(connect_s=2, timeout_s=10)
     stages = {name: build_stages(policy) for name, policy in config.policies.items()}
-    service = Service(config, {"main": LiveEngine(config.engines["main"])}, stages, relay, traces)
+    service = Service(config, {"main": LiveEngine(config.engines["main"])}, stages, relay, traces, Indexes({}))
     server = uvicorn.Server(
         uvicorn.Config(build(lambda: service), port=0, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
     )
