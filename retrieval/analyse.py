@@ -43,7 +43,7 @@ def terms(text: str, language: str) -> list[str]:
         if i % 2 == 0:
             found += words.analyze(run) if run else []
         else:
-            found += [run[j : j + 2] for j in range(len(run) - 1)] or [run]
+            found += [*run, *(run[j : j + 2] for j in range(len(run) - 1))]
     return found
 
 
