@@ -11,7 +11,7 @@ from typing import Any
 
 from prompt_opt.core import Chat, Prompt
 from serve.config import Config, ConfigError, Engine, is_base
-from serve.errors import BadRequest, Unavailable
+from serve.errors import BadRequest, NotFound, Unavailable
 from serve.wire import Request
 
 log = logging.getLogger("trimtab.engines")
@@ -147,10 +147,23 @@ class LiveEngine:
         return self.state in ("ready", "unknown")
 
     def name_for(self, model: str) -> str:
-        """What to send as the model for the name a client gave ("" for none)."""
-        if self.spec.launched and model in ("", self.spec.public_name, self.model):
+        """What to send as the model for the name a client gave ("" for none).
+
+        Raises:
+            NotFound: a launched engine has no such model. One by URL says so itself.
+        """
+        if not self.spec.launched:
+            return model or self.model
+        if model in ("", self.spec.public_name, self.model):
             return self.model
-        return model or self.model
+        if model not in self.names and (self.names or self.kind == "transformers"):
+            valid = ", ".join(dict.fromkeys([self.spec.public_name, *self.names]))
+            raise NotFound(
+                f"no model {model!r} on engine {self.spec.name!r}; valid are {valid}",
+                code="model_not_found",
+                param="model",
+            )
+        return model
 
     # -- what it can do
 

@@ -111,7 +111,7 @@ def place(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def sheets(documents: Sequence[Document], characters: int, seed: int, dense: bool) -> Iterator[Document]:
+def sheets(documents: Sequence[Document], characters: int, seed: int, dense: bool, odd: bool) -> Iterator[Document]:
     """Sheets of about so many characters in all, from the pairs of these documents."""
     rng = random.Random(seed)  # noqa: S311 (not for secrets)
     pools: dict[str, list[Pair]] = {"problems": [], "statutes": [], "dialogue": [], "passages": []}
@@ -127,7 +127,7 @@ def sheets(documents: Sequence[Document], characters: int, seed: int, dense: boo
     words = [word for word in words if word not in reserved]
     number = 0
     while characters > 0:
-        text = draw_sheet(rng, pools, words, dense)
+        text = draw_sheet(rng, pools, words, dense, odd)
         number += 1
         characters -= len(text)
         yield Document("sheets", f"sheet{number}", text)
@@ -141,6 +141,7 @@ def build(
     seed: int,
     dense: bool = False,
     percent: int = 100,
+    odd: bool = False,
 ) -> dict[str, object]:
     """Write the corpus and return its manifest. `sheet_share`: sheets' characters per character of the rest."""
     documents: list[Document] = []
@@ -154,6 +155,7 @@ def build(
         "sheet_share": sheet_share,
         "dense": dense,
         "percent": percent,
+        "odd": odd,
         "evaluation_prompts": len(prompts),
     }
     manifest["sources"] = {
@@ -164,7 +166,7 @@ def build(
         kept = [document for document in documents if is_held_out(document) is wanted]
         clean = [d for d in kept if first_forbidden(d.text, forbidden) is None and not holds(d.text, prompts)]
         share = sum(len(document.text) for document in clean) * sheet_share
-        drawn = list(sheets(clean, int(share), seed + wanted, dense))
+        drawn = list(sheets(clean, int(share), seed + wanted, dense, odd))
         clean_sheets = [d for d in drawn if first_forbidden(d.text, forbidden) is None and not holds(d.text, prompts)]
         dropped = len(kept) - len(clean) + len(drawn) - len(clean_sheets)
         manifest[split] = write(out / f"{split}.jsonl", [*clean, *clean_sheets], seed) | {"dropped": dropped}
@@ -197,13 +199,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sheet-share", type=float, default=0.7, help="characters of sheets per other character")
     parser.add_argument("--dense", action="store_true", help="sheets of many short pairs, so mostly layout")
+    parser.add_argument("--odd", action="store_true", help="fences that only copying can close, in half of the sheets")
     parser.add_argument("--percent", type=int, default=100, help="how much of the training documents to keep")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:
         forbidden = [*MARKERS, *exemplar_lines(PROFILES)]
         manifest = build(
-            options.source, options.out, forbidden, options.sheet_share, options.seed, options.dense, options.percent
+            options.source,
+            options.out,
+            forbidden,
+            options.sheet_share,
+            options.seed,
+            options.dense,
+            options.percent,
+            options.odd,
         )
     except (DataError, OSError) as error:
         print(f"corpus: {error}", file=sys.stderr)

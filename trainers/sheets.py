@@ -6,7 +6,7 @@ that the text has used so far, and close what was opened. No layout that a shipp
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Pair = tuple[str, str]  # (what is given, what follows from it)
 
@@ -23,6 +23,7 @@ HEADERS = (
     "<{}>", "== {} ==", "-- {}", "{}.", "*{}*", "({})", "> {}", "@{}", "{} =>", "_{}_", "{{{}}}", "% {}",
 )  # fmt: skip
 FENCES = ('"""', "~~~", "```", "---", "'''", "***", "===", "...", "|||", "+++", "%%%", "^^^", "___")
+ODD_UNITS = ("`", "``", "```", "~", "~~", "-", "--", "=", "+", "*", "**", "%", "%%", "|", "^", ":", "!", "<", ">", "/")
 PREAMBLES = (
     "Below are {n} entries. Each has a part called {a} and a part called {b}.",
     "The following pages hold several entries; under {a} stands what was given, under {b} what came of it.",
@@ -75,11 +76,16 @@ def draw_fence(rng: random.Random, dense: bool) -> tuple[str, str]:
 
 
 def draw_sheet(
-    rng: random.Random, pools: Mapping[str, Sequence[Pair]], words: Sequence[str], dense: bool = False
+    rng: random.Random,
+    pools: Mapping[str, Sequence[Pair]],
+    words: Sequence[str],
+    dense: bool = False,
+    odd: bool = False,
 ) -> str:
     """One sheet of two to eight pairs, all of one kind or of several.
 
     A dense one has four to sixteen, and more of Markdown's headers and fences: with short pairs it is mostly layout.
+    Half of odd ones have a fence that only copying can close.
     """
     kinds = [kind for kind in sorted(pools) if pools[kind]]
     mixed = rng.random() < 0.4
@@ -87,6 +93,9 @@ def draw_sheet(
     number = rng.randint(4, 16) if dense else rng.randint(2, 8)
     pairs = [rng.choice(pools[rng.choice(kinds) if mixed else kind]) for _ in range(number)]
     layout = draw_layout(rng, "mixed" if mixed else kind, words, dense)
+    if odd and rng.random() < 0.5:
+        fence = draw_odd_fence(rng)
+        layout = replace(layout, opening=fence, closing=fence)
     preamble = ""
     if rng.random() < 0.5:
         text = rng.choice(PREAMBLES) + (rng.choice(FENCED) if layout.opening == layout.closing != "" else "")
@@ -94,6 +103,16 @@ def draw_sheet(
         if rng.random() < 0.3:
             preamble = layout.header.format("Preface") + "\n\n" + preamble
     return preamble + set_pairs(pairs, layout)
+
+
+def draw_odd_fence(rng: random.Random) -> str:
+    """A run of a mark that is rarely repeated, or several marks after each other; never four backticks in a row."""
+    if rng.random() < 0.5:
+        return rng.choice("$@;,?§¶•¦¤×÷±¬") * rng.randint(2, 6)
+    while True:
+        fence = "".join(rng.choices(ODD_UNITS, k=rng.randint(2, 4)))
+        if "`" * 4 not in fence:
+            return fence
 
 
 def set_pairs(pairs: Sequence[Pair], layout: Layout) -> str:
