@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from prompt_opt import profile
+from prompt_opt.opo import Options
 from prompt_opt.pipeline import STAGES
 from serve.app import RELAYED
 from serve.command import COMMANDS
-from serve.config import RIGHTS, Alias, Config, Engine, Flags, Key, Server
+from serve.config import RIGHTS, Alias, Config, Engine, Flags, IndexSpec, Key, Server
 from serve.engines import FEATURES
 from serve.flags import parse
 from serve.reader import load
@@ -22,7 +23,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 EXAMPLE = next(b for b in re.findall(r"```toml\n(.*?)```", README, re.DOTALL) if "[server]" in b)
 
 
-@pytest.mark.parametrize("cls", [Server, Engine, Key, Alias])
+@pytest.mark.parametrize("cls", [Server, Engine, Key, Alias, IndexSpec, Options])
 def test_every_setting_is_in_the_example(cls: type) -> None:
     missing = [f.name for f in fields(cls) if f.name != "name" and not re.search(rf"\b{f.name} = ", EXAMPLE)]
     assert not missing
@@ -35,7 +36,7 @@ def test_the_example_is_a_valid_configuration(tmp_path: Path) -> None:
     path = tmp_path / "trimtab.toml"
     # An engine is a URL, a launcher or a command: the example shows all, a file has one.
     text = EXAMPLE.replace('sha256 = "…"', f'sha256 = "{secret}"')
-    text = re.sub(r"^tokenizer = .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(tokenizer|url = \"\").*\n", "", text, flags=re.MULTILINE)
     path.write_text(text, encoding="utf-8")
     config = load(Flags(config=str(path)), {"OPENAI_API_KEY": "x"})
     assert config.server.policy == "careful"
