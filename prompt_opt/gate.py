@@ -1,0 +1,276 @@
+"""The gate of BPO: does this rewrite deserve to take the place of the user's words?
+
+BPO's authors name the failures themselves (arXiv 2311.04155, limitations; the comment on "inappropriate changes" in
+their aggressive decoding): passages changed that must not change, dropped context, over-specified demands, answers in
+the place of a rewrite. Each rule here looks for one and gives its reason; the first that objects is the verdict. The
+rules are plain code on plain words, so a verdict costs well under a millisecond per kilobyte and can be explained.
+Languages: numbers, dates, negations and demands in en, zh, de, fr and es; everything else in any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prompt_opt import gate_sense as sense
+from prompt_opt.defuse import defuse
+from prompt_opt.gate_facts import Facts, all_numbers, facts, holds_quote, squeeze
+from prompt_opt.gate_language import Lexicon, bare, language, lexicon, plain, script, sentences, size
+
+Mode = Literal["replace", "complement"]
+Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
+_LEAKS = re.compile(
+    r"\[/?(?:PROTECT\w*|KEEP|INSTRUCTION|END|/?REWRITE)\]?|</?(?:prompt|rewrite|hint|instruction)>|optimi[sz]ed "
+    r"instruction\s*:|detailed comparison result|expert prompt engineer|(?:improved|rewritten|optimi[sz]ed|revised) "
+    r"(?:prompt|version|instruction)\s*:|improve (?:this|the following|the user’?s) prompt|helpful and harmless response",
+    re.IGNORECASE,
+)
+_LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a rewrite is used; if not, which rule objected and what it saw."""
+
+    accepted: bool
+    rule: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where the rules draw the line.
+
+    `shrink` and `grow` are the paper's filters on its training pairs: no rewrite more than 2 times shorter or 6 times
+    longer, in words. `hint` bounds a complement: so many words, or `grow` times the prompt's if that is more.
+    `similarity` is the least that the embedder may find, where there is one.
+    """
+
+    shrink: float = 2.0
+    grow: float = 6.0
+    hint: int = 60
+    similarity: float = 0.6
+    overlap: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt and its rewrite (or hint), with what several rules need of them."""
+
+    original: str
+    rewrite: str
+    mode: Mode
+    lex: Lexicon
+    before: Mapping[str, Facts]
+    after: Mapping[str, Facts]
+    limits: Limits
+    similarity: Similarity | None
+    instruction: str
+
+
+Rule = Callable[[Pair], str]  # the reason against the rewrite, or ""
+
+
+def judge(
+    original: str,
+    rewrite: str,
+    mode: Mode = "replace",
+    *,
+    limits: Limits = Limits(),  # noqa: B008
+    similarity: Similarity | None = None,
+    instruction: str = "",
+) -> Verdict:
+    """Judge a rewrite of `original`, or, in the complement mode, a hint to stand after it.
+
+    Args:
+        similarity: of original and rewrite; None leaves that rule out.
+        instruction: what the rewriter was told, so that its echo is noticed.
+    """
+    if len(rewrite) > 40 * len(original) + 4000:
+        return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
+    lex = lexicon(language(_own(original)) or "en")
+    pair = Pair(
+        original, rewrite, mode, lex, facts(original, lex), facts(rewrite, lex), limits, similarity, instruction
+    )
+    for name, rule in (_REPLACE if mode == "replace" else _COMPLEMENT).items():
+        if reason := rule(pair):
+            return Verdict(False, name, reason[:200])
+    return Verdict(True)
+
+
+def _own(text: str) -> str:
+    """A text without what may be in any language: code, links, quotes."""
+    text = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+", " ", text, flags=re.DOTALL)
+    return re.sub(r"“[^”]*”|«[^»]*»|„[^“”]*[“”]|「[^」]*」|《[^》]*》|\"[^\"\n]*\"", " ", text)
+
+
+# ---------------------------------------------------------------- rules on the text itself
+
+
+def empty(p: Pair) -> str:
+    return "" if re.search(r"\w", p.rewrite) else "no text"
+
+
+def unchanged(p: Pair) -> str:
+    return "the same as the prompt" if p.rewrite.split() == p.original.split() else ""
+
+
+def leak(p: Pair) -> str:
+    """Control tokens and pieces of the rewriter's own instruction that the prompt does not hold."""
+    here = set(_control(p.rewrite)) - set(_control(p.original))
+    if here:
+        return min(here)
+    before = plain(p.original).lower()
+    for m in _LEAKS.finditer(plain(p.rewrite)):
+        if m[0].lower() not in before:
+            return m[0]
+    told, said = bare(p.instruction), bare(p.rewrite)
+    for at in range(0, max(0, len(told) - 40), 10):
+        if told[at : at + 40] in said and told[at : at + 40] not in bare(p.original):
+            return "a piece of the instruction"
+    return ""
+
+
+def _control(text: str) -> list[str]:
+    """The special tokens in a text, as `defuse` knows them."""
+    escaped, notes = defuse(text.replace("\\", ""), ("\0",))
+    return [m[0].replace("\\", "", 1) for m in re.finditer(r"\S\\\S{0,40}", escaped)] if notes else []
+
+
+def repeated(p: Pair) -> str:
+    """Doubled text, a sentence said twice, or a loop."""
+    said, had = bare(p.rewrite), bare(p.original)
+    if p.mode == "complement" and (had in said or (len(said) > 8 and said in had)):
+        return "the hint repeats the prompt"
+    if len(had) > 3 and said.count(had) > 1:
+        return "the prompt, twice"
+    seen: dict[str, int] = {}
+    for sentence in sentences(p.rewrite):
+        key = bare(sentence)
+        seen[key] = seen.get(key, 0) + 1
+        if size(sentence) >= 5 and seen[key] > max(1, had.count(key)):
+            return sentence
+    if (m := _LOOP.search(p.rewrite)) and m[0] not in p.original:
+        return m[0]
+    return ""
+
+
+def wrong_language(p: Pair) -> str:
+    """Another language than the prompt's, in the whole or in a sentence that the rewrite adds."""
+    before, after = _own(p.original), _own(p.rewrite)
+    if (old := script(before)) and (new := script(after)) and old != new:
+        return f"{old} script became {new}"
+    known = {language(before), *(language(_own(s)) for s in sentences(p.original))} - {""}
+    if known and (found := language(after)) and found not in known:
+        return f"{'/'.join(sorted(known))} became {found}"
+    kept = bare(p.original)
+    for sentence in sentences(p.rewrite):
+        found = language(_own(sentence), 2.0)
+        other = (known or script(before) != script(_own(sentence))) and found and found not in known
+        if other and bare(sentence) not in kept and (found != "zh" or size(_own(sentence)) >= 4):
+            return f"a sentence in {found}"
+    return ""
+
+
+def length(p: Pair) -> str:
+    before, after = size(p.original), size(p.rewrite)
+    if p.mode == "complement":
+        most = max(p.limits.hint, round(p.limits.grow * before))
+        most = min(most, 4 * p.limits.hint)
+        return f"{after} words, at most {most}" if after > most else ""
+    if after * p.limits.shrink < before:
+        return f"{before} words became {after}"
+    if after > before * p.limits.grow:
+        return f"{before} words became {after}"
+    return ""
+
+
+# ---------------------------------------------------------------- rules on facts
+
+
+def link(p: Pair) -> str:
+    return next((shown for key, shown in p.before["link"].items() if key not in p.after["link"]), "")
+
+
+def code(p: Pair) -> str:
+    said = squeeze(p.rewrite)
+    return next((shown for key, shown in p.before["code"].items() if key not in said), "")
+
+
+def quote(p: Pair) -> str:
+    return next((shown for key, shown in p.before["quote"].items() if key and not holds_quote(p.rewrite, key)), "")
+
+
+def date(p: Pair) -> str:
+    numbers = all_numbers(p.rewrite, p.lex)
+    for key, shown in p.before["date"].items():
+        if key not in p.after["date"] and not (key.startswith("year ") and key[5:] in numbers):
+            return shown
+    return ""
+
+
+def number(p: Pair) -> str:
+    have, said = all_numbers(p.rewrite, p.lex), squeeze(plain(p.rewrite))
+    for key, shown in p.before["number"].items():
+        if key not in have and key not in said if re.search(r"\D", key) else key not in have:
+            return shown
+    return ""
+
+
+def form(p: Pair) -> str:
+    return next((shown for key, shown in p.before["format"].items() if key not in p.after["format"]), "")
+
+
+# ---------------------------------------------------------------- rules on sense
+
+
+def answered(p: Pair) -> str:
+    if reason := sense.opened(p.original, p.rewrite):
+        return reason
+    if p.mode == "complement":
+        if reason := sense.asked_back(p.original, p.rewrite, 0.0):
+            return reason
+        asks = any(sense.is_request(s, p.lex) for s in sentences(p.rewrite))
+        return "" if asks or size(p.rewrite) <= 8 else sentences(p.rewrite)[0]
+    near = sense.overlap(p.original, p.rewrite, p.lex)
+    return sense.asked_back(p.original, p.rewrite, near) or sense.states(p.original, p.rewrite, p.lex)
+
+
+def refusal(p: Pair) -> str:
+    return sense.refused(p.original, p.rewrite)
+
+
+def negation(p: Pair) -> str:
+    if lost := sense.negation_lost(p.original, p.rewrite, p.lex) if p.mode == "replace" else "":
+        return f"lost: {lost}"
+    added = sense.negation_added(p.original, p.rewrite, p.lex)
+    return f"added: {added}" if added else ""
+
+
+def contradiction(p: Pair) -> str:
+    return sense.contradiction(p.original, p.rewrite, p.before["format"], p.after["format"], p.lex)
+
+
+def meaning(p: Pair) -> str:
+    """Too little of the prompt's content, or, by the embedder, too far from it."""
+    shared = sense.overlap(p.original, p.rewrite, p.lex)
+    if shared < p.limits.overlap:
+        return f"{shared:.0%} of the content words"
+    if p.similarity is not None and (cosine := p.similarity(p.original, p.rewrite)) < p.limits.similarity:
+        return f"similarity {cosine:.2f}"
+    return ""
+
+
+_REPLACE: Mapping[str, Rule] = {
+    "empty": empty, "unchanged": unchanged, "leak": leak, "refusal": refusal, "language": wrong_language,
+    "repeated": repeated, "answered": answered, "link": link, "code": code, "quote": quote, "date": date,
+    "number": number, "negation": negation, "format": form, "contradiction": contradiction, "length": length,
+    "meaning": meaning,
+}  # fmt: skip
+_COMPLEMENT: Mapping[str, Rule] = {
+    "empty": empty, "leak": leak, "refusal": refusal, "repeated": repeated, "language": wrong_language,
+    "length": length, "contradiction": contradiction, "answered": answered, "negation": negation,
+}  # fmt: skip
+RULES = tuple(dict.fromkeys([*_REPLACE, *_COMPLEMENT]))

@@ -1,0 +1,232 @@
+"""The facts of a prompt that a rewrite must keep: links, code, quotes, dates, numbers and demands on the form.
+
+A fact has a key, equal for every way of writing it ("5" and "five", "3 May" and "2025-05-03"), and the text that shows
+it. Each kind is looked for where the ones before it left something: a number inside a link is a part of the link.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from types import MappingProxyType
+
+from prompt_opt.gate_language import CJK, Lexicon, _tables, lexicons, plain
+
+Facts = Mapping[str, str]  # key -> the text that shows it
+_LINK = re.compile(
+    r"(?:https?://|www\.)[^\s<>\"'`，。；：！？、）】」』《》]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w&])[@#][A-Za-z]\w+"
+)
+_FENCED = re.compile(r"(```|~~~)[^\n]*\n(.*?)(?:\1|\Z)", re.DOTALL)
+_SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^\n]+?)\1(?!`)|\$([^$\n]{1,200})\$")
+_WRITTEN = re.compile(  # identifiers, calls, placeholders, options, LaTeX
+    r"\b[A-Za-z]\w*_\w+\b|\b[a-z]+[A-Z]\w*\b|\b[A-Za-z_][\w.]*\(\)|\{\{?\w+\}?\}|</?[A-Za-z][\w-]*>|(?<!\S)--?[a-z][\w-]+|\\[a-z]+"
+)
+_LINE = re.compile(  # a line of code that stands in the text without a fence
+    r"^\s*(?:(?:def|class|import|from|for|while|if|return|print|public|private|var|let|const|function|#include|SELECT)\b"
+    r".*[;:(){}=].*|.*[;{}]|.*\w\(.*\).*[=<>+].*)\s*$",
+    re.MULTILINE,
+)
+_QUOTES = re.compile(
+    r"“([^“”]{1,400})”|«\s?([^«»]{1,400}?)\s?»|„([^„“”]{1,400})[“”]|「([^「」]{1,400})」|『([^『』]{1,400})』"
+    r"|《([^《》]{1,200})》|\"([^\"\n]{1,400})\"|(?<![\w’'])['‘](?=\S)([^'‘’\n]{2,200})(?<=\S)['’](?!\w)"
+)
+_CALCULATION = re.compile(r"[\w.()]+(?:(?:\s*[+*/^=×÷]\s*|\s-\s)[\w.()]+)+")
+_NUMBER = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*(?:\s?[万亿])?")
+_MARKER = re.compile(r"^\s*\d{1,2}[.)](?=\s)", re.MULTILINE)
+_TIME = re.compile(r"\b(\d{1,2})[:：h](\d{2})\b\s*(am|pm|a\.m\.|p\.m\.)?|\b(\d{1,2})\s*(am|pm|a\.m\.|p\.m\.)\b", re.IGNORECASE)  # fmt: skip
+_ISO = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b")
+_SLASHED = re.compile(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{2,4})\b")
+_ZH_DATE = re.compile(r"(?:(\d{4})年)?(\d{1,2})月(?:份)?(?:(\d{1,2})[日号])?")
+_ZH_DAY = re.compile(r"(?<![一每两几])(?:周|星期|礼拜)([一二三四五六日天])")
+_ZH_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
+_ZH_COUNT = re.compile("[二两三四五六七八九十百]+(?=[个种点条道位本天年月岁名句行段次项章部首篇只张件家节步层倍周字元人份类小])")
+# Months that are words as well (or short): a day or a year has to stand beside them.
+_ALSO_WORDS = frozenset(
+    "may march mars mayo jan feb mar apr jun jul aug sep sept oct nov dec janv févr avr juil déc ene abr ago dic okt dez".split()
+)
+_FORMATS = re.compile(r"(?<![A-Za-z])(JSON|XML|YAML|CSV|HTML|Markdown|LaTeX|SQL|TSV)(?![A-Za-z])", re.IGNORECASE)
+CONTAINERS = frozenset({"JSON", "XML", "YAML", "CSV", "TSV", "HTML", "a table"})
+
+
+@cache
+def _months() -> tuple[re.Pattern[str], Mapping[str, int]]:
+    names = {
+        name.lower(): at
+        for table in _tables().values()
+        for at, forms in enumerate(str(table.get("months", "")).split(), 1)
+        for name in forms.split("|")
+    }
+    month = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    day = r"(?<![\d.,:])(?P<before>\d{1,2})(?:st|nd|rd|th|er|\.|º)?\s*(?:de\s+|of\s+)?"
+    after = r"\s+(?P<after>\d{1,2})(?:st|nd|rd|th)?(?![\d:.,]\d|\d)"
+    year = r",?\s*(?:de\s+|del\s+|of\s+)?(?P<year>\d{4})\b"
+    return re.compile(rf"(?:{day})?\b(?P<month>{month})\b\.?(?:{after})?(?:{year})?", re.IGNORECASE), names
+
+
+@cache
+def _weekdays() -> tuple[re.Pattern[str], Mapping[str, int]]:
+    names = {
+        name.lower(): at
+        for table in _tables().values()
+        for at, forms in enumerate(str(table.get("weekdays", "")).split(), 1)
+        for name in forms.split("|")
+    }
+    return re.compile(rf"\b({'|'.join(map(re.escape, names))})\b", re.IGNORECASE), names
+
+
+def _take(text: str, pattern: re.Pattern[str], keep: Callable[[re.Match[str]], bool]) -> str:
+    """The text with the matches that `keep` took blanked out."""
+    return pattern.sub(lambda m: " " * len(m[0]) if keep(m) else m[0], text)
+
+
+def squeeze(text: str) -> str:
+    """Without any white space."""
+    return re.sub(r"\s+", "", text)
+
+
+@lru_cache(maxsize=256)
+def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
+    """The facts of a text by rule: link, code, quote, date, number, format."""
+    out: dict[str, dict[str, str]] = {rule: {} for rule in ("link", "code", "quote", "date", "number", "format")}
+    text = _code(text, out["code"], fenced=True)
+
+    def link(m: re.Match[str]) -> bool:
+        found = m[0].rstrip(".,;:!?)")
+        out["link"][found] = found
+        return True
+
+    text = _take(text, _LINK, link)
+    text = _code(text, out["code"], fenced=False)
+
+    def quote(m: re.Match[str]) -> bool:
+        inner = next(group for group in m.groups() if group)
+        out["quote"][folded(inner)] = inner
+        return bool(folded(inner))
+
+    text = plain(_take(text, _QUOTES, quote))
+    out["format"] = demands(text, lex)
+    text = _dates(text, out["date"])
+    for m in _CALCULATION.finditer(text):
+        if re.search(r"\d", m[0]):
+            out["number"][squeeze(m[0])] = m[0]
+    for m in _NUMBER.finditer(_MARKER.sub("", text)):
+        out["number"][value(m[0])] = m[0]
+    out["number"] |= {str(n): word for word, n in _number_words(text, lex)}
+    return MappingProxyType(out)
+
+
+def folded(text: str) -> str:
+    """A quote without what a rewrite may change: case, spacing, the stop at its end."""
+    return re.sub(r"\s+", " ", plain(text)).strip(" .,;:!?。,").casefold()
+
+
+def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
+    def add(shown: str) -> bool:
+        if squeeze(shown):
+            out[squeeze(shown)] = shown.strip()
+        return True
+
+    if fenced:
+        text = _take(text, _FENCED, lambda m: add(m[2]))
+        return _take(text, _SPAN, lambda m: add(m[2] or m[3]))
+    text = _take(text, _LINE, lambda m: add(m[0]))
+    return _take(text, _WRITTEN, lambda m: add(m[0]))
+
+
+def _dates(text: str, out: dict[str, str]) -> str:
+    def add(m: re.Match[str], year: str | None, month: int, day: str | None) -> bool:
+        out[f"{day and int(day)}.{month}" if day else f"month {month}"] = m[0].strip()
+        if year:
+            out[f"year {int(year)}"] = m[0].strip()
+        return True
+
+    pattern, months = _months()
+
+    def named(m: re.Match[str]) -> bool:
+        day = m["before"] or m["after"]
+        if not day and not m["year"] and m["month"].lower() in _ALSO_WORDS:
+            return False
+        return add(m, m["year"], months[m["month"].lower()], day)
+
+    def slashed(m: re.Match[str]) -> bool:
+        out["/".join(str(int(g)) for g in m.groups())] = m[0]
+        return True
+
+    def time(m: re.Match[str]) -> bool:
+        hour, minute = int(m[1] or m[4]), int(m[2] or 0)
+        half = (m[3] or m[5] or "").lower()
+        hour += 12 * (half.startswith("p") and hour < 12) - 12 * (half.startswith("a") and hour == 12)
+        out[f"{hour}:{minute:02}"] = m[0].strip()
+        return True
+
+    def weekday(m: re.Match[str]) -> bool:
+        out[f"weekday {days[m[1].lower()]}"] = m[0]
+        return True
+
+    def zh_day(m: re.Match[str]) -> bool:
+        out[f"weekday {'一二三四五六日'.find(m[1].replace('天', '日')) + 1}"] = m[0]
+        return True
+
+    text = _take(text, _ISO, lambda m: add(m, m[1], int(m[2]), m[3]))
+    text = _take(text, _SLASHED, slashed)
+    text = _take(text, _ZH_DATE, lambda m: add(m, m[1], int(m[2]), m[3]))
+    text = _take(text, pattern, named)
+    text = _take(text, _TIME, time)
+    day_pattern, days = _weekdays()
+    return _take(_take(text, day_pattern, weekday), _ZH_DAY, zh_day)
+
+
+def value(number: str) -> str:
+    """A number's value as text: "12,500", "12.500" and "12500" are one, so are "2,40" and "2.4"."""
+    number, unit = (number[:-1].strip(), number[-1]) if number[-1] in "万亿" else (number, "")
+    if re.fullmatch(r"\d{1,3}([.,]\d{3})+", number):
+        number = re.sub("[.,]", "", number)
+    number = number.replace(",", ".")
+    if number.count(".") > 1:
+        return number
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    if unit:
+        return str(round(float(number) * (10**4 if unit == "万" else 10**8)))
+    return number.lstrip("0") or "0"
+
+
+def _number_words(text: str, lex: Lexicon) -> list[tuple[str, int]]:
+    if lex.language == "zh":
+        return [(m[0], _zh_number(m[0])) for m in _ZH_COUNT.finditer(text)]
+    return [(w, lex.numbers[w.lower()]) for w in re.findall(r"[^\W\d_]+", text) if w.lower() in lex.numbers]
+
+
+def _zh_number(text: str) -> int:
+    """二 to 九百九十九."""
+    hundreds, _, rest = text.rpartition("百")
+    tens, ten, ones = rest.rpartition("十")
+    total = 100 * _ZH_DIGITS.get(hundreds[-1:], 1) if "百" in text else 0
+    return total + (10 * _ZH_DIGITS.get(tens[-1:], 1) if ten else 0) + _ZH_DIGITS.get(ones[-1:], 0)
+
+
+def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
+    """The value of every number in a text, wherever it stands."""
+    text = plain(text)
+    found = {value(m[0]) for m in re.finditer(r"\d+(?:[.,]\d+)*(?:\s?[万亿])?", text)}
+    found |= {value(m[0]) for m in re.finditer(r"\d+", text)}
+    found |= {str(n) for other in {lex, *lexicons()} for _, n in _number_words(text, other)}
+    ones = {"en": r"\bone\b", "de": r"\beine?[mnrs]?\b", "fr": r"\bune?\b", "es": r"\buna?\b", "zh": "一"}
+    return frozenset(found | ({"1"} if re.search(ones.get(lex.language, "(?!)"), text, re.IGNORECASE) else set()))
+
+
+def demands(text: str, lex: Lexicon) -> dict[str, str]:
+    """What a text demands of the answer's form: a format, a limit, an order, a language."""
+    out = {m[1].upper(): m[0] for m in _FORMATS.finditer(text)}
+    for what, pattern in lex.demands:
+        if m := pattern.search(text):
+            out[what] = m[0]
+    out |= {f"in language {lex.tongues[m[1].lower()]}": m[0] for m in lex.into.finditer(text)}
+    return out
+
+
+def holds_quote(text: str, quote: str) -> bool:
+    """Whether a text holds a folded quote, not as a part of a word."""
+    edge = "" if re.search(f"^[{CJK}]|[{CJK}]$", quote) else r"(?<!\w)", r"(?!\w)"
+    pattern = re.escape(quote) if edge[0] == "" else edge[0] + re.escape(quote) + edge[1]
+    return re.search(pattern, folded(text)) is not None
