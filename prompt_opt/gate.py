@@ -16,7 +16,7 @@ from typing import Literal
 
 from prompt_opt import gate_sense as sense
 from prompt_opt.defuse import defuse
-from prompt_opt.gate_facts import Facts, all_numbers, facts, holds_quote, squeeze
+from prompt_opt.gate_facts import Facts, all_numbers, even, facts, folded, holds, squeeze
 from prompt_opt.gate_language import Lexicon, bare, language, lexicon, plain, script, sentences, size
 
 Mode = Literal["replace", "complement"]
@@ -44,13 +44,13 @@ class Limits:
     """Where the rules draw the line.
 
     `shrink` and `grow` are the paper's filters on its training pairs: no rewrite more than 2 times shorter or 6 times
-    longer, in words. `hint` bounds a complement: so many words, or `grow` times the prompt's if that is more.
+    longer, in words. `hint` bounds a complement, in words.
     `similarity` is the least that the embedder may find, where there is one.
     """
 
     shrink: float = 2.0
     grow: float = 6.0
-    hint: int = 60
+    hint: int = 80
     similarity: float = 0.6
     overlap: float = 0.2
 
@@ -90,7 +90,7 @@ def judge(
     """
     if len(rewrite) > 40 * len(original) + 4000:
         return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
-    lex = lexicon(language(_own(original)) or "en")
+    lex = lexicon(language(_own(original)) or language(_own(rewrite)) or "en")
     pair = Pair(
         original, rewrite, mode, lex, facts(original, lex), facts(rewrite, lex), limits, similarity, instruction
     )
@@ -167,7 +167,7 @@ def wrong_language(p: Pair) -> str:
         return f"{'/'.join(sorted(known))} became {found}"
     kept = bare(p.original)
     for sentence in sentences(p.rewrite):
-        found = language(_own(sentence), 2.0)
+        found = language(_own(sentence), 2.0, 0.4)
         other = (known or script(before) != script(_own(sentence))) and found and found not in known
         if other and bare(sentence) not in kept and (found != "zh" or size(_own(sentence)) >= 4):
             return f"a sentence in {found}"
@@ -177,9 +177,7 @@ def wrong_language(p: Pair) -> str:
 def length(p: Pair) -> str:
     before, after = size(p.original), size(p.rewrite)
     if p.mode == "complement":
-        most = max(p.limits.hint, round(p.limits.grow * before))
-        most = min(most, 4 * p.limits.hint)
-        return f"{after} words, at most {most}" if after > most else ""
+        return f"{after} words, at most {p.limits.hint}" if after > p.limits.hint else ""
     if after * p.limits.shrink < before:
         return f"{before} words became {after}"
     if after > before * p.limits.grow:
@@ -195,12 +193,13 @@ def link(p: Pair) -> str:
 
 
 def code(p: Pair) -> str:
-    said = squeeze(p.rewrite)
-    return next((shown for key, shown in p.before["code"].items() if key not in said), "")
+    said = even(p.rewrite)
+    return next((shown for key, shown in p.before["code"].items() if not holds(said, key)), "")
 
 
 def quote(p: Pair) -> str:
-    return next((shown for key, shown in p.before["quote"].items() if key and not holds_quote(p.rewrite, key)), "")
+    said = folded(p.rewrite)
+    return next((shown for key, shown in p.before["quote"].items() if key and not holds(said, key)), "")
 
 
 def date(p: Pair) -> str:
@@ -265,8 +264,8 @@ def meaning(p: Pair) -> str:
 
 _REPLACE: Mapping[str, Rule] = {
     "empty": empty, "unchanged": unchanged, "leak": leak, "refusal": refusal, "language": wrong_language,
-    "repeated": repeated, "answered": answered, "link": link, "code": code, "quote": quote, "date": date,
-    "number": number, "negation": negation, "format": form, "contradiction": contradiction, "length": length,
+    "repeated": repeated, "length": length, "answered": answered, "link": link, "code": code, "quote": quote,
+    "date": date, "number": number, "negation": negation, "format": form, "contradiction": contradiction,
     "meaning": meaning,
 }  # fmt: skip
 _COMPLEMENT: Mapping[str, Rule] = {

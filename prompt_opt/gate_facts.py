@@ -61,7 +61,8 @@ def _months() -> tuple[re.Pattern[str], Mapping[str, int]]:
     day = r"(?<![\d.,:])(?P<before>\d{1,2})(?:st|nd|rd|th|er|\.|º)?\s*(?:de\s+|of\s+)?"
     after = r"\s+(?P<after>\d{1,2})(?:st|nd|rd|th)?(?![\d:.,]\d|\d)"
     year = r",?\s*(?:de\s+|del\s+|of\s+)?(?P<year>\d{4})\b"
-    return re.compile(rf"(?:{day})?\b(?P<month>{month})\b\.?(?:{after})?(?:{year})?", re.IGNORECASE), names
+    span = r"(?:(?<![\d.,:])(?P<first>\d{1,2})\.?\s*(?:to|until|and|bis(?: zum)?|und|au|à|et|al|a|y|-|–)\s*(?=\d))?"
+    return re.compile(rf"{span}(?:{day})?\b(?P<month>{month})\b\.?(?:{after})?(?:{year})?", re.IGNORECASE), names
 
 
 @cache
@@ -83,6 +84,11 @@ def _take(text: str, pattern: re.Pattern[str], keep: Callable[[re.Match[str]], b
 def squeeze(text: str) -> str:
     """Without any white space."""
     return re.sub(r"\s+", "", text)
+
+
+def even(text: str) -> str:
+    """With single blanks for all white space."""
+    return " ".join(text.split())
 
 
 @lru_cache(maxsize=256)
@@ -123,8 +129,8 @@ def folded(text: str) -> str:
 
 def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
     def add(shown: str) -> bool:
-        if squeeze(shown):
-            out[squeeze(shown)] = shown.strip()
+        if even(shown):
+            out[even(shown)] = shown.strip()
         return True
 
     if fenced:
@@ -147,6 +153,8 @@ def _dates(text: str, out: dict[str, str]) -> str:
         day = m["before"] or m["after"]
         if not day and not m["year"] and m["month"].lower() in _ALSO_WORDS:
             return False
+        if m["first"]:
+            add(m, None, months[m["month"].lower()], m["first"])
         return add(m, m["year"], months[m["month"].lower()], day)
 
     def slashed(m: re.Match[str]) -> bool:
@@ -188,7 +196,8 @@ def value(number: str) -> str:
     number = number.rstrip("0").rstrip(".") if "." in number else number
     if unit:
         return str(round(float(number) * (10**4 if unit == "万" else 10**8)))
-    return number.lstrip("0") or "0"
+    whole, dot, part = number.partition(".")
+    return (whole.lstrip("0") or "0") + dot + part
 
 
 def _number_words(text: str, lex: Lexicon) -> list[tuple[str, int]]:
@@ -225,8 +234,9 @@ def demands(text: str, lex: Lexicon) -> dict[str, str]:
     return out
 
 
-def holds_quote(text: str, quote: str) -> bool:
-    """Whether a text holds a folded quote, not as a part of a word."""
-    edge = "" if re.search(f"^[{CJK}]|[{CJK}]$", quote) else r"(?<!\w)", r"(?!\w)"
-    pattern = re.escape(quote) if edge[0] == "" else edge[0] + re.escape(quote) + edge[1]
-    return re.search(pattern, folded(text)) is not None
+def holds(text: str, part: str) -> bool:
+    """Whether `part` stands in a text, not within a word (of letters that need blanks between words)."""
+    letter = f"[^\\W{CJK}]"
+    before = rf"(?<!{letter})" if re.match(letter, part) else ""
+    after = rf"(?!{letter})" if re.match(letter, part[-1:]) else ""
+    return re.search(before + re.escape(part) + after, text) is not None

@@ -99,10 +99,10 @@ def lexicons() -> tuple[Lexicon, ...]:
 
 @cache
 def _share() -> Mapping[str, tuple[tuple[str, float], ...]]:
-    """Stop word -> the languages that have it, and how much it says for each."""
+    """A stop word or the verb of a request -> the languages that have it, and how much it says for each."""
     out: dict[str, list[str]] = {}
     for language in _tables():
-        for word in lexicon(language).stop:
+        for word in lexicon(language).stop.union(lexicon(language).verbs):
             out.setdefault(word, []).append(language)
     return {word: tuple((language, 1 / len(some)) for language in some) for word, some in out.items()}
 
@@ -123,8 +123,9 @@ def script(text: str) -> str:
     return best if counts[best] else ""
 
 
-def language(text: str, least: float = 1.0) -> str:
-    """The language of a text, or "" where too little shows: fewer than `least` telling words, or a tie."""
+def language(text: str, least: float = 1.0, rival: float = 0.75) -> str:
+    """The language of a text, or "" where too little shows: fewer than `least` telling words, or another language
+    with more than `rival` of the best one's."""
     where = script(text)
     if where != "latin":
         return {"han": "zh", "cyrillic": "cyrillic"}.get(where, where)
@@ -138,7 +139,7 @@ def language(text: str, least: float = 1.0) -> str:
     ranked = sorted(scores.items(), key=lambda row: -row[1])
     if not ranked or ranked[0][1] < least:
         return ""
-    return "" if len(ranked) > 1 and ranked[1][1] > ranked[0][1] * 0.75 else ranked[0][0]
+    return "" if len(ranked) > 1 and ranked[1][1] > ranked[0][1] * rival else ranked[0][0]
 
 
 def size(text: str) -> int:

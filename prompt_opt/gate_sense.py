@@ -26,7 +26,7 @@ def opened(original: str, rewrite: str) -> str:
             return m[0].strip()
     for lex in lexicons():
         for line in sentences(after):
-            if (m := lex.opening.match(line)) and bare(line) not in bare(before):
+            if (m := lex.opening.match(line)) and m[0].lower() not in before.lower():
                 return m[0]
     return ""
 
@@ -104,29 +104,43 @@ def _scopes(text: str, cues: re.Pattern[str], lex: Lexicon) -> list[tuple[str, f
 
 def _around(clause: str, start: int, end: int, lex: Lexicon) -> frozenset[str]:
     if lex.language == "zh":
-        after = re.findall(f"[{CJK}]", _COMMA.split(clause[end:])[0])[:6]
-        return frozenset("".join(after[i : i + 2]) for i in range(len(after) - 1))
+        return _pairs(_COMMA.split(clause[end:])[0], 6)
     before = [w for w in re.findall(r"[^\W\d_]+", clause[:start])[-6:] if stems(w, lex.language)]
     after = [w for w in re.findall(r"[^\W\d_]+", clause[end:])[:8] if stems(w, lex.language)]
     return stems(" ".join(before[-2:] + after[:3]), lex.language)
 
 
+def _pairs(text: str, most: int | None = None) -> frozenset[str]:
+    """The neighbouring characters of a Chinese text, as far as `most` characters."""
+    signs = re.findall(f"[{CJK}]", text)[:most]
+    return frozenset("".join(signs[i : i + 2]) for i in range(len(signs) - 1))
+
+
 def negation_lost(original: str, rewrite: str, lex: Lexicon) -> str:
     """The negation of the original that the rewrite no longer has, or ""."""
     either = re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
-    kept = _scopes(rewrite, either, lex)
-    for cue, scope in _scopes(original, lex.negation, lex):
-        if not any(scope & other or not scope or not other for _, other in kept):
-            return cue
-    gone = len(_scopes(original, lex.negation, lex)) > 0 and not kept
-    return _scopes(original, lex.negation, lex)[0][0] if gone else ""
+    had, kept = _scopes(original, either, lex), _scopes(rewrite, either, lex)
+    pairs = [
+        (-len(scope & other) - (cue.lower() == said.lower()) / 2, i, j)
+        for i, (cue, scope) in enumerate(had)
+        for j, (said, other) in enumerate(kept)
+        if scope & other or not scope or not other
+    ]
+    # Each negation of the rewrite stands for one of the original, the nearest ones first.
+    matched, used = set[int](), set[int]()
+    for _, i, j in sorted(pairs):
+        if i not in matched and j not in used:
+            matched.add(i)
+            used.add(j)
+    lost = [cue for i, (cue, _) in enumerate(had) if i not in matched and lex.negation.fullmatch(cue)]
+    return lost[0] if lost else ""
 
 
 def negation_added(original: str, rewrite: str, lex: Lexicon) -> str:
     """The negation that the rewrite puts on something that the original says plainly, or ""."""
     either = re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
     had = _scopes(original, either, lex)
-    said = stems(original, lex.language)
+    said = _pairs(original) if lex.language == "zh" else stems(original, lex.language)
     for cue, scope in _scopes(rewrite, lex.negation, lex):
         if scope and _shared(scope, said) >= 0.6 and not any(scope & other or not other for _, other in had):
             return cue
