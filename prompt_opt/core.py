@@ -105,6 +105,7 @@ class Advice:
     rewrite: str | None = None  # the last user turn, rewritten
     complement: str | None = None  # a hint after the last user turn
     note: str = ""  # what the outcome says in brackets: applied(3)
+    detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Outcome:
     status: Status
     reason: str = ""
     ms: float = 0.0
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")
@@ -213,3 +215,7 @@ class Stage(Protocol):
 
 class Skip(Exception):
     """A stage has nothing to do here; the message is the reason that the response and the trace give."""
+
+    def __init__(self, reason: str = "", detail: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.detail = detail or {}

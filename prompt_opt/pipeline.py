@@ -71,9 +71,9 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
     try:
         async with asyncio.timeout(ctx.remaining):
             advice = await stage(chat, ctx)
-        outcome = Outcome(stage.name, "applied", advice.note)
+        outcome = Outcome(stage.name, "applied", advice.note, detail=advice.detail)
     except Skip as skip:
-        outcome = Outcome(stage.name, "skipped", str(skip))
+        outcome = Outcome(stage.name, "skipped", str(skip), detail=skip.detail)
     except TimeoutError:
         outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")
     except Exception as error:
