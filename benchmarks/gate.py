@@ -48,8 +48,8 @@ def table(judged: Sequence[Judged]) -> list[tuple[str, int, float, int, float]]:
 def show(judged: Sequence[Judged], count: int) -> None:
     """Cases where the gate is wrong, harm let through first."""
     wrong = [(c, v) for c, v in judged if not right(c, v)]
-    random.Random(7).shuffle(wrong)  # noqa: S311
-    wrong.sort(key=lambda row: (not row[1].accepted, not row[0].rule == ""))
+    random.Random(7).shuffle(wrong)
+    wrong.sort(key=lambda row: (not row[1].accepted, row[0].rule != ""))
     print(f"\n{len(wrong)} of {len(judged)} wrong; {min(count, len(wrong))} of them:")
     for case, verdict in wrong[:count]:
         said = "accepted" if verdict.accepted else f"{verdict.rule} ({verdict.detail})"

@@ -7,11 +7,12 @@ it. Each kind is looked for where the ones before it left something: a number in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
-from prompt_opt.gate_language import CJK, Lexicon, _tables, lexicons, plain
+from prompt_opt.gate_dates import dates, take
+from prompt_opt.gate_language import CJK, Lexicon, lexicons, plain
 
 Facts = Mapping[str, str]  # key -> the text that shows it
 _LINK = re.compile(
@@ -20,7 +21,8 @@ _LINK = re.compile(
 _FENCED = re.compile(r"(```|~~~)[^\n]*\n(.*?)(?:\1|\Z)", re.DOTALL)
 _SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^\n]+?)\1(?!`)|\$([^$\n]{1,200})\$")
 _WRITTEN = re.compile(  # identifiers, calls, placeholders, options, LaTeX
-    r"\b[A-Za-z]\w*_\w+\b|\b[a-z]+[A-Z]\w*\b|\b[A-Za-z_][\w.]*\(\)|\{\{?\w+\}?\}|</?[A-Za-z][\w-]*>|(?<!\S)--?[a-z][\w-]+|\\[a-z]+"
+    r"\b[A-Za-z]\w*_\w+\b|\b[a-z]+[A-Z]\w*\b|\b[A-Za-z_][\w.]*\(\)|\{\{?\w+\}?\}|</?[A-Za-z][\w-]*>"
+    r"|(?<!\S)--?[a-z][\w-]+|\\[a-z]+"
 )
 _LINE = re.compile(  # a line of code that stands in the text without a fence
     r"^\s*(?:(?:def|class|import|from|for|while|if|return|print|public|private|var|let|const|function|#include|SELECT)\b"
@@ -34,51 +36,12 @@ _QUOTES = re.compile(
 _CALCULATION = re.compile(r"[\w.()]+(?:(?:\s*[+*/^=×÷]\s*|\s-\s)[\w.()]+)+")
 _NUMBER = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*(?:\s?[万亿])?")
 _MARKER = re.compile(r"^\s*\d{1,2}[.)](?=\s)", re.MULTILINE)
-_TIME = re.compile(r"\b(\d{1,2})[:：h](\d{2})\b\s*(am|pm|a\.m\.|p\.m\.)?|\b(\d{1,2})\s*(am|pm|a\.m\.|p\.m\.)\b", re.IGNORECASE)  # fmt: skip
-_ISO = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b")
-_SLASHED = re.compile(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{2,4})\b")
-_ZH_DATE = re.compile(r"(?:(\d{4})年)?(\d{1,2})月(?:份)?(?:(\d{1,2})[日号])?")
-_ZH_DAY = re.compile(r"(?<![一每两几])(?:周|星期|礼拜)([一二三四五六日天])")
 _ZH_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
-_ZH_COUNT = re.compile("[二两三四五六七八九十百]+(?=[个种点条道位本天年月岁名句行段次项章部首篇只张件家节步层倍周字元人份类小])")
-# Months that are words as well (or short): a day or a year has to stand beside them.
-_ALSO_WORDS = frozenset(
-    "may march mars mayo jan feb mar apr jun jul aug sep sept oct nov dec janv févr avr juil déc ene abr ago dic okt dez".split()
+_ZH_COUNT = re.compile(
+    "[二两三四五六七八九十百]+(?=[个种点条道位本天年月岁名句行段次项章部首篇只张件家节步层倍周字元人份类小])"
 )
 _FORMATS = re.compile(r"(?<![A-Za-z])(JSON|XML|YAML|CSV|HTML|Markdown|LaTeX|SQL|TSV)(?![A-Za-z])", re.IGNORECASE)
 CONTAINERS = frozenset({"JSON", "XML", "YAML", "CSV", "TSV", "HTML", "a table"})
-
-
-@cache
-def _months() -> tuple[re.Pattern[str], Mapping[str, int]]:
-    names = {
-        name.lower(): at
-        for table in _tables().values()
-        for at, forms in enumerate(str(table.get("months", "")).split(), 1)
-        for name in forms.split("|")
-    }
-    month = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    day = r"(?<![\d.,:])(?P<before>\d{1,2})(?:st|nd|rd|th|er|\.|º)?\s*(?:de\s+|of\s+)?"
-    after = r"\s+(?P<after>\d{1,2})(?:st|nd|rd|th)?(?![\d:.,]\d|\d)"
-    year = r",?\s*(?:de\s+|del\s+|of\s+)?(?P<year>\d{4})\b"
-    span = r"(?:(?<![\d.,:])(?P<first>\d{1,2})\.?\s*(?:to|until|and|bis(?: zum)?|und|au|à|et|al|a|y|-|–)\s*(?=\d))?"
-    return re.compile(rf"{span}(?:{day})?\b(?P<month>{month})\b\.?(?:{after})?(?:{year})?", re.IGNORECASE), names
-
-
-@cache
-def _weekdays() -> tuple[re.Pattern[str], Mapping[str, int]]:
-    names = {
-        name.lower(): at
-        for table in _tables().values()
-        for at, forms in enumerate(str(table.get("weekdays", "")).split(), 1)
-        for name in forms.split("|")
-    }
-    return re.compile(rf"\b({'|'.join(map(re.escape, names))})\b", re.IGNORECASE), names
-
-
-def _take(text: str, pattern: re.Pattern[str], keep: Callable[[re.Match[str]], bool]) -> str:
-    """The text with the matches that `keep` took blanked out."""
-    return pattern.sub(lambda m: " " * len(m[0]) if keep(m) else m[0], text)
 
 
 def squeeze(text: str) -> str:
@@ -102,7 +65,7 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
         out["link"][found] = found
         return True
 
-    text = _take(text, _LINK, link)
+    text = take(text, _LINK, link)
     text = _code(text, out["code"], fenced=False)
 
     def quote(m: re.Match[str]) -> bool:
@@ -110,9 +73,9 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
         out["quote"][folded(inner)] = inner
         return bool(folded(inner))
 
-    text = plain(_take(text, _QUOTES, quote))
+    text = plain(take(text, _QUOTES, quote))
     out["format"] = demands(text, lex)
-    text = _dates(text, out["date"])
+    text = dates(text, out["date"])
     for m in _CALCULATION.finditer(text):
         if re.search(r"\d", m[0]):
             out["number"][squeeze(m[0])] = m[0]
@@ -124,7 +87,7 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
 
 def folded(text: str) -> str:
     """A quote without what a rewrite may change: case, spacing, the stop at its end."""
-    return re.sub(r"\s+", " ", plain(text)).strip(" .,;:!?。,").casefold()
+    return re.sub(r"\s+", " ", plain(text)).strip(" .,;:!?。").casefold()
 
 
 def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
@@ -134,55 +97,10 @@ def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
         return True
 
     if fenced:
-        text = _take(text, _FENCED, lambda m: add(m[2]))
-        return _take(text, _SPAN, lambda m: add(m[2] or m[3]))
-    text = _take(text, _LINE, lambda m: add(m[0]))
-    return _take(text, _WRITTEN, lambda m: add(m[0]))
-
-
-def _dates(text: str, out: dict[str, str]) -> str:
-    def add(m: re.Match[str], year: str | None, month: int, day: str | None) -> bool:
-        out[f"{day and int(day)}.{month}" if day else f"month {month}"] = m[0].strip()
-        if year:
-            out[f"year {int(year)}"] = m[0].strip()
-        return True
-
-    pattern, months = _months()
-
-    def named(m: re.Match[str]) -> bool:
-        day = m["before"] or m["after"]
-        if not day and not m["year"] and m["month"].lower() in _ALSO_WORDS:
-            return False
-        if m["first"]:
-            add(m, None, months[m["month"].lower()], m["first"])
-        return add(m, m["year"], months[m["month"].lower()], day)
-
-    def slashed(m: re.Match[str]) -> bool:
-        out["/".join(str(int(g)) for g in m.groups())] = m[0]
-        return True
-
-    def time(m: re.Match[str]) -> bool:
-        hour, minute = int(m[1] or m[4]), int(m[2] or 0)
-        half = (m[3] or m[5] or "").lower()
-        hour += 12 * (half.startswith("p") and hour < 12) - 12 * (half.startswith("a") and hour == 12)
-        out[f"{hour}:{minute:02}"] = m[0].strip()
-        return True
-
-    def weekday(m: re.Match[str]) -> bool:
-        out[f"weekday {days[m[1].lower()]}"] = m[0]
-        return True
-
-    def zh_day(m: re.Match[str]) -> bool:
-        out[f"weekday {'一二三四五六日'.find(m[1].replace('天', '日')) + 1}"] = m[0]
-        return True
-
-    text = _take(text, _ISO, lambda m: add(m, m[1], int(m[2]), m[3]))
-    text = _take(text, _SLASHED, slashed)
-    text = _take(text, _ZH_DATE, lambda m: add(m, m[1], int(m[2]), m[3]))
-    text = _take(text, pattern, named)
-    text = _take(text, _TIME, time)
-    day_pattern, days = _weekdays()
-    return _take(_take(text, day_pattern, weekday), _ZH_DAY, zh_day)
+        text = take(text, _FENCED, lambda m: add(m[2]))
+        return take(text, _SPAN, lambda m: add(m[2] or m[3]))
+    text = take(text, _LINE, lambda m: add(m[0]))
+    return take(text, _WRITTEN, lambda m: add(m[0]))
 
 
 def value(number: str) -> str:
@@ -240,3 +158,10 @@ def holds(text: str, part: str) -> bool:
     before = rf"(?<!{letter})" if re.match(letter, part) else ""
     after = rf"(?!{letter})" if re.match(letter, part[-1:]) else ""
     return re.search(before + re.escape(part) + after, text) is not None
+
+
+def code_share(text: str) -> float:
+    """How much of a text is code: fenced, or lines that look like it."""
+    fenced = sum(len(m[0]) for m in _FENCED.finditer(text))
+    rest = _FENCED.sub("", text)
+    return (fenced + sum(len(m[0]) for m in _LINE.finditer(rest))) / max(1, len(text))

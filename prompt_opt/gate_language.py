@@ -34,6 +34,9 @@ CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _SIZE = re.compile(f"[{CJK}]|[^\\W{CJK}_]+")
 _WORD = re.compile(f"[^\\W\\d_{CJK}]+")
 _NEVER = re.compile(r"(?!)")
+_PATTERNS = (
+    "negation", "soft", "idioms", "request", "opening", "closing", "ask", "refusal", "ignore", "brief", "verbose",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # one per language, told apart by identity
@@ -61,14 +64,14 @@ class Lexicon:
 
 
 @cache
-def _tables() -> Mapping[str, Mapping[str, object]]:
+def tables() -> Mapping[str, Mapping[str, object]]:
     return tomllib.loads(files("prompt_opt").joinpath("gate_words.toml").read_text("utf-8"))
 
 
 @cache
 def lexicon(language: str) -> Lexicon:
     """What is known of a language; of one that is only told apart, its stop words."""
-    table = dict(_tables().get(language, {}))
+    table = dict(tables().get(language, {}))
 
     def pattern(name: str) -> Pattern:
         return re.compile(str(table[name]), re.IGNORECASE) if table.get(name) else _NEVER
@@ -80,28 +83,27 @@ def lexicon(language: str) -> Lexicon:
     into = str(table.get("into", "(?!)")).replace("{tongues}", "|".join(map(re.escape, tongues)))
     return Lexicon(
         language,
-        frozenset(str(table.get("stop", "")).split()),
-        table.get("numbers", {}),  # type: ignore[arg-type]
-        tuple(str(table.get("verbs", "")).split()),
-        *(pattern(n) for n in ("negation", "soft", "idioms", "request", "opening", "closing", "ask", "refusal")),
-        *(pattern(n) for n in ("ignore", "brief", "verbose")),
-        tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
-        re.compile(into, re.IGNORECASE),
-        tongues,
+        stop=frozenset(str(table.get("stop", "")).split()),
+        numbers=table.get("numbers", {}),  # type: ignore[arg-type]
+        verbs=tuple(str(table.get("verbs", "")).split()),
+        demands=tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
+        into=re.compile(into, re.IGNORECASE),
+        tongues=tongues,
+        **{name: pattern(name) for name in _PATTERNS},
     )
 
 
 @cache
 def lexicons() -> tuple[Lexicon, ...]:
     """Every language that has rules of its own."""
-    return tuple(lexicon(language) for language, table in _tables().items() if "negation" in table)
+    return tuple(lexicon(language) for language, table in tables().items() if "negation" in table)
 
 
 @cache
 def _share() -> Mapping[str, tuple[tuple[str, float], ...]]:
     """A stop word or the verb of a request -> the languages that have it, and how much it says for each."""
     out: dict[str, list[str]] = {}
-    for language in _tables():
+    for language in tables():
         for word in lexicon(language).stop.union(lexicon(language).verbs):
             out.setdefault(word, []).append(language)
     return {word: tuple((language, 1 / len(some)) for language in some) for word, some in out.items()}

@@ -57,9 +57,7 @@ def is_request(sentence: str, lex: Lexicon) -> bool:
     if lex.language == "zh":
         return sentence.startswith(lex.verbs)
     words = re.findall(r"[^\W\d_]+", sentence.lower())
-    return bool(words) and any(
-        words[0] == verb or (len(verb) > 4 and words[0][:4] == verb[:4]) for verb in lex.verbs
-    )
+    return bool(words) and any(words[0] == verb or (len(verb) > 4 and words[0][:4] == verb[:4]) for verb in lex.verbs)
 
 
 def states(original: str, rewrite: str, lex: Lexicon) -> str:
@@ -71,7 +69,9 @@ def states(original: str, rewrite: str, lex: Lexicon) -> str:
     asks = [s for s in sentences(rewrite) if is_request(s, lex)]
     if not asks and size(rewrite) > 3 and any(is_request(s, lex) for s in sentences(original)):
         return sentences(rewrite)[0]
-    new = [s for s in sentences(rewrite) if _shared(stems(s, lex.language), before) < 0.5 and bare(s) not in bare(original)]
+    new = [
+        s for s in sentences(rewrite) if _shared(stems(s, lex.language), before) < 0.5 and bare(s) not in bare(original)
+    ]
     stated = [s for s in new if s not in asks]
     much = sum(map(size, stated))
     if len(stated) >= 2 and much >= 12 and much > sum(size(s) for s in new if s in asks):
