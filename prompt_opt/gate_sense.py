@@ -13,7 +13,7 @@ from prompt_opt.gate_language import CJK, Lexicon, bare, lexicons, plain, senten
 
 _UNITS = frozenset({"words", "sentences", "lines", "characters"})
 _CLAUSE = re.compile(r"[^.!?。！？;；\n]+")
-_COMMA = re.compile(r"[,，:：]")
+_BREAK = re.compile(r"[,，:：]|\b(?:and|but|und|aber|sondern|et|mais|y|pero|sino)\b", re.IGNORECASE)
 
 
 def opened(original: str, rewrite: str) -> str:
@@ -92,7 +92,10 @@ def overlap(original: str, rewrite: str, lex: Lexicon) -> float:
 # ---------------------------------------------------------------- negation
 
 
-def _scopes(text: str, cues: re.Pattern[str], lex: Lexicon) -> list[tuple[str, frozenset[str]]]:
+_Scope = tuple[str, frozenset[str]]
+
+
+def _scopes(text: str, cues: re.Pattern[str], lex: Lexicon) -> list[_Scope]:
     """Every negation of a text: its cue, and the content around it."""
     text = lex.idioms.sub(lambda m: " " * len(m[0]), plain(text))
     out = []
@@ -104,9 +107,9 @@ def _scopes(text: str, cues: re.Pattern[str], lex: Lexicon) -> list[tuple[str, f
 
 def _around(clause: str, start: int, end: int, lex: Lexicon) -> frozenset[str]:
     if lex.language == "zh":
-        return _pairs(_COMMA.split(clause[end:])[0], 6)
-    before = [w for w in re.findall(r"[^\W\d_]+", clause[:start])[-6:] if stems(w, lex.language)]
-    after = [w for w in re.findall(r"[^\W\d_]+", clause[end:])[:8] if stems(w, lex.language)]
+        return _pairs(_BREAK.split(clause[end:])[0], 6)
+    before = [w for w in re.findall(r"[^\W\d_]+", _BREAK.split(clause[:start])[-1])[-6:] if stems(w, lex.language)]
+    after = [w for w in re.findall(r"[^\W\d_]+", _BREAK.split(clause[end:])[0])[:8] if stems(w, lex.language)]
     return stems(" ".join(before[-2:] + after[:3]), lex.language)
 
 
@@ -119,30 +122,35 @@ def _pairs(text: str, most: int | None = None) -> frozenset[str]:
 def negation_lost(original: str, rewrite: str, lex: Lexicon) -> str:
     """The negation of the original that the rewrite no longer has, or ""."""
     either = re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
-    had, kept = _scopes(original, either, lex), _scopes(rewrite, either, lex)
+    had = _scopes(original, either, lex)
+    matched = {i for i, _ in _matched(had, _scopes(rewrite, either, lex))}
+    lost = [cue for i, (cue, _) in enumerate(had) if i not in matched and lex.negation.fullmatch(cue)]
+    return lost[0] if lost else ""
+
+
+def _matched(had: list[_Scope], kept: list[_Scope]) -> list[tuple[int, int]]:
+    """Pairs of negations, one of each text: those with most in common first, each in one pair at most."""
     pairs = [
         (-len(scope & other) - (cue.lower() == said.lower()) / 2, i, j)
         for i, (cue, scope) in enumerate(had)
         for j, (said, other) in enumerate(kept)
         if scope & other or not scope or not other
     ]
-    # Each negation of the rewrite stands for one of the original, the nearest ones first.
-    matched, used = set[int](), set[int]()
+    out: list[tuple[int, int]] = []
     for _, i, j in sorted(pairs):
-        if i not in matched and j not in used:
-            matched.add(i)
-            used.add(j)
-    lost = [cue for i, (cue, _) in enumerate(had) if i not in matched and lex.negation.fullmatch(cue)]
-    return lost[0] if lost else ""
+        if all(i != one and j != other for one, other in out):
+            out.append((i, j))
+    return out
 
 
 def negation_added(original: str, rewrite: str, lex: Lexicon) -> str:
     """The negation that the rewrite puts on something that the original says plainly, or ""."""
     either = re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
-    had = _scopes(original, either, lex)
+    had, has = _scopes(original, either, lex), _scopes(rewrite, either, lex)
+    known = {j for _, j in _matched(had, has)}
     said = _pairs(original) if lex.language == "zh" else stems(original, lex.language)
-    for cue, scope in _scopes(rewrite, lex.negation, lex):
-        if scope and _shared(scope, said) >= 0.6 and not any(scope & other or not other for _, other in had):
+    for j, (cue, scope) in enumerate(has):
+        if j not in known and lex.negation.fullmatch(cue) and scope and _shared(scope, said) >= 0.6:
             return cue
     return ""
 
