@@ -16,24 +16,24 @@ from prompt_opt.gate_language import CJK, Lexicon, lexicons, plain
 
 Facts = Mapping[str, str]  # key -> the text that shows it
 _LINK = re.compile(
-    r"(?:https?://|www\.)[^\s<>\"'`，。；：！？、）】」』《》]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w&])[@#][A-Za-z]\w+"
+    r"(?:https?://|www\.)[^\s<>\"'`，。；：！？、）】」』《》]+|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|(?<![\w&])[@#][A-Za-z]\w+"
 )
 _FENCED = re.compile(r"(```|~~~)[^\n]*\n(.*?)(?:\1|\Z)", re.DOTALL)
 _SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^\n]+?)\1(?!`)|\$([^$\n]{1,200})\$")
 _WRITTEN = re.compile(  # identifiers, calls, placeholders, options, LaTeX
-    r"\b[A-Za-z]\w*_\w+\b|\b[a-z]+[A-Z]\w*\b|\b[A-Za-z_][\w.]*\(\)|\{\{?\w+\}?\}|</?[A-Za-z][\w-]*>"
+    r"\b[A-Za-z][A-Za-z0-9]{0,32}_\w+|\b[a-z]{2,32}[A-Z]\w*|\b[A-Za-z_][\w.]{0,64}\(\)|\{\{?\w+\}?\}|</?[A-Za-z][\w-]*>"
     r"|(?<!\S)--?[a-z][\w-]+|\\[a-z]+"
 )
 _LINE = re.compile(  # a line of code that stands in the text without a fence
     r"^\s*(?:(?:def|class|import|from|for|while|if|return|print|public|private|var|let|const|function|#include|SELECT)\b"
-    r".*[;:(){}=].*|.*[;{}]|.*\w\(.*\).*[=<>+].*)\s*$",
+    r".*[;:(){}=].*|.*[;{}]|[^\n=<>+]{0,80}\w\([^)\n]*\)[^\n=<>+]{0,80}[=<>+].*)\s*$",
     re.MULTILINE,
 )
 _QUOTES = re.compile(
     r"“([^“”]{1,400})”|«\s?([^«»]{1,400}?)\s?»|„([^„“”]{1,400})[“”]|「([^「」]{1,400})」|『([^『』]{1,400})』"
     r"|《([^《》]{1,200})》|\"([^\"\n]{1,400})\"|(?<![\w’'])['‘](?=\S)([^'‘’\n]{2,200})(?<=\S)['’](?!\w)"
 )
-_CALCULATION = re.compile(r"[\w.()]+(?:(?:\s*[+*/^=×÷]\s*|\s-\s)[\w.()]+)+")
+_CALCULATION = re.compile(r"[\w.()]{1,32}(?:(?:\s*[+*/^=×÷]\s*|\s-\s)[\w.()]{1,32})+")
 _NUMBER = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*(?:\s?[万亿])?")
 _MARKER = re.compile(r"^\s*\d{1,2}[.)](?=\s)", re.MULTILINE)
 _ZH_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}

@@ -115,6 +115,11 @@ def plain(text: str) -> str:
     return re.sub("['‘´`]", "’", unicodedata.normalize("NFKC", text))
 
 
+def uses(text: str, script: str) -> bool:
+    """Whether a text has a letter of a script."""
+    return _COUNTED[script].search(text) is not None
+
+
 def script(text: str) -> str:
     """The script that most of a text is in: "latin", "han", "ja"…; "" for no letters."""
     counts = {name: len(pattern.findall(text)) for name, pattern in _COUNTED.items()}
@@ -167,6 +172,7 @@ def stems(text: str, lang: str) -> frozenset[str]:
     out = set()
     for word in _WORD.findall(plain(text).lower()):
         if word not in stop and len(word) > 2:
+            word = word[:-1] if len(word) > 3 and word.endswith("s") else word
             out.add("".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))[:5])
     for run in re.findall(f"[{CJK}]+", text):
         out |= {run[i : i + 2] for i in range(len(run) - 1) if run[i] not in stop and run[i + 1] not in stop}

@@ -10,7 +10,7 @@ from typing import Literal
 from prompt_opt import gate_sense as sense
 from prompt_opt.defuse import defuse
 from prompt_opt.gate_facts import Facts, all_numbers, even, folded, holds, squeeze
-from prompt_opt.gate_language import Lexicon, bare, language, plain, script, sentences, size
+from prompt_opt.gate_language import Lexicon, bare, language, plain, script, sentences, size, uses
 
 Mode = Literal["replace", "complement"]
 Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
@@ -118,7 +118,7 @@ def repeated(p: Pair) -> str:
 def wrong_language(p: Pair) -> str:
     """Another language than the prompt's, in the whole or in a sentence that the rewrite adds."""
     before, after = own(p.original), own(p.rewrite)
-    if (old := script(before)) and (new := script(after)) and old != new:
+    if (old := script(before)) and (new := script(after)) and old != new and not uses(p.original, new):
         return f"{old} script became {new}"
     known = {language(before), *(language(own(s)) for s in sentences(p.original))} - {""}
     if known and (found := language(after)) and found not in known:
@@ -190,7 +190,9 @@ def answered(p: Pair) -> str:
         if reason := sense.asked_back(p.original, p.rewrite, 0.0):
             return reason
         asks = any(sense.is_request(s, p.lex) for s in sentences(p.rewrite))
-        return "" if asks or size(p.rewrite) <= 8 else sentences(p.rewrite)[0]
+        # A statement on the prompt's own subject, or a long one; a verb that we do not know may well be an order.
+        tells = sense.overlap(p.original, p.rewrite, p.lex) >= 0.3 or size(p.rewrite) > 20
+        return sentences(p.rewrite)[0] if tells and not asks and size(p.rewrite) > 8 else ""
     near = sense.overlap(p.original, p.rewrite, p.lex)
     return sense.asked_back(p.original, p.rewrite, near) or sense.states(p.original, p.rewrite, p.lex)
 

@@ -12,6 +12,7 @@ from prompt_opt.gate_facts import CONTAINERS, Facts, all_numbers
 from prompt_opt.gate_language import CJK, Lexicon, bare, lexicons, plain, sentences, size, stems
 
 _UNITS = frozenset({"words", "sentences", "lines", "characters"})
+_MOST = 100  # negations of a text that are compared; what comes after them is not
 _CLAUSE = re.compile(r"[^.!?。！？;；\n]+")
 _BREAK = re.compile(r"[,，:：]|\b(?:and|but|und|aber|sondern|et|mais|y|pero|sino)\b", re.IGNORECASE)
 
@@ -86,6 +87,8 @@ def _shared(some: frozenset[str], others: frozenset[str]) -> float:
 def overlap(original: str, rewrite: str, lex: Lexicon) -> float:
     """How much of the original's content is in the rewrite, by word stems; 1.0 where it has hardly any."""
     before = stems(original, lex.language)
+    # That both say "compare" is no common subject.
+    before = before - stems(" ".join(lex.verbs), lex.language) or before
     return _shared(before, stems(rewrite, lex.language)) if len(before) >= 2 else 1.0
 
 
@@ -98,9 +101,11 @@ _Scope = tuple[str, frozenset[str]]
 def _scopes(text: str, cues: re.Pattern[str], lex: Lexicon) -> list[_Scope]:
     """Every negation of a text: its cue, and the content around it."""
     text = lex.idioms.sub(lambda m: " " * len(m[0]), plain(text))
-    out = []
+    out: list[_Scope] = []
     for clause in _CLAUSE.finditer(text):
         for cue in cues.finditer(clause[0]):
+            if len(out) >= _MOST:
+                return out
             out.append((cue[0], _around(clause[0], cue.start(), cue.end(), lex)))
     return out
 
@@ -137,9 +142,12 @@ def _matched(had: list[_Scope], kept: list[_Scope]) -> list[tuple[int, int]]:
         if scope & other or not scope or not other
     ]
     out: list[tuple[int, int]] = []
+    done, used = set[int](), set[int]()
     for _, i, j in sorted(pairs):
-        if all(i != one and j != other for one, other in out):
+        if i not in done and j not in used:
             out.append((i, j))
+            done.add(i)
+            used.add(j)
     return out
 
 

@@ -38,8 +38,8 @@ class Scripted:
 def answer(*texts: str, chat: bool = True, finish: str = "stop") -> dict[str, Any]:
     """A completion, as an engine shapes it."""
     choices = [
-        {"index": i, "finish_reason": finish} | ({"message": {"role": "assistant", "content": t}} if chat else {"text": t})
-        for i, t in enumerate(texts)
+        {"finish_reason": finish} | ({"message": {"role": "assistant", "content": t}} if chat else {"text": t})
+        for t in texts
     ]
     return {"object": "chat.completion" if chat else "text_completion", "choices": choices}
 
@@ -56,15 +56,15 @@ REPLACES: list[tuple[str, Any, str]] = [
     ("asks for structure", PROMPT + " Begin with the key finding, then list the evidence.", "applied(replace)"),
     ("gives a role", "You are a careful analyst. " + PROMPT, "applied(replace)"),
     ("spells the date otherwise", _of("3 March 2024", "March 3, 2024"), "applied(replace)"),
-    ("reorders", 'Link to https://example.org/report and quote the table `q1_sales`. Summarise the report "Blue Harbour" '
-        "of 3 March 2024 in at most 120 words, without mentioning prices.", "applied(replace)"),
-    ("clarifies in words of its own", 'Write a clear summary of the report "Blue Harbour" (3 March 2024) in at most 120 '
-        "words. Leave out prices entirely: do not mention them. Quote the table `q1_sales` and include a link to "
+    ("reorders", 'Link to https://example.org/report and quote the table `q1_sales`. Summarise the report "Blue '
+        'Harbour" of 3 March 2024 in at most 120 words, without mentioning prices.', "applied(replace)"),
+    ("clarifies in words of its own", 'Write a clear summary of the report "Blue Harbour" (3 March 2024) in at most '
+        "120 words. Leave out prices entirely: do not mention them. Quote the table `q1_sales` and include a link to "
         "https://example.org/report.", "applied(replace)"),
     ("wraps in quotation marks", f"“{PROMPT} Keep a neutral tone.”", "applied(replace)"),
     ("labels its text", f"Here is the improved prompt:\n\n{PROMPT} Keep a neutral tone.", "applied(replace)"),
     ("fences its text", f"```\n{PROMPT} Keep a neutral tone.\n```", "applied(replace)"),
-    ("thinks aloud first", f"<think>What is missing? A tone.</think>\n{PROMPT} Keep a neutral tone.", "applied(replace)"),
+    ("thinks aloud first", f"<think>Is a tone missing?</think>\n{PROMPT} Keep a neutral tone.", "applied(replace)"),
     ("answers", "The report finds that harbour traffic grew, mostly because of new routes. Its authors see no risk in "
         "the near future. Overall the outlook is good for the whole region.", "skipped(rejected: answered)"),
     ("answers politely", "Sure! The report Blue Harbour finds that traffic in the harbour grew strongly in the first "

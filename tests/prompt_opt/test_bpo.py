@@ -64,7 +64,9 @@ async def test_what_a_rewriter_does_and_what_goes_upstream(behaviour: str, said:
     assert str(got) == f"bpo={outcome}"
     assert (last(prompt) == PROMPT) != got.status.startswith("applied")
     if got.status == "applied":
-        assert all(fact in last(prompt) for fact in ("Blue Harbour", "2024", "120 words", "q1_sales", "example.org/report"))
+        assert all(
+            fact in last(prompt) for fact in ("Blue Harbour", "2024", "120 words", "q1_sales", "example.org/report")
+        )
         assert not any(mark in last(prompt) for mark in ("```", "<think>", "improved prompt", "“"))
 
 
