@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from prompt_opt.core import Advice, Chat, Context, Exemplar, Policy, Skip
+from prompt_opt.gate import judge
 from prompt_opt.gate_facts import code_share
-from prompt_opt.gate_language import lexicons
 from prompt_opt.rewriter import BadAnswer, Form, Template, Turn
 from prompt_opt.rewriting import Rewrite, Rewriting
 
@@ -89,7 +89,7 @@ class Bpo:
         """Raises ValueError where the options and the rewriter's template do not go together."""
         self._options = options(policy.options.get("bpo", {}))
         self._rewriting = rewriting
-        lexicons()  # compiled now, not within a request
+        judge("Why?", "Why is it so?")  # what the gate compiles is compiled now, not within a request
         self._form = form_of(self._options, rewriting.rewriter.template)
         self._mode: Mode = self._options.mode or self._form
         if self._mode == "demo" and policy.render != "chat":

@@ -80,7 +80,7 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
         if re.search(r"\d", m[0]):
             out["number"][squeeze(m[0])] = m[0]
     for m in _NUMBER.finditer(_MARKER.sub("", text)):
-        out["number"][value(m[0])] = m[0]
+        out["number"] |= {value(n): n for n in split(m[0])}
     out["number"] |= {str(n): word for word, n in _number_words(text, lex)}
     return MappingProxyType(out)
 
@@ -101,6 +101,13 @@ def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
         return take(text, _SPAN, lambda m: add(m[2] or m[3]))
     text = take(text, _LINE, lambda m: add(m[0]))
     return take(text, _WRITTEN, lambda m: add(m[0]))
+
+
+def split(written: str) -> list[str]:
+    """ "3,14" and "1,250,000" are one number each, "3,7,19" and "9.8.2024" are several."""
+    if len(re.findall("[.,]", written)) < 2 or re.fullmatch(r"\d{1,3}(?:([.,])\d{3})(?:\1\d{3})*(?:[.,]\d+)?", written):
+        return [written]
+    return re.findall(r"\d+", written)
 
 
 def value(number: str) -> str:
@@ -135,8 +142,7 @@ def _zh_number(text: str) -> int:
 def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
     """The value of every number in a text, wherever it stands."""
     text = plain(text)
-    found = {value(m[0]) for m in re.finditer(r"\d+(?:[.,]\d+)*(?:\s?[万亿])?", text)}
-    found |= {value(m[0]) for m in re.finditer(r"\d+", text)}
+    found = {value(n) for m in re.finditer(r"\d+(?:[.,]\d+)*(?:\s?[万亿])?", text) for n in split(m[0])}
     found |= {str(n) for other in {lex, *lexicons()} for _, n in _number_words(text, other)}
     ones = {"en": r"\bone\b", "de": r"\beine?[mnrs]?\b", "fr": r"\bune?\b", "es": r"\buna?\b", "zh": "一"}
     return frozenset(found | ({"1"} if re.search(ones.get(lex.language, "(?!)"), text, re.IGNORECASE) else set()))

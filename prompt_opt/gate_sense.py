@@ -21,8 +21,6 @@ def opened(original: str, rewrite: str) -> str:
     """How the rewrite begins or ends as answers do ("Sure!", "I hope this helps"), or ""."""
     before, after = plain(original), plain(rewrite).strip(" \n\"'*#“")
     for lex in lexicons():
-        if (m := lex.opening.match(after)) and not lex.opening.match(before.strip()):
-            return m[0]
         if (m := lex.closing.search(after)) and not lex.closing.search(before):
             return m[0].strip()
     for lex in lexicons():
