@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.gate_phrases import PHRASES, Phrases
@@ -30,6 +30,7 @@ DAYS = {
 }
 _QUOTED = r"“([^“”\n]{2,80})”|\"([^\"\n]{2,80})\"|«\s?([^«»\n]{2,80}?)\s?»|„([^„“\n]{2,80})“|《([^《》\n]{1,40})》"
 _URL = r"https?://[^\s，。）)]+[^\s，。）).,?!]"
+_CODE = r"`[^`\n]*`|\w+\([^)\n]*\)"
 _MAIL = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 
 
@@ -89,7 +90,7 @@ def context_first(p: Prompt, w: Phrases, i: int) -> str | None:
 
 
 def other_quotes(p: Prompt, w: Phrases, i: int) -> str | None:
-    match = re.search(_QUOTED, p.text)
+    match = _quoted(p)
     inner = next((g for g in match.groups() if g), "") if match else ""
     marks = ("“", "”") if match and match[0][0] == '"' else ('"', '"')
     return p.text.replace(match[0], marks[0] + inner + marks[1], 1) if match and inner else None
@@ -97,10 +98,18 @@ def other_quotes(p: Prompt, w: Phrases, i: int) -> str | None:
 
 def number_word(p: Prompt, w: Phrases, i: int) -> str | None:
     for digit, word in w.words:
-        pattern = rf"(?<![\d.,:/-]){digit}(?![\d.,:/%-]|\s*(?:kg|cm|m\b|h\d))"
-        if len(re.findall(r"\d+", p.text)) == 1 and re.search(pattern, p.text):
-            return re.sub(pattern, word, p.text, count=1)
+        found = [m for m in _numbers(p) if m[0] == digit]
+        unit = r"\s*(?:[%kgcm]|h\d)"
+        if found and len(re.findall(r"\d+", p.text)) == 1 and not re.match(unit, p.text[found[0].end() :]):
+            return p.text[: found[0].start()] + word + p.text[found[0].end() :]
     return None
+
+
+def _quoted(p: Prompt) -> re.Match[str] | None:
+    """The first quote, unless it stands in code, where it is a part of that."""
+    match = re.search(_QUOTED, p.text)
+    inside = match and any(m.start() < match.start() < m.end() for m in re.finditer(_CODE, p.text))
+    return None if inside else match
 
 
 GOOD: Sequence[Edit] = (
@@ -119,6 +128,15 @@ def _dated(p: Prompt) -> re.Match[str] | None:
     pattern = rf"\b{day}(?:{names})\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?!:|h))?{year}"
     # "may", "march" and the like are words too: a name alone is a date where its capital says so.
     return re.search(pattern, p.text)
+
+
+def _dates(text: str, p: Prompt) -> str:
+    """The text with its dates, their ranges and times of day blanked out."""
+    for pattern in (r"\d{1,2}\.?\s+(?:to|bis zum|au|a|al)\s+(?=\d)", r"\d{1,2}\s*[ap]m\b"):
+        text = re.sub(pattern, lambda m: "\0" * len(m[0]), text)
+    while match := _dated(replace(p, text=text)):
+        text = text[: match.start()] + "\0" * len(match[0]) + text[match.end() :]
+    return text
 
 
 def drop_date(p: Prompt, w: Phrases, i: int) -> str | None:
@@ -146,11 +164,9 @@ def change_date(p: Prompt, w: Phrases, i: int) -> str | None:
 def _numbers(p: Prompt) -> list[re.Match[str]]:
     """Plain numbers: in no date, link, code, quote, list marker or identifier."""
     masked = p.text
-    for pattern in (_URL, _MAIL, r"`[^`]*`", _QUOTED, r"(?m)^\s*\d+[.)]\s"):
+    for pattern in (_URL, _MAIL, _CODE, _QUOTED, r"(?m)^\s*\d+[.)]\s"):
         masked = re.sub(pattern, lambda m: "\0" * len(m[0]), masked)
-    match = _dated(p)
-    if match:
-        masked = masked[: match.start()] + "\0" * len(match[0]) + masked[match.end() :]
+    masked = _dates(masked, p)
     return list(re.finditer(r"(?<![\w.,:/+*^=<>$#-])\d+(?:[.,]\d+)*(?![\w:/+*^=<>-]|\.\d)", masked))
 
 
@@ -170,7 +186,7 @@ def change_number(p: Prompt, w: Phrases, i: int) -> str | None:
 
 
 def drop_quote(p: Prompt, w: Phrases, i: int) -> str | None:
-    match = re.search(_QUOTED, p.text)
+    match = _quoted(p)
     inner = next((g for g in match.groups() if g), "") if match else ""
     if not match or p.text.count(inner) > 1:
         return None
@@ -178,7 +194,7 @@ def drop_quote(p: Prompt, w: Phrases, i: int) -> str | None:
 
 
 def change_quote(p: Prompt, w: Phrases, i: int) -> str | None:
-    match = re.search(_QUOTED, p.text)
+    match = _quoted(p)
     inner = next((g for g in match.groups() if g), "") if match else ""
     if not match or p.text.count(inner) > 1 or (len(inner.split()) < 2 and p.language != "zh"):
         return None
@@ -205,7 +221,7 @@ def drop_code(p: Prompt, w: Phrases, i: int) -> str | None:
 
 
 def change_code(p: Prompt, w: Phrases, i: int) -> str | None:
-    match = re.search(r"`([^`\n]{4,})`", p.text)
+    match = next((m for m in re.finditer(r"`([^`\n]+)`", p.text) if len(m[1]) >= 4), None)
     if not match:
         return None
     middle = len(match[1]) // 2
