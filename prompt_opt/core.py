@@ -119,6 +119,7 @@ class Advice:
     rewrite: str | None = None  # the last user turn, rewritten
     complement: str | None = None  # a hint after the last user turn
     note: str = ""  # what the outcome says in brackets: applied(3)
+    detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class Outcome:
     status: Status
     reason: str = ""
     ms: float = 0.0
+    detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
     gave: Advice = field(default=Advice(), repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -247,3 +249,7 @@ class Stage(Protocol):
 
 class Skip(Exception):
     """A stage has nothing to do here; the message is the reason that the response and the trace give."""
+
+    def __init__(self, reason: str = "", detail: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.detail = detail or {}

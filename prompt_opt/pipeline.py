@@ -81,9 +81,9 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
     try:
         async with budget:
             advice = await stage(chat, ctx)
-        outcome = Outcome(stage.name, "applied", advice.note, gave=advice)
+        outcome = Outcome(stage.name, "applied", advice.note, detail=advice.detail, gave=advice)
     except Skip as skip:
-        outcome = Outcome(stage.name, "skipped", str(skip))
+        outcome = Outcome(stage.name, "skipped", str(skip), detail=skip.detail)
     except Exception as error:
         if isinstance(error, TimeoutError) and budget.expired():
             outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")

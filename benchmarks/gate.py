@@ -1,0 +1,82 @@
+"""python -m benchmarks.gate --data DIR: how well does the gate of BPO tell harm from help?
+
+Judges every labelled case of `gate_cases` (plain edit rules over our own prompts and, with --data, over BPO's test
+sets) and prints, for the half that the gate was not tuned on, per rule:
+
+    recall      of the cases that this rule has to catch, how many were rejected for a reason that the edit gives
+    precision   of the verdicts that name this rule, how many were on cases whose edit gives it a reason
+
+and 30 cases where the gate is wrong. --half tune shows the other half; --half all both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.gate_cases import Case, cases
+from prompt_opt.gate import RULES, Verdict, judge
+
+Judged = tuple[Case, Verdict]
+
+
+def right(case: Case, verdict: Verdict) -> bool:
+    """Whether the verdict is right, and for a reason that the edit gives."""
+    return verdict.accepted if not case.rule else verdict.rule in (case.rule, *case.also)
+
+
+def table(judged: Sequence[Judged]) -> list[tuple[str, int, float, int, float]]:
+    """(rule, cases, recall, verdicts, precision), and the same for the good cases as "good"."""
+    rows = []
+    for rule in (*RULES, ""):
+        mine = [(c, v) for c, v in judged if c.rule == rule]
+        named = [(c, v) for c, v in judged if v.rule == rule]
+        recall = sum(right(c, v) for c, v in mine) / len(mine) if mine else float("nan")
+        if rule:
+            precision = sum(rule in (c.rule, *c.also) for c, _ in named) / len(named) if named else float("nan")
+        else:
+            precision = sum(not c.rule for c, _ in named) / len(named) if named else float("nan")
+        rows.append((rule or "good", len(mine), recall, len(named), precision))
+    return rows
+
+
+def show(judged: Sequence[Judged], count: int) -> None:
+    """Cases where the gate is wrong, harm let through first."""
+    wrong = [(c, v) for c, v in judged if not right(c, v)]
+    random.Random(7).shuffle(wrong)
+    wrong.sort(key=lambda row: (not row[1].accepted, row[0].rule != ""))
+    print(f"\n{len(wrong)} of {len(judged)} wrong; {min(count, len(wrong))} of them:")
+    for case, verdict in wrong[:count]:
+        said = "accepted" if verdict.accepted else f"{verdict.rule} ({verdict.detail})"
+        print(f"\n[{case.language} {case.mode} {case.edit}] should be {case.rule or 'accepted'}, was {said}")
+        print(f"    prompt   {case.prompt[:300]!r}\n    rewrite  {case.rewrite[:300]!r}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with self_instruct_eval.json and vicuna_eval.jsonl")
+    parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
+    parser.add_argument("--wrong", type=int, default=30, metavar="N", help="cases to show")
+    args = parser.parse_args()
+    chosen = [case for case in cases(args.data) if args.half in ("all", case.half)]
+    started = time.monotonic()
+    judged = [(case, judge(case.prompt, case.rewrite, case.mode)) for case in chosen]
+    seconds = time.monotonic() - started
+    languages = ", ".join(f"{n} {name}" for name, n in Counter(c.language for c in chosen).most_common())
+    print(f"half {args.half}: {len(chosen)} cases ({languages}), {seconds / len(chosen) * 1000:.2f} ms each\n")
+    print(f"{'rule':<14}{'cases':>7}{'recall':>9}{'verdicts':>10}{'precision':>11}")
+    for rule, count, recall, named, precision in table(judged):
+        print(f"{rule:<14}{count:>7}{recall:>9.3f}{named:>10}{precision:>11.3f}")
+    harm = [v for c, v in judged if c.rule]
+    print(f"\nharm let through: {sum(v.accepted for v in harm)} of {len(harm)}")
+    show(judged, args.wrong)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

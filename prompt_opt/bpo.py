@@ -1,0 +1,209 @@
+"""The stage `bpo`: a rewriter improves the last user turn (Cheng et al., arXiv 2311.04155), and never harms it.
+
+Four modes: `replace` (the paper's), `complement` (a hint after the user's own words, as PAS, arXiv 2407.06027), `demo`
+(the rewrite and its answer become an example, the original stays last: ACL 2025.long-92), `shadow` (computed and
+recorded, not used). What the gate rejects is not used either, and the outcome says which rule objected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from prompt_opt.core import Advice, Chat, Context, Exemplar, Policy, Skip
+from prompt_opt.gate import judge
+from prompt_opt.gate_facts import code_share
+from prompt_opt.rewriter import BadAnswer, Form, Template, Turn
+from prompt_opt.rewriting import Rewrite, Rewriting
+
+Mode = Literal["replace", "complement", "demo", "shadow"]
+_MARGIN_S = 0.01  # left of the budget, so that we know of a late call before the pipeline gives up on us
+# Fields that bind the answer's form: a rewritten prompt could fight them.
+_BINDING = re.compile(r"response_format|structured_outputs|guided_\w+|prediction")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`[policy.NAME.bpo]`: the settings of the stage."""
+
+    rewriter: str = ""  # a [rewriter.NAME]
+    mode: Mode | Literal[""] = ""  # "": complement with `instruct`, replace with `bpo`
+    percent: float = 100.0  # of requests, for A/B; by tenant and text, so the same request falls on the same side
+    max_chars: int = 4000  # a longer prompt holds pasted context
+    max_code: float = 0.5  # share of the prompt that is code
+    history_chars: int = 2000  # what the rewriter may see of the conversation before; 0: nothing
+    multi_turn: bool = False  # rewrite follow-ups even with a template that cannot see the conversation
+    demo_tokens: int = 512  # of the answer to the rewrite, in `demo`
+
+
+def options(table: Mapping[str, Any]) -> Options:
+    """The settings from a configuration's table.
+
+    Raises:
+        ValueError: an unknown name or a wrong value; the message lists the valid ones.
+    """
+    known = {f.name: f for f in fields(Options)}
+    for name, value in table.items():
+        if name not in known:
+            raise ValueError(f"{name} is unknown; valid are {', '.join(known)}")
+        kind = type(known[name].default)
+        if not isinstance(value, (int, float) if kind is float else kind) or (
+            isinstance(value, bool) and kind is not bool
+        ):
+            raise ValueError(f"{name} must be a {kind.__name__}")
+    out = Options(**table)
+    if out.mode and out.mode not in get_args(Mode):
+        raise ValueError(f"mode {out.mode!r} is unknown; valid are {', '.join(get_args(Mode))}")
+    if not 0 <= out.percent <= 100:
+        raise ValueError("percent must be between 0 and 100")
+    return out
+
+
+def form_of(options: Options, template: Template) -> Form:
+    """What the rewriter is asked for.
+
+    Raises:
+        ValueError: the template cannot do what the mode needs.
+    """
+    wanted: Form = template.forms[0]
+    if options.mode in ("replace", "demo"):
+        wanted = "replace"
+    elif options.mode == "complement":
+        wanted = "complement"
+    if wanted not in template.forms:
+        raise ValueError(f"mode {options.mode!r} needs a template that can {wanted}; {template.name!r} can't")
+    return wanted
+
+
+class Bpo:
+    """Asks one rewriter, by the policy's options."""
+
+    name = "bpo"
+
+    def __init__(self, policy: Policy, rewriting: Rewriting) -> None:
+        """Raises ValueError where the options and the rewriter's template do not go together."""
+        self._options = options(policy.options.get("bpo", {}))
+        self._rewriting = rewriting
+        judge("Why?", "Why is it so?")  # what the gate compiles is compiled now, not within a request
+        self._form = form_of(self._options, rewriting.rewriter.template)
+        self._mode: Mode = self._options.mode or self._form
+        if self._mode == "demo" and policy.render != "chat":
+            raise ValueError("mode 'demo' needs render = \"chat\": its example is an answer of a chat model")
+
+    async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        template = self._rewriting.rewriter.template
+        if reason := unfit(chat, self._options, template):
+            raise Skip(reason)
+        prompt = chat.messages[-1].text
+        if not chosen(ctx.tenant, prompt, self._options.percent):
+            raise Skip("A/B")
+        rewrite = await self._rewriting.rewrite(
+            prompt,
+            self._form,
+            history=tail(chat, self._options.history_chars) if template.sees_history else (),
+            tenant=ctx.tenant,
+            policy=ctx.policy.digest,
+            within=max(0.0, ctx.remaining - _MARGIN_S),
+        )
+        detail = self._detail(prompt, rewrite)
+        if self._mode == "shadow":
+            said = "would apply" if rewrite.verdict.accepted else f"rejected: {rewrite.verdict.rule}"
+            raise Skip(f"shadow, {said}", detail)
+        if not rewrite.verdict.accepted:
+            raise Skip(f"rejected: {rewrite.verdict.rule}", detail)
+        note = f"{self._mode} cached" if rewrite.cached else self._mode
+        if self._mode == "complement":
+            return Advice(complement=rewrite.text, note=note, detail=detail)
+        if self._mode == "demo":
+            answer = await self._answer(rewrite.text, chat, ctx)
+            return Advice(exemplars=(Exemplar(rewrite.text, answer),), note=note, detail=detail)
+        return Advice(rewrite=rewrite.text, note=note, detail=detail)
+
+    def _detail(self, prompt: str, rewrite: Rewrite) -> dict[str, Any]:
+        """What the trace says; `content` only where it may hold texts."""
+        verdict = rewrite.verdict
+        return {
+            "mode": self._mode,
+            "rewriter": self._rewriting.rewriter.name,
+            "accepted": verdict.accepted,
+            "rule": verdict.rule,
+            "offered": rewrite.offered,
+            "cached": rewrite.cached,
+            "content": {"before": prompt, "after": rewrite.text, "why": verdict.detail},
+        }
+
+    async def _answer(self, prompt: str, chat: Chat, ctx: Context) -> str:
+        """The policy's own engine on the rewrite: the derived prompt's answer, which the example shows.
+
+        Raises:
+            Skip: no answer that could be shown as one.
+        """
+        body = {
+            "model": chat.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": self._options.demo_tokens,
+            "temperature": 0.0,
+        }
+        answer = await self._rewriting.ask(ctx.policy.engine, "/v1/chat/completions", body)
+        try:
+            choice = answer["choices"][0]
+            text, ended = choice["message"]["content"], choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise BadAnswer("the answer to the rewrite is no chat completion") from None
+        if not isinstance(text, str) or not text.strip():
+            raise Skip("demo: no answer")
+        if ended == "length":
+            raise Skip("demo: answer too long")
+        return text
+
+
+# ---------------------------------------------------------------- when not to rewrite
+
+
+def unfit(chat: Chat, options: Options, template: Template) -> str:
+    """Why this chat is not one to rewrite, or ""."""
+    for name in ("tools", "functions"):
+        if name in chat.params and bytes(chat.params[name]) not in (b"null", b"[]"):
+            return "tools"
+    if any(message.tool for message in chat.messages):
+        return "tools"
+    for name, raw in chat.params.items():
+        if _BINDING.fullmatch(name) and msgspec.json.decode(raw) not in (None, {}, {"type": "text"}):
+            return name
+    if not chat.messages or chat.messages[-1].role != "user":
+        role = chat.messages[-1].role if chat.messages else ""
+        return "assistant prefill" if role == "assistant" else "last message not the user's"
+    text = chat.messages[-1].text
+    if not re.search(r"\w", text):
+        return "image only" if chat.messages[-1].media else "no text"
+    if len(text) > options.max_chars:
+        return f"longer than {options.max_chars}"
+    if code_share(text) > options.max_code:
+        return "code"
+    turns = any(message.role in ("user", "assistant") for message in chat.messages[:-1])
+    if turns and not options.multi_turn and not (template.sees_history and options.history_chars):
+        return "multi-turn"
+    return ""
+
+
+def chosen(tenant: str, text: str, percent: float) -> bool:
+    """Whether this text of this tenant is among the `percent`; always the same answer."""
+    digest = hashlib.sha256(f"{tenant}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < percent / 100 * 2**64
+
+
+def tail(chat: Chat, most: int) -> tuple[Turn, ...]:
+    """The turns before the last one, from the end, in at most `most` characters; the first may be cut at its front."""
+    out: list[Turn] = []
+    for message in reversed(chat.messages[:-1]):
+        if message.role not in ("user", "assistant") or not message.text or most <= 0:
+            continue
+        text = message.text[-most:]
+        most -= len(text)
+        out.append((message.role, text))
+    return tuple(reversed(out))

@@ -1,0 +1,71 @@
+"""The gate of BPO: does this rewrite deserve to take the place of the user's words?
+
+BPO's authors name the failures themselves (arXiv 2311.04155, limitations; the comment on "inappropriate changes" in
+their aggressive decoding): passages changed that must not change, dropped context, over-specified demands, answers in
+the place of a rewrite. Each rule here looks for one and gives its reason; the first that objects is the verdict. The
+rules are plain code on plain words, so a verdict costs well under a millisecond per kilobyte and can be explained.
+Languages: numbers, dates, negations and demands in en, zh, de, fr and es; everything else in any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prompt_opt import gate_rules as rules
+from prompt_opt.gate_facts import facts
+from prompt_opt.gate_language import language, lexicon
+from prompt_opt.gate_rules import Limits, Mode, Pair, Rule, Similarity, own
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a rewrite is used; if not, which rule objected and what it saw."""
+
+    accepted: bool
+    rule: str = ""
+    detail: str = ""
+
+
+_LIMITS = Limits()
+
+
+def judge(
+    original: str,
+    rewrite: str,
+    mode: Mode = "replace",
+    *,
+    limits: Limits = _LIMITS,
+    similarity: Similarity | None = None,
+    instruction: str = "",
+) -> Verdict:
+    """Judge a rewrite of `original`, or, in the complement mode, a hint to stand after it.
+
+    Args:
+        similarity: of original and rewrite; None leaves that rule out.
+        instruction: what the rewriter was told, so that its echo is noticed.
+    """
+    if len(rewrite) > 40 * len(original) + 4000:
+        return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
+    lex = lexicon(language(own(original)) or language(own(rewrite)) or "en")
+    pair = Pair(
+        original, rewrite, mode, lex, facts(original, lex), facts(rewrite, lex), limits, similarity, instruction
+    )
+    for name, rule in (_REPLACE if mode == "replace" else _COMPLEMENT).items():
+        if reason := rule(pair):
+            return Verdict(False, name, reason[:200])
+    return Verdict(True)
+
+
+_REPLACE: Mapping[str, Rule] = {
+    "empty": rules.empty, "unchanged": rules.unchanged, "leak": rules.leak, "refusal": rules.refusal,
+    "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length, "answered": rules.answered,
+    "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
+    "negation": rules.negation, "format": rules.form, "contradiction": rules.contradiction, "meaning": rules.meaning,
+}  # fmt: skip
+_COMPLEMENT: Mapping[str, Rule] = {
+    "empty": rules.empty, "leak": rules.leak, "refusal": rules.refusal, "repeated": rules.repeated,
+    "language": rules.wrong_language, "length": rules.length, "contradiction": rules.contradiction,
+    "answered": rules.answered, "negation": rules.negation,
+}  # fmt: skip
+RULES = tuple(dict.fromkeys([*_REPLACE, *_COMPLEMENT]))

@@ -1,0 +1,222 @@
+"""The rules of the gate, each a function of a prompt and its rewrite that says what is wrong, or ""."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prompt_opt import gate_sense as sense
+from prompt_opt.defuse import defuse
+from prompt_opt.gate_facts import Facts, all_numbers, even, folded, holds, squeeze
+from prompt_opt.gate_language import Lexicon, bare, language, plain, script, sentences, size, uses
+
+Mode = Literal["replace", "complement"]
+Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
+_LEAKS = re.compile(
+    r"\[/?(?:PROTECT\w*|KEEP|INSTRUCTION|END|/?REWRITE)\]?|</?(?:prompt|rewrite|hint|instruction)>"
+    r"|optimi[sz]ed instruction\s*:|detailed comparison result|expert prompt engineer"
+    r"|(?:improved|rewritten|optimi[sz]ed|revised) (?:prompt|version|instruction)\s*:"
+    r"|improve (?:this|the following|the user’?s) prompt|helpful and harmless response",
+    re.IGNORECASE,
+)
+_LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where the rules draw the line.
+
+    `shrink` and `grow` are the paper's filters on its training pairs: no rewrite more than 2 times shorter or 6 times
+    longer, in words. `hint` bounds a complement, in words.
+    `similarity` is the least that the embedder may find, where there is one.
+    """
+
+    shrink: float = 2.0
+    grow: float = 6.0
+    hint: int = 80
+    similarity: float = 0.6
+    overlap: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt and its rewrite (or hint), with what several rules need of them."""
+
+    original: str
+    rewrite: str
+    mode: Mode
+    lex: Lexicon
+    before: Mapping[str, Facts]
+    after: Mapping[str, Facts]
+    limits: Limits
+    similarity: Similarity | None
+    instruction: str
+
+
+Rule = Callable[[Pair], str]  # the reason against the rewrite, or ""
+
+
+def own(text: str) -> str:
+    """A text without what may be in any language: code, links, quotes."""
+    text = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+", " ", text, flags=re.DOTALL)
+    return re.sub(r"“[^”]*”|«[^»]*»|„[^“”]*[“”]|「[^」]*」|《[^》]*》|\"[^\"\n]*\"", " ", text)
+
+
+# ---------------------------------------------------------------- rules on the text itself
+
+
+def empty(p: Pair) -> str:
+    return "" if re.search(r"\w", p.rewrite) else "no text"
+
+
+def unchanged(p: Pair) -> str:
+    return "the same as the prompt" if p.rewrite.split() == p.original.split() else ""
+
+
+def leak(p: Pair) -> str:
+    """Control tokens and pieces of the rewriter's own instruction that the prompt does not hold."""
+    here = set(_control(p.rewrite)) - set(_control(p.original))
+    if here:
+        return min(here)
+    before = plain(p.original).lower()
+    for m in _LEAKS.finditer(plain(p.rewrite)):
+        if m[0].lower() not in before:
+            return m[0]
+    told, said = bare(p.instruction), bare(p.rewrite)
+    for at in range(0, max(0, len(told) - 40), 10):
+        if told[at : at + 40] in said and told[at : at + 40] not in bare(p.original):
+            return "a piece of the instruction"
+    return ""
+
+
+def _control(text: str) -> list[str]:
+    """The special tokens in a text, as `defuse` knows them."""
+    escaped, notes = defuse(text.replace("\\", ""), ("\0",))
+    return [m[0].replace("\\", "", 1) for m in re.finditer(r"\S\\\S{0,40}", escaped)] if notes else []
+
+
+def repeated(p: Pair) -> str:
+    """Doubled text, a sentence said twice, or a loop."""
+    said, had = bare(p.rewrite), bare(p.original)
+    if p.mode == "complement" and (had in said or (len(said) > 8 and said in had)):
+        return "the hint repeats the prompt"
+    if len(had) > 3 and said.count(had) > 1:
+        return "the prompt, twice"
+    seen: dict[str, int] = {}
+    for sentence in sentences(p.rewrite):
+        key = bare(sentence)
+        seen[key] = seen.get(key, 0) + 1
+        if size(sentence) >= 5 and seen[key] > max(1, had.count(key)):
+            return sentence
+    if (m := _LOOP.search(p.rewrite)) and m[0] not in p.original:
+        return m[0]
+    return ""
+
+
+def wrong_language(p: Pair) -> str:
+    """Another language than the prompt's, in the whole or in a sentence that the rewrite adds."""
+    before, after = own(p.original), own(p.rewrite)
+    if (old := script(before)) and (new := script(after)) and old != new and not uses(p.original, new):
+        return f"{old} script became {new}"
+    known = {language(before), *(language(own(s)) for s in sentences(p.original))} - {""}
+    if known and (found := language(after)) and found not in known:
+        return f"{'/'.join(sorted(known))} became {found}"
+    kept = bare(p.original)
+    for sentence in sentences(p.rewrite):
+        found = language(own(sentence), 2.0, 0.4)
+        other = (known or script(before) != script(own(sentence))) and found and found not in known
+        if other and bare(sentence) not in kept and (found != "zh" or size(own(sentence)) >= 4):
+            return f"a sentence in {found}"
+    return ""
+
+
+def length(p: Pair) -> str:
+    before, after = size(p.original), size(p.rewrite)
+    if p.mode == "complement":
+        return f"{after} words, at most {p.limits.hint}" if after > p.limits.hint else ""
+    if after * p.limits.shrink < before:
+        return f"{before} words became {after}"
+    if after > before * p.limits.grow:
+        return f"{before} words became {after}"
+    return ""
+
+
+# ---------------------------------------------------------------- rules on facts
+
+
+def link(p: Pair) -> str:
+    return next((shown for key, shown in p.before["link"].items() if key not in p.after["link"]), "")
+
+
+def code(p: Pair) -> str:
+    said = even(p.rewrite)
+    return next((shown for key, shown in p.before["code"].items() if not holds(said, key)), "")
+
+
+def quote(p: Pair) -> str:
+    said = folded(p.rewrite)
+    return next((shown for key, shown in p.before["quote"].items() if key and not holds(said, key)), "")
+
+
+def date(p: Pair) -> str:
+    numbers = all_numbers(p.rewrite, p.lex)
+    for key, shown in p.before["date"].items():
+        if key not in p.after["date"] and not (key.startswith("year ") and key[5:] in numbers):
+            return shown
+    return ""
+
+
+def number(p: Pair) -> str:
+    have, said = all_numbers(p.rewrite, p.lex), squeeze(plain(p.rewrite))
+    for key, shown in p.before["number"].items():
+        if key not in have and key not in said if re.search(r"\D", key) else key not in have:
+            return shown
+    return ""
+
+
+def form(p: Pair) -> str:
+    return next((shown for key, shown in p.before["format"].items() if key not in p.after["format"]), "")
+
+
+# ---------------------------------------------------------------- rules on sense
+
+
+def answered(p: Pair) -> str:
+    if reason := sense.opened(p.original, p.rewrite):
+        return reason
+    if p.mode == "complement":
+        if reason := sense.asked_back(p.original, p.rewrite, 0.0):
+            return reason
+        asks = any(sense.is_request(s, p.lex) for s in sentences(p.rewrite))
+        # A statement on the prompt's own subject, or a long one; a verb that we do not know may well be an order.
+        tells = sense.overlap(p.original, p.rewrite, p.lex) >= 0.3 or size(p.rewrite) > 20
+        return sentences(p.rewrite)[0] if tells and not asks and size(p.rewrite) > 8 else ""
+    near = sense.overlap(p.original, p.rewrite, p.lex)
+    return sense.asked_back(p.original, p.rewrite, near) or sense.states(p.original, p.rewrite, p.lex)
+
+
+def refusal(p: Pair) -> str:
+    return sense.refused(p.original, p.rewrite)
+
+
+def negation(p: Pair) -> str:
+    if lost := sense.negation_lost(p.original, p.rewrite, p.lex) if p.mode == "replace" else "":
+        return f"lost: {lost}"
+    added = sense.negation_added(p.original, p.rewrite, p.lex)
+    return f"added: {added}" if added else ""
+
+
+def contradiction(p: Pair) -> str:
+    return sense.contradiction(p.original, p.rewrite, p.before["format"], p.after["format"], p.lex)
+
+
+def meaning(p: Pair) -> str:
+    """Too little of the prompt's content, or, by the embedder, too far from it."""
+    shared = sense.overlap(p.original, p.rewrite, p.lex)
+    if shared < p.limits.overlap:
+        return f"{shared:.0%} of the content words"
+    if p.similarity is not None and (cosine := p.similarity(p.original, p.rewrite)) < p.limits.similarity:
+        return f"similarity {cosine:.2f}"
+    return ""

@@ -1,0 +1,153 @@
+"""Asking a rewriter: one call for all who ask the same, what it said remembered, a rest after failures.
+
+key → cache? → in flight? → breaker? → ask → candidates → gate → cache
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from prompt_opt.breaker import Breaker
+from prompt_opt.core import Skip
+from prompt_opt.gate import Verdict, judge
+from prompt_opt.gate_language import lexicon, size
+from prompt_opt.gate_rules import Limits, Similarity
+from prompt_opt.gate_sense import overlap
+from prompt_opt.rewrite_cache import RewriteCache, cache_key
+from prompt_opt.rewriter import Candidate, Form, Rewriter, Turn
+
+
+class Ask(Protocol):
+    """One JSON call to an engine, in the engine's dialect and under its own name for the model."""
+
+    async def __call__(self, engine: str, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """The best of what a rewriter offered, and the gate's verdict on it."""
+
+    text: str
+    verdict: Verdict
+    offered: int = 1  # candidates
+    cached: bool = False
+
+
+class Rewriting:
+    """One rewriter in one worker: its cache, its calls in flight and its breaker.
+
+    A call belongs to everybody who waits for it. It is given up when the last of them leaves, but not when they are
+    merely out of time: then it may run on to `limit_s`, and the next who asks finds the answer in the cache.
+    """
+
+    def __init__(
+        self,
+        rewriter: Rewriter,
+        ask: Ask,
+        *,
+        cache: RewriteCache[Rewrite] | None = None,
+        breaker: Breaker | None = None,
+        limits: Limits | None = None,
+        similarity: Similarity | None = None,
+        limit_s: float = 10.0,
+    ) -> None:
+        self.rewriter, self.ask = rewriter, ask
+        self._cache = RewriteCache[Rewrite]() if cache is None else cache
+        self._breaker = Breaker() if breaker is None else breaker
+        self._limits, self._similarity, self._limit = limits or Limits(), similarity, limit_s
+        self._flying: dict[str, _Call] = {}
+
+    async def rewrite(
+        self,
+        prompt: str,
+        form: Form,
+        *,
+        history: Sequence[Turn] = (),
+        tenant: str = "",
+        policy: str = "",
+        within: float,
+    ) -> Rewrite:
+        """The rewrite of a prompt, judged.
+
+        Args:
+            policy: its digest.
+            within: seconds to wait.
+
+        Raises:
+            Skip: the rewriter rests after failures.
+            TimeoutError: it took longer than `within`.
+            BadAnswer: it answered with something that is no completion. Whatever `ask` raises comes out as well.
+        """
+        body = self.rewriter.body(prompt, form, history)
+        key = cache_key(tenant, policy, self.rewriter.template.path, {"rewriter": self.rewriter.name, **body})
+        if (found := self._cache.get(key)) is not None:
+            return replace(found, cached=True)
+        call = self._flying.get(key)
+        if call is None:
+            if why := self._breaker.closed_for():
+                raise Skip(why)
+            call = _Call(asyncio.create_task(self._ask(prompt, form, body, key)))
+            self._flying[key] = call
+            call.task.add_done_callback(lambda task: self._done(key, task))
+        return await self._wait(call, within)
+
+    async def _wait(self, call: _Call, within: float) -> Rewrite:
+        call.waiting += 1
+        try:
+            async with asyncio.timeout(within):
+                return await asyncio.shield(call.task)
+        except TimeoutError:
+            if not call.late and not call.task.done():
+                call.late = True
+                self._breaker.failed("late")
+            raise
+        except asyncio.CancelledError:
+            if call.waiting == 1 and not call.late:
+                call.task.cancel()
+            raise
+        finally:
+            call.waiting -= 1
+
+    async def _ask(self, prompt: str, form: Form, body: Mapping[str, Any], key: str) -> Rewrite:
+        async with asyncio.timeout(self._limit):
+            answer = await self.ask(self.rewriter.engine, self.rewriter.template.path, body)
+        best = self.best(prompt, form, self.rewriter.candidates(answer, prompt))
+        self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
+        return best
+
+    def _done(self, key: str, task: asyncio.Task[Rewrite]) -> None:
+        call = self._flying.pop(key)
+        if task.cancelled():
+            self._breaker.abandoned()
+        elif (error := task.exception()) is None:
+            # An answer that was too late for all is no sign of health.
+            if not call.late:
+                self._breaker.succeeded()
+        elif not call.late:
+            self._breaker.failed(type(error).__name__)
+
+    def best(self, prompt: str, form: Form, candidates: Sequence[Candidate]) -> Rewrite:
+        """The accepted candidate that keeps most of the prompt, the shorter one of two alike; else the first one."""
+        told = self.rewriter.template.instruction(prompt, form)
+        judged = []
+        for candidate in candidates:
+            verdict = Verdict(False, "truncated", "cut off by the token limit")
+            if candidate.complete:
+                verdict = judge(
+                    prompt, candidate.text, form, limits=self._limits, similarity=self._similarity, instruction=told
+                )
+            judged.append(Rewrite(candidate.text, verdict, len(candidates)))
+        kept = [r for r in judged if r.verdict.accepted]
+        return min(
+            kept, key=lambda r: (-round(overlap(prompt, r.text, lexicon("en")), 1), size(r.text)), default=judged[0]
+        )
+
+
+class _Call:
+    """A call in flight: who waits for it, and whether somebody waited in vain."""
+
+    def __init__(self, task: asyncio.Task[Rewrite]) -> None:
+        self.task, self.waiting, self.late = task, 0, False

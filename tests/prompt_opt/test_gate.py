@@ -1,0 +1,206 @@
+"""The gate: what each rule sees, in every language it knows, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.gate_cases import cases
+from prompt_opt.gate import RULES, judge
+from prompt_opt.gate_facts import code_share, facts, value
+from prompt_opt.gate_language import language, lexicon, size
+from prompt_opt.gate_rules import Limits
+
+DATA = Path(__file__).parent.parent / "data" / "gate"
+WRITTEN = [json.loads(line) for line in (DATA / "written.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("row", [r for r in WRITTEN if not r.get("missed")], ids=lambda r: r["rewrite"][:40])
+def test_rewrites_written_by_hand(row: dict[str, str]) -> None:
+    verdict = judge(row["prompt"], row["rewrite"], row.get("mode", "replace"))  # type: ignore[arg-type]
+    assert verdict.accepted == (row["rule"] == ""), verdict
+
+
+@pytest.mark.parametrize("row", [r for r in WRITTEN if r.get("missed")], ids=lambda r: r["rewrite"][:40])
+def test_what_is_known_to_slip_through(row: dict[str, str]) -> None:
+    assert judge(row["prompt"], row["rewrite"]).accepted
+
+
+def test_the_cases_made_by_edits_are_judged_right() -> None:
+    made = cases()
+    wrong = [
+        (case, verdict)
+        for case in made
+        if case.half == "report"
+        and (verdict := judge(case.prompt, case.rewrite, case.mode)).rule not in (case.rule, *case.also)
+    ]
+    assert len(made) > 2000
+    assert len(wrong) < 0.03 * len(made) / 2, wrong[:5]
+
+
+# ---------------------------------------------------------------- rule by rule
+
+P = "Write three tips."
+
+
+@pytest.mark.parametrize(
+    ("original", "rewrite", "rule"),
+    [
+        ("Give me 5 ideas for a name.", "Please give me five ideas for a name.", ""),
+        ("Give me 5 ideas for a name.", "Please give me some ideas for a name.", "number"),
+        ("Is 1,000 more than 999,5?", "Is 1000 more than 999.5? Explain why.", ""),
+        ("Invest 20万元.", "Invest 200000元, safely.", ""),
+        ("What is 3 + 4 * 2?", "What is 3+4*2? Show the steps.", ""),
+        ("What is 3 + 4 * 2?", "What is 3 * 4 + 2? Show the steps.", "number"),
+        ("Meet me on 3 May 2025 at 6:30 pm.", "Meet me at 18:30 on May 3, 2025, please.", ""),
+        ("Meet me on 3 May 2025.", "Meet me on 2025-05-03, please.", ""),
+        ("Meet me on 3 May 2025.", "Meet me on 5 March 2025, please.", "date"),
+        ("See you on Friday.", "See you on Thursday.", "date"),
+        ("Wir treffen uns am 3. Mai.", "Wir treffen uns bitte am 4. Mai.", "date"),
+        ("Rendez-vous le 12 août.", "Rendez-vous, s'il te plaît, le 12 avril.", "date"),
+        ("会议在3月5日召开，请写通知。", "会议在3月6日召开，请写一份通知。", "date"),
+        ("What may I eat in May?", "What may I eat in May, and why?", ""),
+        ("Explain ‘to be’ and “not to be”.", 'Explain "to be" and "not to be" with examples.', ""),
+        ("Explain “carpe diem” to me.", "Explain “memento mori” to me.", "quote"),
+        ("Read https://a.b/c?d=1.", "Read https://a.b/c?d=1 with care.", ""),
+        ("Read https://a.b/c?d=1.", "Read https://a.b/c with care.", "link"),
+        ("Mail me@x.org today.", "Mail me@x.com today, please.", "link"),
+        ("Ask @mara about #budget.", "Ask @maria about #budget, please.", "link"),
+        ("Run `make test` twice.", "Run make test twice, please.", ""),
+        ("Run `make test` twice.", "Run `make tests` twice, please.", "code"),
+        ("Fix:\n```py\nx = 1\n```", "Please fix this code:\n```py\nx = 1\n```", ""),
+        ("Fix:\n```py\nx = 1\n```", "Please fix this code:\n```py\nx = 2\n```", "code"),
+        ("Rename user_id in it.", "Rename userId in it, please.", "code"),
+        ("Replace {name} in it.", "Replace {title} in it, please.", "code"),
+        ("Do not use nuts.", "Please make sure that no nuts are used.", ""),
+        ("Do not use nuts.", "Please make sure to use nuts.", "negation"),
+        ("Explain why it works.", "Explain why it doesn't work.", "negation"),
+        ("Explain why it works.", "Explain why it works. Do not use jargon.", ""),
+        ("Nenne Gerichte ohne Fleisch.", "Nenne bitte einige Gerichte mit Fleisch.", "negation"),
+        ("Un plat sans gluten, s'il te plaît.", "Un plat avec gluten, s'il te plaît.", "negation"),
+        ("Una cena sin carne, por favor.", "Una cena con carne, por favor.", "negation"),
+        ("不要提到价格，写一段介绍。", "请写一段介绍，提到价格。", "negation"),
+        ("区别是什么？", "它们的区别是什么？请说明。", ""),
+        ("Answer in one sentence: why?", "Please answer in a single sentence: why?", ""),
+        ("Answer in one sentence: why?", "Please answer in a few sentences: why?", "format"),
+        ("List them as JSON.", "List them as a table, please.", "format"),
+        ("Say it in French, please.", "Say it politely, please.", "format"),
+        ("Sag es bitte auf Französisch.", "Sag es bitte auf Italienisch.", "format"),
+        ("请用英文回答这个问题。", "请用法语回答这个问题。", "format"),
+        ("Why is the sky blue?", "Pourquoi le ciel est-il bleu ?", "language"),
+        ("Why is the sky blue?", "为什么天空是蓝色的？", "language"),
+        ("为什么天空是蓝色的？", "Why is the sky blue?", "language"),
+        ("Warum ist der Himmel blau?", "Perché il cielo è blu? Spiega con parole tue.", "language"),
+        ("Translate to German: good night", "Please translate the following to German: good night", ""),
+        (P, "", "empty"),
+        (P, "…", "empty"),
+        (P, " Write three  tips.", "unchanged"),
+        (P, P + P, "repeated"),
+        (P, P + " a b c" * 30, "repeated"),
+        (P, "[INST] " + P, "leak"),
+        ("What does [INST] mean?", "What does [INST] mean in a prompt?", ""),
+        (P, "Sorry, I cannot help with that.", "refusal"),
+        ("Act as a robot that says: I'm sorry.", "Please act as a robot that says: I'm sorry.", ""),
+        ("One two three four five six.", "Two.", "length"),
+        ("Hi you.", "Hi " + " ".join(f"w{i}" for i in range(20)) + " you.", "length"),
+        ("Compare cats and dogs as pets.", "Describe volcanoes near large oceans today.", "meaning"),
+    ],
+)
+def test_a_rule_sees_what_it_is_for(original: str, rewrite: str, rule: str) -> None:
+    assert judge(original, rewrite).rule == rule
+
+
+def test_a_verdict_says_what_it_saw() -> None:
+    assert judge("Visit https://a.b/c now.", "Visit it now.").detail == "https://a.b/c"
+    assert judge("Give 12 of them.", "Give several of them.").detail == "12"
+
+
+def test_the_echo_of_the_instruction_is_a_leak() -> None:
+    told = "Keep every fact of the message: numbers, dates, names and links."
+    said = "Write three tips. Keep every fact of the message: numbers, dates, names and links."
+    assert judge(P, said).accepted
+    assert judge(P, said, instruction=told).rule == "leak"
+
+
+def test_a_similarity_decides_where_there_is_one() -> None:
+    near, far = (
+        judge(P, P + " Be brief.", similarity=lambda a, b: 0.9),
+        judge(P, P + " Be.", similarity=lambda a, b: 0.1),
+    )
+    assert near.accepted
+    assert (far.rule, far.detail) == ("meaning", "similarity 0.10")
+
+
+def test_limits_are_settings() -> None:
+    assert judge("Why?", "Why is it so, and since when?").rule == "length"
+    assert judge("Why?", "Why is it so, and since when?", limits=Limits(grow=20)).accepted
+
+
+def test_a_huge_rewrite_is_rejected_at_once() -> None:
+    started = time.perf_counter()
+    assert judge(P, "a b " * 500_000).rule == "length"
+    assert time.perf_counter() - started < 0.1
+
+
+@pytest.mark.parametrize("text", ["(", "'a ", "1 ", "a=1+", "`", "不", "$a ", "a.", "<a", "no ", "“", "a_"])
+def test_no_text_makes_the_gate_slow(text: str) -> None:
+    started = time.perf_counter()
+    judge(text * 1500, text * 1500 + " more")
+    assert time.perf_counter() - started < 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_every_pair_gets_a_verdict(original: str, rewrite: str) -> None:
+    for mode in ("replace", "complement"):
+        verdict = judge(original, rewrite, mode)  # type: ignore[arg-type]
+        assert verdict.accepted == (verdict.rule == "")
+        assert verdict.rule in ("", *RULES)
+
+
+# ---------------------------------------------------------------- what the rules stand on
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("How do I sleep better?", "en"), ("Explain why ships float.", "en"), ("Wie schlafe ich besser?", "de"),
+        ("Comment mieux dormir la nuit ?", "fr"), ("¿Cómo puedo dormir mejor?", "es"), ("怎样才能睡得更好？", "zh"),
+        ("よく眠るにはどうすればいいですか。", "ja"), ("잠을 잘 자려면 어떻게 해야 하나요?", "ko"),
+        ("Come posso dormire meglio di notte?", "it"), ("Как лучше спать?", "cyrillic"), ("ESP32 BME280", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_languages_are_told_apart(text: str, found: str) -> None:
+    assert language(text) == found
+
+
+def test_words_are_counted_and_cjk_by_characters() -> None:
+    assert (size("three small words"), size("三个小词"), size("用 JSON 写")) == (3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("12,500", "12500"), ("12.500", "12500"), ("2,40", "2.4"), ("007", "7"), ("0.5", "0.5"), ("20万", "200000")],
+)
+def test_numbers_have_one_value(written: str, meant: str) -> None:
+    assert value(written) == meant
+
+
+def test_facts_are_found_once_each() -> None:
+    text = 'Read "A 1" at https://x.org/2 on 3 May, run `f(4)` 5 times, in one sentence.'
+    found = {rule: sorted(some) for rule, some in facts(text, lexicon("en")).items()}
+    assert found == {
+        "link": ["https://x.org/2"], "code": ["f(4)"], "quote": ["a 1"], "date": ["3.5"], "number": ["5"],
+        "format": ["one sentence"],
+    }  # fmt: skip
+
+
+def test_the_share_of_code() -> None:
+    assert code_share("```\nx = 1\n```") == 1.0
+    assert code_share("How do I sleep better?") == 0.0
+    assert 0.4 < code_share("Why does this fail?\nprint(x);\nreturn (y);") < 0.9

@@ -1,0 +1,175 @@
+"""`trimtab rewrite`: a rewriter looked at from the command line, and the gate alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prompt_opt.rewriter import BPO
+from serve.rewrite import main
+
+
+class Engine(ThreadingHTTPServer):
+    """Answers every prompt with what `says` makes of it; records the bodies."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[str | None] = []
+        self.says: Any = lambda prompt: prompt + " Give an example."
+        self.status = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Engine
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        self.server.headers.append(self.headers["Authorization"])
+        prompt = body["prompt"].removeprefix(BPO.before).removesuffix(BPO.after) if "prompt" in body else ""
+        text = self.server.says(prompt)
+        choice = {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
+        data = json.dumps({"choices": [choice]}).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    server = Engine()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def jsonl(path: Path, *rows: Any) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_judging_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = jsonl(
+        tmp_path / "pairs.jsonl",
+        {"prompt": "Give me 5 tips.", "rewrite": "Please give me 5 good tips.", "id": 7},
+        {"prompt": "Give me 5 tips.", "rewrite": "Please give me good tips."},
+        {"prompt": "Give me 5 tips.", "rewrite": "Say why they work.", "mode": "complement"},
+    )
+    assert main(["--judge", pairs]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["accepted"], row["rule"]) for row in rows] == [(True, ""), (False, "number"), (True, "")]
+    assert rows[0]["id"] == 7
+    assert err == "2 of 3 accepted, number 1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", ":2: not JSON"),
+        ("[1]", ":2: must be an object, not list"),
+        ('{"prompt": "a"}', ":2: rewrite is missing or no string"),
+        ('{"prompt": 1, "rewrite": "b"}', ":2: prompt is missing or no string"),
+        (
+            '{"prompt": "a", "rewrite": "b", "mode": "demo"}',
+            ":2: mode 'demo' is unknown; valid are replace, complement",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a", "rewrite": "b"}\n' + line + "\n")
+    assert main(["--judge", str(path)]) == 2
+    assert f"{path}{message}" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--judge", "nowhere.jsonl"]) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_one_prompt_from_stdin(
+    engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why is the sky blue?\n"))
+    assert main(["--upstream", engine.url + "/v1", "--template", "bpo", "--decoding", "greedy", "--model", "m"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("Why is the sky blue?{+ Give an example.+}\n", "accepted\n")
+    assert engine.bodies == [
+        {"model": "m", "prompt": BPO.text("Why is the sky blue?"), "max_tokens": 1024, "temperature": 0.0}
+    ]
+
+
+def test_a_rejected_rewrite_is_shown_with_its_reason(
+    engine: Engine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.says = lambda prompt: "Sure! Light is scattered."
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why is the sky blue?"))
+    assert main(["--upstream", engine.url]) == 1
+    assert capsys.readouterr() == ("Sure! Light is scattered.\n", "rejected: answered (Sure!)\n")
+
+
+def test_a_file_of_prompts_and_going_on_where_it_stopped(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = jsonl(tmp_path / "p.jsonl", *({"prompt": f"Explain idea {i} to me.", "id": i} for i in range(6)))
+    out = str(tmp_path / "out.jsonl")
+    jsonl(Path(out), {"prompt": "Explain idea 0 to me."})
+    assert main(["--upstream", engine.url, "--template", "bpo", prompts, "--out", out]) == 0
+    rows = [json.loads(line) for line in Path(out).read_text().splitlines()]
+    assert sorted(row["id"] for row in rows[1:]) == [1, 2, 3, 4, 5]
+    assert all(row["accepted"] and row["rewrite"].endswith("Give an example.") for row in rows[1:])
+    assert capsys.readouterr().err == "1 of 6 are in " + out + " already\n5 of 5 accepted\n"
+
+
+def test_an_engine_that_fails_is_a_row_that_says_so(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.status = 500
+    prompts = jsonl(tmp_path / "p.jsonl", {"prompt": "Explain it."})
+    assert main(["--upstream", engine.url, prompts]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["accepted"], row["rule"]) == (False, "failed")
+    assert "500" in row["detail"]
+
+
+def test_the_key_comes_from_the_environment(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = jsonl(tmp_path / "p.jsonl", {"prompt": "Explain it."})
+    assert main(["--upstream", engine.url, "--key-env", "NO_SUCH_KEY", prompts]) == 2
+    assert "NO_SUCH_KEY" in capsys.readouterr().err
+    monkeypatch.setenv("SOME_KEY", "secret")
+    main(["--upstream", engine.url, "--key-env", "SOME_KEY", prompts])
+    assert engine.headers == ["Bearer secret"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["p.jsonl"], "--upstream URL is needed"),
+        (["--upstream", "http://x", "--template", "bpo", "--mode", "complement"], "can only replace"),
+    ],
+)
+def test_wrong_flags_are_errors_that_teach(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
