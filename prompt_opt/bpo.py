@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import msgspec
 
-from prompt_opt.core import Advice, Chat, Context, Exemplar, Policy, Skip
+from prompt_opt.core import Advice, Chat, Context, Exemplar, Policy, Skip, Supplies
 from prompt_opt.gate import judge
 from prompt_opt.gate_facts import code_share
 from prompt_opt.rewriter import BadAnswer, Form, Template, Turn
@@ -40,28 +39,9 @@ class Options:
     multi_turn: bool = False  # rewrite follow-ups even with a template that cannot see the conversation
     demo_tokens: int = 512  # of the answer to the rewrite, in `demo`
 
-
-def options(table: Mapping[str, Any]) -> Options:
-    """The settings from a configuration's table.
-
-    Raises:
-        ValueError: an unknown name or a wrong value; the message lists the valid ones.
-    """
-    known = {f.name: f for f in fields(Options)}
-    for name, value in table.items():
-        if name not in known:
-            raise ValueError(f"{name} is unknown; valid are {', '.join(known)}")
-        kind = type(known[name].default)
-        if not isinstance(value, (int, float) if kind is float else kind) or (
-            isinstance(value, bool) and kind is not bool
-        ):
-            raise ValueError(f"{name} must be a {kind.__name__}")
-    out = Options(**table)
-    if out.mode and out.mode not in get_args(Mode):
-        raise ValueError(f"mode {out.mode!r} is unknown; valid are {', '.join(get_args(Mode))}")
-    if not 0 <= out.percent <= 100:
-        raise ValueError("percent must be between 0 and 100")
-    return out
+    def __post_init__(self) -> None:
+        if not 0 <= self.percent <= 100:
+            raise ValueError("percent must be between 0 and 100")
 
 
 def form_of(options: Options, template: Template) -> Form:
@@ -85,15 +65,13 @@ class Bpo:
 
     name = "bpo"
 
-    def __init__(self, policy: Policy, rewriting: Rewriting) -> None:
-        """Raises ValueError where the options and the rewriter's template do not go together."""
-        self._options = options(policy.options.get("bpo", {}))
-        self._rewriting = rewriting
+    def __init__(self, policy: Policy, supplies: Supplies) -> None:
+        assert supplies.rewriting is not None, "the stage bpo is built with the configuration's rewriters"
+        self._options: Options = policy.options["bpo"]
+        self._rewriting: Rewriting = supplies.rewriting(self._options.rewriter)
         judge("Why?", "Why is it so?")  # what the gate compiles is compiled now, not within a request
-        self._form = form_of(self._options, rewriting.rewriter.template)
+        self._form = form_of(self._options, self._rewriting.rewriter.template)
         self._mode: Mode = self._options.mode or self._form
-        if self._mode == "demo" and policy.render != "chat":
-            raise ValueError("mode 'demo' needs render = \"chat\": its example is an answer of a chat model")
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         template = self._rewriting.rewriter.template

@@ -239,6 +239,14 @@ class Indexes(Protocol):
         """The index, opened if need be. Blocks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What stages are made of beside their policy. A stage whose supply is missing cannot be built."""
+
+    indexes: Indexes | None = None
+    rewriting: Callable[[str], Any] | None = None  # name of a rewriter -> prompt_opt.rewriting.Rewriting
+
+
 class Stage(Protocol):
     """One way of aligning a chat. It reads the original chat, never another stage's advice."""
 

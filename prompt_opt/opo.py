@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from prompt_opt.core import Advice, Chat, Context, Frame, Indexes, Policy, Principle, Skip
+from prompt_opt.core import Advice, Chat, Context, Frame, Policy, Principle, Skip, Supplies
 from prompt_opt.principles import line
 from prompt_opt.regions import detect
 
@@ -49,10 +49,10 @@ class Opo:
 
     name = "opo"
 
-    def __init__(self, policy: Policy, indexes: Indexes | None) -> None:
-        assert indexes is not None, "the stage opo is built with the configuration's indexes"
+    def __init__(self, policy: Policy, supplies: Supplies) -> None:
+        assert supplies.indexes is not None, "the stage opo is built with the configuration's indexes"
         self._options: Options = policy.options["opo"]
-        self._indexes = indexes
+        self._indexes = supplies.indexes
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         options = self._options

@@ -13,17 +13,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 
-from prompt_opt.core import Advice, Chat, Context, Indexes, Outcome, Policy, Prompt, Skip, Stage
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Supplies
 from prompt_opt.layout import lay_out, shed
 
 log = logging.getLogger("trimtab.pipeline")
 
-# name -> "module:class", made with the policy and the indexes; loaded when a policy names it. The module's `Options`,
+# name -> "module:class", made with the policy and the supplies; loaded when a policy names it. The module's `Options`,
 # where it has them, is what `[policy.NAME.STAGE]` resolves to.
 STAGES: Mapping[str, str] = {
     "urial": "prompt_opt.urial:Urial",
     "opo": "prompt_opt.opo:Opo",
+    "bpo": "prompt_opt.bpo:Bpo",
 }
+_NOTHING = Supplies()
 
 
 class StageFailed(Exception):
@@ -41,7 +43,7 @@ def options(stage: str) -> type | None:
     return found
 
 
-def build(policy: Policy, indexes: Indexes | None = None) -> tuple[Stage, ...]:
+def build(policy: Policy, supplies: Supplies = _NOTHING) -> tuple[Stage, ...]:
     """The policy's stages, in its order.
 
     Raises:
@@ -50,7 +52,7 @@ def build(policy: Policy, indexes: Indexes | None = None) -> tuple[Stage, ...]:
     stages = []
     for name in policy.stages:
         module, _, attribute = STAGES[name].partition(":")
-        stages.append(getattr(import_module(module), attribute)(policy, indexes))
+        stages.append(getattr(import_module(module), attribute)(policy, supplies))
     return tuple(stages)
 
 

@@ -114,7 +114,11 @@ class Rewriting:
     async def _ask(self, prompt: str, form: Form, body: Mapping[str, Any], key: str) -> Rewrite:
         async with asyncio.timeout(self._limit):
             answer = await self.ask(self.rewriter.engine, self.rewriter.template.path, body)
-        best = self.best(prompt, form, self.rewriter.candidates(answer, prompt))
+        candidates = self.rewriter.candidates(answer, prompt)
+        if self._similarity is None:
+            best = self.best(prompt, form, candidates)
+        else:  # an embedder takes milliseconds, which the event loop must not wait for
+            best = await asyncio.to_thread(self.best, prompt, form, candidates)
         self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
         return best
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_opt.core import Advice, Chat, Context, Indexes, Policy
+from prompt_opt.core import Advice, Chat, Context, Policy, Supplies
 
 
 class Urial:
@@ -10,7 +10,7 @@ class Urial:
 
     name = "urial"
 
-    def __init__(self, policy: Policy, indexes: Indexes | None = None) -> None:
+    def __init__(self, policy: Policy, supplies: Supplies | None = None) -> None:
         profile = policy.profile
         count = len(profile.exemplars)
         self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("check the configuration and print it resolved", "serve.command:check"),
     "explain": ("print the prompt that a chat becomes, without sending it", "serve.explain:main"),
     "index": ("make, change and search an index of principles", "retrieval.command:main"),
+    "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.rewrite:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
 }
 

@@ -108,6 +108,20 @@ class IndexSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RewriterSpec:
+    """`[rewriter.NAME]`: a model that improves prompts."""
+
+    name: str
+    engine: str
+    template: str = "instruct"  # "bpo": the released model's format; "instruct": any chat model, told what to do
+    decoding: str = "stable"  # "stable", "aggressive" (as published), "greedy"
+    model: str = ""  # the engine's name for it; "": the engine's own
+    timeout_s: float = 10.0  # a call that takes longer is given up, though nobody may wait for it any more
+    cache_mb: float = 16.0
+    embedder: str = ""  # rejects a rewrite that drifted in meaning; a name or folder; "": not checked
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole resolved configuration."""
 
@@ -118,6 +132,7 @@ class Config:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     keys: tuple[Key, ...] = ()
     indexes: Mapping[str, IndexSpec] = field(default_factory=dict)
+    rewriters: Mapping[str, RewriterSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
 
     def default_policy(self) -> Policy:

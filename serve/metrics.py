@@ -23,6 +23,9 @@ REGISTRY = CollectorRegistry()
 requests = Counter("trimtab_requests", "Requests answered", ["path", "policy", "status"], registry=REGISTRY)
 stages = Counter("trimtab_stage_outcomes", "Outcomes of stages", ["stage", "status"], registry=REGISTRY)
 stage_seconds = Histogram("trimtab_stage_seconds", "Time in a stage", ["stage"], buckets=_SECONDS, registry=REGISTRY)
+rewrites = Counter(
+    "trimtab_rewrites", "Rewrites by the gate's verdict", ["rewriter", "verdict", "cached"], registry=REGISTRY
+)
 first_byte = Histogram(
     "trimtab_first_byte_seconds", "From the request to the engine's first byte", ["policy"], buckets=_SECONDS,
     registry=REGISTRY,

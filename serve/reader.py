@@ -18,8 +18,10 @@ import msgspec
 
 from prompt_opt import pipeline
 from prompt_opt import profile as profiles
+from prompt_opt.bpo import form_of
 from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
+from prompt_opt.rewriter import rewriter
 from serve.config import (
     EMBEDDED,
     RAW,
@@ -31,13 +33,14 @@ from serve.config import (
     Flags,
     IndexSpec,
     Key,
+    RewriterSpec,
     Server,
     is_base,
 )
 from serve.engines import FEATURES
 from serve.keys import Caller
 
-_SECTIONS = ("state_dir", "server", "engine", "profile", "index", "policy", "alias", "key")
+_SECTIONS = ("state_dir", "server", "engine", "profile", "index", "rewriter", "policy", "alias", "key")
 _POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error")
 
 
@@ -106,11 +109,12 @@ class _Reader:
         if not isinstance(state, str):
             raise self.fail("", "state_dir", "must be a path")
         indexes = self._indexes(Path(state))
-        policies = self._policies(engines, loaded, indexes, flags)
+        rewriters = self._rewriters(engines)
+        policies = self._policies(engines, loaded, indexes, rewriters, flags)
         aliases = self._aliases(policies)
         keys = self._keys(policies)
         server = self._server(server, policies, keys, engines, flags)
-        return Config(server, engines, loaded, policies, aliases, keys, indexes, Path(state))
+        return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state))
 
     # -- sections
 
@@ -205,11 +209,31 @@ class _Reader:
             out[name] = spec if spec.location else replace(spec, path=str(state / "indexes" / name))
         return out
 
+    def _rewriters(self, engines: Mapping[str, Engine]) -> dict[str, RewriterSpec]:
+        out = {}
+        for name, table in self._section("rewriter").items():
+            section = f"rewriter.{name}"
+            self._name(section, name)
+            spec = self._dataclass(RewriterSpec, section, table, name=name)
+            self._one(section, "engine", spec.engine, engines, "engine")
+            try:
+                rewriter(name, spec.engine, spec.template, spec.decoding)
+            except ValueError as error:
+                raise self.fail(section, "template" if "template" in str(error) else "decoding", str(error)) from None
+            if spec.embedder and find_spec("sentence_transformers") is None:
+                raise self.fail(section, "embedder", "needs pip install 'trimtab[retrieval]'")
+            for limit in ("timeout_s", "cache_mb"):
+                if getattr(spec, limit) <= 0:
+                    raise self.fail(section, limit, "must be more than zero")
+            out[name] = spec
+        return out
+
     def _policies(
         self,
         engines: Mapping[str, Engine],
         loaded: Mapping[str, Profile],
         indexes: Mapping[str, IndexSpec],
+        rewriters: Mapping[str, RewriterSpec],
         flags: Flags,
     ) -> dict[str, Policy]:
         if flags.render and flags.render not in ("chat", "base"):
@@ -243,6 +267,8 @@ class _Reader:
                 raise self.fail(section, "stages", "each stage stands once")
             if "opo" in policy.stages:
                 self._opo(section, policy, indexes)
+            if "bpo" in policy.stages:
+                self._bpo(section, policy, rewriters)
             if policy.budget_ms <= 0:
                 raise self.fail(section, "budget_ms", "must be more than zero")
             policies[name] = policy
@@ -273,6 +299,19 @@ class _Reader:
         for name in ("k", "budget_tokens"):
             if getattr(options, name) <= 0:
                 raise self.fail(section, name, "must be more than zero")
+
+    def _bpo(self, section: str, policy: Policy, rewriters: Mapping[str, RewriterSpec]) -> None:
+        section = f"{section}.bpo"
+        if "bpo" not in policy.options:
+            raise self.fail(section, "", 'the stage bpo needs a table with rewriter = "NAME"')
+        options = policy.options["bpo"]
+        spec = self._one(section, "rewriter", options.rewriter, rewriters, "rewriter")
+        try:
+            form_of(options, rewriter(spec.name, spec.engine, spec.template, spec.decoding).template)
+        except ValueError as error:
+            raise self.fail(section, "mode", str(error)) from None
+        if options.mode == "demo" and policy.render != "chat":
+            raise self.fail(section, "mode", 'demo needs render = "chat": its example is a chat model\'s answer')
 
     def _aliases(self, policies: Mapping[str, Policy]) -> dict[str, Alias]:
         out = {}
@@ -385,6 +424,8 @@ class _Reader:
                 raise self.fail(section, spot or key, str(error)) from None
         try:
             return cls(**given)
+        except ValueError as error:
+            raise self.fail(section, spot, str(error)) from None
         except TypeError as error:
             missing = re.findall(r"'(\w+)'", str(error))
             raise self.fail(section, spot, f"needs {', '.join(missing)}") from None

@@ -67,7 +67,7 @@ class Record:
             "engine": self.engine,
             "model": self.model,
             "stream": self.stream,
-            "stages": [{"stage": o.stage, "status": o.status, "reason": o.reason, "ms": o.ms} for o in self.outcomes],
+            "stages": [_stage(o, self.content) for o in self.outcomes],
             "notes": list(self.notes),
             "principles": [
                 {
@@ -101,6 +101,20 @@ class Record:
         return out
 
 
+def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
+    """A stage's part of the trace; texts only where content is kept."""
+    row = {"stage": outcome.stage, "status": outcome.status, "reason": outcome.reason, "ms": outcome.ms}
+    detail = dict(outcome.detail)
+    texts = detail.pop("content", None)
+    if texts is not None and content:
+        detail |= texts
+        if isinstance(texts.get("after"), str) and isinstance(texts.get("before"), str):
+            from prompt_opt.diff import word_diff
+
+            detail["diff"] = word_diff(texts["before"], texts["after"])
+    return {**row, "detail": detail} if detail else row
+
+
 def account(record: Record, status: int, traces: Traces) -> None:
     """Count a request, and keep its trace."""
     policy = record.policy.name if record.policy else ""
@@ -108,6 +122,10 @@ def account(record: Record, status: int, traces: Traces) -> None:
     for outcome in record.outcomes:
         metrics.stages.labels(outcome.stage, outcome.status).inc()
         metrics.stage_seconds.labels(outcome.stage).observe(outcome.ms / 1000)
+        if "rewriter" in outcome.detail:
+            told = outcome.detail
+            cached = "yes" if told["cached"] else "no"
+            metrics.rewrites.labels(told["rewriter"], told["rule"] or "accepted", cached).inc()
     if record.first_byte is not None:
         metrics.first_byte.labels(policy).observe(record.first_byte)
     for kind in ("prompt_tokens", "completion_tokens"):

@@ -21,7 +21,7 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from prompt_opt.core import Stage
+from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
 from serve.app import build as build_app
 from serve.config import Config, ConfigError
@@ -30,6 +30,7 @@ from serve.flags import parse
 from serve.indexes import Indexes
 from serve.reader import load
 from serve.relay import Relay
+from serve.rewriters import Rewriters
 from serve.service import Service
 from serve.traces import Traces
 
@@ -96,7 +97,8 @@ class Worker:
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
         indexes = Indexes(config.indexes)
-        self.service = Service(config, *_parts(config, {}, indexes), _relay(config), _traces(config), indexes)
+        relay = _relay(config)
+        self.service = Service(config, *_parts(config, {}, indexes, relay), relay, _traces(config), indexes)
         self._state(told)
 
     async def tell(self, told: Mapping[str, Any]) -> None:
@@ -108,21 +110,21 @@ class Worker:
                 config = await asyncio.to_thread(load, parse(self._argv))
                 old = self.service
                 indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
-                parts = await asyncio.to_thread(_parts, config, old.engines, indexes)
+                relay = old.relay if _timeouts(config) == _timeouts(old.config) else _relay(config)
+                parts = await asyncio.to_thread(_parts, config, old.engines, indexes, relay)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                self._replace(config, parts, indexes)
+                self._replace(config, parts, relay, indexes)
                 self.report({"reloaded": told["revision"]})
         self._state(told)
 
-    def _replace(self, config: Config, parts: _Parts, indexes: Indexes) -> None:
+    def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
         old, server, was = self.service, config.server, self.service.config.server
-        relay, traces = old.relay, old.traces
-        if (server.connect_s, server.timeout_s) != (was.connect_s, was.timeout_s):
-            self._retired.append(relay)
-            relay = _relay(config)
+        traces = old.traces
+        if relay is not old.relay:
+            self._retired.append(old.relay)
         if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
             self._retired.append(traces)
             traces = _traces(config)
@@ -180,17 +182,22 @@ async def _learn(engine: LiveEngine) -> None:
 _Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
 
 
-def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes) -> _Parts:
+def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes, relay: Relay) -> _Parts:
     """A configuration's engines and stages. Engines that have not changed keep their state."""
     engines = {
         name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
         for name, spec in config.engines.items()
     }
-    return engines, {name: build_stages(policy, indexes) for name, policy in config.policies.items()}
+    supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)
+    return engines, {name: build_stages(policy, supplies) for name, policy in config.policies.items()}
 
 
 def _drain(config: Config) -> int:
     return max(1, round(config.server.drain_s))
+
+
+def _timeouts(config: Config) -> tuple[float, float]:
+    return config.server.connect_s, config.server.timeout_s
 
 
 def _relay(config: Config) -> Relay:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prompt_opt.core import Advice, Chat, Context, Message, Policy, Skip
+from prompt_opt.core import Advice, Chat, Context, Message, Policy, Skip, Supplies
 from prompt_opt.layout import lay_out
 from prompt_opt.opo import Opo, Options
 from prompt_opt.regions import detect
@@ -49,7 +49,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 async def advice(shelf: Shelf, text: str, options: Options | None = None, **asked: Any) -> Advice:
     policy = Policy("rules", stages=("opo",), options={"opo": options or Options(index=("law",))})
     ctx = Context(policy, options=asked, deadline=time.monotonic() + 10, count=lambda text: len(text.split()))
-    return await Opo(policy, shelf)(Chat((Message("user", text),)), ctx)
+    return await Opo(policy, Supplies(indexes=shelf))(Chat((Message("user", text),)), ctx)
 
 
 async def test_it_finds_what_bears_on_the_last_user_turn(shelf: Shelf) -> None:
@@ -102,7 +102,7 @@ async def test_a_chat_without_user_text_is_skipped(shelf: Shelf) -> None:
     policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("law",))})
     ctx = Context(policy, deadline=time.monotonic() + 10)
     with pytest.raises(Skip, match="no text"):
-        await Opo(policy, shelf)(Chat((Message("assistant", "Hello"),)), ctx)
+        await Opo(policy, Supplies(indexes=shelf))(Chat((Message("assistant", "Hello"),)), ctx)
 
 
 async def test_pinned_principles_always_stand_there_until_withdrawn(shelf: Shelf) -> None:

@@ -21,8 +21,8 @@ from serve.app import build
 from serve.call import Call, ClientGone
 from serve.config import Flags
 from serve.engines import LiveEngine
-from serve.indexes import Indexes
 from serve.errors import TooSlow
+from serve.indexes import Indexes
 from serve.reader import load
 from serve.relay import Relay
 from serve.service import Service

@@ -1,0 +1,87 @@
+"""The rewriters of one worker: what asks their engines, and what each remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from prompt_opt.rewrite_cache import RewriteCache
+from prompt_opt.rewriter import rewriter
+from prompt_opt.rewriting import Rewriting
+from serve.config import RewriterSpec
+from serve.engines import LiveEngine
+from serve.headers import request_headers
+from serve.relay import Relay, UpstreamError
+
+_ANSWER = 2**22  # bytes of a rewriter's answer
+
+Ask = Callable[[str, str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class RewriterFailed(Exception):
+    """The rewriter's engine did not answer as it should; the outcome of the stage names this."""
+
+
+class Rewriters:
+    """Owns the rewriters that the configuration names; each is made when a policy first needs it."""
+
+    def __init__(self, specs: Mapping[str, RewriterSpec], engines: Mapping[str, LiveEngine], relay: Relay) -> None:
+        self.specs, self._engines, self._relay = specs, engines, relay
+        self._made: dict[str, Rewriting] = {}
+
+    def get(self, name: str) -> Rewriting:
+        """The rewriter of that name, one for all policies: they share its cache, its calls in flight, its breaker."""
+        if name not in self._made:
+            spec = self.specs[name]
+            self._made[name] = Rewriting(
+                rewriter(name, spec.engine, spec.template, spec.decoding, model=spec.model,
+                         specials=self._engines[spec.engine].specials),
+                partial(ask, self._engines, self._relay),
+                cache=RewriteCache(int(spec.cache_mb * 2**20)),
+                similarity=_similarity(spec.embedder) if spec.embedder else None,
+                limit_s=spec.timeout_s,
+            )  # fmt: skip
+        return self._made[name]
+
+
+async def ask(
+    engines: Mapping[str, LiveEngine], relay: Relay, engine: str, path: str, body: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """One JSON call to an engine, in its dialect.
+
+    Raises:
+        RewriterFailed: it is not there, answers with an error, or with something that is no JSON object.
+    """
+    live = engines[engine]
+    if not live.ready:
+        raise RewriterFailed(f"engine {engine} is {live.state}")
+    fields = {**body, "model": live.name_for(str(body.get("model", "")))}
+    headers = {**request_headers((), live.key), "content-type": "application/json"}
+    try:
+        upstream = await relay.send("POST", live.url + path, headers, msgspec.json.encode(live.adapt(fields)))
+        answer = await upstream.read(_ANSWER)
+    except UpstreamError as error:
+        raise RewriterFailed(f"engine {engine}: {error}") from error
+    if upstream.status != 200:
+        raise RewriterFailed(f"engine {engine} answered {upstream.status}")
+    try:
+        decoded: Mapping[str, Any] = msgspec.json.decode(answer, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RewriterFailed(f"engine {engine} answered with no JSON object") from error
+    return decoded
+
+
+def _similarity(name: str) -> Callable[[str, str], float]:
+    from retrieval.embed import load
+
+    embedder = load(name)
+
+    def similarity(one: str, other: str) -> float:
+        """Cosine of the two texts' embeddings."""
+        vectors = embedder.queries([one, other])
+        return float(vectors[0] @ vectors[1])
+
+    return similarity
