@@ -31,7 +31,7 @@ class Options:
     """`[policy.NAME.bpo]`: the settings of the stage."""
 
     rewriter: str = ""  # a [rewriter.NAME]
-    mode: Mode | Literal[""] = ""  # "": complement with `instruct`, replace with `bpo`
+    mode: Literal["", "replace", "complement", "demo", "shadow"] = ""  # "": complement with `instruct`, replace with `bpo`
     percent: float = 100.0  # of requests, for A/B; by tenant and text, so the same request falls on the same side
     max_chars: int = 4000  # a longer prompt holds pasted context
     max_code: float = 0.5  # share of the prompt that is code

@@ -15,17 +15,21 @@ from typing import Any
 import msgspec
 
 from prompt_opt import profile
-from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage, Supplies
+from prompt_opt.diff import marked, word_diff
 from prompt_opt.layout import NoPlace, lay_out
 from prompt_opt.pipeline import StageFailed, advise, build
 from serve import wire
 from serve.answer import laid_out
 from serve.choose import choose
 from serve.config import Config, ConfigError, Flags, Server
+from serve.engines import LiveEngine
 from serve.errors import ApiError, BadRequest
 from serve.indexes import Indexes
 from serve.keys import Caller
 from serve.reader import load
+from serve.relay import Relay
+from serve.rewriters import Rewriters
 from serve.service import Service
 
 
@@ -62,6 +66,8 @@ def show(prompt: Prompt, policy: Policy, outcomes: Sequence[Outcome]) -> dict[st
         out |= {"messages": [msgspec.json.decode(m.json()) for m in prompt.messages], "stop": [], "decoding": {}}
     out["stages"] = [str(outcome) for outcome in outcomes]
     out["notes"] = list(prompt.notes)
+    if details := {outcome.stage: dict(outcome.detail) for outcome in outcomes if outcome.detail}:
+        out["details"] = details
     out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in prompt.spans]
     return out
 
@@ -82,6 +88,7 @@ def main(argv: list[str]) -> int:
         help="a profile instead of the policy's: TOML, a URIAL prompt file, or " + ", ".join(profile.shipped()),
     )
     parser.add_argument("--render", choices=("base", "chat"), help="instead of the policy's")
+    parser.add_argument("--bpo", action="store_true", help="ask the policy's rewriter too, at its engine's URL")
     parser.add_argument("--json", action="store_true", help="one JSON object: text or messages, stop, decoding, spans")
     args = parser.parse_args(argv)
     try:
@@ -89,13 +96,8 @@ def main(argv: list[str]) -> int:
         policy = _policy(config, args)
         request = wire.parse(_body(args.chat), Server())
         chat = wire.chat(request, Server())
-        indexes = Indexes(config.indexes)
-        try:
-            for name in config.indexes if "opo" in policy.stages else ():
-                indexes.open(name)
-            advice, outcomes = asyncio.run(_advice(chat, policy, build(policy, indexes), "", request.options))
-        finally:
-            indexes.close()
+        options = {**request.options, "skip": [*request.options.get("skip", ()), *(() if args.bpo else ("bpo",))]}
+        advice, outcomes = asyncio.run(_alone(config, policy, chat, options))
         prompt = lay_out(chat, advice, policy)
     except (ConfigError, profile.ProfileError, StageFailed, NoPlace, ApiError) as error:
         print(f"trimtab explain: {error}", file=sys.stderr)
@@ -108,9 +110,30 @@ def main(argv: list[str]) -> int:
     else:
         for message in shown["messages"]:
             print(f"--- {message['role']}\n{message.get('content')}")
+    for outcome in outcomes:
+        texts = outcome.detail.get("content", {})
+        if "after" in texts:
+            print(f"{outcome}: {marked(word_diff(texts['before'], texts['after']))}", file=sys.stderr)
     for note in prompt.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+async def _alone(
+    config: Config, policy: Policy, chat: Chat, options: Mapping[str, Any]
+) -> tuple[Advice, tuple[Outcome, ...]]:
+    """The advice of a policy's stages without a server: indexes are opened here, rewriters asked from here."""
+    indexes = Indexes(config.indexes)
+    relay = Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
+    try:
+        for name in config.indexes if "opo" in policy.stages else ():
+            indexes.open(name)
+        engines = {name: LiveEngine(engine) for name, engine in config.engines.items()}
+        supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)
+        return await _advice(chat, policy, build(policy, supplies), "", options)
+    finally:
+        indexes.close()
+        await relay.close()
 
 
 def _policy(config: Config, args: argparse.Namespace) -> Policy:
