@@ -29,13 +29,21 @@ def save_final(model: Any, tokenizer: Any, folder: Path) -> None:
     )
     model.to(torch.bfloat16).save_pretrained(draft)
     tokenizer.save_pretrained(draft)
-    config = draft / "tokenizer_config.json"  # transformers 4 knows this class only by its old name
-    text = config.read_text(encoding="utf-8").replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"')
-    config.write_text(text, encoding="utf-8")
+    tidy(draft / "tokenizer_config.json")
     for path in draft.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner can read
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(draft, folder)
+
+
+def tidy(config: Path) -> None:
+    """Take out how the tokenizer was loaded here, and name its class as transformers 4 knows it."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    for key in ("is_local", "local_files_only"):
+        values.pop(key, None)
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def record(recipe: "Recipe", init: str, loop: "Loop", out: Path) -> dict[str, Any]:
