@@ -61,6 +61,8 @@ class Lexicon:
     demands: tuple[tuple[str, Pattern], ...]
     into: Pattern
     tongues: Mapping[str, str]
+    opposites: tuple[tuple[str, str], ...]
+    reversals: tuple[str, ...]  # un-, in-: what makes a word its opposite
 
 
 @cache
@@ -89,6 +91,8 @@ def lexicon(language: str) -> Lexicon:
         demands=tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
         into=re.compile(into, re.IGNORECASE),
         tongues=tongues,
+        opposites=tuple((a, b) for a, _, b in (row.partition("/") for row in str(table.get("opposites", "")).split())),
+        reversals=tuple(str(table.get("reversals", "")).split()),
         **{name: pattern(name) for name in _PATTERNS},
     )
 
