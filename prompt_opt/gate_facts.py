@@ -78,7 +78,7 @@ def even(text: str) -> str:
     return " ".join(text.split())
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
     """The facts of a text by rule: link, code, quote, name, date, number, format."""
     out: dict[str, dict[str, str]] = {

@@ -99,7 +99,7 @@ P = "Write three tips."
         ("Is it legal here?", "Is it illegal here? Explain.", "opposite"),
         ("Is a 5 kg bag heavy?", "Is a 5 lb bag heavy? Explain.", "number"),
         ("Is 5 % much?", "Is 5 percent much? Explain.", ""),
-        ("What did Ada Lovelace invent?", "What did this pioneer of programming invent?", "name"),
+        ("How did Ada Lovelace see light and matter?", "How did this writer see light and matter?", "name"),
         ("Who was Ada Lovelace?", "Who was ADA LOVELACE, and what did she do?", ""),
         ("Write A Post About Dogs", "Please write a post about dogs, for owners.", ""),
         ("用 Python 写一个函数", "请用 Java 写一个函数", "name"),
