@@ -22,7 +22,6 @@ from prompt_opt.rewriter import BadAnswer, Form, Template, Turn
 from prompt_opt.rewriting import Rewrite, Rewriting
 
 Mode = Literal["replace", "complement", "demo", "shadow"]
-_MARGIN_S = 0.01  # left of the budget, so that we know of a late call before the pipeline gives up on us
 # Fields that bind the answer's form: a rewritten prompt could fight them.
 _BINDING = re.compile(r"response_format|structured_outputs|guided_\w+|prediction")
 
@@ -108,7 +107,7 @@ class Bpo:
             history=tail(chat, self._options.history_chars) if template.sees_history else (),
             tenant=ctx.tenant,
             policy=ctx.policy.digest,
-            within=max(0.0, ctx.remaining - _MARGIN_S),
+            deadline=ctx.deadline,
         )
         detail = self._detail(prompt, rewrite)
         if self._mode == "shadow":

@@ -19,6 +19,7 @@ Form = Literal["fenced", "open", "spaced"]
 Status = Literal["applied", "skipped", "timed_out", "failed"]
 # Where a piece of the prompt comes from; the trace and the page show it.
 Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
+SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,18 @@ class Message:
         return self.raw if self.raw is not None else msgspec.json.encode({"role": self.role, "content": self.content})
 
     def with_content(self, content: str | list[dict[str, Any]]) -> Message:
-        """This message with another content; its other fields stay the client's own bytes, in their order."""
+        """This message with another content.
+
+        Its other fields, and the parts of its own content that `content` holds as well, stay the client's own bytes.
+        """
         fields = msgspec.json.decode(self.raw, type=dict[str, msgspec.Raw]) if self.raw else {}
         fields.setdefault("role", msgspec.Raw(msgspec.json.encode(self.role)))
-        fields["content"] = msgspec.Raw(msgspec.json.encode(content))
+        own: dict[int, msgspec.Raw] = {}
+        if isinstance(self.content, list) and self.raw:
+            parts = msgspec.json.decode(fields["content"], type=list[msgspec.Raw])
+            own = {id(part): raw for part, raw in zip(self.content, parts, strict=True)}
+        kept = content if isinstance(content, str) else [own.get(id(part), part) for part in content]
+        fields["content"] = msgspec.Raw(msgspec.json.encode(kept))
         return replace(self, content=content, raw=msgspec.json.encode(fields))
 
 
@@ -110,13 +119,17 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a stage. `str()` is its entry in the X-Trimtab-Applied header."""
+    """What became of a stage. `str()` is its entry in the X-Trimtab-Applied header.
+
+    `gave` is its advice, against which a context that is too short is held.
+    """
 
     stage: str
     status: Status
     reason: str = ""
     ms: float = 0.0
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    gave: Advice = field(default=Advice(), repr=False, compare=False)
+    detail: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")

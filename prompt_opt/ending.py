@@ -1,12 +1,16 @@
 """Where a base model's answer ends: the stops of the layout and of the client, found in a stream of pieces.
 
 An engine's own `stop` saves it work; this is what makes the answer right, whatever the engine does with stops and
-wherever a stop is split over chunks. Nothing is removed but the stop and the layout's closing fence.
+wherever a stop is split over chunks. Nothing is removed but the stop, the layout's closing fence, and, where the
+layout has no fence of its own, the blank lines before the next turn.
+
+It reads one character at a time and keeps a few counters, so the pieces that a text comes in make no difference.
 """
 
 from __future__ import annotations
 
-import re
+from collections import deque
+from typing import Literal
 
 
 class Ending:
@@ -21,86 +25,164 @@ class Ending:
 
     def __init__(self, stops: tuple[str, ...], fence: str = "", client: tuple[str, ...] = ()) -> None:
         self.ended = False
-        self._stops = [(stop, True) for stop in stops] + [(stop, False) for stop in client if stop]
-        self._lazy = len(fence) == 3
-        closing = re.escape(fence[:1]) + "{%d,}" % len(fence)
-        self._closing = re.compile(rf"\n{closing}[ \t]*(?=\n)") if len(fence) > 3 else None
-        self._last = re.compile(rf"\n{closing}\s*\Z") if fence else None
-        # What may yet become a closing fence: a newline and a run of its characters, at the end.
-        self._maybe = re.compile(rf"\n{re.escape(fence[:1])}*[ \t]*\Z") if fence else re.compile(r"\n\s*\Z")
-        self._text = "\n"  # all text so far, after a newline that is not the model's
-        self._passed = 1  # how much of it has been passed on
-
-    @property
-    def length(self) -> int:
-        """Characters of the answer passed on so far."""
-        return self._passed - 1
+        self.length = 0  # characters of the answer passed on so far
+        self._anchored = [_Stop(stop) for stop in stops]
+        self._stops = [*self._anchored, *(_Stop(stop) for stop in client if stop)]
+        self._tail = _Tail(fence)
+        for stop in self._anchored:
+            stop.step("\n")
+        # Where the answer would end before each of the last characters; before the first one, at the start.
+        self._cuts: deque[int] = deque([0], maxlen=max((len(stop.text) for stop in self._stops), default=1))
+        self._held: list[str] = []
 
     def feed(self, piece: str) -> str:
         """Take the next piece; return what can be passed on. After `ended`, nothing is."""
         if self.ended or not piece:
             return ""
-        before = len(self._text)
-        self._text += piece
-        # A stop found now must end in the new piece, so it can't begin further back than its own length.
-        start = max(self._passed - 1, 0)
-        if (end := self._find(start)) is not None:
-            self.ended = True
-            return self._pass(self._without_fence(end))
-        return self._pass(self._safe(min(start, before)))
+        self._held.append(piece)
+        i = 0
+        while i < len(piece):
+            i = self._skip(piece, i)
+            if i < len(piece) and (end := self._step(piece[i])) is not None:
+                self.ended = True
+                return self._pass(end)
+            i += 1
+        return self._pass(min([self._tail.start, *(self._cuts[-stop.size] for stop in self._stops if stop.size)]))
 
     def close(self) -> str:
         """The engine has ended: return what was held back, without the closing fence."""
         if self.ended:
             return ""
         self.ended = True
-        return self._pass(self._without_fence(len(self._text)))
+        return self._pass(self._tail.cut)
+
+    def _skip(self, piece: str, i: int) -> int:
+        """The next character that matters: inside a line of text, and with no client's stop, the newline."""
+        if not self._tail.plain or len(self._stops) > len(self._anchored) or any(s.size for s in self._stops):
+            return i
+        j = piece.find("\n", i)
+        j = len(piece) if j < 0 else j
+        self._tail.at += j - i
+        return j
+
+    def _step(self, char: str) -> int | None:
+        """Take a character; return where the answer ends if it has ended now."""
+        self._cuts.append(self._tail.cut)
+        end = self._tail.step(char)
+        done = [len(stop.text) for stop in self._stops if stop.step(char)]
+        return self._cuts[-max(done)] if done else end
 
     def _pass(self, end: int) -> str:
-        end = max(end, self._passed)
-        out, self._passed = self._text[self._passed : end], end
-        return out
+        """The text up to `end` that has not been passed on."""
+        if end <= self.length:
+            return ""
+        text = "".join(self._held)
+        size = end - self.length
+        self._held = [text[size:]]
+        self.length = end
+        return text[:size]
 
-    def _find(self, start: int) -> int | None:
-        """The index where the answer ends, or None. Blank lines before a layout's stop are the layout's."""
-        found = []
-        for stop, anchored in self._stops:
-            i = self._text.find(stop, start if anchored else max(start, self._passed))
-            while anchored and i > self._passed and self._text[i - 1] == "\n":
-                i -= 1
-            if i >= 0:
-                found.append(i)
-        if self._closing and (match := self._closing.search(self._text, start)):
-            found.append(match.start())
-        return min(found, default=None)
 
-    def _safe(self, start: int) -> int:
-        """Up to where the text can't be part of a stop or of the closing fence any more."""
-        text = self._text
-        end = len(text)
-        for stop, _ in self._stops:
-            for size in range(min(len(stop) - 1, len(text) - start), 0, -1):
-                if text.endswith(stop[:size]):
-                    end = min(end, len(text) - size)
-                    break
-        if match := self._maybe.search(text, start, len(text)):
-            end = min(end, match.start())
-        # A last line of three backticks may be the closing one: it waits until other text follows it.
-        if self._lazy and self._last and (match := self._last.search(text, start, end)):
-            end = match.start()
-        while end > start and text[end - 1] == "\n":
-            end -= 1
+class _Stop:
+    """One stop string, and how much of it the text so far ends with (Knuth, Morris and Pratt)."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.size = text, 0
+        self._back = [0] * len(text)
+        size = 0
+        for i in range(1, len(text)):
+            while size and text[i] != text[size]:
+                size = self._back[size - 1]
+            size += text[i] == text[size]
+            self._back[i] = size
+
+    def step(self, char: str) -> bool:
+        """Take a character; whether the stop is complete."""
+        while self.size and self.text[self.size] != char:
+            self.size = self._back[self.size - 1]
+        self.size += self.text[self.size] == char
+        return self.size == len(self.text)
+
+
+class _Tail:
+    """What the text so far ends with: a closing fence or blank lines, that may turn out not to be the answer's.
+
+    `at` counts the characters; positions are between them. A line is a "run" while it holds fence characters alone,
+    "bare" when blanks follow three of them, "info" when other text does, and "text" otherwise.
+    """
+
+    def __init__(self, fence: str) -> None:
+        self.at = 0
+        self._mark, self._width = fence[:1], len(fence)
+        self._lazy = len(fence) == 3
+        self._line: Literal["run", "bare", "info", "text"] = "run"
+        self._run = 0
+        self._newline = 0  # where the line's own newline begins
+        self._blank = 0  # where the blank lines before it begin
+        self._inside = 0  # the run that opened the code block that the text is in; followed under a fence of three only
+        self._open: tuple[int, int] | None = None  # a whole line of fence, with nothing after it yet: position, run
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but a newline can make a difference now."""
+        return self._line == "text" and self._open is None
+
+    @property
+    def start(self) -> int:
+        """Up to here the text can't be part of a closing fence, or of blank lines that are the layout's."""
+        if self._open:
+            return self._open[0]
+        if self._line == "run" and not self._run:
+            return self._newline if self._width > 3 else self._blank
+        return self._newline if self._line in ("run", "bare") and not self._inside else self.at
+
+    @property
+    def cut(self) -> int:
+        """Where the answer ends if the text ends here."""
+        if self._open:
+            return self._open[0]
+        if self._line == "run" and not self._run and self._width <= 3:
+            return self._blank
+        return self._newline if self._closes and not self._inside else self.at
+
+    @property
+    def _closes(self) -> bool:
+        return self._line in ("run", "bare") and self._run >= max(self._width, 3, self._inside)
+
+    def step(self, char: str) -> int | None:
+        """Take a character; return where the answer ends if its closing fence is complete."""
+        end = None
+        if char == "\n":
+            end = self._end_line()
+        else:
+            self._go_on(char)
+        self.at += 1
         return end
 
-    def _without_fence(self, end: int) -> int:
-        """`end`, moved before the closing fence where the text before `end` closes with it."""
-        if self._last is None or not (match := self._last.search(self._text, max(self._passed - 1, 0), end)):
-            return end
-        if self._lazy:
-            inside = False
-            for line in self._text[1 : match.start()].split("\n"):
-                if line.startswith("```"):
-                    inside = not inside if line.strip() == "```" or not inside else inside
-            if inside:
-                return end
-        return match.start()
+    def _end_line(self) -> int | None:
+        if self._closes and self._width > 3:
+            return self._newline
+        if self._line != "run" or self._run:
+            self._blank = self.at
+        if self._inside:
+            self._inside = 0 if self._closes else self._inside
+        elif self._lazy and self._line == "info":
+            self._inside = self._run
+        elif self._lazy and self._closes:
+            self._open = (self._newline, self._run)
+        self._line, self._run, self._newline = "run", 0, self.at
+        return None
+
+    def _go_on(self, char: str) -> None:
+        blank = char in " \t\r"
+        if self._open and not blank:
+            # Text follows the line of fence, so it was the opening of a code block.
+            self._inside, self._open = self._open[1], None
+        if self._line == "run" and char == self._mark:
+            self._run += 1
+        elif self._line in ("run", "bare") and blank and self._run >= 3:
+            self._line = "bare"
+        elif self._line == "info" or (self._line in ("run", "bare") and self._run >= 3 and self._lazy):
+            self._line = "text" if char == self._mark else "info"
+        else:
+            self._line = "text"

@@ -94,7 +94,7 @@ def leak(p: Pair) -> str:
 
 def _control(text: str) -> list[str]:
     """The special tokens in a text, as `defuse` knows them."""
-    escaped, notes = defuse(text.replace("\\", ""), ("\0",))
+    escaped, notes = defuse(text.replace("\\", ""), ())
     return [m[0].replace("\\", "", 1) for m in re.finditer(r"\S\\\S{0,40}", escaped)] if notes else []
 
 

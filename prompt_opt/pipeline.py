@@ -68,17 +68,19 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
         return Advice(), Outcome(stage.name, "skipped", "request")
     started = time.monotonic()
     advice = Advice()
+    budget = asyncio.timeout(ctx.remaining)
     try:
-        async with asyncio.timeout(ctx.remaining):
+        async with budget:
             advice = await stage(chat, ctx)
-        outcome = Outcome(stage.name, "applied", advice.note, detail=advice.detail)
+        outcome = Outcome(stage.name, "applied", advice.note, gave=advice, detail=advice.detail)
     except Skip as skip:
         outcome = Outcome(stage.name, "skipped", str(skip), detail=skip.detail)
-    except TimeoutError:
-        outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")
     except Exception as error:
-        log.exception("stage %s failed", stage.name)
-        outcome = Outcome(stage.name, "failed", type(error).__name__)
+        if isinstance(error, TimeoutError) and budget.expired():
+            outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")
+        else:
+            log.exception("stage %s failed", stage.name)
+            outcome = Outcome(stage.name, "failed", type(error).__name__)
     return advice, replace(outcome, ms=round((time.monotonic() - started) * 1000, 3))
 
 
@@ -114,7 +116,7 @@ def fit(
     while room is not None and count(prompt) > room and (smaller := shed(kept)) is not None:
         kept = smaller
         prompt = lay_out(chat, kept, policy, specials)
-    return prompt, tuple(_after(outcome, advice, kept) for outcome in outcomes)
+    return prompt, tuple(_after(outcome, kept) for outcome in outcomes)
 
 
 def bare(
@@ -125,18 +127,21 @@ def bare(
     return lay_out(chat, Advice(), policy, specials), outcomes
 
 
-def _after(outcome: Outcome, had: Advice, kept: Advice) -> Outcome:
-    """The outcome of a stage, now that the context has cost some of its advice."""
-    if outcome.status != "applied" or had is kept:
+def _after(outcome: Outcome, kept: Advice) -> Outcome:
+    """The outcome of a stage, now that the context has left `kept` of all advice."""
+    gave = outcome.gave
+    rows = [*gave.exemplars, *gave.principles]
+    remaining = {id(row) for row in (*kept.exemplars, *kept.principles)}
+    left = [row for row in rows if id(row) in remaining]
+    texts = [
+        (gave.instruction, bool(kept.instruction)),
+        (gave.pinned, bool(kept.pinned)),
+        (gave.rewrite, kept.rewrite is not None),
+        (gave.complement, kept.complement is not None),
+    ]
+    stays = [is_kept for given, is_kept in texts if given]
+    if outcome.status != "applied" or (len(left) == len(rows) and all(stays)):
         return outcome
-    part = {
-        "urial": (len(kept.exemplars) + bool(kept.instruction), len(kept.exemplars), len(had.exemplars)),
-        "opo": (len(kept.principles) + len(kept.pinned), len(kept.principles), len(had.principles)),
-        "bpo": (int((kept.rewrite or kept.complement) is not None),) * 2 + (1,),
-    }.get(outcome.stage)
-    if part is None or part[1] == part[2]:
-        return outcome
-    left, now, before = part
-    if not left:
+    if not left and not any(stays):
         return replace(outcome, status="skipped", reason="context")
-    return replace(outcome, reason=f"{now} of {before}, context")
+    return replace(outcome, reason=f"{len(left)} of {len(rows)}, context" if rows else "in part, context")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_opt.core import Exemplar, Form, Profile
+from prompt_opt.defuse import defuse
 
 SHIPPED = Path(__file__).with_name("profiles")
 _FIELDS = {
@@ -27,6 +28,8 @@ _FIELDS = {
     "decoding",
     "exemplar",
 }
+# What a request says for itself, or the layout does: no decoding default may.
+_NOT_DECODING = ("messages", "prompt", "model", "stream", "stream_options", "stop", "n")
 _FAMILIES = (("# Query:", "# Answer:"), ("# User:", "# Assistant:"))
 # The settings of the original's greedy multi-turn runs (its MT-Bench script).
 _ORIGINAL_DECODING = {"temperature": 0.0, "repetition_penalty": 1.15, "max_tokens": 2048}
@@ -70,27 +73,55 @@ def parse_toml(text: str, where: str) -> Profile:
     for name in _FIELDS - {"decoding", "exemplar"}:
         if not isinstance(table.get(name, ""), str):
             raise ProfileError(f"{where}: {name} must be a string")
-    decoding = table.get("decoding", {})
-    if not isinstance(decoding, dict):
-        raise ProfileError(f"{where}: decoding must be a table of request fields")
     fence = table.get("fence", "````")
     if fence and (len(set(fence)) > 1 or fence[0] not in "`~" or len(fence) < 3):
         raise ProfileError(f"{where}: fence must be three or more ` or ~, or empty for none")
-    profile = Profile(
+    user_marker, assistant_marker = _markers(table, where)
+    rows = table.get("exemplar", [])
+    if not isinstance(rows, list):
+        raise ProfileError(f"{where}: exemplar must be a list of tables: [[exemplar]]")
+    exemplars = tuple(_exemplar(row, i, where) for i, row in enumerate(rows))
+    said = [("framing", table.get("framing", "")), ("instruction", table.get("instruction", ""))]
+    said += [(f"exemplar {i + 1}", turn) for i, e in enumerate(exemplars) for turn in (e.user, e.assistant)]
+    for name, turn in said:
+        if "marker escaped" in defuse(turn, (user_marker, assistant_marker))[1]:
+            raise ProfileError(f"{where}: a line of {name} begins with a marker, which would open a turn")
+    return Profile(
         name=table.get("name", Path(where).stem),
         framing=table.get("framing", "").strip(),
         instruction=table.get("instruction", "").strip(),
-        exemplars=tuple(_exemplar(row, i, where) for i, row in enumerate(table.get("exemplar", []))),
-        user_marker=table.get("user_marker", "## Question").strip(),
-        assistant_marker=table.get("assistant_marker", "## Answer").strip(),
+        exemplars=exemplars,
+        user_marker=user_marker,
+        assistant_marker=assistant_marker,
         fence=fence,
         form="fenced" if fence else "open",
-        decoding=decoding,
+        decoding=_decoding(table.get("decoding", {}), where),
         source=table.get("source", ""),
     )
-    if not profile.user_marker or not profile.assistant_marker or profile.user_marker == profile.assistant_marker:
-        raise ProfileError(f"{where}: user_marker and assistant_marker must be two different, non-empty lines")
-    return profile
+
+
+def _markers(table: dict[str, Any], where: str) -> tuple[str, str]:
+    user, assistant = (
+        table.get(name, default).strip()
+        for name, default in (("user_marker", "## Question"), ("assistant_marker", "## Answer"))
+    )
+    for name, marker in (("user_marker", user), ("assistant_marker", assistant)):
+        if len(marker.splitlines()) != 1 or not any(c.isalnum() for c in marker):
+            raise ProfileError(f"{where}: {name} must be one line that holds a word")
+    if user.startswith(assistant) or assistant.startswith(user):
+        raise ProfileError(f"{where}: user_marker and assistant_marker must differ, and neither begin with the other")
+    return user, assistant
+
+
+def _decoding(table: Any, where: str) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ProfileError(f"{where}: decoding must be a table of request fields")
+    if wrong := [name for name in _NOT_DECODING if name in table]:
+        raise ProfileError(f"{where}: decoding.{wrong[0]} is not the profile's to say")
+    tokens = table.get("max_tokens", 1)
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        raise ProfileError(f"{where}: decoding.max_tokens must be a positive integer")
+    return table
 
 
 def _exemplar(row: Any, i: int, where: str) -> Exemplar:
@@ -103,10 +134,11 @@ def _exemplar(row: Any, i: int, where: str) -> Exemplar:
 
 def parse_original(text: str, name: str) -> Profile:
     """A prompt text file of the original project. Its bytes stay as they are; only its parts are found."""
-    found = [family for family in _FAMILIES if re.search(rf"^{re.escape(family[1])}", text, re.MULTILINE)]
+    lines = text.splitlines()
+    found = [family for family in _FAMILIES if all(any(li.startswith(m) for li in lines) for m in family)]
     if not found:
         markers = " or ".join(f"{u!r} and {a!r}" for u, a in _FAMILIES)
-        raise ProfileError(f"{name}: not a URIAL prompt file: no line begins with the markers {markers}")
+        raise ProfileError(f"{name}: not a URIAL prompt file: no lines begin with the markers {markers}")
     user_marker, assistant_marker = found[0]
     form: Form = "fenced"
     if user_marker == "# User:":
@@ -114,7 +146,7 @@ def parse_original(text: str, name: str) -> Profile:
     # A unit runs from the blank lines before a user marker to those before the next one.
     starts = [m.start() for m in re.finditer(rf"\n*^{re.escape(user_marker)}", text, re.MULTILINE)]
     units = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-    preamble = text[: starts[0]] if starts else text
+    preamble = text[: starts[0]]
     return Profile(
         name=name,
         instruction=_behaviour(preamble, (user_marker, assistant_marker)),
@@ -130,8 +162,8 @@ def parse_original(text: str, name: str) -> Profile:
 
 
 def _split(unit: str, user_marker: str, assistant_marker: str) -> Exemplar:
-    user, _, assistant = unit.partition(assistant_marker)
-    return Exemplar(_bare(user.replace(user_marker, "", 1)), _bare(assistant), raw=unit)
+    user, _, assistant = unit.lstrip("\n").removeprefix(user_marker).partition(f"\n{assistant_marker}")
+    return Exemplar(_bare(user), _bare(assistant), raw=unit)
 
 
 def _bare(turn: str) -> str:

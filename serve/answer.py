@@ -14,24 +14,31 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from prompt_opt.core import Advice, Context, Outcome, Policy, Prompt
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
 from prompt_opt.layout import NoPlace
 from prompt_opt.pipeline import StageFailed, advise, bare, fit
 from serve import wire
 from serve.call import Call, ClientGone
 from serve.choose import choose
 from serve.config import RAW
-from serve.engines import LiveEngine
-from serve.errors import ApiError, BadRequest, UpstreamFailed
+from serve.engines import PARTS, LiveEngine
+from serve.errors import ApiError, BadRequest, Unavailable, UpstreamFailed
 from serve.keys import Caller, identify
 from serve.record import Record, account
 from serve.relay import Upstream
-from serve.reply import CHAT, TEXT, pass_on, read, translate
+from serve.reply import CHAT, TEXT, hand_over, pass_on, read, translate
 from serve.service import Service, held, send
 
 _LONG = 65536  # a prompt of so many characters is counted off the event loop
 _LEAST_ANSWER = 256  # tokens that an answer gets, rather than examples, where the client names no limit
-_TOO_LONG = re.compile(rb"context_length_exceeded|maximum context length|context window|max_model_len|too many tokens")
+# What engines say of a prompt that is longer than their context (OpenAI, vLLM, SGLang, llama.cpp, TGI, gateways).
+_TOO_LONG = re.compile(
+    rb"context_length_exceeded|exceed_context_size|context (?:length|size|window)|max(?:imum)?[_ ]model[_ ]len"
+    rb"|too many tokens|prompt is too long|max_total_tokens",
+    re.IGNORECASE,
+)
+# Paths whose bodies may be forms; every other body is JSON.
+_FORMS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
 
 
 async def chat_completions(service: Service, call: Call, record: Record) -> None:
@@ -45,15 +52,15 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
     engine = service.engines[policy.engine]
     record.policy, record.engine, record.stream = policy, engine.spec.name, request.stream
     record.model = request.model or engine.spec.public_name
-    record.content = config.server.trace_content or bool(request.options.get("explain") and caller.may("explain"))
+    if request.options.get("explain"):
+        caller.require("explain")
+    record.content = config.server.trace_content or bool(request.options.get("explain"))
     engine.require_ready()
     model = engine.name_for(model)
-    if not model:
-        raise BadRequest("model is missing, and the engine has no default", param="model")
     async with call.while_client_stays():
         if not policy.stages and policy.render == "chat":
             engine.refuse_chat(config)
-            engine.refuse(request, None if "images" in engine.supports else wire.chat(request, config.server))
+            engine.refuse(request, None if engine.supports >= PARTS else wire.chat(request, config.server))
             upstream = await send(service, call, engine, CHAT, _raw_body(engine, request, model))
             call.extra = record.headers()
             with held(upstream):
@@ -68,10 +75,12 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
     caller = identify(config.keys, call.header(b"authorization"))
     record.tenant = caller.tenant
     caller.require(RAW)
-    body = await call.body(int(config.server.max_body_mb * 2**20))
+    limit = int(config.server.max_body_mb * 2**20)
+    form = call.path in _FORMS and call.media != "application/json"
+    body = await (call.body(limit) if form else call.json_body(limit))
     policy = config.policies[RAW]
     engine = service.engines[policy.engine]
-    if (call.header(b"content-type") or "application/json").startswith("application/json"):
+    if not form:
         request = wire.parse(body, config.server)
         if (alias := config.aliases.get(request.model)) is not None:
             engine = service.engines[config.policies[alias.policy].engine]
@@ -88,7 +97,8 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
     async with call.while_client_stays():
         upstream = await send(service, call, engine, call.path, body)
         call.extra = record.headers()
-        await pass_on(config, call, record, engine, upstream)
+        with held(upstream):
+            await pass_on(config, call, record, engine, upstream)
 
 
 Line = Callable[[Service, Call, Record], Awaitable[None]]
@@ -97,12 +107,13 @@ Line = Callable[[Service, Call, Record], Awaitable[None]]
 async def run(service: Service, call: Call, line: Line) -> None:
     """Travel a line, turn what goes wrong into an answer, and record the outcome whatever it is."""
     record = Record(call.path, uuid.uuid4().hex)
+    unanswered = 500  # the status to count where no answer has begun; what is left after the cases below is a bug
     try:
         await line(service, call, record)
     except ClientGone:
-        record.error = "client left"
+        unanswered, record.error = 499, "client left"  # nginx's number for it
     except ApiError as error:
-        record.error = error.message
+        record.error = error.brief or error.message
         call.extra = record.headers()
         await call.fail(error)
     except StageFailed as failed:
@@ -111,13 +122,11 @@ async def run(service: Service, call: Call, line: Line) -> None:
         call.extra = record.headers()
         await call.fail(UpstreamFailed(f'{failed} (the policy\'s on_error is "fail")', code="stage_failed"))
     except asyncio.CancelledError:
-        record.error = "server stopped"
-        if call.started and not call.ended:
-            await call.end(UpstreamFailed("the server is shutting down", code="shutting_down").event())
+        unanswered, record.error = 503, "server stopped"
+        await call.fail(Unavailable("the server is shutting down", code="shutting_down"))
         raise
     finally:
-        # 499 is nginx's number for a client that left before an answer.
-        account(record, call.status or 499, service.traces)
+        account(record, call.status or unanswered, service.traces)
 
 
 def _raw_body(engine: LiveEngine, request: wire.Request, model: str) -> bytes:
@@ -140,17 +149,27 @@ async def _aligned(
     if policy.render == "chat":
         engine.refuse_chat(config)
     engine.refuse(request, chat)
+    if policy.render == "base":
+        record.notes = wire.refuse_unplaced(request)
     deadline = time.monotonic() + policy.budget_ms / 1000
     context = Context(policy, caller.tenant, request.options, deadline)
     record.advice, record.outcomes = await advise(chat, context, service.stages[policy.name])
     try:
-        await _fit(engine, request, record)
-        upstream = await _ask(service, call, engine, request, record, model)
+        record.prompt, record.outcomes = await laid_out(engine, request, chat, record.advice, record.outcomes, policy)
+        upstream, refusal = await _ask(service, call, engine, request, record, model), None
         if upstream.status in (400, 413, 422) and record.advice != Advice():
-            upstream = await _shorter(service, call, engine, request, record, model, upstream)
+            with held(upstream):
+                refusal = await read(engine, upstream)
+            if _TOO_LONG.search(refusal):
+                # Longer than the engine takes, and we made it so: without our part it is what it was.
+                record.prompt, record.outcomes = bare(chat, record.outcomes, policy, engine.specials)
+                record.advice = Advice()
+                upstream, refusal = await _ask(service, call, engine, request, record, model), None
     except NoPlace as error:
         raise BadRequest(str(error), code="no_place_in_base_render") from None
     call.extra = record.headers()
+    if refusal is not None:
+        return await hand_over(call, record, upstream, refusal)
     with held(upstream):
         if policy.render == "chat":
             await pass_on(config, call, record, engine, upstream)
@@ -158,13 +177,17 @@ async def _aligned(
             await translate(call, record, engine, request, upstream)
 
 
-async def _fit(engine: LiveEngine, request: wire.Request, record: Record) -> None:
-    """Lay the prompt out, within the engine's context where that is known."""
-    policy, chat = record.policy, record.chat
-    assert policy is not None
-    assert chat is not None
-    asked = wire.max_tokens(request)
-    least = asked if asked is not None else (_LEAST_ANSWER if policy.render == "base" else 1)
+async def laid_out(
+    engine: LiveEngine,
+    request: wire.Request,
+    chat: Chat,
+    advice: Advice,
+    outcomes: tuple[Outcome, ...],
+    policy: Policy,
+) -> tuple[Prompt, tuple[Outcome, ...]]:
+    """The prompt, within the engine's context where that is known."""
+    base = policy.render == "base"
+    least = (wire.max_tokens(request) or _LEAST_ANSWER) if base else wire.loose_max_tokens(request)
     room = None if engine.context is None else max(engine.context - least, 1)
 
     def count(prompt: Prompt) -> int:
@@ -172,13 +195,10 @@ async def _fit(engine: LiveEngine, request: wire.Request, record: Record) -> Non
         size = sum(len(span.text.encode()) for span in prompt.spans) + 16 * len(prompt.spans)
         return size if room is None or size <= room else engine.prompt_tokens(prompt)
 
-    args = (chat, record.advice, record.outcomes, policy, room, count, engine.specials)
+    args = (chat, advice, outcomes, policy, room, count, engine.specials)
     if sum(len(m.text) for m in chat.messages) > _LONG:
-        record.prompt, record.outcomes = await asyncio.to_thread(fit, *args)
-    else:
-        record.prompt, record.outcomes = fit(*args)
-    assert record.prompt is not None
-    record.notes = record.prompt.notes
+        return await asyncio.to_thread(fit, *args)
+    return fit(*args)
 
 
 async def _ask(
@@ -188,6 +208,7 @@ async def _ask(
     prompt, policy = record.prompt, record.policy
     assert prompt is not None
     assert policy is not None
+    record.notes += tuple(note for note in prompt.notes if note not in record.notes)
     if prompt.messages is not None:
         body = wire.chat_body(request, prompt, model)
         if engine.must_adapt(request.fields):
@@ -198,8 +219,9 @@ async def _ask(
     )
     adapted = engine.adapt(fields)
     lost = sorted(n for n in policy.profile.decoding if n not in adapted and "generation_config" not in adapted)
-    if lost:
-        record.notes += (f"decoding: {', '.join(lost)} not sent, the engine does not know it",)
+    note = f"decoding: {', '.join(lost)} not sent, the engine does not know it"
+    if lost and note not in record.notes:
+        record.notes += (note,)
     if engine.streams_always:
         adapted["stream"] = True
     if request.stream and engine.kind == "vllm":
@@ -216,28 +238,3 @@ def _answer_tokens(engine: LiveEngine, request: wire.Request, policy: Policy, pr
     if engine.context is None or len((prompt.text or "").encode()) + default <= engine.context:
         return default
     return max(1, min(default, engine.context - engine.prompt_tokens(prompt)))
-
-
-async def _shorter(
-    service: Service, call: Call, engine: LiveEngine, request: wire.Request, record: Record, model: str, no: Upstream
-) -> Upstream:
-    """The engine refused a prompt that we made longer: if that was the reason, send it without our part."""
-    assert record.policy is not None
-    assert record.chat is not None
-    body = await read(engine, no)
-    if not _TOO_LONG.search(body):
-        raise _Refusal(no, body)
-    record.prompt, record.outcomes = bare(record.chat, record.outcomes, record.policy, engine.specials)
-    record.advice = Advice()
-    return await _ask(service, call, engine, request, record, model)
-
-
-class _Refusal(ApiError):
-    """An upstream's own 4xx, whose body has been read already."""
-
-    def __init__(self, upstream: Upstream, body: bytes) -> None:
-        super().__init__("upstream refused")
-        self.status, self._body = upstream.status, body
-
-    def json(self) -> bytes:
-        return self._body

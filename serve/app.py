@@ -12,11 +12,13 @@ from starlette.routing import Route
 
 from serve import metrics, openapi, wire
 from serve.answer import Line, chat_completions, relayed, run
-from serve.call import Call, Receive, Scope, Send
-from serve.errors import ApiError, NotFound, UpstreamFailed
+from serve.call import Call, ClientGone, Receive, Scope, Send
+from serve.engines import LiveEngine
+from serve.errors import ApiError, NotFound
+from serve.headers import request_headers
 from serve.keys import Caller, identify
-from serve.relay import UpstreamError, request_headers
-from serve.service import Service
+from serve.relay import TimedOut, UpstreamError
+from serve.service import Service, failed, held
 
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
 RELAYED = (
@@ -24,6 +26,13 @@ RELAYED = (
     "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations",
     "/v1/images/generations", "/v1/images/edits", "/v1/images/variations",
 )  # fmt: skip
+
+
+_LIST_S, _LIST_LIMIT = 10.0, 8 * 2**20  # what an engine gets to list its models
+
+
+class _Page(msgspec.Struct):
+    data: list[dict[str, Any]]
 
 
 class _Hot:
@@ -38,7 +47,14 @@ class _Hot:
 
 def build(service: Callable[[], Service]) -> FastAPI:
     """The application. `service` gives the current one, so that a reload reaches the next request."""
-    app = FastAPI(title="Trimtab", description=openapi.ABOUT, version=openapi.VERSION, docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="Trimtab",
+        description=openapi.ABOUT,
+        version=openapi.VERSION,
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.router.routes.append(Route("/v1/chat/completions", _Hot(service, chat_completions), methods=["POST"]))
     for path in RELAYED:
         app.router.routes.append(Route(path, _Hot(service, relayed), methods=["POST"]))
@@ -50,7 +66,12 @@ def build(service: Callable[[], Service]) -> FastAPI:
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
-        return Response(error.json(), error.status, media_type="application/json")
+        headers = {name.decode(): value.decode() for name, value in error.headers}
+        return Response(error.json(), error.status, headers, media_type="application/json")
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(404)
     async def not_found(request: Request, error: Exception) -> Response:
@@ -60,6 +81,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
     async def not_allowed(request: Request, error: Exception) -> Response:
         wrong = ApiError(f"{request.url.path} does not take {request.method}", code="method_not_allowed")
         wrong.status, wrong.type = 405, "invalid_request_error"
+        wrong.headers = tuple((n.encode(), v.encode()) for n, v in (getattr(error, "headers", None) or {}).items())
         return await api_error(request, wrong)
 
     @app.exception_handler(Exception)
@@ -114,7 +136,8 @@ def build(service: Callable[[], Service]) -> FastAPI:
     @app.get("/v1/traces/{ident}", tags=["trimtab"], summary="What was done to one request")
     async def trace(request: Request, ident: str) -> Response:
         who = caller(request)
-        found = await asyncio.to_thread(service().traces.get, ident, who.tenant)
+        who.require("traces")
+        found = await service().traces.find(ident, who.tenant)
         if found is None:
             raise NotFound(f"no trace {ident!r}: unknown, expired or another tenant's", code="trace_not_found")
         return _json(found)
@@ -133,36 +156,74 @@ def _json(body: Any, status: int = 200) -> Response:
 
 
 async def _models(service: Service, who: Caller, request: Request) -> list[dict[str, Any]]:
+    """The aliases, then the models of the engines, as far as the caller may use them.
+
+    Raises:
+        ApiError: an engine could not be asked, and there is nothing else to list.
+    """
     config = service.config
+    mine = [policy for policy in config.policies.values() if who.may_use(policy.name)]
+    names = {policy.name for policy in mine}
     rows = [
         {"id": a.name, "object": "model", "created": 0, "owned_by": "trimtab", "policy": a.policy}
-        for a in config.aliases.values() if who.may_use(a.policy)
+        for a in config.aliases.values() if a.policy in names
     ]  # fmt: skip
+    engines = [service.engines[name] for name in dict.fromkeys(policy.engine for policy in mine)]
+    told = await asyncio.gather(*(_own(service, engine, request) for engine in engines))
     seen = {row["id"] for row in rows}
-    for name, engine in service.engines.items():
-        spec = engine.spec
-        own = [{"id": spec.public_name, "object": "model", "created": 0, "owned_by": name}] if spec.public_name else []
-        if not spec.launched:
-            anonymous = not config.keys and engine.key is None
-            headers = request_headers(request.scope["headers"], engine.key, authorization=anonymous)
-            try:
-                upstream = await service.relay.send("GET", engine.url + "/v1/models", headers, None)
-                body = await upstream.read(8 * 2**20)
-            except UpstreamError as error:
-                raise UpstreamFailed(f"engine {name!r}: {error}") from error
-            if upstream.status != 200:
-                raise UpstreamFailed(f"engine {name!r} answered {upstream.status} to /v1/models")
-            own = msgspec.json.decode(body).get("data", [])
-        for row in own:
-            if row.get("id") not in seen:
-                seen.add(row["id"])
-                rows.append(row)
+    for row in (row for own, _ in told for row in own):
+        if row["id"] not in seen:
+            seen.add(row["id"])
+            rows.append(row)
+    errors = [error for _, error in told if error is not None]
+    if errors and not rows:
+        raise errors[0]
     return rows
+
+
+async def _own(service: Service, engine: LiveEngine, request: Request) -> tuple[list[dict[str, Any]], ApiError | None]:
+    """The models of an engine, and what went wrong (which has been logged and counted)."""
+    spec = engine.spec
+    named = [{"id": spec.public_name, "object": "model", "created": 0, "owned_by": spec.name}] * bool(spec.public_name)
+    if spec.launched:
+        return named, None
+    try:
+        return await _listed(service, engine, request) or named, None
+    except ApiError as error:
+        return named, error
+
+
+async def _listed(service: Service, engine: LiveEngine, request: Request) -> list[dict[str, Any]]:
+    """What an engine by URL says of its models; [] where it has no such list."""
+    anonymous = not service.config.keys and engine.key is None
+    headers = request_headers(request.scope["headers"], engine.key, authorization=anonymous)
+    try:
+        async with asyncio.timeout(_LIST_S):
+            upstream = await service.relay.send("GET", engine.url + "/v1/models", headers, None)
+            with held(upstream):
+                body = await upstream.read(_LIST_LIMIT)
+    except TimeoutError:
+        raise failed(engine, TimedOut()) from None
+    except UpstreamError as error:
+        raise failed(engine, error) from error
+    if upstream.status in (404, 405, 501):
+        return []
+    if upstream.status != 200:
+        raise failed(engine, UpstreamError(message=f"It answered {upstream.status} to /v1/models."))
+    try:
+        page = msgspec.json.decode(body, type=_Page)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise failed(engine, UpstreamError(error, "What it says at /v1/models is no list of models.")) from error
+    return [row for row in page.data if isinstance(row.get("id"), str)]
 
 
 async def _explain(service: Service, who: Caller, http: Request) -> dict[str, Any]:
     from serve.explain import explained
 
-    call = Call(http.scope, http.receive, http._send)
-    request = wire.parse(await call.json_body(int(service.config.server.max_body_mb * 2**20)), service.config.server)
+    async def no_answer(message: object) -> None:
+        raise AssertionError("FastAPI answers this call")
+
+    call = Call(http.scope, http.receive, no_answer)
+    limits = service.config.server
+    request = wire.parse(await call.json_body(int(limits.max_body_mb * 2**20)), limits)
     return await explained(service, who, request, http.headers.get("x-trimtab-policy"))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_opt.core import Chat, Prompt
-from serve.config import Config, Engine, is_base
-from serve.errors import BadRequest, Unavailable
+from serve.config import Config, ConfigError, Engine, is_base
+from serve.errors import BadRequest, NotFound, Unavailable
 from serve.wire import Request
 
 log = logging.getLogger("trimtab.engines")
@@ -21,7 +21,11 @@ _AUDIO = ("input_audio", "audio_url")
 
 
 def _set(name: str, *unset: Any) -> Callable[[Request, Chat | None], bool]:
-    return lambda request, chat: request.value(name) not in (None, False, [], {}, *unset)
+    def used(request: Request, chat: Chat | None) -> bool:
+        value = request.value(name)
+        return value is not None and value is not False and value not in ([], {}, *unset)
+
+    return used
 
 
 def _parts(types: tuple[str, ...]) -> Callable[[Request, Chat | None], bool]:
@@ -47,6 +51,7 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "images": _parts(_IMAGES),
     "audio": _parts(_AUDIO),
 }
+PARTS = frozenset({"images", "audio"})  # those that only the messages show
 # Request fields that OpenAI does not have but engines of these kinds do.
 _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
 
@@ -55,6 +60,7 @@ class LiveEngine:
     """One engine's state in this worker; the supervisor and probing change it, requests read it."""
 
     def __init__(self, spec: Engine) -> None:
+        """Raises ConfigError where a launched model's files, or the tokenizer, can't be read."""
         self.spec = spec
         self.url = spec.url
         self.model = spec.model  # what the engine itself calls it
@@ -70,10 +76,13 @@ class LiveEngine:
         self._generation: dict[str, Any] = {}
         self._model_config: dict[str, Any] = {}
         self._supports = frozenset(FEATURES if spec.supports is None else spec.supports)
-        if spec.launched:
-            self._read_folder(Path(spec.model))
-        if spec.tokenizer:
-            self._load_tokenizer(Path(spec.tokenizer))
+        try:
+            if spec.launched:
+                self._read_folder(Path(spec.model))
+            if spec.tokenizer:
+                self._load_tokenizer(Path(spec.tokenizer))
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise ConfigError(f"engine.{spec.name}: its model or tokenizer cannot be read: {error}") from error
         self._speak(spec.kind or (spec.launcher if spec.launcher in ("vllm", "transformers") else ""))
 
     # -- what it is
@@ -138,10 +147,23 @@ class LiveEngine:
         return self.state in ("ready", "unknown")
 
     def name_for(self, model: str) -> str:
-        """What to send as the model for the name a client gave ("" for none)."""
-        if self.spec.launched and model in ("", self.spec.public_name, self.model):
+        """What to send as the model for the name a client gave ("" for none).
+
+        Raises:
+            NotFound: a launched engine has no such model. One by URL says so itself.
+        """
+        if not self.spec.launched:
+            return model or self.model
+        if model in ("", self.spec.public_name, self.model):
             return self.model
-        return model or self.model
+        if model not in self.names and (self.names or self.kind == "transformers"):
+            valid = ", ".join(dict.fromkeys([self.spec.public_name, *self.names]))
+            raise NotFound(
+                f"no model {model!r} on engine {self.spec.name!r}; valid are {valid}",
+                code="model_not_found",
+                param="model",
+            )
+        return model
 
     # -- what it can do
 
@@ -220,6 +242,8 @@ class LiveEngine:
             # Its validation refuses a sampling setting that greedy decoding would not use.
             for name in ("temperature", "top_k", "top_p", "min_p", "typical_p"):
                 generation.pop(name, None)
+            out.pop("temperature", None)
+        out.pop("stream_options", None)  # its streams end with the usage, asked or not
         out["generation_config"] = json.dumps(generation)
         return out
 

@@ -5,6 +5,7 @@
     ├── Unauthorized        401  no key, or one that nobody has
     ├── Forbidden           403  a key without the right
     ├── NotFound            404  model, policy, path, trace
+    ├── TooSlow             408  a body that does not come
     ├── TooLarge            413  body
     ├── UnsupportedMedia    415  a compressed body
     ├── Unavailable         503  a launched engine that is not ready
@@ -25,6 +26,8 @@ class ApiError(Exception):
 
     status = 500
     type = "server_error"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    brief = ""  # what a trace says instead of the message, where that quotes an engine, which may quote a prompt
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -45,6 +48,7 @@ class BadRequest(ApiError):
 
 class Unauthorized(ApiError):
     status, type = 401, "authentication_error"
+    headers = ((b"www-authenticate", b"Bearer"),)
 
 
 class Forbidden(ApiError):
@@ -53,6 +57,10 @@ class Forbidden(ApiError):
 
 class NotFound(ApiError):
     status, type = 404, "not_found_error"
+
+
+class TooSlow(ApiError):
+    status, type = 408, "invalid_request_error"
 
 
 class TooLarge(ApiError):
@@ -65,6 +73,7 @@ class UnsupportedMedia(ApiError):
 
 class Unavailable(ApiError):
     status, type = 503, "engine_unavailable"
+    headers = ((b"retry-after", b"1"),)
 
 
 class UpstreamFailed(ApiError):

@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from prompt_opt import profile
-from prompt_opt.core import Chat, Context, Outcome, Policy, Prompt, Stage
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage
 from prompt_opt.layout import NoPlace, lay_out
-from prompt_opt.pipeline import advise, build
+from prompt_opt.pipeline import StageFailed, advise, build
 from serve import wire
+from serve.answer import laid_out
 from serve.choose import choose
 from serve.config import ConfigError, Flags, Server
 from serve.errors import ApiError, BadRequest
@@ -28,26 +29,27 @@ from serve.service import Service
 
 
 async def explained(service: Service, who: Caller, request: wire.Request, header: str | None) -> dict[str, Any]:
-    """The prompt that this request would become.
+    """The prompt that this request would become, laid out as for its engine.
 
     Raises:
         BadRequest: the chat has no place in a base model's prompt.
     """
     policy, _ = choose(service.config, who, request.model, header, request.options)
     chat = wire.chat(request, service.config.server)
-    prompt, outcomes = await _prompt(chat, policy, service.stages[policy.name], who.tenant, request.options)
+    advice, outcomes = await _advice(chat, policy, service.stages[policy.name], who.tenant, request.options)
+    try:
+        engine = service.engines[policy.engine]
+        prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)
+    except NoPlace as error:
+        raise BadRequest(str(error), code="no_place_in_base_render") from None
     return {"policy": policy.name, "digest": policy.digest, **show(prompt, policy, outcomes)}
 
 
-async def _prompt(
-    chat: Chat, policy: Policy, stages: Sequence[Stage], tenant: str, options: Any
-) -> tuple[Prompt, tuple[Outcome, ...]]:
-    context = Context(policy, tenant, options, time.monotonic() + policy.budget_ms / 1000)
-    advice, outcomes = await advise(chat, context, stages) if stages else (None, ())
-    try:
-        return lay_out(chat, advice or merge_nothing(), policy), outcomes
-    except NoPlace as error:
-        raise BadRequest(str(error), code="no_place_in_base_render") from None
+async def _advice(
+    chat: Chat, policy: Policy, stages: Sequence[Stage], tenant: str, options: Mapping[str, Any]
+) -> tuple[Advice, tuple[Outcome, ...]]:
+    deadline = time.monotonic() + policy.budget_ms / 1000
+    return await advise(chat, Context(policy, tenant, options, deadline), stages)
 
 
 def show(prompt: Prompt, policy: Policy, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -63,15 +65,11 @@ def show(prompt: Prompt, policy: Policy, outcomes: Sequence[Outcome]) -> dict[st
     return out
 
 
-def merge_nothing() -> Any:
-    from prompt_opt.core import Advice
-
-    return Advice()
-
-
 def main(argv: list[str]) -> int:
     """`trimtab explain`."""
-    parser = argparse.ArgumentParser("trimtab explain", description="Print the prompt that a chat becomes.")
+    parser = argparse.ArgumentParser(
+        "trimtab explain", description="Print the prompt that a chat becomes, before an engine's context is considered."
+    )
     parser.add_argument(
         "--chat", required=True, metavar="FILE", help="a JSON list of messages, or a whole request; - reads stdin"
     )
@@ -86,22 +84,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object: text or messages, stop, decoding, spans")
     args = parser.parse_args(argv)
     try:
-        config = load(Flags(config=args.config))
-        name = args.policy or "urial"
-        if name not in config.policies:
-            raise ConfigError(f"no policy {name!r}; valid are {', '.join(sorted(config.policies))}")
-        policy = config.policies[name]
-        if args.profile:
-            policy = replace(policy, profile=profile.load(args.profile))
-        if args.render:
-            policy = replace(policy, render=args.render)
-        text = sys.stdin.read() if args.chat == "-" else Path(args.chat).read_text("utf-8")
-        rows = json.loads(text)
-        body = rows if isinstance(rows, dict) else {"messages": rows}
-        request = wire.parse(json.dumps(body).encode(), Server())
+        policy = _policy(args)
+        request = wire.parse(_body(args.chat), Server())
         chat = wire.chat(request, Server())
-        prompt, outcomes = asyncio.run(_prompt(chat, policy, build(policy), "", request.options))
-    except (ConfigError, profile.ProfileError, OSError, ValueError, ApiError) as error:
+        advice, outcomes = asyncio.run(_advice(chat, policy, build(policy), "", request.options))
+        prompt = lay_out(chat, advice, policy)
+    except (ConfigError, profile.ProfileError, StageFailed, NoPlace, ApiError) as error:
         print(f"trimtab explain: {error}", file=sys.stderr)
         return 2
     shown = show(prompt, policy, outcomes)
@@ -115,3 +103,27 @@ def main(argv: list[str]) -> int:
     for note in prompt.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    config = load(Flags(config=args.config))
+    name = args.policy or "urial"
+    if name not in config.policies:
+        raise ConfigError(f"no policy {name!r}; valid are {', '.join(sorted(config.policies))}")
+    policy = config.policies[name]
+    if args.profile:
+        policy = replace(policy, profile=profile.load(args.profile))
+    return replace(policy, render=args.render) if args.render else policy
+
+
+def _body(file: str) -> bytes:
+    """A request: the file's, or one made of its list of messages."""
+    try:
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--chat {file}: {error.strerror}") from None
+    try:
+        rows = msgspec.json.decode(body, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--chat {file}: neither a JSON list of messages nor a request: {error}") from None
+    return body if isinstance(rows, dict) else b'{"messages":' + body + b"}"

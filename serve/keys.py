@@ -23,7 +23,7 @@ class Caller:
 
     def require(self, right: str) -> None:
         """Raises Forbidden, naming the right that is missing."""
-        if not self.may(right):
+        if not (self.may_use(RAW) if right == RAW else self.may(right)):
             raise Forbidden(f"this key lacks the right {right!r}", code="missing_right")
 
     def may_use(self, policy: str) -> bool:
@@ -49,7 +49,8 @@ def identify(keys: Sequence[Key], authorization: str | None) -> Caller:
     scheme, _, secret = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         raise Unauthorized("no API key: send it as 'Authorization: Bearer KEY'", code="missing_api_key")
-    digest = hashlib.sha256(secret.strip().encode()).hexdigest()
+    # latin-1 gives back the very bytes of the header.
+    digest = hashlib.sha256(secret.strip().encode("latin-1")).hexdigest()
     found: Key | None = None
     for key in keys:
         if hmac.compare_digest(key.sha256, digest):

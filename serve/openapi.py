@@ -47,6 +47,7 @@ def document(app: FastAPI) -> Callable[[Sequence[str]], dict[str, Any]]:
     def openapi(relayed: Sequence[str]) -> dict[str, Any]:
         page = generate()
         page["paths"]["/v1/chat/completions"] = _post("Chat completion, aligned by a policy", _CHAT)
+        page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_CHAT)
         for path in relayed:
             page["paths"].setdefault(path, _post("Passed on to the engine as it is", {"type": "object"}))
         page["components"] = {
@@ -66,7 +67,11 @@ def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
             "tags": ["openai"],
             "summary": summary,
             "parameters": [header],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "requestBody": _body(schema),
             "responses": {"200": {"description": "The answer, or a stream of events"}, "4XX": {"description": "Error"}},
         }
     }
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -20,6 +20,7 @@ from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
 from serve.config import EMBEDDED, RAW, RIGHTS, Alias, Config, ConfigError, Engine, Flags, Key, Server, is_base
 from serve.engines import FEATURES
+from serve.keys import Caller
 
 _SECTIONS = ("state_dir", "server", "engine", "profile", "policy", "alias", "key")
 _POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error")
@@ -51,6 +52,7 @@ class _Reader:
 
     def __init__(self, text: str, where: str) -> None:
         self._text, self._where = text, where
+        self._row = 0  # which of the tables of one name ([[key]]) is being read
         try:
             self._table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -60,19 +62,24 @@ class _Reader:
         line = self._line(section, key)
         spot = f"{self._where}:{line}" if line else self._where
         name = ".".join(part for part in (section, key) if part)
+        name = name if re.fullmatch(r"[!-~]*", name) else repr(name)
         return ConfigError(f"{spot}: {name}: {message}" if name else f"{spot}: {message}")
 
     def _line(self, section: str, key: str) -> int:
         """The line of `key` in `[section]`; of the section's own header if the key has none; 0 if neither is found."""
-        current, header = "", 0
+        current, header, rows = "", 0, 0
         for number, line in enumerate(self._text.splitlines(), 1):
-            if match := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-                current = match[1].replace('"', "").replace("'", "")
+            if match := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+                current = match[2].replace('"', "").replace("'", "")
+                if match[1] == "[[" and current == section:
+                    rows += 1
+                    current = section if rows == self._row + 1 else ""
                 inside = current.startswith(f"{section}.") and not header
                 header = number if current == section or inside else header
             elif current == section and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
                 return number
-        return header
+        parent, _, last = section.rpartition(".")
+        return header or (self._line(parent, last) if parent else 0)
 
     def read(self, flags: Flags, environ: Mapping[str, str]) -> Config:
         self._known("", self._table, _SECTIONS)
@@ -95,9 +102,12 @@ class _Reader:
         engines: dict[str, Engine] = {}
         for name, table in self._section("engine").items():
             section = f"engine.{name}"
+            self._name(section, name)
             engine = self._dataclass(Engine, section, table, name=name)
             if engine.launched and not engine.url and not engine.model:
                 raise self.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
+            if engine.launched and engine.url:
+                raise self.fail(section, "url", "an engine is either a URL or launched (launcher, command), not both")
             if not engine.launched and not engine.url:
                 if not engine.model:
                     raise self.fail(section, "", "needs a url, or a model to launch")
@@ -113,6 +123,11 @@ class _Reader:
                 self._names(section, "supports", engine.supports, FEATURES, "feature")
             if engine.key_env and not environ.get(engine.key_env):
                 raise self.fail(section, "key_env", f"the environment has no {engine.key_env}")
+            for limit, least in (("max_stop", 0), ("context", 1), ("start_s", 1)):
+                if (value := getattr(engine, limit)) is not None and value < least:
+                    raise self.fail(section, limit, f"must be at least {least}")
+            if engine.tokenizer and not Path(engine.tokenizer).exists():
+                raise self.fail(section, "tokenizer", f"no file or folder {engine.tokenizer!r}")
             if engine.command and "{port}" not in " ".join(engine.command):
                 raise self.fail(section, "command", "must hold {port}: the engine has to listen where we look for it")
         return engines
@@ -130,9 +145,15 @@ class _Reader:
         return Engine("main", model=flags.model or str(EMBEDDED), launcher=launcher)
 
     def _url(self, section: str, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # brackets, or a port that is none
+            right = False
+        if not right or not re.fullmatch(r"[!-~]+", url):
             raise self.fail(section, "url", f"{url!r} is no http:// or https:// URL")
+        if parts.query or parts.fragment:
+            raise self.fail(section, "url", "must end with its path: paths are appended to it")
         if parts.username or parts.password:
             raise self.fail(section, "url", "must not hold credentials: put the key into the environment (key_env)")
         return re.sub(r"(/v1)?/*$", "", url)
@@ -168,6 +189,7 @@ class _Reader:
         }
         for name, table in self._section("policy").items():
             section = f"policy.{name}"
+            self._name(section, name)
             if name == RAW:
                 raise self.fail(section, "", "raw is built in: it has no stage, and can't be another")
             subs = {k: v for k, v in table.items() if isinstance(v, dict)}
@@ -179,9 +201,14 @@ class _Reader:
             engine = self._one(section, "engine", given.get("engine", first), engines, "engine")
             given["engine"] = engine.name
             given.setdefault("render", "base" if is_base(engine) else "chat")
-            given["stages"] = tuple(given.get("stages", ("urial",)))
-            self._names(section, "stages", given["stages"], STAGES, "stage")
-            policies[name] = self._dataclass(Policy, section, given, name=name, options=subs)
+            given.setdefault("stages", ("urial",))
+            policy = self._dataclass(Policy, section, given, name=name, options=subs)
+            self._names(section, "stages", policy.stages, STAGES, "stage")
+            if len(set(policy.stages)) < len(policy.stages):
+                raise self.fail(section, "stages", "each stage stands once")
+            if policy.budget_ms <= 0:
+                raise self.fail(section, "budget_ms", "must be more than zero")
+            policies[name] = policy
         return {name: replace(policy, digest=_digest(policy)) for name, policy in policies.items()}
 
     def _aliases(self, policies: Mapping[str, Policy]) -> dict[str, Alias]:
@@ -199,7 +226,7 @@ class _Reader:
         if not isinstance(rows, list):
             raise self.fail("key", "", "write [[key]], with two brackets: there may be several")
         out: list[Key] = []
-        for row in rows:
+        for self._row, row in enumerate(rows):
             key = self._dataclass(Key, "key", row)
             if not re.fullmatch(r"[0-9a-fA-F]{64}", key.sha256):
                 raise self.fail("key", "sha256", f"key {key.id!r}: must be the SHA-256 of the secret in hexadecimal")
@@ -209,6 +236,12 @@ class _Reader:
             self._names("key", "rights", key.rights, RIGHTS, "right")
             if key.policy:
                 self._names("key", "policy", [key.policy], policies, "policy")
+            if any(other.sha256 == key.sha256.lower() for other in out):
+                raise self.fail("key", "sha256", f"key {key.id!r} has the secret of another")
+            if key.policy and not Caller(key.tenant, key).may_use(key.policy):
+                raise self.fail("key", "policy", f"key {key.id!r} may not use its own default {key.policy!r}")
+            if not key.id:
+                raise self.fail("key", "id", "must not be empty")
             out.append(replace(key, sha256=key.sha256.lower(), tenant=key.tenant or key.id))
         return tuple(out)
 
@@ -228,6 +261,9 @@ class _Reader:
         for name in ("workers", "max_depth", "max_n", "max_messages", "max_body_mb", "timeout_s", "connect_s"):
             if getattr(server, name) <= 0:
                 raise self.fail("server", name, "must be more than zero")
+        for name in ("drain_s", "trace_ttl_s"):
+            if getattr(server, name) < 0:
+                raise self.fail("server", name, "must not be negative")
         if not 0 <= server.port <= 65535:
             raise self.fail("server", "port", "must be between 0 and 65535")
         if not keys and not server.open and not _loopback(server.host):
@@ -247,15 +283,22 @@ class _Reader:
             raise self.fail("", name, f"must be a table: [{name}.NAME]")
         return table
 
-    def _known(self, section: str, table: Any, valid: Iterable[str]) -> None:
+    def _known(self, section: str, table: Any, valid: Iterable[str], spot: str = "") -> None:
         if not isinstance(table, dict):
             raise self.fail(section, "", "must be a table")
         for key in table:
             if key not in valid:
                 choices = ", ".join(valid) or "none"
                 # An unknown section has its own header line; an unknown key stands in its section.
+                if spot:
+                    raise self.fail(section, spot, f"{key} is unknown; valid are {choices}")
                 where = (key, "") if not section and self._line(key, "") else (section, key)
                 raise self.fail(where[0], where[1], f"unknown; valid are {choices}")
+
+    def _name(self, section: str, name: str) -> None:
+        """Policies and engines are named in headers, metrics and messages."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}", name):
+            raise self.fail(section, "", "a name is made of letters, digits and _ . : / - (64 at most)")
 
     def _names(self, section: str, key: str, names: Iterable[str], valid: Iterable[str], noun: str) -> None:
         for name in names:
@@ -271,7 +314,7 @@ class _Reader:
         """An instance of `cls` from a table: keys and types checked, missing ones by default."""
         hints = get_type_hints(cls)
         names = [f.name for f in fields(cls) if f.name not in given]  # type: ignore[arg-type]
-        self._known(section, table, names)
+        self._known(section, table, names, spot)
         for key, value in table.items():
             try:
                 given[key] = _typed(value, hints[key])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,10 @@ import msgspec
 from prompt_opt.core import Advice, Chat, Outcome, Policy, Prompt
 from serve import metrics
 from serve.traces import Traces
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_HEADER = 2048  # characters of a header of ours
+_CONTENT = 2**20  # characters of a prompt that a trace keeps; a longer one is left out of it
 
 
 @dataclass(slots=True)
@@ -39,11 +44,10 @@ class Record:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The short form of the trace, which every answer carries."""
         applied = ", ".join(map(str, self.outcomes)) or "none"
-        return [
-            (b"x-trimtab-policy", self.policy.name.encode() if self.policy else b""),
-            (b"x-trimtab-applied", applied.encode("latin-1", "replace")),
-            (b"x-trimtab-trace", self.ident.encode()),
-        ]
+        pairs = [("x-trimtab-policy", self.policy.name)] if self.policy else []
+        pairs += [("x-trimtab-applied", applied), ("x-trimtab-trace", self.ident)]
+        # A reason may quote anything; a header must not carry what could end it.
+        return [(name.encode(), _UNPRINTABLE.sub("?", value)[:_HEADER].encode()) for name, value in pairs]
 
     def saw_first_byte(self) -> None:
         if self.first_byte is None:
@@ -77,6 +81,9 @@ class Record:
             "total_ms": round((time.monotonic() - self.started) * 1000, 3),
         }
         if self.content and self.chat is not None and self.prompt is not None:
+            if (size := sum(len(span.text) for span in self.prompt.spans)) > _CONTENT:
+                out["notes"].append(f"content left out: {size} characters")
+                return out
             out["before"] = [msgspec.json.decode(m.json()) for m in self.chat.messages]
             messages = self.prompt.messages
             out["after"] = self.prompt.text if messages is None else [msgspec.json.decode(m.json()) for m in messages]
@@ -94,8 +101,9 @@ def account(record: Record, status: int, traces: Traces) -> None:
     if record.first_byte is not None:
         metrics.first_byte.labels(policy).observe(record.first_byte)
     for kind in ("prompt_tokens", "completion_tokens"):
-        if record.usage and isinstance(record.usage.get(kind), int):
-            metrics.tokens.labels(policy, kind.removesuffix("_tokens")).inc(record.usage[kind])
+        count = record.usage.get(kind) if record.usage else None
+        if isinstance(count, int) and 0 < count < 2**53:  # whatever an engine may say there
+            metrics.tokens.labels(policy, kind.removesuffix("_tokens")).inc(count)
     dropped = traces.dropped
     traces.put(record.ident, record.tenant, record.body(status))
     if traces.dropped > dropped:

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -260,53 +259,3 @@ class Relay:
     async def close(self) -> None:
         await self._pooled.close()
         await self._fresh.close()
-
-
-_HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
-    b" upgrade".split()
-)
-# The engine's own affairs, or its word on a host that is not ours.
-_ENGINES_OWN = frozenset(b"alt-svc date server set-cookie strict-transport-security".split())
-_TO_ENGINE = frozenset(
-    b"accept content-type idempotency-key openai-beta openai-organization openai-project traceparent tracestate"
-    b" user-agent x-request-id".split()
-)
-_REQUEST_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
-
-
-def request_headers(
-    client: Iterable[tuple[bytes, bytes]], key: str | None = None, *, authorization: bool = False
-) -> dict[str, str]:
-    """What the engine gets to see of a client's headers (ASGI's pairs): an allow-list.
-
-    `key` is the engine's own API key. The client's Authorization goes along only where `authorization` says so, and
-    never beside a key.
-    """
-    allowed = _TO_ENGINE | {b"authorization"} if authorization and key is None else _TO_ENGINE
-    sent: dict[str, str] = {}
-    for raw, value in client:
-        name = raw.lower()
-        if name not in allowed or (name == b"x-request-id" and not _REQUEST_ID.fullmatch(value)):
-            continue
-        text = name.decode("ascii")
-        sent[text] = f"{sent[text]}, {value.decode('latin-1')}" if text in sent else value.decode("latin-1")
-    if key is not None:
-        sent["authorization"] = f"Bearer {key}"
-    return sent
-
-
-def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = False) -> list[tuple[bytes, bytes]]:
-    """What the client gets to see of an engine's headers, as ASGI's pairs.
-
-    All but what concerns one connection only, the engine's host, or us (X-Trimtab-*, CORS). Content-Length stays
-    where `length` says that the body is sent as it came.
-    """
-    pairs = [(name.lower(), value) for name, value in engine]
-    named = {token.strip().lower() for name, value in pairs if name == b"connection" for token in value.split(b",")}
-    dropped = _HOP_BY_HOP | _ENGINES_OWN | named | (frozenset() if length else {b"content-length"})
-    return [
-        (name, value)
-        for name, value in pairs
-        if name not in dropped and not name.startswith((b"x-trimtab-", b"access-control-"))
-    ]

@@ -4,39 +4,74 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from prompt_opt.core import Prompt
 from serve import wire
-from serve.call import EVENTS, Call
+from serve.call import EVENTS, JSON, Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import BadRequest
+from serve.headers import response_headers
 from serve.record import Record
-from serve.relay import Upstream, UpstreamError, response_headers
-from serve.service import failed
+from serve.relay import Upstream, UpstreamError
+from serve.service import SAID, failed, said
 from serve.translate import BadEvent, Translation
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+DONE = b"data: [DONE]\n\n"
 _REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
 _EVENT_LIMIT = 8 * 2**20  # bytes of one event of a stream
 _TAIL = 16384  # bytes kept of a stream's end: where its finish reason, usage and [DONE] are
-_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{)')
+_LAST = 16  # events of it that are looked at
+# What engines say where the model has no chat template (transformers, vLLM old and new).
+_NO_TEMPLATE = re.compile(
+    rb"default chat template is no longer|must provide a chat template|chat_template is not set"
+    rb"|does not (?:have|define) a chat template|no chat template"
+)
+_OWN_SHAPE = (b"content-type", b"content-encoding", b"content-language", b"cache-control", b"etag")
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: Any = None
+
+
+class _Event(msgspec.Struct):
+    """What matters of an event at a stream's end."""
+
+    usage: Any = None
+    error: Any = None
+    choices: list[_Choice] | None = None
+
+
+class _Whole(msgspec.Struct):
+    usage: Any = None
+
+
+_event, _whole = msgspec.json.Decoder(_Event), msgspec.json.Decoder(_Whole)
 
 
 async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
+    """The whole answer; an UpstreamError becomes an answer for the client."""
     try:
         return await upstream.read(_REPLY_LIMIT)
     except UpstreamError as error:
         raise failed(engine, error) from error
 
 
+def _kind(upstream: Upstream) -> str:
+    """The media type of what can be read as it is; "" for a coded body."""
+    if upstream.headers.get("content-encoding", "identity").lower() != "identity":
+        return ""
+    return upstream.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _streams(upstream: Upstream) -> bool:
-    return upstream.status == 200 and upstream.headers.get("content-type", "").startswith("text/event-stream")
+    return upstream.status == 200 and _kind(upstream) == "text/event-stream"
 
 
 # ---------------------------------------------------------------- passed on
@@ -44,18 +79,41 @@ def _streams(upstream: Upstream) -> bool:
 
 async def pass_on(config: Config, call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
     """The engine's answer, byte for byte; only how a stream ends is looked at."""
-    if not _streams(upstream):
+    if _streams(upstream):
+        await _pass_events(call, record, engine, upstream)
+    elif upstream.status == 200 and _kind(upstream) != "application/json":
+        await _pass_bytes(call, record, engine, upstream)
+    else:
         body = await read(engine, upstream)
-        record.saw_first_byte()
-        if upstream.status == 400 and b"chat template" in body.replace(b"_", b" ") and record.path == CHAT:
-            hint = BadRequest(engine.no_template(config), code="no_chat_template", param="model")
-            return await call.fail(hint)
-        if upstream.status == 200:
-            record.usage = _usage(body[-_TAIL:])
-        else:
-            record.error = f"engine answered {upstream.status}"
-        return await call.reply(upstream.status, body, response_headers(upstream.raw_headers))
-    await call.start(upstream.status, response_headers(upstream.raw_headers))
+        if upstream.status == 400 and record.path == CHAT and _NO_TEMPLATE.search(body):
+            raise BadRequest(engine.no_template(config), code="no_chat_template", param="model")
+        await hand_over(call, record, upstream, body)
+
+
+async def hand_over(call: Call, record: Record, upstream: Upstream, body: bytes) -> None:
+    """An answer that has been read, with its own status and headers."""
+    record.saw_first_byte()
+    if upstream.status == 200:
+        record.usage = _usage(body)
+    else:
+        record.error = f"engine answered {upstream.status}"
+    await call.reply(upstream.status, body, response_headers(upstream.raw_headers))
+
+
+async def _pass_bytes(call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
+    """Speech, say: as it comes. If it breaks off, so does what the client gets."""
+    await call.start(upstream.status, response_headers(upstream.raw_headers, length=True))
+    try:
+        async for chunk in upstream.chunks():
+            record.saw_first_byte()
+            await call.write(chunk)
+    except UpstreamError as error:
+        raise failed(engine, error) from error
+    await call.end()
+
+
+async def _pass_events(call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
+    await call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
     tail = b""
     try:
         async for chunk in upstream.chunks():
@@ -63,27 +121,47 @@ async def pass_on(config: Config, call: Call, record: Record, engine: LiveEngine
             await call.write(chunk)
             tail = (tail + chunk)[-_TAIL:] if len(chunk) < _TAIL else chunk[-_TAIL:]
     except UpstreamError as error:
+        await _end_event(call, tail)
         raise failed(engine, error) from error
-    record.usage = _usage(tail)
-    if b"data: [DONE]" in tail[-64:] or b"data:[DONE]" in tail[-64:]:
-        return await call.end()
-    if not _FINISHED.search(tail) and record.path in (CHAT, TEXT):
-        if b'"error"' not in tail:
-            raise failed(engine, UpstreamError(message="the stream ended before its answer did"))
-        record.error = "engine sent an error in its stream"
-    return await call.end(b"" if engine.sends_done or record.error else b"data: [DONE]\n\n")
+    ended, finished, failure = _ending(tail, record)
+    if failure is not None:
+        record.error = SAID
+    elif not ended and not finished and record.path in (CHAT, TEXT):
+        await _end_event(call, tail)
+        raise failed(engine, UpstreamError(message="the stream ended before its answer did"))
+    await call.end(b"" if ended or failure is not None or engine.sends_done else DONE)
 
 
-def _usage(tail: bytes) -> Mapping[str, Any] | None:
-    """The last usage object in the end of an answer."""
-    for match in reversed(list(_USAGE.finditer(tail))):
-        depth = 0
-        for i in range(match.start(1), len(tail)):
-            depth += (tail[i] == 0x7B) - (tail[i] == 0x7D)
-            if depth == 0:
-                usage: Any = msgspec.json.decode(tail[match.start(1) : i + 1])
-                return usage if isinstance(usage, dict) else None
-    return None
+async def _end_event(call: Call, tail: bytes) -> None:
+    """Close the event that the stream broke off in, or ours would be taken for its rest."""
+    if tail and not tail.endswith((b"\n\n", b"\r\n\r\n")):
+        await call.write(b"\n\n")
+
+
+def _ending(tail: bytes, record: Record) -> tuple[bool, bool, Any]:
+    """Whether the end of a stream holds [DONE] and a finish reason, and the error if it holds one."""
+    ended, finished, error = False, False, None
+    for line in [line for line in tail.splitlines() if line.startswith(b"data:")][-_LAST:]:
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            ended = True
+            continue
+        try:
+            event = _event.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue  # the rest of an event that began before the tail, or none of those we know
+        record.usage = event.usage if isinstance(event.usage, dict) else record.usage
+        error = event.error if error is None else error
+        finished = finished or any(choice.finish_reason for choice in event.choices or ())
+    return ended, finished, error
+
+
+def _usage(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        usage = _whole.decode(body).usage
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # not ours to judge: the client gets it as it is
+    return usage if isinstance(usage, dict) else None
 
 
 # ---------------------------------------------------------------- translated
@@ -92,31 +170,30 @@ def _usage(tail: bytes) -> Mapping[str, Any] | None:
 async def translate(call: Call, record: Record, engine: LiveEngine, request: wire.Request, upstream: Upstream) -> None:
     """The engine's text completion, as the chat completion that the client asked for."""
     if upstream.status != 200:
-        record.error = f"engine answered {upstream.status}"
-        body = await read(engine, upstream)
-        return await call.reply(upstream.status, body, response_headers(upstream.raw_headers))
+        return await hand_over(call, record, upstream, await read(engine, upstream))
     assert record.prompt is not None
-    include = bool(request.value("stream_options", {}).get("include_usage"))
+    top = wire.logprobs(request)
     translation = Translation(
         record.prompt, wire.stops(request), request.value("n", 1), f"chatcmpl-{record.ident}", record.model,
-        int(time.time()), logprobs=bool(request.value("logprobs", False)), usage_chunk=include,
+        int(time.time()), logprobs=top, usage_chunk=wire.includes_usage(request),
     )  # fmt: skip
+    headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in _OWN_SHAPE]
     if request.stream:
-        await call.start(200, (EVENTS, (b"cache-control", b"no-cache")))
+        await call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
         await call.write(translation.opening())
     try:
-        async for event in _events(upstream):
-            record.saw_first_byte()
-            chunk = translation.feed(event)
-            if translation.error is not None:
-                raise UpstreamError(message=f"engine error: {_message(translation.error)}")
-            if request.stream:
-                await call.write(chunk)
-            if translation.finished:
-                break
-        else:
-            if not translation.complete:
-                raise UpstreamError(message="the answer ended before it was complete")
+        async with aclosing(_events(upstream)) as events:
+            async for event in events:
+                record.saw_first_byte()
+                chunk = translation.feed(event)
+                if translation.error is not None:
+                    raise said(engine, _message(translation.error))
+                if request.stream:
+                    await call.write(chunk)
+                if translation.finished:
+                    break
+        if not translation.complete:
+            raise UpstreamError(message="the answer ended before it was complete")
     except BadEvent as error:
         raise failed(engine, UpstreamError(error, str(error))) from error
     except UpstreamError as error:
@@ -125,29 +202,42 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
     if request.stream:
         await call.end(translation.closing(usage))
     else:
-        await call.reply(200, translation.reply(usage))
+        await call.reply(200, translation.reply(usage), [JSON, *headers])
     if translation.cut_off:
         upstream.abort()  # the answer has ended and the engine has not
     else:
         await upstream.done()
 
 
-async def _events(upstream: Upstream) -> AsyncIterator[bytes]:
+async def _events(upstream: Upstream) -> AsyncGenerator[bytes, None]:
     """The data of each event of a stream, up to [DONE]; of an answer that is no stream, all of it."""
     if not _streams(upstream):
         yield await upstream.read(_REPLY_LIMIT)
         return
+    buffer, data = b"", []
+    async with aclosing(_lines(upstream)) as lines:
+        async for line in lines:
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            if line or not data:
+                continue
+            buffer, data = b"\n".join(data), []
+            if buffer.strip() == b"[DONE]":
+                return
+            yield buffer
+
+
+async def _lines(upstream: Upstream) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream; at its end an empty one, which ends an event that nothing else did."""
     buffer = b""
     async for chunk in upstream.chunks():
         *lines, buffer = (buffer + chunk).split(b"\n")
         if len(buffer) > _EVENT_LIMIT:
             raise UpstreamError(message="the engine sent an event that is too long")
         for line in lines:
-            if line.startswith(b"data:"):
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    return
-                yield data
+            yield line.removesuffix(b"\r")
+    yield buffer
+    yield b""
 
 
 def _message(error: Any) -> str:

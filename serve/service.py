@@ -13,10 +13,12 @@ from serve.call import Call
 from serve.config import Config
 from serve.engines import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
-from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, request_headers
+from serve.headers import request_headers
+from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError
 from serve.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
+SAID = "the engine sent an error in its answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,26 @@ class Service:
 
 
 async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes) -> Upstream:
-    """Send to the engine; an UpstreamError becomes an answer for the client."""
+    """Send to the engine; an UpstreamError becomes an answer for the client.
+
+    So do two answers that are not for the client: a redirect, which would lead it (and its key) around us, and a word
+    on our own API key, parts of which engines like to quote.
+    """
     anonymous = not service.config.keys and engine.key is None
     headers = request_headers(call.scope["headers"], engine.key, authorization=anonymous)
+    query = call.scope.get("query_string", b"").decode("latin-1")
+    url = engine.url + path + (f"?{query}" if query else "")
     try:
-        return await service.relay.send("POST", engine.url + path, headers, body)
+        upstream = await service.relay.send("POST", url, headers, body)
     except UpstreamError as error:
         raise failed(engine, error) from error
+    if 300 <= upstream.status < 400:
+        upstream.abort()
+        raise failed(engine, UpstreamError(message=f"It redirects ({upstream.status}): configure its final URL."))
+    if upstream.status == 401 and engine.key is not None:
+        upstream.abort()
+        raise failed(engine, UpstreamError(message="It refuses the API key that this server has for it."))
+    return upstream
 
 
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
@@ -46,6 +61,15 @@ def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
     if isinstance(error, Refused) and engine.spec.launched:
         return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
     return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+
+
+def said(engine: LiveEngine, message: str) -> ApiError:
+    """An error that the engine itself put into its answer. Its words are for the client, not for our log."""
+    metrics.upstream_errors.labels(engine.spec.name, "Said").inc()
+    log.warning("engine %s: sent an error in its answer", engine.spec.name)
+    error = UpstreamFailed(f"engine {engine.spec.name!r}: {message}")
+    error.brief = SAID
+    return error
 
 
 @contextmanager

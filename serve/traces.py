@@ -6,18 +6,24 @@ writes them in batches, so a crash may lose the last quarter of a second of them
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+log = logging.getLogger("trimtab.traces")
 _BATCH_S = 0.25
 _BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
+_SWEEP_S = 60.0
+_Row = tuple[str, str, float, Mapping[str, Any]]  # id, tenant, when it expires, the trace
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS trace (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires);
@@ -30,13 +36,10 @@ class Traces:
     def __init__(self, folder: Path, ttl_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._ttl_s = folder / "traces.sqlite3", ttl_s
-        self._queue: queue.Queue[tuple[str, str, float, Mapping[str, Any]] | None] = queue.Queue(_BOUND)
-        self._written = threading.Condition()
-        self._put = self._done = 0
+        self._queue: queue.Queue[_Row | None] = queue.Queue(_BOUND)
         self.dropped = 0
-        with self._connect() as connection:
+        with closing(self._connect()) as connection:
             connection.executescript(_SCHEMA)
-        connection.close()
         self._thread = threading.Thread(target=self._write, name="traces", daemon=True)
         self._thread.start()
 
@@ -52,31 +55,22 @@ class Traces:
             self._queue.put_nowait((ident, tenant, time.time() + self._ttl_s, body))
         except queue.Full:
             self.dropped += 1
-        else:
-            self._put += 1
 
-    def get(self, ident: str, tenant: str, any_tenant: bool = False) -> dict[str, Any] | None:
-        """A trace of this tenant, or None. Blocks: call it off the event loop.
-
-        Waits for what this worker has on its queue, and a little for what another has.
-        """
-        with self._written:
-            goal = self._put
-            self._written.wait_for(lambda: self._done >= goal, timeout=2)
-        connection = self._connect()
-        try:
-            for wait in (0, _BATCH_S, _BATCH_S):
-                time.sleep(wait)
-                row = connection.execute(
-                    "SELECT body FROM trace WHERE id = ? AND (tenant = ? OR ?) AND expires > ?",
-                    (ident, tenant, any_tenant, time.time()),
-                ).fetchone()
-                if row:
-                    trace: dict[str, Any] = msgspec.json.decode(row[0])
-                    return trace
-        finally:
-            connection.close()
+    async def find(self, ident: str, tenant: str) -> dict[str, Any] | None:
+        """A trace of this tenant, or None. It may still be on its way to the disk, from any worker: so we wait."""
+        for wait in (0, _BATCH_S / 2, _BATCH_S, _BATCH_S):
+            await asyncio.sleep(wait)
+            if (row := await asyncio.to_thread(self._read, ident, tenant)) is not None:
+                trace: dict[str, Any] = msgspec.json.decode(row)
+                return trace
         return None
+
+    def _read(self, ident: str, tenant: str) -> bytes | None:
+        with closing(self._connect()) as connection:
+            row = connection.execute(
+                "SELECT body FROM trace WHERE id = ? AND tenant = ? AND expires > ?", (ident, tenant, time.time())
+            ).fetchone()
+        return row[0] if row else None
 
     def close(self) -> None:
         """Write what is waiting and end the thread."""
@@ -84,28 +78,36 @@ class Traces:
         self._thread.join(timeout=5)
 
     def _write(self) -> None:
-        connection = self._connect()
         swept = 0.0
-        while True:
-            rows = [self._queue.get()]
-            deadline = time.monotonic() + _BATCH_S
-            while rows[-1] is not None and (left := deadline - time.monotonic()) > 0:
+        with closing(self._connect()) as connection:
+            while True:
+                rows = self._batch()
+                full = [row for row in rows if row is not None]
                 try:
-                    rows.append(self._queue.get(timeout=left))
-                except queue.Empty:
-                    break
-            full = [row for row in rows if row is not None]
-            with connection:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO trace VALUES (?, ?, ?, ?)",
-                    [(ident, tenant, expires, msgspec.json.encode(body)) for ident, tenant, expires, body in full],
-                )
-                if time.time() - swept > 60:
-                    connection.execute("DELETE FROM trace WHERE expires <= ?", (time.time(),))
-                    swept = time.time()
-            with self._written:
-                self._done += len(full)
-                self._written.notify_all()
-            if len(full) < len(rows):
-                connection.close()
-                return
+                    with connection:
+                        connection.executemany(
+                            "INSERT OR REPLACE INTO trace VALUES (?, ?, ?, ?)",
+                            [
+                                (ident, tenant, expires, msgspec.json.encode(body))
+                                for ident, tenant, expires, body in full
+                            ],
+                        )
+                        if time.time() - swept > _SWEEP_S:
+                            connection.execute("DELETE FROM trace WHERE expires <= ?", (time.time(),))
+                            swept = time.time()
+                except sqlite3.Error as error:  # a full disk must not end the thread: it may have room again
+                    log.error("%d traces lost: %s", len(full), error)
+                    self.dropped += len(full)
+                if len(full) < len(rows):
+                    return
+
+    def _batch(self) -> list[_Row | None]:
+        """What comes in a quarter of a second from the first on; None is the word to end."""
+        rows = [self._queue.get()]
+        deadline = time.monotonic() + _BATCH_S
+        while rows[-1] is not None and (left := deadline - time.monotonic()) > 0:
+            try:
+                rows.append(self._queue.get(timeout=left))
+            except queue.Empty:
+                break
+        return rows

@@ -7,6 +7,7 @@ own idea of `stop`. Log-probabilities are cut to the tokens whose text was passe
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -18,19 +19,30 @@ _encode = msgspec.json.encode
 # How many more pieces an engine may send after an answer has ended before it is cut off: its own stop usually comes
 # with the next one, and with it the usage.
 _PATIENCE = 2
+_UNLIKELY = -9999.0  # what OpenAI gives for a token too unlikely to say
+_REASONS = {"length": "length", "content_filter": "content_filter"}  # any other end is "stop" in a chat completion
+_BROKEN_OFF = ("abort", "error")  # but for these, which are none
+
+
+class _Logprobs(msgspec.Struct):
+    """Parallel lists, one entry a token."""
+
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
 
 
 class _Choice(msgspec.Struct):
     index: int = 0
     text: str | None = ""
     finish_reason: str | None = None
-    logprobs: dict[str, Any] | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Event(msgspec.Struct):
     """The part of a completion, or of one event of its stream, that a chat completion is made of."""
 
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: dict[str, Any] | None = None
     error: Any = None
 
@@ -45,8 +57,8 @@ class BadEvent(ValueError):
 class _Answer:
     """One choice on its way: what has ended, and the tokens whose text is still held back."""
 
-    def __init__(self, ending: Ending) -> None:
-        self.ending = ending
+    def __init__(self, ending: Ending, top: int | None) -> None:
+        self.ending, self.top = ending, top
         self.texts: list[str] = []
         self.logprobs: list[dict[str, Any]] = []
         self.finish_reason: str | None = None
@@ -57,7 +69,7 @@ class _Answer:
     def take(self, choice: _Choice) -> tuple[str, list[dict[str, Any]]]:
         """The text and the log-probabilities that this piece sets free."""
         piece = choice.text or ""
-        for entry in _logprobs(choice.logprobs):
+        for entry in _logprobs(choice.logprobs, self.top):
             self.seen += len(entry["token"])
             self.waiting.append((self.seen, entry))
         text = self.ending.feed(piece)
@@ -65,7 +77,7 @@ class _Answer:
             self.finish_reason = "stop"
         if choice.finish_reason and self.finish_reason is None:
             text += self.ending.close()
-            self.finish_reason = "length" if choice.finish_reason == "length" else "stop"
+            self.finish_reason = _REASONS.get(choice.finish_reason, "stop")
         return text, self._free(text)
 
     def close(self) -> tuple[str, list[dict[str, Any]]]:
@@ -90,6 +102,7 @@ class Translation:
         ident: the chat completion's id.
         model: the model name to report.
         client_stops: the client's own stop strings.
+        logprobs: how many alternatives each token has beside its own log-probability; None for no log-probabilities.
         usage_chunk: the client asked for a last chunk with the usage (`stream_options.include_usage`).
     """
 
@@ -102,11 +115,11 @@ class Translation:
         model: str,
         created: int,
         *,
-        logprobs: bool = False,
+        logprobs: int | None = None,
         usage_chunk: bool = False,
     ) -> None:
-        self._answers = [_Answer(Ending(prompt.stops, prompt.fence, client_stops)) for _ in range(n)]
-        self._logprobs, self._usage_chunk = logprobs, usage_chunk
+        self._answers = [_Answer(Ending(prompt.stops, prompt.fence, client_stops), logprobs) for _ in range(n)]
+        self._logprobs, self._usage_chunk = logprobs is not None, usage_chunk
         self._id, self._model, self._created = ident, model, created
         head = {"id": ident, "object": "chat.completion.chunk", "created": created, "model": model}
         self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
@@ -155,9 +168,11 @@ class Translation:
         self.usage = event.usage or self.usage
         self.error = self.error or event.error
         out = []
-        for choice in event.choices:
+        for choice in event.choices or ():
             if not 0 <= choice.index < len(self._answers):
                 raise BadEvent(f"the engine sent choice {choice.index} of {len(self._answers)}")
+            if choice.finish_reason in _BROKEN_OFF and not self._answers[choice.index].finish_reason:
+                raise BadEvent(f"the engine broke the answer off ({choice.finish_reason})")
             index, answer = choice.index, self._answers[choice.index]
             if answer.finish_reason:
                 self._late += 1
@@ -207,22 +222,22 @@ class Translation:
         return _encode({**head, "choices": choices, "usage": usage})
 
 
-def _logprobs(table: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Completions' parallel lists as chat's list of tokens."""
-    if not table or not table.get("tokens"):
+def _logprobs(table: _Logprobs | None, top: int | None) -> list[dict[str, Any]]:
+    """Completions' parallel lists as chat's list of tokens, each with its `top` likeliest alternatives."""
+    if table is None or not table.tokens or top is None:
         return []
-    tokens: list[str] = table["tokens"]
-    values = table.get("token_logprobs") or [None] * len(tokens)
-    tops = table.get("top_logprobs") or [None] * len(tokens)
+    values = table.token_logprobs or [None] * len(table.tokens)
+    tops = table.top_logprobs or [None] * len(table.tokens)
     return [
-        {
-            **_token(token, value),
-            "top_logprobs": [_token(t, v) for t, v in (top or {}).items()],
-        }
-        for token, value, top in zip(tokens, values, tops, strict=False)
+        {**_token(token, value), "top_logprobs": [_token(*pair) for pair in _likeliest(alternatives or {}, top)]}
+        for token, value, alternatives in zip(table.tokens, values, tops, strict=False)
     ]
 
 
+def _likeliest(alternatives: Mapping[str, float | None], top: int) -> list[tuple[str, float | None]]:
+    # Engines give one more than was asked for when the token that they chose is not among the likeliest.
+    return sorted(alternatives.items(), key=lambda pair: _UNLIKELY if pair[1] is None else pair[1], reverse=True)[:top]
+
+
 def _token(token: str, value: float | None) -> dict[str, Any]:
-    # -9999.0 is what OpenAI gives for a token too unlikely to say.
-    return {"token": token, "logprob": -9999.0 if value is None else value, "bytes": list(token.encode())}
+    return {"token": token, "logprob": _UNLIKELY if value is None else value, "bytes": list(token.encode())}

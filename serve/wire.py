@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -19,15 +20,26 @@ from serve.config import Server
 from serve.errors import BadRequest
 
 Raw = msgspec.Raw
+_NULL = Raw(b"null")
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _rows = msgspec.json.Decoder(list[Raw])
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 # Chat fields that a text completion has no place for, or another name.
 _CHAT_ONLY = frozenset({
     "messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
     "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort",
 })  # fmt: skip
+# Of those, what changes an answer so much that leaving it out must not happen in silence; and completion fields that
+# would put the policy's prompt into the answer, or another prompt in its place.
+_REFUSED = {"modalities": (["text"],), "audio": (), "function_call": ("none", "auto")}
+_NOT_CHATS = ("prompt", "suffix", "echo", "prompt_logprobs", "prompt_embeds")
+_UNHEARD = ("prediction", "reasoning_effort")
 
 
 class _Head(msgspec.Struct):
@@ -54,9 +66,13 @@ class Request:
     touched: bool  # the body held a `trimtab` field, so its bytes can't be relayed as they are
 
     def value(self, name: str, default: Any = None) -> Any:
-        """A field decoded; `default` where it is missing or null."""
+        """A field decoded; `default` where it is missing or null.
+
+        Raises:
+            BadRequest: a number that no computer holds.
+        """
         raw = self.fields.get(name)
-        value = None if raw is None else msgspec.json.decode(raw)
+        value = None if raw is None else _decoded(name, raw)
         return default if value is None else value
 
 
@@ -64,14 +80,20 @@ def parse(body: bytes, limits: Server) -> Request:
     """Split a body into its fields and check what must hold before anything is built from it.
 
     Raises:
-        BadRequest: no JSON object, too deep, or a field of the wrong type; the message names it.
+        BadRequest: no JSON object, too deep, a field twice or of the wrong type; the message names it.
     """
     try:
         fields = _fields.decode(body)
+        if not body.isascii():
+            body.decode()  # the fields are decoded when they are needed; this must be known before
     except RecursionError:
         raise BadRequest("the body is nested too deeply", code="too_deep") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not a JSON object: {error}", code="invalid_json") from None
+    if (name := _repeated(body, fields)) is not None:
+        raise BadRequest(f"{name} stands twice in the body", code="duplicate_field", param=name)
+    if body.count(b"[") + body.count(b"{") > _CONTAINERS and _brackets(body) > 2 * _CONTAINERS:
+        raise BadRequest(f"the body holds more than {_CONTAINERS} objects and lists", code="too_deep")
     for name, raw in fields.items():
         if _depth(bytes(raw)) > limits.max_depth:
             raise BadRequest(f"{name} is nested deeper than {limits.max_depth}", code="too_deep", param=name)
@@ -84,17 +106,36 @@ def parse(body: bytes, limits: Server) -> Request:
         body,
         options is not None,
     )
-    n = _typed(fields, "n", int, 1)
-    if not 1 <= n <= limits.max_n:
-        raise BadRequest(f"n must be between 1 and {limits.max_n}", param="n")
+    for name in ("n", "best_of"):  # each is a multiplier of the work
+        if not 1 <= _typed(fields, name, int, 1) <= limits.max_n:
+            raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
 
 
-def _options(raw: Raw) -> dict[str, Any]:
+def _decoded(name: str, raw: Raw) -> Any:
     try:
-        options = msgspec.json.decode(raw)
+        return msgspec.json.decode(raw)
     except msgspec.MsgspecError as error:
-        raise BadRequest(f"trimtab: {error}", param="trimtab") from None
+        raise BadRequest(f"{name}: {error}", param=name) from None
+
+
+def _repeated(body: bytes, fields: Mapping[str, Raw]) -> str | None:
+    """A field that stands twice, if one does: the engine might take the first where we took the last.
+
+    Without repetition the fields, one after the other, are the whole body.
+    """
+    at = 0
+    for name, raw in fields.items():
+        member = _MEMBER.match(body, at)
+        if member is None or not body.startswith(raw, member.end()) or msgspec.json.decode(member[1]) != name:
+            return name
+        at = member.end() + len(memoryview(raw))
+    rest = _MEMBER.match(body, at)
+    return str(msgspec.json.decode(rest[1])) if rest and fields else None
+
+
+def _options(raw: Raw) -> dict[str, Any]:
+    options = _decoded("trimtab", raw)
     if not isinstance(options, dict):
         raise BadRequest("trimtab must be an object", param="trimtab")
     if unknown := sorted(options.keys() - set(_OPTIONS)):
@@ -102,6 +143,8 @@ def _options(raw: Raw) -> dict[str, Any]:
     skip = options.get("skip", [])
     if not isinstance(skip, list) or not all(isinstance(name, str) for name in skip):
         raise BadRequest("trimtab.skip must be a list of stage names", param="trimtab.skip")
+    if not isinstance(options.get("explain", False), bool):
+        raise BadRequest("trimtab.explain must be a boolean", param="trimtab.explain")
     for name in ("policy", "region", "language", "date"):
         if not isinstance(options.get(name, ""), str):
             raise BadRequest(f"trimtab.{name} must be a string", param=f"trimtab.{name}")
@@ -111,14 +154,11 @@ def _options(raw: Raw) -> dict[str, Any]:
 def _typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any:
     if name not in fields:
         return default
-    try:
-        value = msgspec.json.decode(fields[name])
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"{name}: {error}", param=name) from None
+    value = _decoded(name, fields[name])
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        nouns = {str: "a string", bool: "a boolean", int: "an integer"}
+        nouns = {str: "a string", bool: "a boolean", int: "an integer", dict: "an object"}
         raise BadRequest(f"{name} must be {nouns[kind]}", param=name)
     return value
 
@@ -128,11 +168,11 @@ def _depth(raw: bytes) -> int:
     opened = raw.count(b"{") + raw.count(b"[")
     if opened <= 16:
         return opened
-    depth = deepest = 0
-    for byte in re.findall(rb"[\[\]{}]", _STRING.sub(b"", raw)):
-        depth += 1 if byte in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    return max(accumulate(memoryview(_STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)).cast("b")), default=0)
+
+
+def _brackets(raw: bytes) -> int:
+    return len(_STRING.sub(b"", raw).translate(None, _NO_BRACKETS))
 
 
 def chat(request: Request, limits: Server) -> Chat:
@@ -141,7 +181,7 @@ def chat(request: Request, limits: Server) -> Chat:
     Raises:
         BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
     """
-    if "messages" not in request.fields:
+    if request.fields.get("messages", _NULL) == _NULL:
         raise BadRequest("messages is missing", param="messages")
     try:
         rows = _rows.decode(request.fields["messages"])
@@ -207,6 +247,50 @@ def max_tokens(request: Request) -> int | None:
     return None
 
 
+def loose_max_tokens(request: Request) -> int:
+    """The same as far as it makes sense, else 1: where we send the client's value on as it is, the engine judges it."""
+    values = (request.value(name) for name in ("max_completion_tokens", "max_tokens"))
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 1)
+
+
+def refuse_unplaced(request: Request) -> tuple[str, ...]:
+    """What a text completion has no place for: notes on what can be left out, an error for what can't.
+
+    Raises:
+        BadRequest: naming the field.
+    """
+    for name, harmless in _REFUSED.items():
+        if request.value(name) not in (None, *harmless):
+            raise BadRequest(
+                f"{name} can't be given to a base model: a text completion has no place for it",
+                code="no_place_in_base_render",
+                param=name,
+            )
+    for name in _NOT_CHATS:
+        if request.value(name) not in (None, False):
+            raise BadRequest(f"{name} is no field of a chat completion", code="no_place_in_base_render", param=name)
+    return tuple(f"{name} not sent: a base model has no use for it" for name in _UNHEARD if name in request.fields)
+
+
+def logprobs(request: Request) -> int | None:
+    """How many alternatives each token is to have; None where no log-probabilities are asked for.
+
+    Raises:
+        BadRequest: not OpenAI's boolean and its number up to 20.
+    """
+    wanted = _typed(request.fields, "logprobs", bool, False)
+    top = _typed(request.fields, "top_logprobs", int, 0)
+    if not 0 <= top <= 20:
+        raise BadRequest("top_logprobs must be between 0 and 20", param="top_logprobs")
+    return int(top) if wanted else None
+
+
+def includes_usage(request: Request) -> bool:
+    """Whether the stream is to end with a chunk that tells the usage."""
+    options = _typed(request.fields, "stream_options", dict, {})
+    return options.get("include_usage") is True
+
+
 def completion_fields(
     request: Request, prompt: Prompt, policy: Policy, model: str, tokens: int, max_stop: int
 ) -> dict[str, Any]:
@@ -215,21 +299,17 @@ def completion_fields(
     Stops: the layout's first, then the client's, as many as the engine takes; `Ending` enforces all of them.
     """
     fields: dict[str, Any] = dict(policy.profile.decoding)
-    fields |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY}
-    fields["model"] = model
+    fields |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY and raw != _NULL}
+    if model:
+        fields["model"] = model
     fields["prompt"] = prompt.text
     fields["max_tokens"] = tokens
     wanted = list(dict.fromkeys([*prompt.stops, *stops(request)]))[:max_stop]
     fields.pop("stop", None)
     if wanted:
         fields["stop"] = wanted
-    if request.value("logprobs", False):
-        fields["logprobs"] = max(1, _typed(request.fields, "top_logprobs", int, 0))
+    if (top := logprobs(request)) is not None:
+        fields["logprobs"] = max(1, top)
     if request.value("response_format", {}) in ({}, {"type": "text"}):
         fields.pop("response_format", None)
     return fields
-
-
-def with_stream(request: Request) -> Request:
-    """The same request, streamed."""
-    return replace(request, stream=True, fields={**request.fields, "stream": Raw(b"true")})

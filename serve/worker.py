@@ -19,7 +19,9 @@ from typing import Any
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from prompt_opt.core import Stage
 from prompt_opt.pipeline import build as build_stages
 from serve.app import build as build_app
 from serve.config import Config, ConfigError
@@ -34,6 +36,52 @@ log = logging.getLogger("trimtab.worker")
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
 
 
+_HEAD_S = 30.0  # for a request's head to be complete
+_HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which bounds neither the time nor the memory that a request's head or trailer takes."""
+
+    _outside = _inside = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._outside += len(data)
+        super().data_received(data)
+        # Sixteen bytes around each of the body's are more than the smallest chunks need.
+        if self._outside > _HEAD_BYTES + 16 * self._inside and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_message_begin(self) -> None:
+        self._outside = self._inside = 0
+        if self._late is None:
+            self._late = self.loop.call_later(_HEAD_S, self.transport.close)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._outside -= len(body)
+        self._inside += len(body)
+        super().on_body(body)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 class Worker:
     """Owns the worker's relay, traces and current service."""
 
@@ -43,25 +91,46 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
-        relay = Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
-        traces = Traces(config.state_dir, config.server.trace_ttl_s)
-        self.service = _service(config, {}, relay, traces)
-        self.tell(told)
+        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
+        self._retired: list[Relay | Traces] = []  # what requests that began before a reload may still be using
+        self.service = Service(config, *_parts(config, {}), _relay(config), _traces(config))
+        self._state(told)
 
-    def tell(self, told: Mapping[str, Any]) -> None:
+    async def tell(self, told: Mapping[str, Any]) -> None:
         """A line from the parent: the engines' states, perhaps the word to load the configuration again."""
         if told["revision"] <= self._revision:
             return
-        self._revision, self._engines = told["revision"], told["engines"]
         if told.get("reload"):
             try:
-                config = load(parse(self._argv))
+                config = await asyncio.to_thread(load, parse(self._argv))
+                parts = await asyncio.to_thread(_parts, config, self.service.engines)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                old = self.service
-                self.service = _service(config, old.engines, old.relay, old.traces)
-                self.report({"reloaded": self._revision})
+                self._replace(config, parts)
+                self.report({"reloaded": told["revision"]})
+        self._state(told)
+
+    def _replace(self, config: Config, parts: _Parts) -> None:
+        """Serve from now on by another configuration; requests that have begun keep theirs."""
+        old, server, was = self.service, config.server, self.service.config.server
+        relay, traces = old.relay, old.traces
+        if (server.connect_s, server.timeout_s) != (was.connect_s, was.timeout_s):
+            self._retired.append(relay)
+            relay = _relay(config)
+        if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
+            self._retired.append(traces)
+            traces = _traces(config)
+        self.service = Service(config, *parts, relay, traces)
+        if self.settings is not None:
+            self.settings.timeout_graceful_shutdown = _drain(config)
+
+    async def close(self) -> None:
+        for owned in (self.service.relay, self.service.traces, *self._retired):
+            await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
+
+    def _state(self, told: Mapping[str, Any]) -> None:
+        self._revision, self._engines = told["revision"], told["engines"]
         for name, state in self._engines.items():
             if name in self.service.engines:
                 self.service.engines[name].update(state)
@@ -75,7 +144,7 @@ class Worker:
         reader = asyncio.StreamReader(limit=2**20)
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
-            self.tell(json.loads(line))
+            await self.tell(json.loads(line))
         os._exit(1)
 
     async def probe(self) -> None:
@@ -101,14 +170,28 @@ async def _learn(engine: LiveEngine) -> None:
         log.debug("engine %s: /v1/models: %r", engine.spec.name, error)
 
 
-def _service(config: Config, old: Mapping[str, LiveEngine], relay: Relay, traces: Traces) -> Service:
-    """The service of a configuration; engines that have not changed keep their state."""
+_Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
+
+
+def _parts(config: Config, old: Mapping[str, LiveEngine]) -> _Parts:
+    """A configuration's engines and stages. Engines that have not changed keep their state."""
     engines = {
         name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
         for name, spec in config.engines.items()
     }
-    stages = {name: build_stages(policy) for name, policy in config.policies.items()}
-    return Service(config, engines, stages, relay, traces)
+    return engines, {name: build_stages(policy) for name, policy in config.policies.items()}
+
+
+def _drain(config: Config) -> int:
+    return max(1, round(config.server.drain_s))
+
+
+def _relay(config: Config) -> Relay:
+    return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
+
+
+def _traces(config: Config) -> Traces:
+    return Traces(config.state_dir, config.server.trace_ttl_s)
 
 
 async def serve(told: Mapping[str, Any]) -> None:
@@ -116,7 +199,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     worker = Worker(told)
     settings = uvicorn.Config(
         build_app(lambda: worker.service),
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -124,27 +207,31 @@ async def serve(told: Mapping[str, Any]) -> None:
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(worker.service.config.server.drain_s)),
+        timeout_graceful_shutdown=_drain(worker.service.config),
         backlog=2048,
-        h11_max_incomplete_event_size=65536,
     )
     server = uvicorn.Server(settings)
-    tasks = [asyncio.create_task(worker.listen_to_parent()), asyncio.create_task(worker.probe())]
+    worker.settings = settings
 
     async def announce() -> None:
         while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.005)
         worker.report({"ready": True})
+        await worker.probe()
 
-    tasks.append(asyncio.create_task(announce()))
+    tasks = [asyncio.create_task(worker.listen_to_parent()), asyncio.create_task(announce())]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
-    await server.serve(sockets=[socket.socket(fileno=told["fd"])])
+    serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=told["fd"])]))
+    # None of the others ends before the server does, unless by a bug: then we go, and the parent starts us again.
+    await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
+        if task.done():
+            task.result()
         task.cancel()
-    await worker.service.relay.close()
-    await asyncio.to_thread(worker.service.traces.close)
+    await serving
+    await worker.close()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ The **model name** chooses what it does; a name that it does not know behaves li
     slow-first-S           headers at once, S seconds before the first token, then echo
     huge-N                 an answer of N bytes
     tools                  calls every tool that the request offers, arguments streamed in pieces; echoes a tool result
-    die-mid-stream-K       closes the connection after K pieces, inside the body (stream or not)
+    die-mid-stream-K       closes the connection after K pieces 5 ms apart, inside the body (stream or not)
     reset-mid-stream-K     the same with a TCP reset
     close-without-done-K   K pieces, then a clean end of the body without finish_reason and [DONE]
     error-mid-stream-K     K pieces, then an error event and [DONE], as vLLM does
@@ -387,7 +387,7 @@ class FakeUpstream:
             return Answer([f"{i} " for i in range(int(found[1]))], gap_s=int(found[2] or 0) / 1000)
         if found := re.fullmatch(r"(die|reset|close|error)-(?:mid-stream|without-done)-(\d+)", model):
             end = {"close": "silent"}.get(found[1], found[1])
-            return Answer([f"{i} " for i in range(int(found[2]))], end=end)  # type: ignore[arg-type]
+            return Answer([f"{i} " for i in range(int(found[2]))], gap_s=0.005, end=end)  # type: ignore[arg-type]
         if found := re.fullmatch(r"huge-(\d+)", model):
             return Answer(["x" * int(found[1])])
         if model == "tools" and (body.get("messages") or [{}])[-1].get("role") != "tool":

@@ -30,6 +30,7 @@ SOURCES = {
 }
 QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\ufeff": None, "\r": None, "\u00a0": " "})
 PROFILES = Path(__file__).parents[1] / "prompt_opt" / "profiles"
+DENSE = 300  # characters, at most, of a pair in a dense sheet
 HELD_OUT = 20  # one group in so many is held out
 CALCULATION = re.compile(r"<<[^<>]*>>")
 
@@ -102,16 +103,22 @@ READERS = {"novels": novels, "statutes": statutes, "problems": problems}
 
 
 def is_held_out(document: Document) -> bool:
-    digest = hashlib.sha256(f"{document.source}/{document.group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
+    return place(f"{document.source}/{document.group}") % HELD_OUT == 0
 
 
-def sheets(documents: Sequence[Document], characters: int, seed: int) -> Iterator[Document]:
+def place(text: str) -> int:
+    """A number that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def sheets(documents: Sequence[Document], characters: int, seed: int, dense: bool, odd: bool) -> Iterator[Document]:
     """Sheets of about so many characters in all, from the pairs of these documents."""
     rng = random.Random(seed)  # noqa: S311 (not for secrets)
     pools: dict[str, list[Pair]] = {"problems": [], "statutes": [], "dialogue": [], "passages": []}
     for document in documents:
         for pair in document.pairs:
+            if dense and len(pair[0]) + len(pair[1]) > DENSE:
+                continue
             kind = "dialogue" if pair[0][0] in "\"'" and pair[1][0] in "\"'" else "passages"
             pools[kind if document.source == "novels" else document.source].append(pair)
     counts = Counter(word for d in documents if d.source == "novels" for word in re.findall("[a-z]{3,9}", d.text))
@@ -120,29 +127,46 @@ def sheets(documents: Sequence[Document], characters: int, seed: int) -> Iterato
     words = [word for word in words if word not in reserved]
     number = 0
     while characters > 0:
-        text = draw_sheet(rng, pools, words)
+        text = draw_sheet(rng, pools, words, dense, odd)
         number += 1
         characters -= len(text)
         yield Document("sheets", f"sheet{number}", text)
 
 
-def build(source: Path, out: Path, forbidden: Sequence[str], sheet_share: float, seed: int) -> dict[str, object]:
+def build(
+    source: Path,
+    out: Path,
+    forbidden: Sequence[str],
+    sheet_share: float,
+    seed: int,
+    dense: bool = False,
+    percent: int = 100,
+    odd: bool = False,
+) -> dict[str, object]:
     """Write the corpus and return its manifest. `sheet_share`: sheets' characters per character of the rest."""
     documents: list[Document] = []
-    for name, (place, _) in SOURCES.items():
-        documents += READERS[name](source / place)
+    for name, (file, _) in SOURCES.items():
+        documents += READERS[name](source / file)
+    documents = [d for d in documents if is_held_out(d) or place(d.text) % 100 < percent]
     out.mkdir(parents=True, exist_ok=True)
     prompts = evaluation_prompts(source)
-    manifest: dict[str, object] = {"seed": seed, "sheet_share": sheet_share, "evaluation_prompts": len(prompts)}
+    manifest: dict[str, object] = {
+        "seed": seed,
+        "sheet_share": sheet_share,
+        "dense": dense,
+        "percent": percent,
+        "odd": odd,
+        "evaluation_prompts": len(prompts),
+    }
     manifest["sources"] = {
-        name: {"file": place, "sha256": file_hash(source / place), "licence": licence}
-        for name, (place, licence) in SOURCES.items()
+        name: {"file": file, "sha256": file_hash(source / file), "licence": licence}
+        for name, (file, licence) in SOURCES.items()
     }
     for split, wanted in (("train", False), ("heldout", True)):
         kept = [document for document in documents if is_held_out(document) is wanted]
         clean = [d for d in kept if first_forbidden(d.text, forbidden) is None and not holds(d.text, prompts)]
         share = sum(len(document.text) for document in clean) * sheet_share
-        drawn = list(sheets(clean, int(share), seed + wanted))
+        drawn = list(sheets(clean, int(share), seed + wanted, dense, odd))
         clean_sheets = [d for d in drawn if first_forbidden(d.text, forbidden) is None and not holds(d.text, prompts)]
         dropped = len(kept) - len(clean) + len(drawn) - len(clean_sheets)
         manifest[split] = write(out / f"{split}.jsonl", [*clean, *clean_sheets], seed) | {"dropped": dropped}
@@ -174,11 +198,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", type=Path, required=True, help="folder that holds the sets")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sheet-share", type=float, default=0.7, help="characters of sheets per other character")
+    parser.add_argument("--dense", action="store_true", help="sheets of many short pairs, so mostly layout")
+    parser.add_argument("--odd", action="store_true", help="fences that only copying can close, in half of the sheets")
+    parser.add_argument("--percent", type=int, default=100, help="how much of the training documents to keep")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:
         forbidden = [*MARKERS, *exemplar_lines(PROFILES)]
-        manifest = build(options.source, options.out, forbidden, options.sheet_share, options.seed)
+        manifest = build(
+            options.source,
+            options.out,
+            forbidden,
+            options.sheet_share,
+            options.seed,
+            options.dense,
+            options.percent,
+            options.odd,
+        )
     except (DataError, OSError) as error:
         print(f"corpus: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from transformers import Trainer, TrainingArguments, default_data_collator
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -59,7 +58,8 @@ class Loop:
         return {name: Blocks(row, block, name, limit) for name, row in self.heldout.items() if len(row) >= block}
 
     def build_trainer(self) -> TimedTrainer:
-        writer = SummaryWriter(str(self.out / "logs"))
+        board = TensorBoardCallback()  # type: ignore[no-untyped-call]
+        board.logging_dir = str(self.out / "logs")
         return TimedTrainer(
             model=self.model,
             args=arguments(self.recipe, self.out),
@@ -67,7 +67,7 @@ class Loop:
             eval_dataset=self.heldout_blocks(self.recipe.block, self.recipe.eval_blocks),
             processing_class=self.tokenizer,  # so that each checkpoint holds it
             data_collator=default_data_collator,
-            callbacks=[TensorBoardCallback(writer)],  # type: ignore[no-untyped-call]
+            callbacks=[board],
         )
 
     def run(self) -> None:

@@ -29,6 +29,11 @@ def save_final(model: Any, tokenizer: Any, folder: Path) -> None:
     )
     model.to(torch.bfloat16).save_pretrained(draft)
     tokenizer.save_pretrained(draft)
+    config = draft / "tokenizer_config.json"  # transformers 4 knows this class only by its old name
+    text = config.read_text(encoding="utf-8").replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"')
+    config.write_text(text, encoding="utf-8")
+    for path in draft.iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(draft, folder)
 

@@ -6,7 +6,7 @@ that the text has used so far, and close what was opened. No layout that a shipp
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Pair = tuple[str, str]  # (what is given, what follows from it)
 
@@ -23,6 +23,7 @@ HEADERS = (
     "<{}>", "== {} ==", "-- {}", "{}.", "*{}*", "({})", "> {}", "@{}", "{} =>", "_{}_", "{{{}}}", "% {}",
 )  # fmt: skip
 FENCES = ('"""', "~~~", "```", "---", "'''", "***", "===", "...", "|||", "+++", "%%%", "^^^", "___")
+ODD_UNITS = ("`", "``", "```", "~", "~~", "-", "--", "=", "+", "*", "**", "%", "%%", "|", "^", ":", "!", "<", ">", "/")
 PREAMBLES = (
     "Below are {n} entries. Each has a part called {a} and a part called {b}.",
     "The following pages hold several entries; under {a} stands what was given, under {b} what came of it.",
@@ -45,7 +46,7 @@ class Layout:
     gap: str  # between a part and the next header
 
 
-def draw_layout(rng: random.Random, kind: str, words: Sequence[str]) -> Layout:
+def draw_layout(rng: random.Random, kind: str, words: Sequence[str], dense: bool) -> Layout:
     """A random layout for pairs of `kind`; `words` are what made-up labels are taken from."""
     labels = rng.choice(LABELS[kind])
     if rng.random() < 0.5:
@@ -53,13 +54,17 @@ def draw_layout(rng: random.Random, kind: str, words: Sequence[str]) -> Layout:
         labels = (first.capitalize(), second.capitalize())
     if rng.random() < 0.2:
         labels = (labels[0].upper(), labels[1].upper())
-    opening, closing = draw_fence(rng)
+    opening, closing = draw_fence(rng, dense)
     gap = rng.choice(("\n\n", "\n\n", "\n", "\n\n\n")) if opening else "\n\n"
-    return Layout(rng.choice(HEADERS), labels, opening, closing, rng.random() < 0.15, gap)
+    header = rng.choice(HEADERS[:7] if dense and rng.random() < 0.5 else HEADERS)
+    return Layout(header, labels, opening, closing, rng.random() < 0.15, gap)
 
 
-def draw_fence(rng: random.Random) -> tuple[str, str]:
+def draw_fence(rng: random.Random, dense: bool) -> tuple[str, str]:
     """What opens and what closes a part: a named fence, a run of one mark, angle brackets, or nothing."""
+    if dense and rng.random() < 0.3:
+        fence = "`" * rng.randint(1, 3)
+        return fence, fence
     roll = rng.random()
     if roll < 0.15:
         return "", ""
@@ -70,14 +75,27 @@ def draw_fence(rng: random.Random) -> tuple[str, str]:
     return fence, fence
 
 
-def draw_sheet(rng: random.Random, pools: Mapping[str, Sequence[Pair]], words: Sequence[str]) -> str:
-    """One sheet of two to eight pairs, all of one kind or of several."""
+def draw_sheet(
+    rng: random.Random,
+    pools: Mapping[str, Sequence[Pair]],
+    words: Sequence[str],
+    dense: bool = False,
+    odd: bool = False,
+) -> str:
+    """One sheet of two to eight pairs, all of one kind or of several.
+
+    A dense one has four to sixteen, and more of Markdown's headers and fences: with short pairs it is mostly layout.
+    Half of odd ones have a fence that only copying can close.
+    """
     kinds = [kind for kind in sorted(pools) if pools[kind]]
     mixed = rng.random() < 0.4
     kind = rng.choice(kinds)
-    number = rng.randint(2, 8)
+    number = rng.randint(4, 16) if dense else rng.randint(2, 8)
     pairs = [rng.choice(pools[rng.choice(kinds) if mixed else kind]) for _ in range(number)]
-    layout = draw_layout(rng, "mixed" if mixed else kind, words)
+    layout = draw_layout(rng, "mixed" if mixed else kind, words, dense)
+    if odd and rng.random() < 0.5:
+        fence = draw_odd_fence(rng)
+        layout = replace(layout, opening=fence, closing=fence)
     preamble = ""
     if rng.random() < 0.5:
         text = rng.choice(PREAMBLES) + (rng.choice(FENCED) if layout.opening == layout.closing != "" else "")
@@ -85,6 +103,16 @@ def draw_sheet(rng: random.Random, pools: Mapping[str, Sequence[Pair]], words: S
         if rng.random() < 0.3:
             preamble = layout.header.format("Preface") + "\n\n" + preamble
     return preamble + set_pairs(pairs, layout)
+
+
+def draw_odd_fence(rng: random.Random) -> str:
+    """A run of a mark that is rarely repeated, or several marks after each other; never four backticks in a row."""
+    if rng.random() < 0.5:
+        return rng.choice("$@;,?§¶•¦¤×÷±¬") * rng.randint(2, 6)
+    while True:
+        fence = "".join(rng.choices(ODD_UNITS, k=rng.randint(2, 4)))
+        if "`" * 4 not in fence:
+            return fence
 
 
 def set_pairs(pairs: Sequence[Pair], layout: Layout) -> str:

@@ -26,7 +26,8 @@ FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py")), "--port
 PARENT = """
 import json, sys
 from serve.config import Config, ConfigError, Engine, Server
-from serve.supervisor import Pace, run
+from serve.engine_child import Pace
+from serve.supervisor import run
 
 def load():
     with open(sys.argv[1]) as file:

@@ -58,6 +58,7 @@ def test_loss_falls_and_the_run_is_recorded(recipe: dict[str, Any], tmp_path: Pa
     assert run["heldout"]["32"]["prose"]["loss"] < 3.5  # the uniform guess is ln(300) = 5.7
     assert (out / "curve.png").stat().st_size > 1_000
     assert list((out / "logs").iterdir())
+    assert not (out / "runs").exists()
     assert {path.suffix for path in (out / "final").iterdir()} == {".json", ".safetensors"}
     assert cpt.main(arguments(recipe | {"steps": 2}, tmp_path / "more", init=str(out / "final"))) == 0
 

@@ -1,0 +1,246 @@
+"""The real command in front of the fake engine, and real clients in front of the command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from tests.upstream import FakeUpstream, Recorded
+
+# `main` is an engine of unknown make, `vllm` and `hf` speak those dialects, `dead` is none at all.
+CONFIG = """
+state_dir = "{state}"
+[server]
+max_body_mb = 1
+max_messages = 64
+max_n = 4
+connect_s = 2
+drain_s = 2
+{server}
+[engine.main]
+url = "{url}/v1"
+[engine.vllm]
+url = "{url}"
+kind = "vllm"
+[engine.hf]
+url = "{url}"
+kind = "transformers"
+[engine.narrow]
+url = "{url}"
+max_stop = 1
+supports = ["n", "tools"]
+[engine.dead]
+url = "http://127.0.0.1:1"
+[policy.chat]
+stages = ["urial"]
+render = "chat"
+[policy.base]
+stages = ["urial"]
+render = "base"
+[policy.base-vllm]
+engine = "vllm"
+render = "base"
+[policy.base-plain]
+engine = "vllm"
+render = "base"
+profile = "plain"
+[policy.base-hf]
+engine = "hf"
+render = "base"
+[policy.raw-hf]
+engine = "hf"
+stages = []
+render = "chat"
+[policy.base-narrow]
+engine = "narrow"
+render = "base"
+[policy.raw-narrow]
+engine = "narrow"
+stages = []
+render = "chat"
+[policy.dead]
+engine = "dead"
+stages = []
+render = "chat"
+[policy.dead-base]
+engine = "dead"
+render = "base"
+[alias]
+"gpt-aligned" = {{ policy = "chat", model = "echo" }}
+"gpt-base" = {{ policy = "base", model = "echo" }}
+{more}
+"""
+SECRETS = {"house": "sk-house-0123456789", "guest": "sk-guest-0123456789", "bare": "sk-bare-0123456789"}
+KEYS = """
+[engine.keyed]
+url = "{url}"
+key_env = "UPSTREAM_KEY"
+[policy.keyed]
+engine = "keyed"
+stages = []
+render = "chat"
+[policy.keyed-base]
+engine = "keyed"
+render = "base"
+[[key]]
+id = "house"
+sha256 = "{house}"
+rights = ["raw", "traces", "metrics", "explain"]
+[[key]]
+id = "guest"
+sha256 = "{guest}"
+policies = ["chat"]
+policy = "chat"
+rights = ["traces"]
+[[key]]
+id = "bare"
+sha256 = "{bare}"
+"""
+
+
+class Served:
+    """A running `trimtab serve`: its address, its process, and all that it has said."""
+
+    def __init__(self, argv: list[str], config: Path, env: dict[str, str] | None = None) -> None:
+        self.config = config
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serve.command", "serve", *argv],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})},
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        line = self.wait_for(r"serving on (http://\S+)|Error|trimtab serve:", 30)
+        assert "serving on" in line, "\n".join(self.said)
+        self.url = line.rsplit(" ", 1)[1]
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.rstrip("\n"))
+
+    def wait_for(self, pattern: str, timeout: float = 10) -> str:
+        """The first line that matches; AssertionError if none comes."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for line in tuple(self.said):
+                if re.search(pattern, line):
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line {pattern!r} in:\n" + "\n".join(self.said))
+
+    def workers(self) -> list[int]:
+        """The ids of its worker processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if b"serve.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(15)
+        self._reader.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+Start = Callable[..., Served]
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Start]:
+    """Starts servers before the fake engine; all of them end with the run."""
+    running = []
+
+    def begin(
+        *flags: str,
+        server: str = "timeout_s = 30",
+        more: str = "",
+        file: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Served:
+        """`file` is a configuration instead of CONFIG, in which {url} and {state} are filled in; "" for none."""
+        folder = tmp_path_factory.mktemp("served")
+        path = folder / "trimtab.toml"
+        if file is None:
+            text = CONFIG.format(state=folder / "state", url=upstream.url, server=server, more=more)
+        else:
+            text = file.replace("{url}", upstream.url).replace("{state}", str(folder / "state"))
+        path.write_text(text)
+        served = Served([*(["--config", str(path)] if text else []), "--port", "0", *flags], path, env)
+        running.append(served)
+        return served
+
+    yield begin
+    for served in running:
+        served.stop()
+
+
+@pytest.fixture(scope="session")
+def served(start: Start) -> Served:
+    """A server without keys, shared by all tests that do not change it."""
+    return start()
+
+
+@pytest.fixture(scope="session")
+def keyed(start: Start, upstream: FakeUpstream) -> Served:
+    """A server with three keys and an engine that has one of its own."""
+    hashes = {name: hashlib.sha256(secret.encode()).hexdigest() for name, secret in SECRETS.items()}
+    more = KEYS.format(url=upstream.url, **hashes)
+    return start(server="timeout_s = 1\ntrace_content = true", more=more, env={"UPSTREAM_KEY": "sk-upstream-secret"})
+
+
+@pytest.fixture
+async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(served: Served) -> AsyncIterator[AsyncOpenAI]:
+    """OpenAI's own client, pointed at the server."""
+    async with AsyncOpenAI(
+        base_url=served.url + "/v1",
+        api_key="sk-client",
+        max_retries=0,
+        timeout=10,
+        http_client=httpx.AsyncClient(verify=False),
+    ) as it:
+        yield it
+
+
+@pytest.fixture
+def sent(upstream: FakeUpstream) -> Callable[[], Recorded]:
+    """The last request that reached the engine in this test."""
+    before = len(upstream.requests)
+
+    def last() -> Recorded:
+        posts = [r for r in upstream.requests[before:] if r.method == "POST"]
+        assert posts, "nothing reached the engine"
+        return posts[-1]
+
+    return last
+
+
+def chat(content: str = "hello there", model: str = "echo", **fields: Any) -> dict[str, Any]:
+    """A request's body."""
+    return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
+
+
+def events(text: str) -> list[Any]:
+    """The data of the events of a stream, [DONE] as it is."""
+    data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    return [row if row == "[DONE]" else json.loads(row) for row in data]

@@ -1,0 +1,327 @@
+"""A client that leaves stops the engine: in each window, streaming or not, whatever the render."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from prompt_opt.pipeline import build as build_stages
+from serve.app import build
+from serve.call import Call, ClientGone
+from serve.config import Flags
+from serve.engines import LiveEngine
+from serve.errors import TooSlow
+from serve.reader import load
+from serve.relay import Relay
+from serve.service import Service
+from serve.traces import Traces
+from tests.serve.conftest import Served, chat
+from tests.upstream import FakeUpstream
+
+# window -> the model that keeps a client waiting there
+WINDOWS = {"headers": "slow-headers-20", "first": "slow-first-20", "stream": "slow-stream-2000-10"}
+
+
+def request(url: str, path: str, body: dict[str, Any], **headers: str) -> socket.socket:
+    """A connection on which a request has been sent and nothing read."""
+    host, port = url.removeprefix("http://").split(":")
+    data = json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", f"host: {host}", "content-type: application/json", f"content-length: {len(data)}"]
+    sock = socket.socket()
+    sock.settimeout(10)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((host, int(port)))
+    sock.sendall("\r\n".join([*lines, *(f"{k}: {v}" for k, v in headers.items()), "", ""]).encode() + data)
+    return sock
+
+
+def wait_window(upstream: FakeUpstream, since: int, model: str, window: str) -> int:
+    """Until the first request for the model from number `since` on is held up where it should be; its number.
+
+    The server's own questions after the engine's models come at any time, so a number alone says nothing.
+    """
+    deadline = time.monotonic() + 5
+    while True:
+        mine = [i for i in range(since, len(upstream.requests)) if upstream.requests[i].model == model]
+        if mine and upstream.requests[mine[0]].window == window:
+            return mine[0]
+        assert time.monotonic() < deadline, mine and upstream.requests[mine[0]].window
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("policy", ["raw", "chat", "base"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_leaving_aborts_the_engine_within_a_second(
+    served: Served, upstream: FakeUpstream, policy: str, stream: bool, window: str
+) -> None:
+    index = len(upstream.requests)
+    sock = request(
+        served.url, "/v1/chat/completions", chat(model=WINDOWS[window], stream=stream), **{"x-trimtab-policy": policy}
+    )
+    with sock:
+        # An engine that does not stream holds everything back before its headers.
+        index = wait_window(upstream, index, WINDOWS[window], window if stream else "headers")
+    upstream.wait_abort(index, timeout=1.0)
+    assert httpx.post(f"{served.url}/v1/chat/completions", json=chat(), verify=False).status_code == 200
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_leaving_a_relayed_path_aborts_the_engine_too(served: Served, upstream: FakeUpstream, window: str) -> None:
+    index = len(upstream.requests)
+    body = {"model": WINDOWS[window], "prompt": "x", "stream": True}
+    with request(served.url, "/v1/completions", body):
+        index = wait_window(upstream, index, WINDOWS[window], window)
+    upstream.wait_abort(index, timeout=1.0)
+
+
+def test_leaving_while_the_answer_is_stuck_in_a_full_socket_aborts_the_engine(
+    served: Served, upstream: FakeUpstream
+) -> None:
+    for path, body in (
+        ("/v1/chat/completions", chat(model="stream-200000", stream=True)),
+        ("/v1/completions", {"model": "stream-200000", "prompt": "x", "stream": True}),
+    ):
+        index = len(upstream.requests)
+        with request(served.url, path, body):
+            index = wait_window(upstream, index, "stream-200000", "stream")
+            sent = -1
+            while upstream.requests[index].sent != sent:  # until nothing moves any more
+                sent = upstream.requests[index].sent
+                time.sleep(0.3)
+            assert sent < 200_000
+        upstream.wait_abort(index, timeout=1.0)
+
+
+def test_a_client_that_closes_after_its_answer_is_not_one_that_left(served: Served, upstream: FakeUpstream) -> None:
+    with request(served.url, "/v1/chat/completions", chat(), connection="close") as sock:
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+    trace = next(line for line in answer.decode().split("\r\n") if line.startswith("x-trimtab-trace"))
+    told = httpx.get(f"{served.url}/v1/traces/{trace.split(': ')[1]}", verify=False).json()
+    assert (told["status"], told["error"]) == (200, None)
+
+
+def test_fds_do_not_grow_with_clients_that_leave(served: Served, upstream: FakeUpstream) -> None:
+    worker = Path(f"/proc/{served.workers()[0]}/fd")
+
+    def storm() -> None:
+        index = len(upstream.requests)
+        socks = [
+            request(served.url, "/v1/chat/completions", chat(model=model, stream=True), **{"x-trimtab-policy": policy})
+            for model in WINDOWS.values() for policy in ("raw", "base")
+        ]  # fmt: skip
+        arrived: list[int] = []
+        while len(arrived) < len(socks):
+            time.sleep(0.01)
+            arrived = [
+                i for i in range(index, len(upstream.requests)) if upstream.requests[i].model in WINDOWS.values()
+            ]
+        for sock in socks:
+            sock.close()
+        for i in arrived:
+            upstream.wait_abort(i, timeout=2.0)
+
+    storm()
+    time.sleep(0.3)
+    before = len(os.listdir(worker))
+    for _ in range(5):
+        storm()
+    time.sleep(0.3)
+    assert len(os.listdir(worker)) <= before + 2
+
+
+# ---------------------------------------------------------------- inside one process
+
+
+@pytest.fixture
+async def inside(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[str]:
+    """The application in this very event loop, so that its tasks can be counted."""
+    config = load(Flags(upstream=upstream.url, state_dir=str(tmp_path)), {})
+    traces = Traces(tmp_path, 60)
+    relay = Relay(connect_s=2, timeout_s=10)
+    stages = {name: build_stages(policy) for name, policy in config.policies.items()}
+    service = Service(config, {"main": LiveEngine(config.engines["main"])}, stages, relay, traces)
+    server = uvicorn.Server(
+        uvicorn.Config(build(lambda: service), port=0, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
+    )
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        await task
+    await relay.close()
+    traces.close()
+
+
+async def test_no_task_outlives_a_client_that_left(inside: str, upstream: FakeUpstream) -> None:
+    async with httpx.AsyncClient(verify=False, base_url=inside) as http:
+        assert (await http.post("/v1/chat/completions", json=chat())).status_code == 200
+    await asyncio.sleep(0.05)
+    before = asyncio.all_tasks()
+    for policy in ("raw", "urial"):
+        for window, model in WINDOWS.items():
+            index = len(upstream.requests)
+            sock = request(
+                inside, "/v1/chat/completions", chat(model=model, stream=True), **{"x-trimtab-policy": policy}
+            )
+            with sock:
+                index = await asyncio.to_thread(wait_window, upstream, index, model, window)
+            await asyncio.to_thread(upstream.wait_abort, index)
+    await asyncio.sleep(0.1)
+    assert asyncio.all_tasks() <= before
+
+
+class Wire:
+    """ASGI's two callables, under a test's control."""
+
+    def __init__(self) -> None:
+        self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: list[Any] = []
+
+    async def receive(self) -> dict[str, Any]:
+        return await self.said.get()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+        await asyncio.sleep(0)
+
+    def call(self, **headers: str) -> Call:
+        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        return Call({"type": "http", "path": "/x", "headers": pairs}, self.receive, self.send)
+
+
+async def test_leaving_cancels_the_block_and_nothing_after_it() -> None:
+    wire = Wire()
+    call = wire.call()
+    asyncio.get_running_loop().call_later(0.02, wire.said.put_nowait, {"type": "http.disconnect"})
+    with pytest.raises(ClientGone):
+        async with call.while_client_stays():
+            await asyncio.sleep(5)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0.01)  # would raise if a cancellation were still due
+
+
+async def test_leaving_at_the_very_end_of_an_answer_cancels_nothing() -> None:
+    for order in range(20):
+        wire = Wire()
+        call = wire.call()
+        async with call.while_client_stays():
+            await call.start(200, [])
+            for _ in range(order % 4):
+                await asyncio.sleep(0)
+            await call.end(b"x")
+            wire.said.put_nowait({"type": "http.disconnect"})
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        assert call.ended
+
+
+async def test_leaving_at_any_moment_either_raises_in_the_block_or_not_at_all() -> None:
+    for moment in range(8):
+        wire = Wire()
+        call = wire.call()
+        left = False
+        try:
+            async with call.while_client_stays():
+                for step in range(6):
+                    if step == moment:
+                        wire.said.put_nowait({"type": "http.disconnect"})
+                    await asyncio.sleep(0)
+        except ClientGone:
+            left = True
+        assert left == (moment < 5) or moment in (4, 5)
+        await asyncio.sleep(0.001)
+
+
+async def test_the_servers_own_cancellation_is_not_taken_for_the_clients() -> None:
+    wire = Wire()
+    call = wire.call()
+
+    async def block() -> None:
+        async with call.while_client_stays():
+            await asyncio.sleep(5)
+
+    task = asyncio.create_task(block())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    # Both at once: the server's wins.
+    task = asyncio.create_task(block())
+    await asyncio.sleep(0.01)
+    wire.said.put_nowait({"type": "http.disconnect"})
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_client_that_takes_nothing_any_more_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.call._STUCK_S", 0.2)
+
+    async def never(message: Any) -> None:
+        await asyncio.sleep(10)
+
+    call = Call({"type": "http", "path": "/x", "headers": []}, Wire().receive, never)
+    started = time.monotonic()
+    with pytest.raises(ClientGone):
+        async with call.while_client_stays():
+            await call.write(b"x")
+    assert 0.2 < time.monotonic() - started < 2
+    # One that is slow, but takes something, has not.
+    wire = Wire()
+    slow = wire.call()
+    async with slow.while_client_stays():
+        for _ in range(5):
+            await slow.write(b"x")
+            await asyncio.sleep(0.1)
+    assert len(wire.sent) == 5
+
+
+async def test_a_body_that_does_not_come_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.call._BODY_S", 0.05)
+    with pytest.raises(TooSlow) as caught:
+        await Wire().call().body(100)
+    assert caught.value.status == 408
+
+
+async def test_a_body_that_stops_half_way_is_a_client_that_left() -> None:
+    wire = Wire()
+    call = wire.call()
+    wire.said.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+    wire.said.put_nowait({"type": "http.disconnect"})
+    with pytest.raises(ClientGone):
+        await call.body(100)
+
+
+def test_a_server_that_stops_ends_its_streams_with_an_error(start: Any, upstream: FakeUpstream) -> None:
+    served = start(server="timeout_s = 30")
+    index = len(upstream.requests)
+    with request(served.url, "/v1/chat/completions", chat(model="slow-stream-2000-10", stream=True)) as sock:
+        wait_window(upstream, index, "slow-stream-2000-10", "stream")
+        ended = threading.Thread(target=served.stop)
+        ended.start()  # drain_s is 2
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+        ended.join()
+    assert b'"code":"shutting_down"' in answer
+    assert b"[DONE]" not in answer

@@ -1,0 +1,46 @@
+"""The OpenAPI page says what is served, and nothing else is."""
+
+from __future__ import annotations
+
+import httpx
+
+from serve.app import RELAYED
+
+
+async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/openapi.json")).json()
+    assert page["openapi"].startswith("3.")
+    paths = set(page["paths"])
+    own = {
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/policies",
+        "/v1/traces/{ident}",
+        "/v1/explain",
+    }
+    assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED}
+    assert "bearer" in str(page["components"]["securitySchemes"])
+    again = (await http.get("/openapi.json")).json()
+    assert again == page
+
+
+async def test_what_the_page_names_is_there(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/openapi.json")).json()
+    for path, methods in page["paths"].items():
+        for method in methods:
+            answer = await http.request(method, path.replace("{name}", "x").replace("{ident}", "x"), json={})
+            body = answer.json() if "json" in answer.headers["content-type"] else {}
+            code = (body.get("error") or {}).get("code") if isinstance(body, dict) else None
+            assert code not in ("path_not_found", "method_not_allowed"), (method, path)
+
+
+async def test_the_body_of_a_chat_is_described_with_our_own_field(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/openapi.json")).json()
+    for path in ("/v1/chat/completions", "/v1/explain"):
+        schema = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["required"] == ["messages"]
+        assert schema["additionalProperties"] is True
+        assert set(schema["properties"]["trimtab"]["properties"]) == {
+            "policy", "skip", "region", "language", "date", "explain",
+        }  # fmt: skip

@@ -1,0 +1,201 @@
+"""What is remembered of a request, where it can be read, and for how long; and what Prometheus sees."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from prompt_opt.core import Outcome, Policy
+from serve.record import Record
+from serve.traces import Traces
+from tests.serve.conftest import SECRETS, Served, Start, chat
+
+
+async def trace(http: httpx.AsyncClient, answer: httpx.Response) -> dict[str, Any]:
+    found = await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")
+    assert found.status_code == 200, found.text
+    return dict(found.json())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_trace_is_there_right_after_the_answer(http: httpx.AsyncClient, stream: bool) -> None:
+    answer = await http.post(
+        "/v1/chat/completions", json=chat(stream=stream, stream_options={"include_usage": True}),
+        headers={"x-trimtab-policy": "chat"},
+    )  # fmt: skip
+    told = await trace(http, answer)
+    assert told["object"] == "trace"
+    assert (told["policy"], told["render"], told["engine"], told["model"]) == ("chat", "chat", "main", "echo")
+    assert (told["stream"], told["status"], told["error"]) == (stream, 200, None)
+    assert [(s["stage"], s["status"], s["reason"]) for s in told["stages"]] == [("urial", "applied", "3")]
+    assert told["usage"]["completion_tokens"] == 2
+    assert 0 < told["first_byte_ms"] <= told["total_ms"] < 5000
+    assert abs(told["created"] - time.time()) < 10
+    assert "before" not in told
+    assert "hello" not in str(told)
+
+
+async def test_what_went_wrong_is_in_the_trace(http: httpx.AsyncClient) -> None:
+    for model, stream, status, word in (
+        ("error-429", False, 429, "engine answered 429"), ("die-mid-stream-2", True, 200, "broke"),
+        ("error-mid-stream-2", True, 200, "sent an error"), ("close-without-done-2", True, 200, "ended before"),
+    ):  # fmt: skip
+        for policy in ("raw", "base"):
+            body = chat(model=model, stream=stream)
+            answer = await http.post("/v1/chat/completions", json=body, headers={"x-trimtab-policy": policy})
+            told = await trace(http, answer)
+            assert told["status"] == status
+            assert "made up" not in told["error"]  # an engine's own words may quote a prompt
+            assert word in told["error"] or (policy == "base" and "before it was complete" in told["error"])
+
+
+async def test_relayed_calls_have_traces_that_say_what_was_not_done(http: httpx.AsyncClient) -> None:
+    answer = await http.post(
+        "/v1/embeddings", json={"model": "echo", "input": "x"}, headers={"x-trimtab-policy": "chat"}
+    )
+    assert answer.headers["x-trimtab-applied"] == "urial=skipped(not a chat)"
+    told = await trace(http, answer)
+    assert (told["path"], told["usage"]["prompt_tokens"]) == ("/v1/embeddings", 1)
+
+
+async def test_content_is_kept_only_where_it_is_turned_on(http: httpx.AsyncClient, keyed: Served) -> None:
+    body = chat("a secret wish", trimtab={"policy": "base", "explain": True})
+    told = await trace(http, await http.post("/v1/chat/completions", json=body))
+    assert told["before"] == [{"role": "user", "content": "a secret wish"}]
+    assert "a secret wish" in told["after"]
+    assert told["after"] == "".join(span["text"] for span in told["spans"])
+    del body["trimtab"]["explain"]
+    assert "wish" not in str(await trace(http, await http.post("/v1/chat/completions", json=body)))
+    headers = {"authorization": f"Bearer {SECRETS['guest']}"}  # trace_content is on there
+    async with httpx.AsyncClient(verify=False, base_url=keyed.url, headers=headers) as other:
+        answer = await other.post("/v1/chat/completions", json=chat("another wish"))
+        assert "another wish" in str((await trace(other, answer))["after"])
+
+
+async def test_an_unknown_trace_is_a_404_and_holds_nobody_up(http: httpx.AsyncClient) -> None:
+    async def ask(name: str) -> httpx.Response:
+        return await http.get(f"/v1/traces/{name}")
+
+    started = time.monotonic()
+    answers = await asyncio.gather(*(ask(f"none-{i}") for i in range(40)))
+    assert {a.status_code for a in answers} == {404}
+    assert {a.json()["error"]["code"] for a in answers} == {"trace_not_found"}
+    assert time.monotonic() - started < 5  # one after the other it would be 25
+
+
+async def test_any_worker_gives_any_trace_and_all_metrics(start: Start) -> None:
+    served = start("--workers", "2")
+    assert len(served.workers()) == 2
+    async with httpx.AsyncClient(
+        verify=False, base_url=served.url, timeout=10, headers={"connection": "close"}
+    ) as http:
+        for _ in range(10):
+            answer = await http.post("/v1/chat/completions", json=chat(), headers={"x-trimtab-policy": "chat"})
+            assert (await trace(http, answer))["policy"] == "chat"
+        for _ in range(4):
+            text = (await http.get("/metrics")).text
+            line = 'trimtab_requests_total{path="/v1/chat/completions",policy="chat",status="200"} 10.0'
+            assert line in text
+
+
+async def test_metrics_count_what_happened(http: httpx.AsyncClient) -> None:
+    async def count(pattern: str) -> float:
+        lines = (await http.get("/metrics")).text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
+
+    patterns = [
+        r'trimtab_requests_total\{path="/v1/chat/completions",policy="base",status="200"\}',
+        r'trimtab_requests_total\{path="/v1/chat/completions",policy="base",status="400"\}',
+        r'trimtab_stage_outcomes_total\{stage="urial",status="applied"\}',
+        r'trimtab_stage_seconds_count\{stage="urial"\}',
+        r'trimtab_first_byte_seconds_count\{policy="base"\}',
+        r'trimtab_tokens_total\{kind="completion",policy="base"\}',
+        r'trimtab_upstream_errors_total\{engine="dead",error="Refused"\}',
+    ]
+    before = [await count(pattern) for pattern in patterns]
+    await http.post("/v1/chat/completions", json=chat(), headers={"x-trimtab-policy": "base"})
+    await http.post("/v1/chat/completions", json=chat(tools=[{}]), headers={"x-trimtab-policy": "base"})
+    await http.post("/v1/chat/completions", json=chat(), headers={"x-trimtab-policy": "dead"})
+    after = [await count(pattern) for pattern in patterns]
+    grown = [b - a for a, b in zip(before, after, strict=True)]
+    assert grown[:2] == [1, 1]
+    assert grown[2] >= 1
+    assert grown[3] >= 1
+    assert grown[4:] == [1, grown[5], 1]
+    assert grown[5] > 0
+
+
+async def test_no_client_can_make_a_new_series(http: httpx.AsyncClient) -> None:
+    async def series() -> set[str]:
+        return {line.rsplit(" ", 1)[0] for line in (await http.get("/metrics")).text.splitlines() if line[0] != "#"}
+
+    for i in (0, 1):
+        if i:
+            before = await series()
+        for path in (f"/v1/none/{i}", f"/v1/models/none-{i}"):
+            await http.post(path)
+        body = chat(model=f"none-{i}", user=f"u{i}")
+        await http.post("/v1/chat/completions", json=body, headers={"x-trimtab-policy": f"none-{i}"})
+        await http.post("/v1/chat/completions", json=body)
+        await http.post("/v1/embeddings", json={"model": f"none-{i}", "input": "x"})
+    assert await series() == before
+
+
+# ---------------------------------------------------------------- in one process
+
+
+async def test_traces_expire_and_are_swept(tmp_path: Path) -> None:
+    traces = Traces(tmp_path, ttl_s=0.6)
+    traces.put("a", "t", {"x": 1})
+    assert await traces.find("a", "t") == {"x": 1}
+    assert await traces.find("a", "other") is None
+    await asyncio.sleep(0.4)
+    assert await traces.find("a", "t") is None
+    traces.close()
+    again = Traces(tmp_path, ttl_s=60)  # sweeps with its first write
+    again.put("b", "t", {})
+    assert await again.find("b", "t") == {}
+    again.close()
+    with sqlite3.connect(tmp_path / "traces.sqlite3") as connection:
+        assert connection.execute("SELECT id FROM trace").fetchall() == [("b",)]
+    connection.close()
+
+
+async def test_a_disk_that_fails_loses_traces_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    traces = Traces(tmp_path, ttl_s=60)
+    with sqlite3.connect(tmp_path / "traces.sqlite3") as connection:
+        connection.execute("ALTER TABLE trace RENAME TO away")
+    traces.put("a", "t", {})
+    while not traces.dropped:
+        await asyncio.sleep(0.02)
+    with connection:
+        connection.execute("ALTER TABLE away RENAME TO trace")
+    connection.close()
+    traces.put("b", "t", {})
+    assert await traces.find("b", "t") == {}
+    assert "1 traces lost" in caplog.text
+    traces.close()
+
+
+def test_no_reason_can_leave_its_header() -> None:
+    nasty = 'a\r\nset-cookie: x=y\r\n\r\n<html>\u2028é\x00,")('
+    record = Record(
+        "/x",
+        "id",
+        policy=Policy("p"),
+        outcomes=(Outcome("urial", "failed", nasty), Outcome("bpo", "skipped", "x" * 9999)),
+    )
+    for name, value in record.headers():
+        assert re.fullmatch(rb"[a-z-]+", name)
+        assert re.fullmatch(rb"[ -~]{0,2048}", value)
+    assert dict(record.headers())[b"x-trimtab-policy"] == b"p"
+    assert b"x-trimtab-policy" not in dict(Record("/x", "id").headers())
