@@ -21,7 +21,6 @@ from prompt_opt.rewriter import BadAnswer, Form, Template, Turn
 from prompt_opt.rewriting import Rewrite, Rewriting
 
 Mode = Literal["replace", "complement", "demo", "shadow"]
-_MARGIN_S = 0.01  # left of the budget, so that we know of a late call before the pipeline gives up on us
 # Fields that bind the answer's form: a rewritten prompt could fight them.
 _BINDING = re.compile(r"response_format|structured_outputs|guided_\w+|prediction")
 
@@ -31,7 +30,9 @@ class Options:
     """`[policy.NAME.bpo]`: the settings of the stage."""
 
     rewriter: str = ""  # a [rewriter.NAME]
-    mode: Literal["", "replace", "complement", "demo", "shadow"] = ""  # "": complement with `instruct`, replace with `bpo`
+    mode: Literal["", "replace", "complement", "demo", "shadow"] = (
+        ""  # "": complement with `instruct`, replace with `bpo`
+    )
     percent: float = 100.0  # of requests, for A/B; by tenant and text, so the same request falls on the same side
     max_chars: int = 4000  # a longer prompt holds pasted context
     max_code: float = 0.5  # share of the prompt that is code
@@ -86,7 +87,7 @@ class Bpo:
             history=tail(chat, self._options.history_chars) if template.sees_history else (),
             tenant=ctx.tenant,
             policy=ctx.policy.digest,
-            within=max(0.0, ctx.remaining - _MARGIN_S),
+            deadline=ctx.deadline,
         )
         detail = self._detail(prompt, rewrite)
         if self._mode == "shadow":
@@ -99,7 +100,7 @@ class Bpo:
             return Advice(complement=rewrite.text, note=note, detail=detail)
         if self._mode == "demo":
             answer = await self._answer(rewrite.text, chat, ctx)
-            return Advice(exemplars=(Exemplar(rewrite.text, answer),), note=note, detail=detail)
+            return Advice(demos=(Exemplar(rewrite.text, answer),), note=note, detail=detail)
         return Advice(rewrite=rewrite.text, note=note, detail=detail)
 
     def _detail(self, prompt: str, rewrite: Rewrite) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class Advice:
     frame: Frame = "quoted"  # how `principles` are quoted
     rewrite: str | None = None  # the last user turn, rewritten
     complement: str | None = None  # a hint after the last user turn
+    demos: tuple[Exemplar, ...] = ()  # exemplars made for this request, right before the last user turn
     note: str = ""  # what the outcome says in brackets: applied(3)
     detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
 
@@ -133,8 +134,8 @@ class Outcome:
     status: Status
     reason: str = ""
     ms: float = 0.0
-    detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
     gave: Advice = field(default=Advice(), repr=False, compare=False)
+    detail: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")

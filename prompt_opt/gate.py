@@ -61,7 +61,8 @@ _REPLACE: Mapping[str, Rule] = {
     "empty": rules.empty, "unchanged": rules.unchanged, "leak": rules.leak, "refusal": rules.refusal,
     "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length, "answered": rules.answered,
     "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
-    "negation": rules.negation, "format": rules.form, "contradiction": rules.contradiction, "meaning": rules.meaning,
+    "negation": rules.negation, "format": rules.form, "opposite": rules.opposite, "contradiction": rules.contradiction,
+    "meaning": rules.meaning, "name": rules.name,
 }  # fmt: skip
 _COMPLEMENT: Mapping[str, Rule] = {
     "empty": rules.empty, "leak": rules.leak, "refusal": rules.refusal, "repeated": rules.repeated,

@@ -99,3 +99,8 @@ def dates(text: str, out: dict[str, str]) -> str:
     text = take(text, _TIME, time)
     day_pattern, days = _weekdays()
     return take(take(text, day_pattern, weekday), _ZH_DAY, zh_day)
+
+
+def is_date_word(word: str) -> bool:
+    """Whether a small-letter word is the name of a month or a weekday."""
+    return word in _months()[1] or word in _weekdays()[1]

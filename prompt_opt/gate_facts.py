@@ -1,4 +1,4 @@
-"""The facts of a prompt that a rewrite must keep: links, code, quotes, dates, numbers and demands on the form.
+"""The facts of a prompt that a rewrite must keep: links, code, quotes, names, dates, numbers and demands on the form.
 
 A fact has a key, equal for every way of writing it ("5" and "five", "3 May" and "2025-05-03"), and the text that shows
 it. Each kind is looked for where the ones before it left something: a number inside a link is a part of the link.
@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from prompt_opt.gate_dates import dates, take
 from prompt_opt.gate_language import CJK, Lexicon, lexicons, plain
+from prompt_opt.gate_names import names
 
 Facts = Mapping[str, str]  # key -> the text that shows it
 _LINK = re.compile(
@@ -44,6 +45,29 @@ _FORMATS = re.compile(r"(?<![A-Za-z])(JSON|XML|YAML|CSV|HTML|Markdown|LaTeX|SQL|
 CONTAINERS = frozenset({"JSON", "XML", "YAML", "CSV", "TSV", "HTML", "a table"})
 
 
+_UNITS = {
+    name: names[0]
+    for names in (
+        ["kg", "kilo", "kilos", "kilogram", "kilograms", "kilogramm", "公斤", "千克"],
+        ["g", "grams", "gramm", "grammes"],
+        ["lb", "lbs", "pounds of"], ["oz", "ounces"], ["km", "kilometers", "kilometres", "kilometer", "公里"],
+        ["miles", "mile", "meilen"], ["m", "meters", "metres", "meter", "米"], ["cm", "厘米"], ["mm"], ["ft", "feet"],
+        ["inches", "inch"], ["$", "dollar", "dollars", "usd", "美元"], ["€", "euro", "euros", "eur", "欧元"],
+        ["£", "gbp"], ["¥", "yuan", "元"], ["%", "percent", "prozent", "pour cent", "por ciento"], ["°c"], ["°f"],
+        ["minutes", "minute", "min", "minuten", "minutos", "分钟"],
+        ["hours", "hour", "h", "stunden", "heures", "horas", "小时"],
+        ["days", "day", "tage", "jours", "días", "天"], ["weeks", "week", "wochen", "semaines", "semanas", "周"],
+        ["months", "month", "monate", "mois", "meses", "个月"], ["years", "year", "jahre", "ans", "años", "年"],
+    )
+    for name in names
+}  # fmt: skip
+_UNIT = re.compile(
+    rf"([$€£¥])?\s?(?<![\d.,])(\d+(?:[.,]\d+)*)[\s-]?"
+    rf"({'|'.join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))})?(?![A-Za-zÀ-ÿ])",
+    re.IGNORECASE,
+)
+
+
 def squeeze(text: str) -> str:
     """Without any white space."""
     return re.sub(r"\s+", "", text)
@@ -54,10 +78,12 @@ def even(text: str) -> str:
     return " ".join(text.split())
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
-    """The facts of a text by rule: link, code, quote, date, number, format."""
-    out: dict[str, dict[str, str]] = {rule: {} for rule in ("link", "code", "quote", "date", "number", "format")}
+    """The facts of a text by rule: link, code, quote, name, date, number, format."""
+    out: dict[str, dict[str, str]] = {
+        rule: {} for rule in ("link", "code", "quote", "name", "date", "number", "format")
+    }
     text = _code(text, out["code"], fenced=True)
 
     def link(m: re.Match[str]) -> bool:
@@ -75,6 +101,7 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
 
     text = plain(take(text, _QUOTES, quote))
     out["format"] = demands(text, lex)
+    out["name"] = {key: shown for key, shown in names(text, lex).items() if not _FORMATS.fullmatch(shown)}
     text = dates(text, out["date"])
     for m in _CALCULATION.finditer(text):
         if re.search(r"\d", m[0]):
@@ -146,6 +173,15 @@ def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
     found |= {str(n) for other in {lex, *lexicons()} for _, n in _number_words(text, other)}
     ones = {"en": r"\bone\b", "de": r"\beine?[mnrs]?\b", "fr": r"\bune?\b", "es": r"\buna?\b", "zh": "一"}
     return frozenset(found | ({"1"} if re.search(ones.get(lex.language, "(?!)"), text, re.IGNORECASE) else set()))
+
+
+def units(text: str) -> dict[str, set[str]]:
+    """Value -> the units and currencies that the number stands with."""
+    out: dict[str, set[str]] = {}
+    for m in _UNIT.finditer(plain(text)):
+        if unit := (m[1] or m[3] or "").lower():
+            out.setdefault(value(m[2]), set()).add(_UNITS[unit])
+    return out
 
 
 def demands(text: str, lex: Lexicon) -> dict[str, str]:

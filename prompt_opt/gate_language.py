@@ -61,6 +61,8 @@ class Lexicon:
     demands: tuple[tuple[str, Pattern], ...]
     into: Pattern
     tongues: Mapping[str, str]
+    opposites: tuple[tuple[str, str], ...]
+    reversals: tuple[str, ...]  # un-, in-: what makes a word its opposite
 
 
 @cache
@@ -89,6 +91,8 @@ def lexicon(language: str) -> Lexicon:
         demands=tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
         into=re.compile(into, re.IGNORECASE),
         tongues=tongues,
+        opposites=tuple((a, b) for a, _, b in (row.partition("/") for row in str(table.get("opposites", "")).split())),
+        reversals=tuple(str(table.get("reversals", "")).split()),
         **{name: pattern(name) for name in _PATTERNS},
     )
 
@@ -109,7 +113,7 @@ def _share() -> Mapping[str, tuple[tuple[str, float], ...]]:
     return {word: tuple((language, 1 / len(some)) for language in some) for word, some in out.items()}
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def plain(text: str) -> str:
     """The text as the patterns expect it: compatibility forms folded, one apostrophe."""
     return re.sub("['‘´`]", "’", unicodedata.normalize("NFKC", text))
@@ -120,6 +124,7 @@ def uses(text: str, script: str) -> bool:
     return _COUNTED[script].search(text) is not None
 
 
+@lru_cache(maxsize=512)
 def script(text: str) -> str:
     """The script that most of a text is in: "latin", "han", "ja"…; "" for no letters."""
     counts = {name: len(pattern.findall(text)) for name, pattern in _COUNTED.items()}
@@ -130,6 +135,7 @@ def script(text: str) -> str:
     return best if counts[best] else ""
 
 
+@lru_cache(maxsize=512)
 def language(text: str, least: float = 1.0, rival: float = 0.75) -> str:
     """The language of a text, or "" where too little shows: fewer than `least` telling words, or another language
     with more than `rival` of the best one's."""
@@ -165,7 +171,7 @@ def bare(text: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text)).casefold()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def stems(text: str, lang: str) -> frozenset[str]:
     """The beginnings of a text's content words; in Chinese, Japanese and Korean its pairs of characters."""
     stop = lexicon(lang).stop

@@ -9,8 +9,9 @@ from typing import Literal
 
 from prompt_opt import gate_sense as sense
 from prompt_opt.defuse import defuse
-from prompt_opt.gate_facts import Facts, all_numbers, even, folded, holds, squeeze
+from prompt_opt.gate_facts import Facts, all_numbers, even, folded, holds, squeeze, units
 from prompt_opt.gate_language import Lexicon, bare, language, plain, script, sentences, size, uses
+from prompt_opt.gate_names import folded_names, keeps
 
 Mode = Literal["replace", "complement"]
 Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
@@ -93,7 +94,7 @@ def leak(p: Pair) -> str:
 
 def _control(text: str) -> list[str]:
     """The special tokens in a text, as `defuse` knows them."""
-    escaped, notes = defuse(text.replace("\\", ""), ("\0",))
+    escaped, notes = defuse(text.replace("\\", ""), ())
     return [m[0].replace("\\", "", 1) for m in re.finditer(r"\S\\\S{0,40}", escaped)] if notes else []
 
 
@@ -160,6 +161,11 @@ def quote(p: Pair) -> str:
     return next((shown for key, shown in p.before["quote"].items() if key and not holds(said, key)), "")
 
 
+def name(p: Pair) -> str:
+    said = folded_names(p.rewrite)
+    return next((shown for key, shown in p.before["name"].items() if not keeps(said, key)), "")
+
+
 def date(p: Pair) -> str:
     numbers = all_numbers(p.rewrite, p.lex)
     for key, shown in p.before["date"].items():
@@ -173,6 +179,10 @@ def number(p: Pair) -> str:
     for key, shown in p.before["number"].items():
         if key not in have and key not in said if re.search(r"\D", key) else key not in have:
             return shown
+    had, has = units(p.original), units(p.rewrite)
+    for key in had.keys() & has.keys():
+        if not had[key] & has[key]:
+            return f"{key} {min(had[key])} became {key} {min(has[key])}"
     return ""
 
 
@@ -206,6 +216,10 @@ def negation(p: Pair) -> str:
         return f"lost: {lost}"
     added = sense.negation_added(p.original, p.rewrite, p.lex)
     return f"added: {added}" if added else ""
+
+
+def opposite(p: Pair) -> str:
+    return sense.turned(p.original, p.rewrite, p.lex)
 
 
 def contradiction(p: Pair) -> str:

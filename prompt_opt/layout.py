@@ -42,14 +42,16 @@ def lay_out(chat: Chat, advice: Advice, policy: Policy, specials: Collection[str
 def shed(advice: Advice) -> Advice | None:
     """The next smaller advice when the context is short, or None when nothing is left to drop.
 
-    The order: retrieved principles from the lowest score, the complement, exemplars from the last, the rewrite, the
-    instruction, pinned principles.
+    The order: retrieved principles from the lowest score, the complement, demos, exemplars from the last, the rewrite,
+    the instruction, pinned principles.
     """
     if advice.principles:
         worst = min(advice.principles, key=lambda p: (p.score, p.id))
         return replace(advice, principles=tuple(p for p in advice.principles if p is not worst))
     if advice.complement is not None:
         return replace(advice, complement=None)
+    if advice.demos:
+        return replace(advice, demos=advice.demos[:-1])
     if advice.exemplars:
         return replace(advice, exemplars=advice.exemplars[:-1])
     if advice.rewrite is not None:
@@ -88,6 +90,9 @@ def _chat(chat: Chat, advice: Advice) -> Prompt:
     last = max((i for i, m in enumerate(rest) if m.role == "user"), default=-1)
     for i, message in enumerate(rest):
         if i == last:
+            for demo in advice.demos:
+                put(Message("user", demo.user), [("rewrite", demo.user)])
+                put(Message("assistant", demo.assistant), [("rewrite", demo.assistant)])
             put(*_last_turn(message, advice))
         else:
             put(message, [("system" if message.role in SYSTEM_ROLES else "history", message.text)])

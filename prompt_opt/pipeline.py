@@ -106,6 +106,7 @@ def merge(advices: Sequence[Advice]) -> Advice:
         principles=tuple(p for a in advices for p in a.principles),
         frame=next((a.frame for a in advices if a.principles), "quoted"),
         rewrite=next((a.rewrite for a in advices if a.rewrite is not None), None),
+        demos=tuple(d for a in advices for d in a.demos),
         complement=next((a.complement for a in advices if a.complement is not None), None),
     )
 
@@ -142,8 +143,8 @@ def bare(
 def _after(outcome: Outcome, kept: Advice) -> Outcome:
     """The outcome of a stage, now that the context has left `kept` of all advice."""
     gave = outcome.gave
-    rows = [*gave.exemplars, *gave.principles]
-    remaining = {id(row) for row in (*kept.exemplars, *kept.principles)}
+    rows = [*gave.exemplars, *gave.demos, *gave.principles]
+    remaining = {id(row) for row in (*kept.exemplars, *kept.demos, *kept.principles)}
     left = [row for row in rows if id(row) in remaining]
     texts = [
         (gave.instruction, bool(kept.instruction)),

@@ -229,7 +229,7 @@ def rewriter(name: str, engine: str, template: str = "instruct", decoding: str =
 
 def shielded(text: str, specials: Collection[str] = ()) -> str:
     """A user's text in which no special token is left that the rewriter's engine could take for one."""
-    return defuse(text, ("\0",), specials)[0]
+    return defuse(text, (), specials)[0]
 
 
 def _undo(text: str, shown: str) -> Any:

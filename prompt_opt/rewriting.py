@@ -6,6 +6,7 @@ key → cache? → in flight? → breaker? → ask → candidates → gate → c
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from prompt_opt.gate_rules import Limits, Similarity
 from prompt_opt.gate_sense import overlap
 from prompt_opt.rewrite_cache import RewriteCache, cache_key
 from prompt_opt.rewriter import Candidate, Form, Rewriter, Turn
+
+_EARLY_S = 0.002  # how early a timer may be
 
 
 class Ask(Protocol):
@@ -68,17 +71,18 @@ class Rewriting:
         history: Sequence[Turn] = (),
         tenant: str = "",
         policy: str = "",
-        within: float,
+        deadline: float,
     ) -> Rewrite:
         """The rewrite of a prompt, judged.
 
         Args:
             policy: its digest.
-            within: seconds to wait.
+            deadline: when the caller gives up (`time.monotonic()`): who is cancelled from then on was out of time, who
+                is cancelled before has left.
 
         Raises:
             Skip: the rewriter rests after failures.
-            TimeoutError: it took longer than `within`.
+            TimeoutError: it took longer than `limit_s`.
             BadAnswer: it answered with something that is no completion. Whatever `ask` raises comes out as well.
         """
         body = self.rewriter.body(prompt, form, history)
@@ -92,20 +96,18 @@ class Rewriting:
             call = _Call(asyncio.create_task(self._ask(prompt, form, body, key)))
             self._flying[key] = call
             call.task.add_done_callback(lambda task: self._done(key, task))
-        return await self._wait(call, within)
+        return await self._wait(call, deadline)
 
-    async def _wait(self, call: _Call, within: float) -> Rewrite:
+    async def _wait(self, call: _Call, deadline: float) -> Rewrite:
         call.waiting += 1
         try:
-            async with asyncio.timeout(within):
-                return await asyncio.shield(call.task)
-        except TimeoutError:
-            if not call.late and not call.task.done():
-                call.late = True
-                self._breaker.failed("late")
-            raise
+            return await asyncio.shield(call.task)
         except asyncio.CancelledError:
-            if call.waiting == 1 and not call.late:
+            if time.monotonic() > deadline - _EARLY_S:
+                if not call.late:
+                    call.late = True
+                    self._breaker.failed("late")
+            elif call.waiting == 1 and not call.late:
                 call.task.cancel()
             raise
         finally:

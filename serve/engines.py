@@ -54,6 +54,7 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
 PARTS = frozenset({"images", "audio"})  # those that only the messages show
 # Request fields that OpenAI does not have but engines of these kinds do.
 _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
+_VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhere: only a rewriter's decoding has them
 
 
 class LiveEngine:
@@ -228,6 +229,9 @@ class LiveEngine:
         out = dict(fields)
         if self.kind == "vllm":
             return out
+        for name in _VLLM_ONLY:
+            if name in out and not _is_raw(out[name]):
+                del out[name]
         extra = {name: out.pop(name) for name in list(out) if name in _EXTENSIONS and not _is_raw(out[name])}
         if self.kind != "transformers":
             return out

@@ -140,7 +140,8 @@ async def _one(rewriting: Rewriting, prompt: str, form: Form, timeout_s: float) 
     started = time.monotonic()
     row: Row = {"prompt": prompt, "mode": form}
     try:
-        done = await rewriting.rewrite(prompt, form, within=timeout_s)
+        async with asyncio.timeout(timeout_s):
+            done = await rewriting.rewrite(prompt, form, deadline=started + timeout_s)
     except (httpx.HTTPError, BadAnswer, TimeoutError, json.JSONDecodeError) as error:
         why = str(error) or type(error).__name__
         return row | {"rewrite": None, "accepted": False, "rule": "failed", "detail": why}

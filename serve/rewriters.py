@@ -59,6 +59,8 @@ async def ask(
     if not live.ready:
         raise RewriterFailed(f"engine {engine} is {live.state}")
     fields = {**body, "model": live.name_for(str(body.get("model", "")))}
+    if "n" not in live.supports and fields.get("n", 1) > 1:
+        fields["n"] = 1  # fewer samples to choose from; the detail of the outcome says how many were offered
     headers = {**request_headers((), live.key), "content-type": "application/json"}
     try:
         upstream = await relay.send("POST", live.url + path, headers, msgspec.json.encode(live.adapt(fields)))

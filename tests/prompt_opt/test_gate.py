@@ -17,7 +17,11 @@ from prompt_opt.gate_language import language, lexicon, size
 from prompt_opt.gate_rules import Limits
 
 DATA = Path(__file__).parent.parent / "data" / "gate"
-WRITTEN = [json.loads(line) for line in (DATA / "written.jsonl").read_text("utf-8").splitlines()]
+WRITTEN = [
+    json.loads(line)
+    for name in ("written", "hard")
+    for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()
+]
 
 
 @pytest.mark.parametrize("row", [r for r in WRITTEN if not r.get("missed")], ids=lambda r: r["rewrite"][:40])
@@ -27,8 +31,8 @@ def test_rewrites_written_by_hand(row: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("row", [r for r in WRITTEN if r.get("missed")], ids=lambda r: r["rewrite"][:40])
-def test_what_is_known_to_slip_through(row: dict[str, str]) -> None:
-    assert judge(row["prompt"], row["rewrite"]).accepted
+def test_what_the_gate_is_known_to_get_wrong(row: dict[str, str]) -> None:
+    assert judge(row["prompt"], row["rewrite"]).accepted == (row["rule"] != "")
 
 
 def test_the_cases_made_by_edits_are_judged_right() -> None:
@@ -92,6 +96,13 @@ P = "Write three tips."
         ("Say it in French, please.", "Say it politely, please.", "format"),
         ("Sag es bitte auf Französisch.", "Sag es bitte auf Italienisch.", "format"),
         ("请用英文回答这个问题。", "请用法语回答这个问题。", "format"),
+        ("Is it legal here?", "Is it illegal here? Explain.", "opposite"),
+        ("Is a 5 kg bag heavy?", "Is a 5 lb bag heavy? Explain.", "number"),
+        ("Is 5 % much?", "Is 5 percent much? Explain.", ""),
+        ("How did Ada Lovelace see light and matter?", "How did this writer see light and matter?", "name"),
+        ("Who was Ada Lovelace?", "Who was ADA LOVELACE, and what did she do?", ""),
+        ("Write A Post About Dogs", "Please write a post about dogs, for owners.", ""),
+        ("用 Python 写一个函数", "请用 Java 写一个函数", "name"),
         ("Why is the sky blue?", "Pourquoi le ciel est-il bleu ?", "language"),
         ("Why is the sky blue?", "为什么天空是蓝色的？", "language"),
         ("为什么天空是蓝色的？", "Why is the sky blue?", "language"),
@@ -195,7 +206,7 @@ def test_facts_are_found_once_each() -> None:
     text = 'Read "A 1" at https://x.org/2 on 3 May, run `f(4)` 5 times, in one sentence.'
     found = {rule: sorted(some) for rule, some in facts(text, lexicon("en")).items()}
     assert found == {
-        "link": ["https://x.org/2"], "code": ["f(4)"], "quote": ["a 1"], "date": ["3.5"], "number": ["5"],
+        "link": ["https://x.org/2"], "code": ["f(4)"], "quote": ["a 1"], "name": [], "date": ["3.5"], "number": ["5"],
         "format": ["one sentence"],
     }  # fmt: skip
 
