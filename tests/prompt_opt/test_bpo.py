@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from prompt_opt.bpo import Bpo, Options, chosen, options, tail
+from prompt_opt.bpo import Bpo, Options, chosen, tail
 from prompt_opt.breaker import Breaker
-from prompt_opt.core import Advice, Chat, Context, Message, Outcome, Policy, Prompt
+from prompt_opt.core import Advice, Chat, Context, Message, Outcome, Policy, Prompt, Supplies
 from prompt_opt.diff import marked, word_diff
 from prompt_opt.layout import lay_out
 from prompt_opt.pipeline import advise
@@ -25,12 +25,12 @@ BETTER = QUESTION + " Please explain the most useful habits and why they work."
 
 
 def policy(**bpo: Any) -> Policy:
-    return Policy("careful", stages=("bpo",), options={"bpo": bpo}, digest="d1")
+    return Policy("careful", stages=("bpo",), options={"bpo": Options(**bpo)}, digest="d1")
 
 
 def stage(ask: Scripted, template: str = "instruct", pol: Policy | None = None, **kwargs: Any) -> Bpo:
     rw = rewriter("r", "rewrites", template, "greedy")
-    return Bpo(pol or policy(mode="replace"), Rewriting(rw, ask, **kwargs))
+    return Bpo(pol or policy(mode="replace"), Supplies(rewriting=lambda name: Rewriting(rw, ask, **kwargs)))
 
 
 def chat(text: Any = QUESTION, *before: Message, **params: Any) -> Chat:
@@ -134,31 +134,9 @@ async def test_shadow_records_and_changes_nothing(said: str, reason: str) -> Non
     assert (advice, last(prompt)) == (Advice(), QUESTION)
 
 
-def test_a_mode_that_the_template_cannot_do_is_an_error() -> None:
-    with pytest.raises(ValueError, match="mode 'complement' needs a template that can complement; 'bpo' can't"):
-        stage(Scripted(""), "bpo", policy(mode="complement"))
-    with pytest.raises(ValueError, match="render"):
-        stage(Scripted(""), pol=replace(policy(mode="demo"), render="base"))
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"mod": "x"}, "mod is unknown; valid are rewriter, mode"),
-        ({"mode": "rewrite"}, "valid are replace, complement, demo, shadow"),
-        ({"percent": 101}, "between 0 and 100"),
-        ({"percent": True}, "percent must be a float"),
-        ({"max_chars": "long"}, "max_chars must be a int"),
-    ],
-)
-def test_wrong_settings_are_errors_that_teach(table: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        options(table)
-
-
-def test_settings_have_the_documented_defaults() -> None:
-    assert options({}) == Options()
-    assert options({"percent": 10, "mode": "shadow"}).percent == 10
+def test_a_percentage_is_one() -> None:
+    with pytest.raises(ValueError, match="between 0 and 100"):
+        Options(percent=101)
 
 
 # ---------------------------------------------------------------- when not to rewrite
