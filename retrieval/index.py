@@ -25,7 +25,7 @@ from retrieval.rerank import Reranker
 from retrieval.store import Entry
 
 CHARACTERS = 1200  # the most in a chunk of an index without an embedder
-WEIGHT = 0.6  # of the lexical side, until `trimtab index tune` has found the index's own
+WEIGHT = 0.5  # of the lexical side, until `trimtab index tune` has found the index's own
 DEPTH = 50  # the least number of candidates taken from each side
 
 

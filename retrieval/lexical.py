@@ -24,7 +24,7 @@ ECHO = 0.3  # what a chunk without any term of the query loses of its document's
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
 TIE = 1e-5  # scores that differ by a smaller share are the same, summed in another order
 TIED_UPTO = 1024  # how far a tie at the cut is followed, to break it by age and not by where a segment lies
-READ, MOST = 20_000, 128  # characters of a query that are read, and how many terms, the rarest, are asked for
+READ, MOST = 20_000, 192  # characters of a query that are read, and how many terms, the rarest, are asked for
 Ranked = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]  # rows, scores, ceiling
 NOTHING: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0)
@@ -75,7 +75,7 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Coun
     rare = {t: count for t, count in counts.items() if df[t] <= COMMON * total or len(t) > 1 or t.isascii()}
     counts = Counter(rare) if rare else counts
     idf = {term: math.log1p((total - df[term] + 0.5) / (df[term] + 0.5)) for term in counts}
-    return counts, sum(2.2 * count * idf[term] for term, count in counts.items())
+    return counts, sum(2.2 * count * analyse.weight(term) * idf[term] for term, count in counts.items())
 
 
 def _tell_chunks_apart(
@@ -114,8 +114,8 @@ def _any_of(schema: Any, counts: Counter[str], field: str = "terms") -> Any:
 
     query, clauses = tantivy.Query, []
     for term, count in counts.items():
-        clause = query.term_query(schema, field, term, "freq")
-        clauses.append((tantivy.Occur.Should, query.boost_query(clause, float(count)) if count > 1 else clause))
+        clause, weight = query.term_query(schema, field, term, "freq"), count * analyse.weight(term)
+        clauses.append((tantivy.Occur.Should, clause if weight == 1.0 else query.boost_query(clause, weight)))
     return query.boolean_query(clauses)
 
 

@@ -312,8 +312,8 @@ def _row(document: Passage, chunk: Passage, language: str) -> dict[str, Any]:
 
 
 def _plain(terms: Iterable[str]) -> str:
-    """Terms that no tokenizer cuts further: what is not ASCII becomes the hex digits of its bytes."""
-    return " ".join(term if term.isascii() else f"x{term.encode().hex()}" for term in terms)
+    """Terms that no tokenizer cuts further: what is not ASCII letters and digits becomes the hex of its bytes."""
+    return " ".join(term if term.isascii() and term.isalnum() else f"x{term.encode().hex()}" for term in terms)
 
 
 def _passage(row: dict[str, Any]) -> Passage:

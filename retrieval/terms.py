@@ -23,7 +23,7 @@ from retrieval.lock import locked, replace_durably
 from retrieval.passage import primary
 from retrieval.store import Store
 
-VERSION = 4  # of the analysis and the fields; another number means: build anew
+VERSION = 5  # of the analysis and the fields; another number means: build anew
 AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 Progress = Callable[[int], None] | None
 

@@ -74,7 +74,7 @@ def _at_each_weight(found: Sides, rated: dict[str, int]) -> dict[float, float]:
 
 
 def _best(table: dict[str, dict[float, float]], queries: list[str]) -> float:
-    """The middle of the weights within a thousandth of the best: a plateau's edge is luck."""
+    """Of the weights within half a point of the best, the one nearest to the untuned: a lone peak is luck."""
     mean = {w: sum(table[q][w] for q in queries) / len(queries) for w in STEPS}
-    good = [w for w in STEPS if mean[w] >= max(mean.values()) - 0.001]
-    return min(good, key=lambda w: (abs(w - good[len(good) // 2]), abs(w - WEIGHT)))
+    good = [w for w in STEPS if mean[w] >= max(mean.values()) - 0.005]
+    return min(good, key=lambda w: (abs(w - WEIGHT), w))
