@@ -80,7 +80,7 @@ def server(start: Start, upstream: FakeUpstream) -> Iterator[Served]:
         f'tenant = "{name if name == "a" else "b"}"\nrights = ["traces", "metrics"]\n'
         for name, secret in SECRETS.items()
     )
-    yield start(file=CONFIG + keys)
+    return start(file=CONFIG + keys)
 
 
 def ask(server: Served, policy: str, text: str = ASKED, key: str = "a", **fields: Any) -> httpx.Response:
