@@ -2,10 +2,10 @@
 
     trimtab train cpt --config RECIPE.yaml --init PATH --out FOLDER      (or: python -m trainers.cpt …)
 
-The recipe says what to read and how to learn (trainers/recipes/tiny_scratch.yaml explains every key). FOLDER gets `final/`
-(safetensors and tokenizer), `run.json`, `curve.png`, `logs/` for TensorBoard, and checkpoints. The same command again
-goes on where a killed run stopped, to the same weights, bit for bit, on the same machine. Not covered: more than one
-GPU, and sources with mixing weights (mix them in the corpus).
+The recipe says what to read and how to learn; trainers/recipes/tiny_scratch.yaml explains every key. FOLDER gets
+`final/` (safetensors and tokenizer), `run.json`, `curve.png`, `logs/` for TensorBoard, and checkpoints. The same
+command again goes on where a killed run stopped, to the same weights, bit for bit, on the same machine. Not covered:
+more than one GPU, and sources with mixing weights (mix them in the corpus).
 """
 
 import argparse
