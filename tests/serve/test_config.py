@@ -60,7 +60,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "profile setting": ('[profile.a]\nfil = "x"\n', 2, "profile.a.fil: unknown; valid are file"),
     "policy raw": ("[policy.raw]\n", 1, "raw is built in"),
     "policy setting": ("[policy.a]\nstagez = []\n", 2, "policy.a.stagez: unknown; valid are engine, stages, render"),
-    "policy stage": ('[policy.a]\n\nstages = ["urail"]\n', 3, "no stage 'urail'; valid are urial"),
+    "policy stage": ('[policy.a]\n\nstages = ["urail"]\n', 3, "no stage 'urail'; valid are bpo, opo, urial"),
     "policy stages": ("[policy.a]\nstages = 5\n", 2, "must be a list"),
     "policy stage twice": ('[policy.a]\nstages = ["urial", "urial"]\n', 2, "each stage stands once"),
     "policy engine": ('[policy.a]\nengine = "x"\n', 2, "no engine 'x'; valid are main"),
@@ -86,7 +86,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "key twice": (ONE + f'[[key]]\nid = "a"\nsha256 = "{B}"\n', 5, "'a' stands twice"),
     "secret twice": (ONE + f'[[key]]\nid = "b"\nsha256 = "{A.upper()}"\n', 6, "has the secret of another"),
     "key policy": (ONE + 'policies = ["x"]\n', 4, "no policy 'x'"),
-    "key right": (ONE + 'rights = ["x"]\n', 4, "no right 'x'; valid are explain, metrics, raw, traces"),
+    "key right": (
+        ONE + 'rights = ["x"]\n',
+        4,
+        "no right 'x'; valid are explain, metrics, principles, raw, shared-principles, traces",
+    ),
     "key default": (ONE + 'policies = ["urial"]\npolicy = "urial-plain"\n', 5, "may not use its own default"),
     "key setting": ('[[key]]\nsecret = "sk-not-here"\n', 2, "key.secret: unknown"),
 }
