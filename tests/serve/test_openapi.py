@@ -17,6 +17,9 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/models/{name}",
         "/v1/policies",
         "/v1/traces/{ident}",
+        "/v1/principles",
+        "/v1/principles/search",
+        "/v1/principles/{ident}",
         "/v1/explain",
     }
     assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED}
