@@ -18,11 +18,18 @@ class Breaker:
         """Why no call may go now, or "". A call that may go after a rest is the only one until it has ended."""
         if self._failures < self._threshold:
             return ""
-        left = self._until - self._clock()
-        if left <= 0 and not self._trying:
+        if self._until <= self._clock() and not self._trying:
             self._trying = True
             return ""
-        return f"rewriter rests {max(1, round(left))} s after {self._failures} failures ({self._why})"
+        return self._reason()
+
+    def resting(self) -> str:
+        """Why a call that is under way is not worth waiting for, or ""."""
+        return self._reason() if self._failures >= self._threshold and self._until > self._clock() else ""
+
+    def _reason(self) -> str:
+        left = max(1, round(self._until - self._clock()))
+        return f"rewriter rests {left} s after {self._failures} failures ({self._why})"
 
     def succeeded(self) -> None:
         """A call came back with an answer."""

@@ -90,6 +90,8 @@ class Rewriting:
         if (found := self._cache.get(key)) is not None:
             return replace(found, cached=True)
         call = self._flying.get(key)
+        if call is not None and call.late and (why := self._breaker.resting()):
+            raise Skip(why)  # somebody has waited for this very call in vain
         if call is None:
             if why := self._breaker.closed_for():
                 raise Skip(why)

@@ -329,6 +329,16 @@ async def test_a_hanging_rewriter_is_left_alone_after_a_few() -> None:
     assert len(ask.asked) == 3
 
 
+async def test_who_asks_again_for_a_call_that_hangs_does_not_wait_for_it_while_the_rewriter_rests() -> None:
+    bpo = stage(Scripted(BETTER, delay=60), breaker=Breaker(1, 30))
+    _, first, _ = await run(bpo, chat(), seconds=0.03)
+    started = time.monotonic()
+    _, again, _ = await run(bpo, chat(), seconds=5)
+    assert first.status != "applied"
+    assert str(again) == "bpo=skipped(rewriter rests 30 s after 1 failures (late))"
+    assert time.monotonic() - started < 1
+
+
 async def test_an_answer_in_the_cache_does_not_need_the_rewriter() -> None:
     ask = Scripted(BETTER)
     bpo = stage(ask, breaker=Breaker(1, 30))
