@@ -251,7 +251,8 @@ def scaled(options: argparse.Namespace, size: int) -> Index:
     """Chunks of Canadian law with their vectors, then copies: a vector moved by a tenth, a text with words left out."""
     place = options.work / f"scaled-{size}"
     chance, noise = random.Random(size), np.random.default_rng(size)
-    with built(options.data, options.work, "en", None, "minilm") as source:
+    made = options.work / "en-minilm"
+    with Index.open(made) if made.is_dir() else built(options.data, options.work, "en", None, "minilm") as source:
         index = Index.open(place, create=True, embedder=source.embedder)
         done = index.count()
         if done < size:
