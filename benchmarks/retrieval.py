@@ -104,11 +104,16 @@ def built(data: Path, work: Path, name: str, embedder: Any, label: str) -> Index
 # 1. Quality
 
 
+def plain(text: str) -> list[str]:
+    """Lower-cased words, or pairs of characters where words are not spaced."""
+    return [term for term in analyse.terms(text, "") if len(term) > 1 or analyse.detect(term) not in {"zh", "ja", "ko"}]
+
+
 def floor(data: Path, name: str, queries: dict[str, str]) -> dict[str, list[tuple[str, float]]]:
-    """Plain BM25, k1 1.2, b 0.75, over whole documents: lower-cased words, or pairs of characters."""
+    """Plain BM25, k1 1.2, b 0.75, over whole documents."""
     keys, lengths, postings = [], [], defaultdict(list)
     for i, row in enumerate(rows(data, name)):
-        terms = Counter(analyse.terms(f"{row['title']}\n{row['text']}", ""))
+        terms = Counter(plain(f"{row['title']}\n{row['text']}"))
         keys.append(row["_id"])
         lengths.append(sum(terms.values()))
         for term, count in terms.items():
@@ -118,7 +123,7 @@ def floor(data: Path, name: str, queries: dict[str, str]) -> dict[str, list[tupl
     run = {}
     for query, text in queries.items():
         scores = np.zeros(len(keys), np.float32)
-        for term in analyse.terms(text, ""):
+        for term in plain(text):
             if term in postings:
                 found = np.array(postings[term])
                 idf = math.log1p((len(keys) - len(found) + 0.5) / (len(found) + 0.5))
@@ -246,7 +251,8 @@ def scaled(options: argparse.Namespace, size: int) -> Index:
     """Chunks of Canadian law with their vectors, then copies: a vector moved by a tenth, a text with words left out."""
     place = options.work / f"scaled-{size}"
     chance, noise = random.Random(size), np.random.default_rng(size)
-    with built(options.data, options.work, "en", None, "minilm") as source:
+    made = options.work / "en-minilm"
+    with Index.open(made) if made.is_dir() else built(options.data, options.work, "en", None, "minilm") as source:
         index = Index.open(place, create=True, embedder=source.embedder)
         done = index.count()
         if done < size:

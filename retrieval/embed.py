@@ -53,6 +53,7 @@ class Model:
         config = json.loads((folder / "config.json").read_text())
         prompts = _read(folder / "config_sentence_transformers.json").get("prompts") or {}
         self.folder, self.name, self.runner = folder, name, runner
+        self.source = ""  # what `load` would find it by again
         self.dimension = _dimension(folder) or int(config["hidden_size"])
         self.id = f"{name}@{weights_hash(folder)}/{self.dimension}"
         self.languages = _languages(folder / "README.md")
@@ -127,7 +128,9 @@ def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "aut
         runner = export.open_export(folder, weights_hash(folder), threads)
         if runner is None and runtime == "onnx":
             raise ValueError(f"{name} does not give the same vectors on ONNX Runtime; use runtime auto or torch")
-    return Model(folder, Path(name).name, runner or export.TorchRunner(folder, threads), tokenizer)
+    model = Model(folder, Path(name).name, runner or export.TorchRunner(folder, threads), tokenizer)
+    model.source = name
+    return model
 
 
 def find(name: str) -> Path:

@@ -19,7 +19,7 @@ from retrieval import analyse
 from retrieval.columns import Allowed, Columns, best_first
 from retrieval.passage import primary
 
-COMMON = 0.2  # the share of passages beyond which a lone character is left out of a query: slow, and no loss
+COMMON = 0.2  # the share of passages beyond which a slow term is left out of a query
 ECHO = 0.3  # what a chunk without any term of the query loses of its document's score
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
 TIE = 1e-5  # scores that differ by a smaller share are the same, summed in another order
@@ -72,10 +72,15 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Coun
     df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
     if len(counts) > MOST:
         counts = Counter({term: counts[term] for term in sorted(counts, key=lambda t: (df[t] == 0, df[t], t))[:MOST]})
-    rare = {t: count for t, count in counts.items() if df[t] <= COMMON * total or len(t) > 1 or t.isascii()}
+    rare = {t: count for t, count in counts.items() if df[t] <= COMMON * total or not _slow(t)}
     counts = Counter(rare) if rare else counts
     idf = {term: math.log1p((total - df[term] + 0.5) / (df[term] + 0.5)) for term in counts}
     return counts, sum(2.2 * count * analyse.weight(term) * idf[term] for term, count in counts.items())
+
+
+def _slow(term: str) -> bool:
+    """A lone character or a word beside its stem: where these are common they cost most and tell least."""
+    return term.startswith("=") or (len(term) == 1 and not term.isascii())
 
 
 def _tell_chunks_apart(
@@ -102,11 +107,15 @@ def _tell_chunks_apart(
 
 
 def _among(schema: Any, wanted: Any, numbers: list[int]) -> Any:
-    """The same scores, of these passages only."""
+    """The same scores, of these passages only. A set of terms is quicker to build, single ones quicker to run."""
     import tantivy
 
-    among = tantivy.Query.const_score_query(tantivy.Query.term_set_query(schema, "n", numbers), 0.0)
-    return tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, among)])
+    query, must = tantivy.Query, tantivy.Occur.Must
+    if len(numbers) > 100:
+        allowed = query.term_set_query(schema, "n", numbers)
+    else:
+        allowed = query.boolean_query([(tantivy.Occur.Should, query.term_query(schema, "n", n)) for n in numbers])
+    return query.boolean_query([(must, wanted), (must, query.const_score_query(allowed, 0.0))])
 
 
 def _any_of(schema: Any, counts: Counter[str], field: str = "terms") -> Any:

@@ -44,7 +44,7 @@ def remote(path: str) -> bool:
 
 def about(model: Embedder | None, asked: str | Embedder | None) -> dict[str, str]:
     """What a new index remembers of its embedder."""
-    name = asked if isinstance(asked, str) else DEFAULT if asked is None else ""
+    name = asked if isinstance(asked, str) else DEFAULT if asked is None else str(getattr(asked, "source", ""))
     if model is not None and name and Path(name).is_dir():
         name = str(Path(name).resolve())
     return {"embedder": model.id if model else "", "embedder_name": name if model else NONE}
