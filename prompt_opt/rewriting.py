@@ -119,10 +119,8 @@ class Rewriting:
         async with asyncio.timeout(self._limit):
             answer = await self.ask(self.rewriter.engine, self.rewriter.template.path, body)
         candidates = self.rewriter.candidates(answer, prompt)
-        if self._similarity is None:
-            best = self.best(prompt, form, candidates)
-        else:  # an embedder takes milliseconds, which the event loop must not wait for
-            best = await asyncio.to_thread(self.best, prompt, form, candidates)
+        # A verdict takes milliseconds, an embedder's more: nothing that the event loop should wait for.
+        best = await asyncio.to_thread(self.best, prompt, form, candidates)
         self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
         return best
 
