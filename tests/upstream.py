@@ -276,6 +276,7 @@ class FakeUpstream:
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         server = await self._loop.create_server(lambda: _Protocol(self._connection), "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         started.set()
@@ -284,12 +285,16 @@ class FakeUpstream:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)  # a transport lets go of its socket in a later turn of the loop
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.connections = self.connections, self.connections + 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         try:
             for served in range(10**9):
                 record = await read_request(reader, number)
