@@ -45,8 +45,8 @@ RULES = [
             region="Ontario", language="en", kind="by-law", in_force_from="2020-01-01"),
     Passage("ca-8", "A dog may run free in a public park.", title="Park rules, s. 8 (old)", source="parks",
             region="Ontario", language="en", kind="by-law", in_force_from="2001-01-01", in_force_to="2019-12-31"),
-    Passage("cn-82", "用人单位未与劳动者订立书面劳动合同的，应当向劳动者每月支付二倍的工资。", title="劳动合同法 第八十二条",
-            source="劳动合同法", region="全国", language="zh", kind="law"),
+    Passage("cn-82", "用人单位未与劳动者订立书面劳动合同的，应当向劳动者每月支付二倍的工资。",
+            title="劳动合同法 第八十二条", source="劳动合同法", region="全国", language="zh", kind="law"),
     Passage("cn-js", "互联网地图服务单位应当将存放地图数据的服务器设在境内。", title="江苏省地图管理办法 第二十条",
             source="江苏省地图管理办法", region="江苏", language="zh", kind="rule"),
 ]  # fmt: skip

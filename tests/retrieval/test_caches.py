@@ -183,7 +183,7 @@ def test_a_half_float_keeps_the_order_of_full_floats(make: Callable[..., Index],
     query = words.queries(["rule number 17"])[0]
     cosines = words.documents([p.search_text for p in many(300)]) @ query
     found = index.search("rule number 17", 5, mode="dense")
-    assert [hit.id for hit in found][0] == many(300)[int(np.argmax(cosines))].id
+    assert next(hit.id for hit in found) == many(300)[int(np.argmax(cosines))].id
     assert found[0].dense == pytest.approx(float(cosines.max()), abs=1e-3)
 
 

@@ -96,7 +96,7 @@ def test_an_unknown_model_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(ValueError, match="no embedder 'nobody/nothing'"):
         embed.load("nobody/nothing")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="no tokenizer.json"):
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         embed.load(str(tmp_path))
     with pytest.raises(ValueError, match="unknown runtime"):
         embed.load(runtime="abacus")

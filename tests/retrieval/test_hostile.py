@@ -59,7 +59,8 @@ def test_an_article_of_a_megabyte_is_chunked_whole(index: Index) -> None:
 
 def test_a_hostile_file_never_stops_the_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
-        b'{"_id": "good", "text": "A dog must be on a leash."}', b"", b"\xff\xfe\x00", b'{"_id": "x", "text": ""}', b"null",
+        b'{"_id": "good", "text": "A dog must be on a leash."}', b"",
+        b"\xff\xfe\x00", b'{"_id": "x", "text": ""}', b"null",
         b'{"_id": "a\\tb", "text": "tab in id"}', b'{"_id": "' + b"k" * 5000 + b'", "text": "long id"}',
         b'{"_id": "deep", "text": "t", "metadata": ' + b"[" * 5000 + b"]" * 5000 + b"}",
         b'{"_id": "big", "text": "' + b"law " * 250_000 + b'"}', b'{"_id": "last", "text": "the end"}',
@@ -72,7 +73,8 @@ def test_a_hostile_file_never_stops_the_build(tmp_path: Path, capsys: pytest.Cap
     assert "corpus.jsonl:3: not JSON" in said.err or "corpus.jsonl:3: not UTF-8" in said.err
     assert "corpus.jsonl:4: text is empty" in said.err
     with Index.open(tmp_path / "index") as index:
-        assert index.get("good") and index.get("last")
+        assert index.get("good")
+        assert index.get("last")
         big = index.get("big")
         assert big is not None
         assert len(big.text) > 900_000

@@ -38,7 +38,8 @@ def test_jsonl_rows_become_passages_and_take_the_defaults(tmp_path: Path) -> Non
 def test_a_bad_row_is_reported_with_its_line_and_the_rest_goes_in(tmp_path: Path) -> None:
     lines = [
         b'{"_id": "good", "text": "one"}', b"", b"{not json", b'{"_id": "bad bytes", "text": "caf\xe9"}', b"[1, 2]",
-        b'{"_id": "empty", "text": "  "}', b'{"_id": "nul", "text": "a\\u0000b"}', b'{"_id": "half", "text": "\\ud800"}',
+        b'{"_id": "empty", "text": "  "}', b'{"_id": "nul", "text": "a\\u0000b"}',
+        b'{"_id": "half", "text": "\\ud800"}',
         b'{"_id": "list", "text": ["a"]}', b'{"_id": "date", "text": "t", "in_force_to": "soon"}', b"[" * 100_000,
         b'{"_id": "last", "text": "two"}',
     ]  # fmt: skip
@@ -67,7 +68,8 @@ def test_csv_takes_quoted_line_breaks_and_names_bad_rows(tmp_path: Path) -> None
         ("e", "five", ""),
     ]
     assert problems(path) == [
-        ("4", "not UTF-8: byte 0xe9 at character 4"), ("5", "text is empty"), ("6", "more fields than the header has columns"),
+        ("4", "not UTF-8: byte 0xe9 at character 4"), ("5", "text is empty"),
+        ("6", "more fields than the header has columns"),
     ]  # fmt: skip
     assert problems(write(tmp_path / "d.csv", "a,b\n1,2\n")) == [("1", "no column 'text' in a, b")]
     assert "not CSV" in problems(write(tmp_path / "e.csv", 'id,text\na,"never closed\n'))[0][1]
