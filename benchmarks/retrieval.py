@@ -446,6 +446,7 @@ def milvus(options: argparse.Namespace) -> None:
                     part = range(start, min(size, start + 1000))
                     entries = [Entry(chunks[i], (chunks[i],), vectors[i : i + 1]) for i in part]
                     remote.backend.put(entries, local.embedder.id)  # type: ignore[union-attr]
+            remote.compact()
             for name, index in (("SQLite, FAISS, tantivy", local), ("milvus-lite", remote)):
                 print(f"\n{name}, {index.count()} principles")
                 view = index.backend.view(Filter(region="a"))
