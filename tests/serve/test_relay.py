@@ -214,9 +214,12 @@ async def test_abort_in_mid_stream_is_seen_by_the_engine_and_the_reader(relay: R
 
 
 async def test_cancelled_upload_that_the_engine_does_not_read_closes_at_once(relay: Relay) -> None:
+    arrived, over = asyncio.Event(), asyncio.Event()
+
     async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.sleep(0.5)
+        arrived.set()
+        await over.wait()
 
     def open_to(url: str) -> int:
         port = int(url.split(":")[2].split("/", maxsplit=1)[0])
@@ -224,13 +227,18 @@ async def test_cancelled_upload_that_the_engine_does_not_read_closes_at_once(rel
 
     async with wire(deaf) as url:
         task = asyncio.create_task(relay.send("POST", url, JSON, bytes(50_000_000)))
-        await asyncio.sleep(0.2)
-        assert open_to(url) == 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await asyncio.sleep(0.05)
-        assert open_to(url) == 0
+        try:
+            await asyncio.wait_for(arrived.wait(), 10)
+            assert open_to(url) == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with asyncio.timeout(2):
+                while open_to(url):
+                    await asyncio.sleep(0.01)
+        finally:
+            task.cancel()
+            over.set()
 
 
 async def test_engine_that_stops_reading_times_out() -> None:
