@@ -8,7 +8,7 @@ sets) and prints, for the half that the gate was not tuned on, per rule:
 
 and 30 cases where the gate is wrong, of that half and of the ones written by hand (`tests/data/gate/written.jsonl`;
 `hard.jsonl`, which the rules on names, units and opposites were made for, and which holds what no rule on the surface
-can see). --half tune shows the other half; --half all both.
+can see; `unseen.jsonl`, which no rule was made for). --half tune shows the other half; --half all both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.gate_cases import OWN, Case, cases
 from prompt_opt.gate import RULES, Verdict, judge
 
 Judged = tuple[Case, Verdict]
-HAND = ("written.jsonl", "hard.jsonl")
+HAND = ("written.jsonl", "hard.jsonl", "unseen.jsonl")
 
 
 def right(case: Case, verdict: Verdict) -> bool:

@@ -67,7 +67,7 @@ def _made(p: Prompt, thin: int) -> Iterator[Case]:
         text = edit(p, w, i)
         if text and text != p.text and size(text) <= 6 * size(p.text):
             yield Case(edit.__name__, "replace", p.language, p.half, p.text, text, "")
-    fact_rules = ("number", "date", "quote", "link", "code", "negation", "format")
+    fact_rules = ("number", "date", "quote", "link", "code", "negation", "format", "name", "opposite")
     general = [row for row in BAD if row[1] not in fact_rules]
     for edit, rule, also in BAD:
         if rule not in fact_rules and turn % (thin * 4) != general.index((edit, rule, also)) % (thin * 4):

@@ -261,6 +261,40 @@ def change_format(p: Prompt, w: Phrases, i: int) -> str | None:
     return None
 
 
+def _name(p: Prompt, w: Phrases) -> tuple[str, str] | None:
+    """A name that stands in the prompt once, in no quote, link or code, and another of its kind."""
+    outside = re.sub(f"{_QUOTED}|{_URL}|{_MAIL}|`[^`]*`|```.*?```", lambda m: "\0" * len(m[0]), p.text, flags=re.DOTALL)
+    left, right = ("", "") if p.language == "zh" else (r"\b", r"\b")
+    for old, new in w.names:
+        found = [m[0] for m in re.finditer(left + f"(?:{old})" + right, outside)]
+        if len(found) == 1 and len(re.findall(old, p.text)) == 1:
+            return found[0], new
+    return None
+
+
+def drop_name(p: Prompt, w: Phrases, i: int) -> str | None:
+    found = _name(p, w)
+    return _tidy(p.text.replace(found[0], w.thing[i], 1)) if found else None
+
+
+def change_name(p: Prompt, w: Phrases, i: int) -> str | None:
+    found = _name(p, w)
+    return p.text.replace(*found, 1) if found else None
+
+
+def opposite(p: Prompt, w: Phrases, i: int) -> str | None:
+    """The first word of the table that stands in the prompt once becomes its opposite, unless that is there too."""
+    outside = re.sub(f"{_QUOTED}|{_URL}|{_MAIL}|`[^`]*`", lambda m: "\0" * len(m[0]), p.text)
+    edge = "" if p.language == "zh" else r"\b"
+    for pair in w.turned[i]:
+        for old, new in (pair, pair[::-1]):
+            found = list(re.finditer(edge + old + edge, outside, re.IGNORECASE))
+            if len(found) == 1 and not re.search(edge + new + edge, p.text, re.IGNORECASE):
+                at, text = found[0], new.capitalize() if found[0][0][0].isupper() else new
+                return p.text[: at.start()] + text + p.text[at.end() :]
+    return None
+
+
 def translated(p: Prompt, w: Phrases, i: int) -> str | None:
     return p.other or None
 
@@ -364,6 +398,9 @@ BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (add_negation, "negation", ()),
     (drop_format, "format", ("number", "length")),
     (change_format, "format", ("number",)),
+    (drop_name, "name", ("length", "meaning")),
+    (change_name, "name", ("meaning",)),
+    (opposite, "opposite", ("format", "negation")),
     (translated, "language", ()),
     (half_translated, "language", ()),
     (answered, "answered", _FACTS),

@@ -16,7 +16,8 @@ FILE = Path(__file__).parent.parent / "tests" / "data" / "gate" / "phrases.json"
 class Phrases:
     """One language's phrases. Of each pair the first is for tuning, the second for reporting.
 
-    `equal`, `words`, `negated`, `negate` and `other_format` are (pattern, replacement), `formats` patterns to drop.
+    `equal`, `words`, `negated`, `negate`, `other_format` and `names` are (pattern, replacement), `formats` patterns to
+    drop. `turned` are words and their opposites.
     """
 
     space: str  # between two sentences
@@ -35,6 +36,8 @@ class Phrases:
     negate: Swaps  # brings one in
     formats: tuple[str, ...]
     other_format: Swaps
+    names: Swaps
+    turned: tuple[Swaps, Swaps]
     thing: Pair  # what stands in for something dropped
     answer: Pair
     ask_back: Pair
