@@ -1,8 +1,11 @@
-"""Recipes: YAML files that set every key of a frozen dataclass, and nothing else."""
+"""Recipes: YAML files that set the keys of a frozen dataclass, and nothing else."""
 
+import difflib
+import types
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -13,36 +16,84 @@ class RecipeError(Exception):
     """The recipe cannot be followed; the message says which key and what would be valid."""
 
 
-def read_recipe(path: Path, kind: type[R]) -> R:
-    """The recipe at `path`. Unknown, missing and wrongly typed keys are refused by name."""
+def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
+    """The recipe at `path`, `key=value` overrides laid over it. Errors name the file and the key."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
     try:
-        return fill(kind, values)
+        return fill(kind, values | dict(map(override, overrides)))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def fill(kind: type[R], values: dict[str, Any]) -> R:
-    """An instance of the dataclass `kind`; whole numbers pass where a float is asked for."""
+def override(text: str) -> tuple[str, Any]:
+    """`key=value` from the command line; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {text}: not key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML") from error
+
+
+def fill(kind: type[R], values: dict[Any, Any]) -> R:
+    """An instance of the dataclass `kind`; unknown, missing and wrongly typed keys are refused by name."""
     valid = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     for key in values:
         if key not in valid:
-            raise RecipeError(f"unknown key {key!r}; valid keys: {', '.join(sorted(valid))}")
+            near = difflib.get_close_matches(str(key), valid, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise RecipeError(f"unknown key {key!r}{meant}; valid keys: {', '.join(sorted(valid))}")
     for name, field in valid.items():
-        if name not in values and field.default is MISSING:
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise RecipeError(f"missing key {name!r}")
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        number = float(value) if hints[key] is float and type(value) is int else value
-        if type(number) is not hints[key]:
-            raise RecipeError(f"{key!r} must be of type {hints[key].__name__}, not {value!r}")
-        checked[key] = number
-    return kind(**checked)
+    return kind(**{key: checked(key, value, hints[key]) for key, value in values.items()})
+
+
+def checked(key: str, value: Any, hint: Any) -> Any:
+    """`value`, if it is what `hint` asks for; whole numbers pass where a float is, and YAML's 1e-5 is a number."""
+    found = accept(value, hint)
+    if found is MISSING:
+        raise RecipeError(f"{key!r} must be {describe(hint)}, not {value!r}")
+    return found
+
+
+def accept(value: Any, hint: Any) -> Any:
+    """The value as the hint has it, or MISSING where it does not fit."""
+    if is_union(hint):
+        return next((found for part in get_args(hint) if (found := accept(value, part)) is not MISSING), MISSING)
+    if get_origin(hint) is Literal:
+        return value if value in get_args(hint) and not isinstance(value, bool) else MISSING
+    if get_origin(hint) in (list, tuple):
+        parts = [accept(each, get_args(hint)[0]) for each in value] if isinstance(value, list) else [MISSING]
+        return MISSING if MISSING in parts else get_origin(hint)(parts)
+    if hint is float and type(value) is str:  # YAML 1.1 reads 1e-5 as text
+        try:
+            return float(value)
+        except ValueError:
+            return MISSING
+    if hint is float and type(value) is int:
+        return float(value)
+    return value if type(value) is hint else MISSING
+
+
+def describe(hint: Any) -> str:
+    if is_union(hint):
+        return " or ".join(describe(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) in (list, tuple):
+        return f"a list, each {describe(get_args(hint)[0])}"
+    return "null" if hint is type(None) else f"of type {hint.__name__}"
+
+
+def is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or get_origin(hint) is Union
