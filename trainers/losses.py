@@ -7,8 +7,8 @@ float64 goes through unchanged. The NLL part of a loss (ORPO, SLiC, `sft_weight`
 tokens, so only `trainers.pair` knows by how many to divide.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the formulas call β, τ or λ (`beta`), ε (`label_smoothing`), γ or δ (`margin`) and α (`alpha`)."""
+    """What the formulas call β, τ, λ, or RSO's γ (`beta`), ε (`label_smoothing`), γ or δ (`margin`), α (`alpha`)."""
 
     beta: float = 0.1
     label_smoothing: float = 0.0
-    margin: float = 1.0
-    alpha: float = 1.0
+    margin: float = 0.0
+    alpha: float = 0.0
 
 
 Rewards = tuple["Tensor", "Tensor"]  # of the chosen and of the rejected answers, each (B,)
@@ -164,49 +164,106 @@ def relu(x: "Tensor") -> "Tensor":
     return functional.relu(x)
 
 
-@dataclass(frozen=True)
+DPO_LIKE = {"beta": 0.1}
+SMOOTHED = {"beta": 0.1, "label_smoothing": 0.1}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     """A row of the table.
 
-    `of` is None where TRL's own code computes it, under the name `trl`. `reward` is the implicit reward that the loss
-    ranks by: what "rewards/…" in the logs means. `sft` is the weight that the paper gives to the NLL of the chosen
-    answer, which a recipe's `sft_weight` replaces; 0 where the paper has no such term.
+    `of` is None where TRL's own code computes the loss, under our name for it. `reads` are the settings that the
+    formula reads, with the value that a recipe gets which leaves them out; any other setting is refused, since a
+    setting that nothing reads is a mistake nobody sees. `reward` is the implicit reward by which the loss ranks: what
+    "rewards/…" in the logs means. `sft` is the weight that the paper gives to the chosen answer's NLL.
     """
 
-    of: Callable[[Pairs, Settings], "Tensor"] | None
+    of: Callable[[Pairs, Settings], "Tensor"] | None = None
     formula: str
     paper: str
+    reads: Mapping[str, float] = field(default_factory=lambda: DPO_LIKE)
     reward: Callable[[Pairs, Settings], Rewards] = ratio
     reference: bool = True
     normalised: bool = False
     sft: float = 0.0
-    trl: str = ""
 
-
-def from_trl(name: str, formula: str, paper: str, normalised: bool = False) -> Loss:
-    return Loss(None, formula, paper, mean_ratio if normalised else ratio, normalised=normalised, trl=name)
+    def settings(self, **given: float | None) -> Settings:
+        """Settings with the loss's own values where None is given; ValueError for one that it does not read."""
+        for name, value in given.items():
+            if value is not None and name not in self.reads:
+                readers = ", ".join(other for other, loss in LOSSES.items() if name in loss.reads)
+                raise ValueError(f"this loss does not read {name} (those that do: {readers})")
+        return Settings(**{**self.reads, **{name: value for name, value in given.items() if value is not None}})
 
 
 LOSSES: dict[str, Loss] = {
-    "dpo": Loss(dpo, "−log σ(βΔ)", "DPO, arXiv 2305.18290"),
-    "ipo": Loss(ipo, "(Δ − 1/2τ)²", "IPO, arXiv 2310.12036"),
-    "ipo_mean": Loss(ipo_mean, "(Δ̄ − 1/2τ)²", "IPO, arXiv 2310.12036", mean_ratio, normalised=True),
-    "cdpo": Loss(cdpo, "−(1−ε) log σ(βΔ) − ε log σ(−βΔ)", "cDPO, Mitchell 2023"),
-    "robust": Loss(robust, "(−(1−ε) log σ(βΔ) + ε log σ(−βΔ)) / (1−2ε)", "rDPO, arXiv 2403.00409"),
-    "hinge": Loss(hinge, "max(0, 1 − γΔ)", "RSO hinge-norm, arXiv 2309.06657"),
-    "rso": Loss(dpo, "−log σ(γΔ)", "RSO sigmoid-norm, arXiv 2309.06657"),
-    "slic": Loss(slic, "max(0, δ − s_w + s_l) + λ·NLL_w", "SLiC-HF, arXiv 2305.10425", sum_logp, False, sft=0.1),
-    "simpo": Loss(simpo, "−log σ(β(s̄_w − s̄_l) − γ)", "SimPO, arXiv 2405.14734", mean_logp, False, True),
-    "orpo": Loss(orpo, "NLL_w − λ log σ(lo_w − lo_l)", "ORPO, arXiv 2403.07691", odds, False, True, sft=1.0),
-    "odpo": Loss(odpo, "−log σ(βΔ − α log(score_w − score_l))", "ODPO, arXiv 2402.10571"),
-    "sigmoid_norm": from_trl("sigmoid_norm", "−log σ(βΔ̄)", "Tülu 3, arXiv 2411.15124", True),
-    "exo_pair": from_trl("exo_pair", "KL(softmax(βΔ) ‖ (1−ε, ε))", "EXO, arXiv 2402.00856"),
-    "nca_pair": from_trl("nca_pair", "−log σ(r_w) − ½ log σ(−r_w) − ½ log σ(−r_l)", "NCA, arXiv 2402.05369"),
-    "bco_pair": from_trl("bco_pair", "−log σ(r_w) − log σ(−r_l)", "BCO, arXiv 2404.04656"),
-    "sppo_hard": from_trl("sppo_hard", "(r_w/β − 1/2β)² + (r_l/β + 1/2β)²", "SPPO, arXiv 2405.00675"),
-    "aot": from_trl("aot", "−log σ of β times the sorted gaps' difference", "AOT, arXiv 2406.05882"),
-    "aot_unpaired": from_trl("aot_unpaired", "−log σ(sorted r_w − sorted r_l)", "AOT, arXiv 2406.05882"),
-    "apo_zero": from_trl("apo_zero", "1 − σ(r_w) + σ(r_l)", "APO-zero, arXiv 2408.06266"),
-    "apo_down": from_trl("apo_down", "σ(r_w) + 1 − σ(r_w − r_l)", "APO-down, arXiv 2408.06266"),
-    "discopop": from_trl("discopop", "(1−σ(βΔ/τ))·−log σ(βΔ) + σ(βΔ/τ)·e^(−βΔ)", "DiscoPOP, arXiv 2406.08414"),
+    "dpo": Loss(of=dpo, formula="−log σ(βΔ)", paper="DPO, arXiv 2305.18290"),
+    "ipo": Loss(of=ipo, formula="(Δ − 1/2τ)²", paper="IPO, arXiv 2310.12036"),
+    "ipo_mean": Loss(
+        of=ipo_mean, formula="(Δ̄ − 1/2τ)²", paper="IPO, arXiv 2310.12036", reward=mean_ratio, normalised=True
+    ),
+    "cdpo": Loss(of=cdpo, formula="−(1−ε) log σ(βΔ) − ε log σ(−βΔ)", paper="cDPO, Mitchell 2023", reads=SMOOTHED),
+    "robust": Loss(
+        of=robust,
+        formula="(−(1−ε) log σ(βΔ) + ε log σ(−βΔ)) / (1−2ε)",
+        paper="robust DPO, arXiv 2403.00409",
+        reads=SMOOTHED,
+    ),
+    "hinge": Loss(of=hinge, formula="max(0, 1 − γΔ)", paper="RSO hinge-norm, arXiv 2309.06657"),
+    "rso": Loss(of=dpo, formula="−log σ(γΔ)", paper="RSO sigmoid-norm, arXiv 2309.06657"),
+    "slic": Loss(
+        of=slic,
+        formula="max(0, δ − s_w + s_l) + λ·NLL_w",
+        paper="SLiC-HF, arXiv 2305.10425",
+        reads={"margin": 1.0},
+        reward=sum_logp,
+        reference=False,
+        sft=0.1,
+    ),
+    "simpo": Loss(
+        of=simpo,
+        formula="−log σ(β(s̄_w − s̄_l) − γ)",
+        paper="SimPO, arXiv 2405.14734",
+        reads={"beta": 2.0, "margin": 1.0},
+        reward=mean_logp,
+        reference=False,
+        normalised=True,
+    ),
+    "orpo": Loss(
+        of=orpo,
+        formula="NLL_w − λ log σ(lo_w − lo_l)",
+        paper="ORPO, arXiv 2403.07691",
+        reward=odds,
+        reference=False,
+        normalised=True,
+        sft=1.0,
+    ),
+    "odpo": Loss(
+        of=odpo,
+        formula="−log σ(βΔ − α log(score_w − score_l))",
+        paper="ODPO, arXiv 2402.10571",
+        reads={"beta": 0.1, "alpha": 1.0},
+    ),
+    "sigmoid_norm": Loss(formula="−log σ(βΔ̄)", paper="Tülu 3, arXiv 2411.15124", reward=mean_ratio, normalised=True),
+    "exo_pair": Loss(
+        formula="KL((σ(βΔ), σ(−βΔ)) ‖ (1−ε, ε))",
+        paper="EXO, arXiv 2402.00856",
+        reads={"beta": 0.1, "label_smoothing": 1e-3},
+    ),
+    "nca_pair": Loss(formula="−log σ(r_w) − ½ log σ(−r_w) − ½ log σ(−r_l)", paper="NCA, arXiv 2402.05369"),
+    "bco_pair": Loss(formula="−log σ(r_w) − log σ(−r_l)", paper="BCO, arXiv 2404.04656"),
+    "sppo_hard": Loss(formula="(r_w/β − 1/2β)² + (r_l/β + 1/2β)²", paper="SPPO, arXiv 2405.00675"),
+    "aot": Loss(
+        formula="cDPO of sorted (s_w − s_l) − sorted (s_w^ref − s_l^ref)",
+        paper="AOT, arXiv 2406.05882",
+        reads={"beta": 0.1, "label_smoothing": 0.0},
+    ),
+    "aot_unpaired": Loss(
+        formula="cDPO of (sorted r_w − sorted r_l)",
+        paper="AOT, arXiv 2406.05882",
+        reads={"beta": 0.1, "label_smoothing": 0.0},
+    ),
+    "apo_zero": Loss(formula="1 − σ(r_w) + σ(r_l)", paper="APO-zero, arXiv 2408.06266"),
+    "apo_down": Loss(formula="σ(r_w) + 1 − σ(r_w − r_l)", paper="APO-down, arXiv 2408.06266"),
+    "discopop": Loss(formula="(1 − m)·−log σ(βΔ) + m·e^(−βΔ), m = σ(βΔ/0.05)", paper="DiscoPOP, arXiv 2406.08414"),
 }

@@ -19,22 +19,24 @@ from trl.trainer.utils import use_adapter
 
 from trainers.losses import LOSSES, Pairs, Settings
 
-SCORES = ("score_chosen", "score_rejected", "margin")
 KL_TOKENS = 256  # positions, at most, whose whole distributions are compared for the KL in the logs
 
 
 @dataclass
 class PairConfig(DPOConfig):
-    """DPOConfig, with a loss of our table; `loss_type` follows from it. `sft_weight` None: what the paper has."""
+    """DPOConfig, with a loss of our table, its settings, and the weight of the chosen answer's NLL.
+
+    `loss_type` follows from `loss`. Nothing is filled in here: `LOSSES[loss].settings()` and `.sft` are the papers'.
+    """
 
     loss: str = "dpo"
-    margin: float = 1.0
-    alpha: float = 1.0
-    sft_weight: float | None = None
+    margin: float = 0.0
+    alpha: float = 0.0
+    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
         row = LOSSES[self.loss]
-        self.loss_type = [row.trl or "sigmoid"]
+        self.loss_type = [self.loss if row.of is None else "sigmoid"]
         self.prediction_loss_only = True
         if not row.reference:
             self.precompute_ref_log_probs = True  # so that TRL loads no reference; PairTrainer then computes none
@@ -42,24 +44,22 @@ class PairConfig(DPOConfig):
 
 
 class PairCollator(DataCollatorForPreference):
-    """TRL's batch of pairs, with "gap" (B,): the chosen answer's score less the rejected one's, or the margin."""
+    """TRL's batch of pairs, with "gap" (B,) where the rows have it: by how much the chosen answer scores higher."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super().torch_call(examples)
-        if "score_chosen" in examples[0]:
-            batch["gap"] = torch.tensor([float(row["score_chosen"] - row["score_rejected"]) for row in examples])
-        elif "margin" in examples[0]:
-            batch["gap"] = torch.tensor([float(row["margin"]) for row in examples])
+        if "gap" in examples[0]:
+            batch["gap"] = torch.tensor([row["gap"] for row in examples])
         return batch
 
 
 class PairTrainer(DPOTrainer):
-    """Needs a tokenizer with a pad token that is not its end token, and `args` as a PairConfig."""
+    """Takes a PairConfig, and rows that `trainers.tokens` has made ids: prompt_ids, chosen_ids, rejected_ids."""
 
     def __init__(self, model: Any, args: PairConfig, processing_class: Any, **keywords: Any) -> None:
         self.row = LOSSES[args.loss]
         self.settings = Settings(args.beta, args.label_smoothing, args.margin, args.alpha)
-        self.sft_weight = self.row.sft if args.sft_weight is None else args.sft_weight
+        self.sft_weight = args.sft_weight
         self.step_counts: Tensor | None = None
         collator = PairCollator(
             pad_token_id=processing_class.pad_token_id,
@@ -79,12 +79,11 @@ class PairTrainer(DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
         columns = cast(list[str], self._signature_columns)
-        columns.extend(name for name in SCORES if name not in columns)
+        if "gap" not in columns:
+            columns.append("gap")
 
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        if "chosen_ids" in dataset.column_names:  # trainers.pair tokenizes, as the check before it showed
-            return dataset
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+    def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
+        return dataset
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Also count the pairs and the chosen answers' tokens of the whole step, over all processes."""
