@@ -9,9 +9,7 @@ more than one GPU, and sources with mixing weights (mix them in the corpus).
 """
 
 import argparse
-import errno
 import json
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from trainers.checkpoint import is_disk_full, last_checkpoint, remember
 from trainers.lines import DataError, file_hash, read_lines
 from trainers.recipe import RecipeError, read_recipe
 
@@ -119,7 +118,7 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
     import torch
 
-    from trainers.loop import Loop, last_checkpoint
+    from trainers.loop import Loop
     from trainers.record import record, save_final
 
     if recipe.threads:
@@ -133,21 +132,6 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
     return record(recipe, init, loop, out)
 
 
-def remember(recipe: Recipe, init: str, out: Path, resume: bool) -> None:
-    """Keep the recipe and the data's hash beside the checkpoints, and refuse to go on with different ones."""
-    path = out / "recipe.json"
-    wanted = {"init": init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
-    if resume and path.is_file() and any(out.glob("checkpoint-*")):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in wanted if before.get(key) != wanted[key])
-        constant = recipe.learning_rate == recipe.final_learning_rate
-        if changed and not (constant and changed == ["steps"]):
-            names = ", ".join(changed)
-            raise RecipeError(f"{out} was begun with other values of {names}; use --no-resume or another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="trimtab train cpt", description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
@@ -158,7 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = read_recipe(options.config, Recipe)
         check(recipe, options.init)
-        remember(recipe, options.init, options.out, options.resume)
+        constant = recipe.learning_rate == recipe.final_learning_rate
+        wanted = {"init": options.init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
+        remember(wanted, options.out, options.resume, ("steps",) if constant else ())
         run = train(recipe, options.init, options.out, options.resume)
     except (RecipeError, DataError) as error:
         print(f"train cpt: {error}", file=sys.stderr)
@@ -173,14 +159,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print(json.dumps(run["heldout"], indent=2))
     return 0
-
-
-def is_disk_full(error: Exception, out: Path) -> bool:
-    """Only some writers pass the system's error on; torch's and numpy's say no more than that they failed to write."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return True
-    unclear = any(words in str(error) for words in ("writ", "inline_container"))
-    return unclear and shutil.disk_usage(out).free < 100 * 2**20
 
 
 if __name__ == "__main__":

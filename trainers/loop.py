@@ -1,36 +1,18 @@
 """The training loop of `cpt`: transformers' Trainer over packed blocks, with exact resume."""
 
 import hashlib
-import json
-import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator
-from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trainers.blocks import Blocks, cached
+from trainers.callbacks import Clock, board
 from trainers.lines import DataError, file_hash, read_lines
 
 if TYPE_CHECKING:
     from trainers.cpt import Recipe
-
-
-class TimedTrainer(Trainer):
-    """A Trainer whose log says how many seconds a run took, with those before it was resumed."""
-
-    def __init__(self, **keywords: Any) -> None:
-        self.entered = time.monotonic()
-        self.earlier: float | None = None
-        super().__init__(**keywords)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.earlier is None:  # a resumed run's history is there by its first log
-            self.earlier = max((entry["seconds"] for entry in self.state.log_history if "seconds" in entry), default=0)
-        logs["seconds"] = round(self.earlier + time.monotonic() - self.entered, 1)
-        super().log(logs, start_time)
 
 
 class Loop:
@@ -57,17 +39,15 @@ class Loop:
         """Per source; a source too small for one block is left out."""
         return {name: Blocks(row, block, name, limit) for name, row in self.heldout.items() if len(row) >= block}
 
-    def build_trainer(self) -> TimedTrainer:
-        board = TensorBoardCallback()  # type: ignore[no-untyped-call]
-        board.logging_dir = str(self.out / "logs")
-        return TimedTrainer(
+    def build_trainer(self) -> Trainer:
+        return Trainer(
             model=self.model,
             args=arguments(self.recipe, self.out),
             train_dataset=self.blocks,
             eval_dataset=self.heldout_blocks(self.recipe.block, self.recipe.eval_blocks),
             processing_class=self.tokenizer,  # so that each checkpoint holds it
             data_collator=default_data_collator,
-            callbacks=[board],
+            callbacks=[Clock(), board(self.out)],
         )
 
     def run(self) -> None:
@@ -113,27 +93,6 @@ def arguments(recipe: "Recipe", out: Path) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
     )
-
-
-def last_checkpoint(out: Path, resume: bool = True) -> str | None:
-    """The newest whole checkpoint; without `resume` none, and all are removed.
-
-    One that a kill cut short has no readable state (which is written last) and is removed as well.
-    """
-    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        if resume and is_whole(path):
-            return str(path)
-        shutil.rmtree(path)
-    return None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
 
 
 def sources(path: Path) -> list[str]:

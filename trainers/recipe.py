@@ -19,17 +19,22 @@ class RecipeError(Exception):
 def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
     """The recipe at `path`, `key=value` overrides laid over it. Errors name the file and the key."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such recipe") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
-    try:
-        return fill(kind, values | dict(map(override, overrides)))
+        return fill(kind, read_values(path) | dict(map(override, overrides)))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def read_values(path: Path) -> dict[Any, Any]:
+    """What the file says, unchecked."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError("no such recipe") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError("a recipe is a mapping of keys to values")
+    return values
 
 
 def override(text: str) -> tuple[str, Any]:

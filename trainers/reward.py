@@ -1,0 +1,60 @@
+"""A reward model: one number for an answer, higher for the one that people chose.
+
+    trimtab train reward --config trainers/recipes/reward.yaml --out build/reward
+
+Bradley-Terry (Ouyang et al. 2022, arXiv:2203.02155, eq. 1): L = -log σ(r(x, y_w) - r(x, y_l) - m), where m is the
+row's margin (Touvron et al. 2023, arXiv:2307.09288, eq. 2) and 0 where the data has none. The number is read at the
+answer's end token. `final` is a sequence-classification model with one label.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.run import Common, arguments, begin, go, lora, main_for, ours
+from trainers.tokens import Tokens
+
+METHOD = "reward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Common):
+    margin: bool = False
+    center: float | None = None
+
+
+def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
+    """Run the recipe to its end and return what `run.json` holds."""
+    begun = begin(recipe, "preference", out, resume)
+
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    trainer = ours(RewardTrainer)(
+        model=begun.base.path,
+        args=arguments(recipe, out, RewardConfig, center_rewards_coefficient=recipe.center),
+        train_dataset=dataset(begun.train, recipe.margin),
+        eval_dataset=dataset(begun.heldout, recipe.margin) if begun.heldout else None,
+        processing_class=begun.base.tokenizer,
+        peft_config=lora(recipe, "SEQ_CLS"),
+    )
+    return go(trainer, recipe, METHOD, out, begun.facts, resume)
+
+
+def dataset(rows: list[Tokens], margin: bool) -> Any:
+    from datasets import Dataset
+
+    columns: dict[str, Any] = {f"{name}_ids": [row.whole(name) for row in rows] for name in ("chosen", "rejected")}
+    if margin:
+        columns["margin"] = [row.extra["margin"] for row in rows]
+    return Dataset.from_dict(columns)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return main_for(METHOD, Recipe, train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""What every method on TRL shares: the common keys of a recipe, loading, the trainer's arguments, the run, the command.
+
+A method's `train` is: `begin` (read, split, tokenize, check), its own TRL trainer, `go`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from trainers.checkpoint import is_disk_full, last_checkpoint, remember
+from trainers.data import Row, data_hash, opening, read_rows, split
+from trainers.lines import DataError
+from trainers.model import Base, is_first, load
+from trainers.recipe import RecipeError, read_recipe
+from trainers.tokens import LossOn, Tokens, cut, encode_rows
+
+FREE = ("report_to", "logging_every")  # may change between a run's parts: neither moves a weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The keys that all methods' recipes share; trainers/recipes/sft.yaml explains each."""
+
+    model: str
+    train: str
+    heldout: str | None = None
+    heldout_fraction: float = 0.1
+    chat_template: str | None = None
+    pad_token: str | None = None
+    unusable: Literal["error", "drop"] = "error"
+    max_length: int = 1024
+    seed: int = 0
+    epochs: float = 1.0
+    steps: int | None = None
+    batch: int = 16
+    micro_batch: int = 4
+    learning_rate: float = 1e-5
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lora_rank: int = 0
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    bf16: Literal["auto"] | bool = "auto"
+    gradient_checkpointing: bool = False
+    save_every: int = 100
+    eval_every: int = 100
+    logging_every: int = 10
+    final_dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = 0
+    report_to: list[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
+
+
+C = TypeVar("C", bound=Common)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """All that a trainer is made from. `facts` go into run.json."""
+
+    base: Base
+    train: list[Tokens]
+    heldout: list[Tokens]
+    facts: dict[str, Any]
+
+
+def validate(recipe: Common) -> None:
+    """Refuse what could only fail later."""
+    for name in ("batch", "micro_batch", "max_length", "save_every", "eval_every", "logging_every"):
+        if getattr(recipe, name) < 1:
+            raise RecipeError(f"{name} must be at least 1")
+    if recipe.steps is not None and recipe.steps < 1:
+        raise RecipeError("steps must be at least 1, or null to count epochs")
+    if not 0 <= recipe.heldout_fraction < 1:
+        raise RecipeError("heldout_fraction must be at least 0 and below 1")
+    accumulation(recipe)
+    if "wandb" in recipe.report_to:
+        from importlib.util import find_spec
+
+        if find_spec("wandb") is None:
+            raise RecipeError("report_to names wandb, which is not installed (pip install wandb)")
+
+
+def accumulation(recipe: Common) -> int:
+    """Forward passes per process and optimizer step."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.batch % (recipe.micro_batch * world):
+        raise RecipeError(
+            f"batch ({recipe.batch}) must be a multiple of micro_batch ({recipe.micro_batch})"
+            + (f" times the processes ({world})" if world > 1 else "")
+        )
+    return recipe.batch // (recipe.micro_batch * world)
+
+
+def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = "completion") -> Begun:
+    """Read, split, tokenize and check the data; refuse to go on with a run begun on something else."""
+    from trainers.check import examine, report
+
+    if recipe.threads:
+        import torch
+
+        torch.set_num_threads(recipe.threads)
+    validate(recipe)
+    base = load(recipe)
+    rows, heldout, hashes = read_sets(recipe, kind)
+    encoded = encode_rows(rows, base.tokenizer, loss_on)
+    tested = encode_rows(heldout, base.tokenizer, loss_on)
+    examined = examine(rows, heldout, [*encoded, *tested], base, recipe)
+    if is_first():
+        report(examined, base.tokenizer)
+    if examined.errors:
+        raise DataError(f"{recipe.train}: {len(examined.errors)} error(s) in the data, named above")
+    if is_first():
+        remember({**asdict(recipe), **hashes}, out, resume, FREE)
+    facts = {
+        "data_sha256": hashes,
+        "rows": {"train": len(encoded), "heldout": len(tested)},
+        "layout": base.layout,
+        "notes": [*base.notes, *(finding.message for finding in examined.findings)],
+    }
+    return Begun(base, fitting(encoded, examined.unusable, recipe), fitting(tested, examined.unusable, recipe), facts)
+
+
+def read_sets(recipe: Common, kind: str) -> tuple[list[Row], list[Row], dict[str, str]]:
+    """Rows to learn from, rows held out, and the hashes of what they were read from."""
+    rows = read_rows(recipe.train, kind)
+    hashes = {"the data of train": data_hash(recipe.train, rows)}
+    if recipe.heldout is None:
+        return *split(rows, recipe.heldout_fraction, recipe.seed), hashes
+    heldout = read_rows(recipe.heldout, kind)
+    hashes["the data of heldout"] = data_hash(recipe.heldout, heldout)
+    seen = {opening(row) for row in heldout}
+    return [row for row in rows if opening(row) not in seen], heldout, hashes
+
+
+def fitting(encoded: list[Tokens], unusable: set[str], recipe: Common) -> list[Tokens]:
+    """The rows that something can be learnt from, the ends of answers cut off at max_length."""
+    return [cut(row, recipe.max_length) for row in encoded if row.place not in unusable]
+
+
+def ours(kind: type) -> type:
+    """The TRL trainer, taking rows that are token ids already; it sends no telemetry and writes no model card."""
+    keep = {
+        "_prepare_dataset": lambda self, dataset, *rest, **more: dataset,
+        "_send_telemetry": lambda self: None,
+        "create_model_card": lambda self, *rest, **more: None,
+    }
+    return type(kind.__name__, (kind,), keep)
+
+
+def arguments(recipe: Common, out: Path, config_class: Any, **method_fields: Any) -> Any:
+    """The TRL config (SFTConfig, DPOConfig, …) that the recipe's common keys ask for."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    new, old = "activation_checkpointing", "gradient_checkpointing"  # the name changed in transformers 5
+    bf16 = cuda and torch.cuda.is_bf16_supported() if recipe.bf16 == "auto" else recipe.bf16
+    dtype = "bfloat16" if bf16 and recipe.lora_rank else "float32"  # full weights learn in float32
+    values = {
+        "output_dir": str(out),
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.steps or -1,
+        "per_device_train_batch_size": recipe.micro_batch,
+        "per_device_eval_batch_size": recipe.micro_batch,
+        "gradient_accumulation_steps": accumulation(recipe),
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": recipe.warmup,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "use_cpu": not cuda,
+        "bf16": bf16,
+        new if hasattr(config_class, new) else old: recipe.gradient_checkpointing,
+        "save_steps": recipe.save_every,
+        "save_total_limit": 2,
+        "eval_strategy": "no",
+        "eval_steps": recipe.eval_every,
+        "logging_steps": recipe.logging_every,
+        "dataloader_pin_memory": cuda,
+        "report_to": ["wandb"] if "wandb" in recipe.report_to else "none",
+        "model_init_kwargs": {"dtype": dtype},
+        "max_length": recipe.max_length,
+    }
+    return config_class(**values | method_fields)
+
+
+def lora(recipe: Common, task: str = "CAUSAL_LM") -> Any:
+    """peft's configuration of the adapter; None for full weights."""
+    if not recipe.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type=task,
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules="all-linear" if recipe.lora_targets == ["all-linear"] else recipe.lora_targets,
+    )
+
+
+def go(
+    trainer: Any, recipe: Common, method: str, out: Path, extra: dict[str, Any], resume: bool = True
+) -> dict[str, Any]:
+    """Train to the end, from the last whole checkpoint if there is one; save `final`; return what run.json holds."""
+    import torch
+    from transformers.trainer_utils import IntervalStrategy
+
+    from trainers.callbacks import Clock, board
+    from trainers.record import record_run, save_trained
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with trainer.args.main_process_first():
+        checkpoint = last_checkpoint(out, resume)
+    tested = trainer.eval_dataset is not None
+    trainer.add_callback(Clock())
+    if "tensorboard" in recipe.report_to:
+        trainer.add_callback(board(out))
+    before = baseline(trainer, out, fresh=checkpoint is None) if tested else {}
+    if tested:
+        trainer.args.eval_strategy = IntervalStrategy.STEPS
+    trainer.train(resume_from_checkpoint=checkpoint)
+    after = trainer.evaluate() if tested else {}
+    save_trained(trainer, recipe, out / "final")
+    return record_run(trainer, recipe, method, out, {**extra, "heldout_before": before, "heldout": after})
+
+
+def baseline(trainer: Any, out: Path, fresh: bool) -> dict[str, float]:
+    """The held-out numbers before the first step; a resumed run reads those that it measured when it was fresh."""
+    path = out / "baseline.json"
+    if fresh and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # these wrap the model in train()
+        measured: dict[str, float] = trainer.evaluate()
+        if trainer.is_world_process_zero():
+            path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        return measured
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def main_for(
+    method: str, kind: type[C], train: Callable[[C, Path, bool], dict[str, Any]], argv: Sequence[str] | None = None
+) -> int:
+    """The command line that all methods share. 2: recipe or data are wrong; 1: the disk is full; 130: stopped."""
+    about = (sys.modules[kind.__module__].__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog=f"trimtab train {method}", description=about)
+    parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model, the checkpoints and the logs")
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where OUT stopped")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe, changed")
+    options = parser.parse_args(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        run = train(read_recipe(options.config, kind, options.set), options.out, options.resume)
+    except (RecipeError, DataError) as error:
+        print(f"train {method}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"train {method}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:  # torch, safetensors and tensorboard each have their own error for a full disk
+        if not is_disk_full(error, options.out):
+            raise
+        print(
+            f"train {method}: no space left for {options.out}; free some, then run this again to go on", file=sys.stderr
+        )
+        return 1
+    if is_first():
+        print(json.dumps(run["heldout"] | {"model": str(options.out / "final")}, indent=2))
+    return 0
