@@ -84,6 +84,10 @@ def main(argv: list[str] | None = None) -> int:
     if method not in METHODS:
         print(f"trimtab train: no method {method!r}; methods: {', '.join([*METHODS, *LOSSES])}", file=sys.stderr)
         return 2
+    if any(argument.partition("=")[0] == "--launch" for argument in rest):
+        from trainers.launch import start
+
+        return start(method, rest)
     module, _, function = METHODS[method].entry.partition(":")
     entry: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
     return entry(rest)
