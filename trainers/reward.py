@@ -7,12 +7,14 @@ row's margin (Touvron et al. 2023, arXiv:2307.09288, eq. 2) and 0 where the data
 answer's end token. `final` is a sequence-classification model with one label.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainers.lines import DataError
 from trainers.run import Common, arguments, begin, go, lora, main_for, ours
 from trainers.tokens import Tokens
 
@@ -40,7 +42,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
         processing_class=begun.base.tokenizer,
         peft_config=lora(recipe, "SEQ_CLS"),
     )
-    return go(trainer, recipe, METHOD, out, begun.facts, resume)
+    return go(trainer, recipe, METHOD, out, begun.facts, resume, lambda: accuracy(trainer))
 
 
 def dataset(rows: list[Tokens], margin: bool) -> Any:
@@ -48,8 +50,35 @@ def dataset(rows: list[Tokens], margin: bool) -> Any:
 
     columns: dict[str, Any] = {f"{name}_ids": [row.whole(name) for row in rows] for name in ("chosen", "rejected")}
     if margin:
+        without = [row.place for row in rows if "margin" not in row.extra]
+        if without:
+            raise DataError(f"{without[0]}: margin: true, and this row has no margin ({len(without)} rows have none)")
         columns["margin"] = [row.extra["margin"] for row in rows]
     return Dataset.from_dict(columns)
+
+
+def accuracy(trainer: Any) -> dict[str, Any]:
+    """The share of held-out pairs whose chosen answer is rewarded more, with its 95% interval; a tie is a miss."""
+    import torch
+
+    model, hits, number = trainer.model.eval(), 0, 0
+    for batch in trainer.get_eval_dataloader():
+        batch = trainer._prepare_inputs(batch)
+        with torch.no_grad():
+            rewards = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.squeeze(-1)
+        chosen, rejected = trainer.accelerator.gather_for_metrics(tuple(map(torch.Tensor.contiguous, rewards.chunk(2))))
+        hits += int((chosen > rejected).sum())
+        number += len(chosen)
+    low, high = interval(hits, number)
+    return {"accuracy": hits / number, "accuracy_95": [low, high], "pairs": number, "accuracy_of_a_constant": 0.5}
+
+
+def interval(hits: int, number: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927); z: standard deviations, 1.96 for 95%."""
+    share, spread = hits / number, z * z / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / number + spread / (4 * number)) / (1 + spread)
+    return middle - half, middle + half
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -209,36 +209,53 @@ def lora(recipe: Common, task: str = "CAUSAL_LM") -> Any:
 
 
 def go(
-    trainer: Any, recipe: Common, method: str, out: Path, extra: dict[str, Any], resume: bool = True
+    trainer: Any,
+    recipe: Common,
+    method: str,
+    out: Path,
+    extra: dict[str, Any],
+    resume: bool = True,
+    measure: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
-    """Train to the end, from the last whole checkpoint if there is one; save `final`; return what run.json holds."""
+    """Train to the end, from the last whole checkpoint if there is one; save `final`; return what run.json holds.
+
+    `measure`: held-out numbers beside the trainer's own, taken before the first step and after the last.
+    """
     import torch
     from transformers.trainer_utils import IntervalStrategy
 
     from trainers.callbacks import Clock, board
     from trainers.record import record_run, save_trained
 
+    def test() -> dict[str, Any]:
+        return tested(trainer.evaluate()) | measure() if trainer.eval_dataset is not None else {}
+
     torch.use_deterministic_algorithms(True, warn_only=True)
     with trainer.args.main_process_first():
         checkpoint = last_checkpoint(out, resume)
-    tested = trainer.eval_dataset is not None
     trainer.add_callback(Clock())
     if "tensorboard" in recipe.report_to:
         trainer.add_callback(board(out))
-    before = baseline(trainer, out, fresh=checkpoint is None) if tested else {}
-    if tested:
+    before = baseline(trainer, test, out, fresh=checkpoint is None)
+    if trainer.eval_dataset is not None:
         trainer.args.eval_strategy = IntervalStrategy.STEPS
     trainer.train(resume_from_checkpoint=checkpoint)
-    after = trainer.evaluate() if tested else {}
+    after = test()
     save_trained(trainer, recipe, out / "final")
     return record_run(trainer, recipe, method, out, {**extra, "heldout_before": before, "heldout": after})
 
 
-def baseline(trainer: Any, out: Path, fresh: bool) -> dict[str, float]:
+def tested(metrics: dict[str, float]) -> dict[str, float]:
+    """What was measured, without how long that took."""
+    clock = ("_runtime", "_per_second", "_time", "epoch", "num_tokens")
+    return {key.removeprefix("eval_"): value for key, value in metrics.items() if not key.endswith(clock)}
+
+
+def baseline(trainer: Any, test: Callable[[], dict[str, Any]], out: Path, fresh: bool) -> dict[str, Any]:
     """The held-out numbers before the first step; a resumed run reads those that it measured when it was fresh."""
     path = out / "baseline.json"
     if fresh and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # these wrap the model in train()
-        measured: dict[str, float] = trainer.evaluate()
+        measured = test()
         if trainer.is_world_process_zero():
             path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         return measured
