@@ -3,7 +3,7 @@
   python benchmarks/retrieval.py quality --data DIR [--corpora en spec zh] [--work DIR]
   python benchmarks/retrieval.py regions --data DIR
   python benchmarks/retrieval.py latency --data DIR [--sizes 10000 140000 1000000]
-  python benchmarks/retrieval.py embedding
+  python benchmarks/retrieval.py embedding --data DIR
   python benchmarks/retrieval.py milvus --data DIR
 
 DIR holds the law corpora in BEIR's layout (lawir_zh, lawir_ca, lawir_de, principles_model_spec). Indexes are made
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 from retrieval import analyse, evaluate
 from retrieval.ask import Ask
 from retrieval.build import bar
-from retrieval.embed import load
+from retrieval.embed import Model, load
 from retrieval.index import Index
 from retrieval.passage import Filter, Passage
 from retrieval.store import Entry
@@ -323,7 +323,7 @@ def parts(index: Index, texts: list[str]) -> None:
     view, narrow = index.backend.view(Filter()), index.backend.view(Filter(region="a", strict=True))
     wide = index.backend.view(Filter(region="a"))
     vectors = [embedder.queries([text])[0] for text in texts]
-    timed("embedding", lambda i: embedder.queries([f"{texts[i]} {i}"]), len(texts))
+    timed("embedding a query", lambda i: embedder.queries([f"{texts[i]} {i}"]), len(texts))
     timed("lexical, 50", lambda i: index.backend.lexical(view, texts[i], 50), len(texts))
     timed("dense, 50", lambda i: index.backend.dense(view, vectors[i], 50, False), len(texts))
     timed("dense, 50, scanned", lambda i: index.backend.dense(view, vectors[i], 50, True), min(100, len(texts)))
@@ -424,15 +424,19 @@ def _status(field: str) -> float:
 
 
 def embedding(options: argparse.Namespace) -> None:
-    asked = [f"What is the penalty for breaking rule number {i}?" for i in range(200)]
-    models = {runtime: load(runtime=runtime) for runtime in ("torch", "onnx")}
-    for runtime, model in models.items():
-        timed(f"one query, {runtime}", lambda i, model=model: model.queries([asked[i]]), len(asked))
+    """One query by three ways, and how far the quick one is from sentence-transformers on every set of questions."""
+    sets = {name: list(questions(options.data, name)[0].values())[:150] for name in CORPORA}
+    asked = sets["en"]
+    reference, quick = load(runtime="torch"), load(runtime="onnx")
+    slow = Model(quick.folder, quick.name, quick.runner, quick._tokenizer)
+    for label, model in (("torch", reference), ("onnx, 32 bits", slow), ("onnx, 8 bits", quick)):
+        timed(f"one query, {label}", lambda i, model=model: model.queries([asked[i]]), len(asked))
         begun = time.perf_counter()
         model.queries(asked)
-        print(f"  batches of 32, {runtime}: {len(asked) / (time.perf_counter() - begun):.0f}/s")
-    same = (models["torch"].queries(asked) * models["onnx"].queries(asked)).sum(axis=1)
-    print(f"  least cosine between them: {same.min():.6f}")
+        print(f"  batches of 32, {label}: {len(asked) / (time.perf_counter() - begun):.0f}/s")
+    for name, texts in sets.items():
+        same = [float((reference.queries([text])[0] * quick.queries([text])[0]).sum()) for text in texts]
+        print(f"  cosine of torch and 8 bits, {name}: least {min(same):.5f}, mean {np.mean(same):.5f} of {len(same)}")
 
 
 def milvus(options: argparse.Namespace) -> None:
@@ -473,7 +477,7 @@ def main() -> None:
     ):
         made = commands.add_parser(name)
         made.set_defaults(run_section=run)
-        made.add_argument("--data", type=Path, required=name != "embedding", help="the folder of the corpora")
+        made.add_argument("--data", type=Path, required=True, help="the folder of the corpora")
         default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab" / "benchmark"
         made.add_argument("--work", type=Path, default=default, help=f"where indexes are kept (default {default})")
         made.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))

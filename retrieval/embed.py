@@ -1,8 +1,9 @@
 """Text to unit vectors: a sentence-transformers model, on ONNX Runtime where that gives the same vectors.
 
-Documents and queries take the same path. The first time that a model is opened it is exported to ONNX and
-compared with sentence-transformers; at a cosine of 0.999 or more on every sample text the export is kept beside
-its checksum (`TRIMTAB_CACHE`, or ~/.cache/trimtab) and later processes load neither torch nor transformers.
+The first time that a model is opened it is exported to ONNX, once as it is for documents and once with weights in 8
+bits for queries, and compared with sentence-transformers; at a cosine of 0.999 or more on every sample text an export
+is kept beside its checksum (`TRIMTAB_CACHE`, or ~/.cache/trimtab) and later processes load neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ class Runner(Protocol):
 
 
 class Model:
-    """A tokenizer and a runner of one sentence-transformers folder."""
+    """A tokenizer and the runners, of documents and of queries, of one sentence-transformers folder."""
 
-    def __init__(self, folder: Path, name: str, runner: Runner, tokenizer: Any) -> None:
+    def __init__(self, folder: Path, name: str, runner: Runner, tokenizer: Any, asked: Runner | None = None) -> None:
         config = json.loads((folder / "config.json").read_text())
         prompts = _read(folder / "config_sentence_transformers.json").get("prompts") or {}
-        self.folder, self.name, self.runner = folder, name, runner
+        self.folder, self.name, self.runner, self.asked = folder, name, runner, asked or runner
         self.source = ""  # what `load` would find it by again
         self.dimension = _dimension(folder) or int(config["hidden_size"])
         self.id = f"{name}@{weights_hash(folder)}/{self.dimension}"
@@ -70,12 +71,12 @@ class Model:
         return max(self._count(text), -(-len(text) // 16))
 
     def documents(self, texts: list[str]) -> Vectors:
-        return self._embed([self._document_prompt + text for text in texts])
+        return self._embed(self.runner, [self._document_prompt + text for text in texts])
 
     def queries(self, texts: list[str]) -> Vectors:
         """A query over the limit is embedded in windows, and their mean is its vector."""
         windows = [self._windows(text) for text in texts]
-        vectors = self._embed([self._query_prompt + window for group in windows for window in group])
+        vectors = self._embed(self.asked, [self._query_prompt + window for group in windows for window in group])
         ends = np.cumsum([len(group) for group in windows])
         return np.stack([_unit(part.mean(axis=0)) for part in np.split(vectors, ends[:-1])]) if texts else vectors
 
@@ -87,7 +88,7 @@ class Model:
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(self, texts: list[str]) -> Vectors:
+    def _embed(self, runner: Runner, texts: list[str]) -> Vectors:
         encoded = self._tokenizer.encode_batch(texts)
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
@@ -101,7 +102,7 @@ class Model:
             for row, i in enumerate(batch):
                 ids[row, : len(encoded[i].ids)] = encoded[i].ids
                 mask[row, : len(encoded[i].ids)] = 1
-            vectors[batch] = self.runner(ids, mask)
+            vectors[batch] = runner(ids, mask)
         return vectors
 
 
@@ -123,12 +124,11 @@ def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "aut
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    runner: Runner | None = None
-    if runtime != "torch":
-        runner = export.open_export(folder, weights_hash(folder), threads)
-        if runner is None and runtime == "onnx":
-            raise ValueError(f"{name} does not give the same vectors on ONNX Runtime; use runtime auto or torch")
-    model = Model(folder, Path(name).name, runner or export.TorchRunner(folder, threads), tokenizer)
+    exports = export.open_exports(folder, weights_hash(folder), threads) if runtime != "torch" else None
+    if exports is None and runtime == "onnx":
+        raise ValueError(f"{name} does not give the same vectors on ONNX Runtime; use runtime auto or torch")
+    runner, asked = exports or (export.TorchRunner(folder, threads), None)
+    model = Model(folder, Path(name).name, runner, tokenizer, asked)
     model.source = name
     return model
 
