@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trainers.losses import LOSSES
+
 
 @dataclass(frozen=True)
 class Method:
@@ -39,7 +41,7 @@ METHODS = {
         "trainers.pair:main",
         "a model aligned with preference pairs; the recipe's loss says how",
         "arXiv:2305.18290",
-        "-log σ(β Δ), and the losses of the aliases",
+        "-log σ(β Δ), or the loss that the recipe names; each is a method's name too:",
     ),
     "kto": Method(
         "trainers.kto:main",
@@ -55,19 +57,6 @@ METHODS = {
     ),
     "check": Method("trainers.check:main", "nothing: says what is wrong with training data"),
 }
-# Each is `pair` with that loss. Δ: how much further the chosen answer's log-ratio to the reference rose than the
-# rejected one's; s̄: mean log-probability of an answer's tokens; lo: log odds of it.
-LOSSES = {
-    "dpo": ("arXiv:2305.18290", "-log σ(β Δ)"),
-    "ipo": ("arXiv:2310.12036", "(Δ - 1/(2τ))²"),
-    "cdpo": ("ericmitchell.ai/cdpo.pdf", "-(1-ε) log σ(β Δ) - ε log σ(-β Δ)"),
-    "robust": ("arXiv:2403.00409", "(-(1-ε) log σ(β Δ) + ε log σ(-β Δ)) / (1-2ε)"),
-    "slic": ("arXiv:2305.10425", "max(0, δ - s_w + s_l) - λ s_sft"),
-    "rso": ("arXiv:2309.06657", "max(0, 1 - γ Δ)"),
-    "simpo": ("arXiv:2405.14734", "-log σ(β (s̄_w - s̄_l) - γ)"),
-    "orpo": ("arXiv:2403.07691", "NLL_w - λ log σ(lo_w - lo_l)"),
-    "odpo": ("arXiv:2402.10571", "-log σ(β Δ - α log(score_w - score_l))"),
-}
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"
 
 
@@ -79,11 +68,15 @@ def main(argv: list[str] | None = None) -> int:
         print(listing())
         return 0 if arguments else 2
     method, *rest = arguments
-    if method in LOSSES:
+    if method in LOSSES:  # `trimtab train simpo …` is pair with that loss
         method, rest = "pair", [*rest, "--set", f"loss={method}"]
     if method not in METHODS:
         print(f"trimtab train: no method {method!r}; methods: {', '.join([*METHODS, *LOSSES])}", file=sys.stderr)
         return 2
+    if any(argument.split("=")[0] == "--launch" for argument in rest):
+        from trainers.launch import start
+
+        return start(method, rest)
     if any(argument.partition("=")[0] == "--launch" for argument in rest):
         from trainers.launch import start
 
@@ -94,12 +87,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listing() -> str:
-    """Each method with what it makes, its paper and its formula; below `pair` the losses that have a name."""
+    """Each method with what it makes, its paper and its formula; below `pair` its losses, which are names for it too."""
     lines = []
     for name, method in METHODS.items():
         lines.append(f"{name:<8} {method.makes}")
         if method.paper:
-            lines.append(f"{'':<8} {method.paper}   {method.formula}")
+            lines.append(f"{'':<8} {method.paper}: {method.formula}")
         if name == "pair":
-            lines += [f"  {loss:<6} {paper:<26} {formula}" for loss, (paper, formula) in LOSSES.items()]
+            lines += [f"  {loss:<14} {row.paper:<34} {row.formula}" for loss, row in LOSSES.items()]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -272,7 +273,9 @@ def main_for(
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the checkpoints and the logs")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where OUT stopped")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe, changed")
+    parser.add_argument("--launch", metavar="NAME", help="several processes, GPUs or machines: see trainers/launch.py")
     options = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # TRL still asks by the old name
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
