@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.gate_edits import BAD, BAD_HINTS, GOOD, GOOD_HINTS, Half, Prompt, brief, hint_contradicts, size
+from benchmarks.gate_edits import BAD, BAD_HINTS, FACTS, GOOD, GOOD_HINTS, Half, Prompt, brief, hint_contradicts, size
 from benchmarks.gate_phrases import PHRASES
 
 OWN = Path(__file__).parent.parent / "tests" / "data" / "gate" / "prompts.jsonl"
@@ -67,7 +67,7 @@ def _made(p: Prompt, thin: int) -> Iterator[Case]:
         text = edit(p, w, i)
         if text and text != p.text and size(text) <= 6 * size(p.text):
             yield Case(edit.__name__, "replace", p.language, p.half, p.text, text, "")
-    fact_rules = ("number", "date", "quote", "link", "code", "negation", "format", "name", "opposite")
+    fact_rules = ("number", "date", "quote", "link", "code", "negation", "format", "name", "opposite", "dropped")
     general = [row for row in BAD if row[1] not in fact_rules]
     for edit, rule, also in BAD:
         if rule not in fact_rules and turn % (thin * 4) != general.index((edit, rule, also)) % (thin * 4):
@@ -89,9 +89,21 @@ def _hinted(p: Prompt, thin: int) -> Iterator[Case]:
             yield Case(edit.__name__, "complement", p.language, p.half, p.text, text, rule, also)
 
 
+def templates() -> Iterator[Case]:
+    """Cases from `templates.json`: a prompt, the rewrite that harms it and one that does not, with what to fill in."""
+    for language, table in json.loads(OWN.with_name("templates.json").read_text("utf-8")).items():
+        fills = {name: [{"a": a, "b": b} for a, b in table[name]] for name in ("pairs", "claims")}
+        fills["passages"] = [{"p": p, "q": q} for p, q in zip(table["passages"], table["changed"], strict=True)]
+        for rule, kind, prompt, bad, good in table["rows"]:
+            for fill in fills[kind]:
+                p = Prompt(prompt.format(**fill), language)
+                yield Case(f"{rule}_bad", "replace", language, p.half, p.text, bad.format(**fill), rule, FACTS)
+                yield Case(f"{rule}_good", "replace", language, p.half, p.text, good.format(**fill), "")
+
+
 def cases(folder: Path | None = None) -> list[Case]:
     """All cases: our own prompts, and BPO's test sets where their folder is given. The same ones every time."""
-    out: list[Case] = []
+    out = list(templates())
     for p in own_prompts():
         out += [*_made(p, 2), *_hinted(p, 3)]
     for p in bpo_prompts(folder) if folder else []:

@@ -295,6 +295,25 @@ def opposite(p: Prompt, w: Phrases, i: int) -> str | None:
     return None
 
 
+def other_word(p: Prompt, w: Phrases, i: int) -> str | None:
+    """A word within the prompt, neither its first nor a short one, gives its place to one that does not belong."""
+    pattern = (
+        r"[\u4e00-\u9fff]{2}(?=[\u4e00-\u9fff，。？])" if p.language == "zh" else r"(?<=[^\W\d_] )[^\W\d_A-Z]{5,}\b"
+    )
+    outside = re.sub(f"{_QUOTED}|{_URL}|{_MAIL}|`[^`]*`|\\w*\\d\\w*", lambda m: "\0" * len(m[0]), p.text.split("\n")[0])
+    found = [m for m in re.finditer(pattern, outside) if m.start() > 8 and p.text.count(m[0]) == 1]
+    if not found:
+        return None
+    at = found[len(p.text) % len(found)]
+    return p.text[: at.start()] + w.stranger[i] + p.text[at.end() :]
+
+
+def drop_constraint(p: Prompt, w: Phrases, i: int) -> str | None:
+    """Without its first "for my mother" or the like."""
+    match = re.search(w.constraint, re.sub(_QUOTED, lambda m: "\0" * len(m[0]), p.text.split("\n")[0]))
+    return _tidy(p.text[: match.start()] + p.text[match.end() :]) if match and match.start() > 10 else None
+
+
 def translated(p: Prompt, w: Phrases, i: int) -> str | None:
     return p.other or None
 
@@ -382,7 +401,10 @@ def drifted(p: Prompt, w: Phrases, i: int) -> str | None:
     return w.unrelated[i]
 
 
-_FACTS = ("number", "date", "quote", "link", "code", "negation", "format", "meaning", "length")
+FACTS = (
+    "number", "date", "quote", "link", "code", "negation", "format", "meaning", "length", "name", "opposite", "swapped",
+    "assumed", "passage", "dropped", "replaced",
+)  # fmt: skip
 BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (drop_date, "date", ("length",)),
     (change_date, "date", ()),
@@ -392,32 +414,34 @@ BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (change_quote, "quote", ()),
     (drop_link, "link", ()),
     (change_link, "link", ()),
-    (drop_code, "code", ("length", "meaning")),
+    (drop_code, "code", ("length", "meaning", "passage")),
     (change_code, "code", ()),
     (drop_negation, "negation", ("format",)),
     (add_negation, "negation", ()),
     (drop_format, "format", ("number", "length")),
-    (change_format, "format", ("number",)),
-    (drop_name, "name", ("length", "meaning")),
-    (change_name, "name", ("meaning",)),
-    (opposite, "opposite", ("format", "negation")),
+    (change_format, "format", ("number", "opposite")),
+    (drop_name, "name", ("length", "meaning", "replaced", "dropped", "format")),
+    (change_name, "name", ("meaning", "format", "replaced", "dropped")),
+    (opposite, "opposite", ("format", "negation", "replaced")),
+    (other_word, "replaced", FACTS),
+    (drop_constraint, "dropped", FACTS),
     (translated, "language", ()),
     (half_translated, "language", ()),
-    (answered, "answered", _FACTS),
+    (answered, "answered", FACTS),
     (answered_after, "answered", ()),
-    (real_answer, "answered", _FACTS),
-    (asked_back, "answered", _FACTS),
-    (refused, "refusal", _FACTS),
+    (real_answer, "answered", FACTS),
+    (asked_back, "answered", FACTS),
+    (refused, "refusal", FACTS),
     (refused_before, "refusal", ()),
     (leaked_token, "leak", ()),
     (leaked_template, "leak", ()),
     (doubled, "repeated", ()),
     (looped, "repeated", ("length",)),
     (too_long, "length", ()),
-    (too_short, "length", _FACTS),
+    (too_short, "length", FACTS),
     (empty, "empty", ()),
     (unchanged, "unchanged", ()),
-    (drifted, "meaning", _FACTS),
+    (drifted, "meaning", FACTS),
 )
 
 # ---------------------------------------------------------------- hints (the complement mode)

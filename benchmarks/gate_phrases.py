@@ -38,6 +38,8 @@ class Phrases:
     other_format: Swaps
     names: Swaps
     turned: tuple[Swaps, Swaps]
+    stranger: Pair  # a word that takes another one's place
+    constraint: str  # pattern
     thing: Pair  # what stands in for something dropped
     answer: Pair
     ask_back: Pair

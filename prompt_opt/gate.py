@@ -62,7 +62,8 @@ _REPLACE: Mapping[str, Rule] = {
     "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length, "answered": rules.answered,
     "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
     "negation": rules.negation, "format": rules.form, "opposite": rules.opposite, "contradiction": rules.contradiction,
-    "meaning": rules.meaning, "name": rules.name,
+    "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed,
+    "passage": rules.passage, "dropped": rules.dropped, "replaced": rules.replaced,
 }  # fmt: skip
 _COMPLEMENT: Mapping[str, Rule] = {
     "empty": rules.empty, "leak": rules.leak, "refusal": rules.refusal, "repeated": rules.repeated,

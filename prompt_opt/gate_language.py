@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
+from types import MappingProxyType
 
 Pattern = re.Pattern[str]
 _SCRIPTS = {
@@ -36,6 +37,7 @@ _WORD = re.compile(f"[^\\W\\d_{CJK}]+")
 _NEVER = re.compile(r"(?!)")
 _PATTERNS = (
     "negation", "soft", "idioms", "request", "opening", "closing", "ask", "refusal", "ignore", "brief", "verbose",
+    "binds", "passage", "polar", "undecided", "assumes", "sums", "equals", "directed", "passive",
 )  # fmt: skip
 
 
@@ -61,13 +63,37 @@ class Lexicon:
     demands: tuple[tuple[str, Pattern], ...]
     into: Pattern
     tongues: Mapping[str, str]
-    opposites: tuple[tuple[str, str], ...]
+    opposites: tuple[tuple[frozenset[str], ...], ...]  # rows of words of which only one can hold
     reversals: tuple[str, ...]  # un-, in-: what makes a word its opposite
+    same: Mapping[str, frozenset[str]]  # a word -> those that may stand for it
+    persons: tuple[tuple[str, str], ...]  # I, me
+    pronouns: frozenset[str]  # stand in for what was named
+    binds: Pattern
+    passage: Pattern
+    polar: Pattern
+    undecided: Pattern
+    assumes: Pattern
+    sums: Pattern
+    equals: Pattern
+    directed: Pattern
+    passive: Pattern
 
 
 @cache
 def tables() -> Mapping[str, Mapping[str, object]]:
     return tomllib.loads(files("prompt_opt").joinpath("gate_words.toml").read_text("utf-8"))
+
+
+def _cell(words: str) -> frozenset[str]:
+    return frozenset(words.split("|"))
+
+
+def _same(text: str) -> Mapping[str, frozenset[str]]:
+    out: dict[str, frozenset[str]] = {}
+    for row in map(_cell, text.split()):
+        for word in row:
+            out[word] = out.get(word, frozenset()) | row
+    return out
 
 
 @cache
@@ -76,7 +102,7 @@ def lexicon(language: str) -> Lexicon:
     table = dict(tables().get(language, {}))
 
     def pattern(name: str) -> Pattern:
-        return re.compile(str(table[name]), re.IGNORECASE) if table.get(name) else _NEVER
+        return re.compile(str(table[name]), re.IGNORECASE | re.MULTILINE) if table.get(name) else _NEVER
 
     demands = table.get("demands", [])
     tongues = table.get("tongues", {})
@@ -91,8 +117,11 @@ def lexicon(language: str) -> Lexicon:
         demands=tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
         into=re.compile(into, re.IGNORECASE),
         tongues=tongues,
-        opposites=tuple((a, b) for a, _, b in (row.partition("/") for row in str(table.get("opposites", "")).split())),
+        opposites=tuple(tuple(map(_cell, row.split("/"))) for row in str(table.get("opposites", "")).split()),
         reversals=tuple(str(table.get("reversals", "")).split()),
+        pronouns=frozenset(str(table.get("pronouns", "")).split()),
+        same=_same(str(table.get("same", ""))),
+        persons=tuple((a, b) for a, _, b in (row.partition("/") for row in str(table.get("persons", "")).split())),
         **{name: pattern(name) for name in _PATTERNS},
     )
 
@@ -136,20 +165,26 @@ def script(text: str) -> str:
 
 
 @lru_cache(maxsize=512)
+def scores(text: str) -> Mapping[str, float]:
+    """How much the words and letters of a text in the Latin script say for each language."""
+    out: dict[str, float] = {}
+    for word in _WORD.findall(plain(text).lower()):
+        for name, share in _share().get(word, ()):
+            out[name] = out.get(name, 0.0) + share
+    for name, letters in _LETTERS.items():
+        if re.search(letters, text.lower()):
+            out[name] = out.get(name, 0.0) + 0.5
+    return MappingProxyType(out)
+
+
+@lru_cache(maxsize=512)
 def language(text: str, least: float = 1.0, rival: float = 0.75) -> str:
     """The language of a text, or "" where too little shows: fewer than `least` telling words, or another language
     with more than `rival` of the best one's."""
     where = script(text)
     if where != "latin":
         return {"han": "zh", "cyrillic": "cyrillic"}.get(where, where)
-    scores: dict[str, float] = {}
-    for word in _WORD.findall(plain(text).lower()):
-        for name, share in _share().get(word, ()):
-            scores[name] = scores.get(name, 0.0) + share
-    for name, letters in _LETTERS.items():
-        if re.search(letters, text.lower()):
-            scores[name] = scores.get(name, 0.0) + 0.5
-    ranked = sorted(scores.items(), key=lambda row: -row[1])
+    ranked = sorted(scores(text).items(), key=lambda row: -row[1])
     if not ranked or ranked[0][1] < least:
         return ""
     return "" if len(ranked) > 1 and ranked[1][1] > ranked[0][1] * rival else ranked[0][0]

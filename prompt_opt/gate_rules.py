@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from prompt_opt import gate_changes as changes
+from prompt_opt import gate_question as question
 from prompt_opt import gate_sense as sense
 from prompt_opt.defuse import defuse
 from prompt_opt.gate_facts import Facts, all_numbers, even, folded, holds, squeeze, units
-from prompt_opt.gate_language import Lexicon, bare, language, plain, script, sentences, size, uses
+from prompt_opt.gate_language import Lexicon, bare, language, plain, scores, script, sentences, size, uses
 from prompt_opt.gate_names import folded_names, keeps
 
 Mode = Literal["replace", "complement"]
@@ -124,6 +126,8 @@ def wrong_language(p: Pair) -> str:
     known = {language(before), *(language(own(s)) for s in sentences(p.original))} - {""}
     if known and (found := language(after)) and found not in known:
         return f"{'/'.join(sorted(known))} became {found}"
+    if not known and (found := language(after, 2.0, 0.5)) and (hints := scores(before)) and found not in hints:
+        return f"{'/'.join(sorted(hints))} became {found}"
     kept = bare(p.original)
     for sentence in sentences(p.rewrite):
         found = language(own(sentence), 2.0, 0.4)
@@ -204,7 +208,11 @@ def answered(p: Pair) -> str:
         tells = sense.overlap(p.original, p.rewrite, p.lex) >= 0.3 or size(p.rewrite) > 20
         return sentences(p.rewrite)[0] if tells and not asks and size(p.rewrite) > 8 else ""
     near = sense.overlap(p.original, p.rewrite, p.lex)
-    return sense.asked_back(p.original, p.rewrite, near) or sense.states(p.original, p.rewrite, p.lex)
+    return (
+        sense.asked_back(p.original, p.rewrite, near)
+        or sense.states(p.original, p.rewrite, p.lex)
+        or question.solved(p.original, p.rewrite, p.lex)
+    )
 
 
 def refusal(p: Pair) -> str:
@@ -219,7 +227,27 @@ def negation(p: Pair) -> str:
 
 
 def opposite(p: Pair) -> str:
-    return sense.turned(p.original, p.rewrite, p.lex)
+    return changes.turned(p.original, p.rewrite, p.lex)
+
+
+def replaced(p: Pair) -> str:
+    return changes.replaced(p.original, p.rewrite, p.lex)
+
+
+def dropped(p: Pair) -> str:
+    return changes.dropped(p.original, p.rewrite, p.lex)
+
+
+def swapped(p: Pair) -> str:
+    return changes.swapped(p.original, p.rewrite, p.lex)
+
+
+def passage(p: Pair) -> str:
+    return question.passage_changed(p.original, p.rewrite, p.lex)
+
+
+def assumed(p: Pair) -> str:
+    return question.assumed(p.original, p.rewrite, p.lex)
 
 
 def contradiction(p: Pair) -> str:

@@ -161,33 +161,6 @@ def negation_added(original: str, rewrite: str, lex: Lexicon) -> str:
     return ""
 
 
-def turned(original: str, rewrite: str, lex: Lexicon) -> str:
-    """A word of the original that became its opposite, or "".
-
-    Its opposite stands in the rewrite, it does not any more, and the original had only the one: "advantages" became
-    "disadvantages".
-    """
-    had, has = _words(original, lex), _words(rewrite, lex)
-    gone, come = had - has, has - had
-    for one, other in (*lex.opposites, *((b, a) for a, b in lex.opposites)):
-        if one in gone and other in come:
-            return f"{one} became {other}"
-    for word in gone:
-        for prefix in lex.reversals:
-            if prefix + word in come:
-                return f"{word} became {prefix}{word}"
-            if word.startswith(prefix) and len(word) > len(prefix) + 3 and word.removeprefix(prefix) in come:
-                return f"{word} became {word.removeprefix(prefix)}"
-    return ""
-
-
-def _words(text: str, lex: Lexicon) -> set[str]:
-    text = plain(text).lower()
-    if lex.language == "zh":
-        return {word for pair in lex.opposites for word in pair if word in text}
-    return set(re.findall(r"[^\W\d_]+", text))
-
-
 # ---------------------------------------------------------------- contradiction
 
 

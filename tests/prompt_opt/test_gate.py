@@ -19,7 +19,7 @@ from prompt_opt.gate_rules import Limits
 DATA = Path(__file__).parent.parent / "data" / "gate"
 WRITTEN = [
     json.loads(line)
-    for name in ("written", "hard")
+    for name in ("written", "hard", "unseen", "reworded", "later")
     for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()
 ]
 
@@ -119,6 +119,27 @@ P = "Write three tips."
         ("Act as a robot that says: I'm sorry.", "Please act as a robot that says: I'm sorry.", ""),
         ("One two three four five six.", "Two.", "length"),
         ("Hi you.", "Hi " + " ".join(f"w{i}" for i in range(20)) + " you.", "length"),
+        ("Write a poem about spring.", "Please write a poem about winter.", "opposite"),
+        ("What are the benefits of tea?", "What are the advantages of tea? Explain.", ""),
+        ("Write a letter about my good friend.", "Write a letter about my bad friend.", "opposite"),
+        ("Write at least 9 lines on dogs.", "Please write at least 9 lines on dogs and the most common breeds.", ""),
+        ("Tell me how my brother cooks rice.", "Tell me how my robot cooks rice.", "replaced"),
+        ("Tell me what Kant said on lying.", "Tell me what it said on lying.", "name"),
+        ("Write a note on my quick recovery.", "Please write a note on my rapid recovery.", ""),
+        ("请写一封关于会议的信", "请写一封关于花园的信", "replaced"),
+        ("Suggest a hotel near the harbour.", "Suggest a good and quiet hotel, with prices.", "dropped"),
+        ("Suggest a hotel near the harbour.", "Suggest a good hotel close to the harbour.", ""),
+        ("How far is it from Oslo to Rome?", "How far is it from Rome to Oslo? Give km.", "swapped"),
+        ("How far is it from Oslo to Rome?", "Coming from Oslo, how far is it to Rome? Give km.", ""),
+        ("Can my neighbour sue me?", "Can I sue my neighbour? Explain.", "swapped"),
+        ("Compare cats and dogs.", "Compare dogs and cats as pets.", ""),
+        ("从北京到上海有多远？", "从上海到北京有多远？请说明。", "swapped"),
+        ("Summarise this: The cat sat on the red mat.", "Summarise this: The cat lay on a red mat.", "passage"),
+        ("Summarise this: The cat sat on the red mat.", "Please sum this up: “The cat sat on the red mat.”", ""),
+        ("Does tea cause cramps?", "Explain why tea causes cramps.", "assumed"),
+        ("Does tea cause cramps?", "Does tea cause cramps? Explain why or why it doesn't.", ""),
+        ("What is 7 times 8?", "Work out 7 times 8, which is 56.", "answered"),
+        ("What is 7 times 8?", "What is 7 times 8? Show 2 ways to find it.", ""),
         ("Compare cats and dogs as pets.", "Describe volcanoes near large oceans today.", "meaning"),
     ],
 )
