@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainers.data import Row
+from trainers.keys import Common
 from trainers.lines import DataError
 from trainers.model import Base, load
 from trainers.recipe import RecipeError, fill, override, read_recipe, read_values
 from trainers.rows import rows_of
-from trainers.run import Common, read_sets
+from trainers.sets import read_sets
 from trainers.tokens import Tokens, encode_rows
 
 METHODS = {"completion": ("sft",), "preference": ("pair", "reward"), "labelled": ("kto",)}  # by what they read

@@ -73,10 +73,6 @@ def main(argv: list[str] | None = None) -> int:
     if method not in METHODS:
         print(f"trimtab train: no method {method!r}; methods: {', '.join([*METHODS, *LOSSES])}", file=sys.stderr)
         return 2
-    if any(argument.split("=")[0] == "--launch" for argument in rest):
-        from trainers.launch import start
-
-        return start(method, rest)
     if any(argument.partition("=")[0] == "--launch" for argument in rest):
         from trainers.launch import start
 
@@ -87,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def listing() -> str:
-    """Each method with what it makes, its paper and its formula; below `pair` its losses, which are names for it too."""
+    """Each method with what it makes, its paper and its formula; below `pair` its losses, which name it too."""
     lines = []
     for name, method in METHODS.items():
         lines.append(f"{name:<8} {method.makes}")

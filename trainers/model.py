@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainers.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from trainers.run import Common
+    from trainers.keys import Common
 
 
 @dataclass(frozen=True)

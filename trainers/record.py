@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainers.cpt import Recipe
+    from trainers.keys import Common
     from trainers.loop import Loop
-    from trainers.run import Common
 
 
 def save_final(model: Any, tokenizer: Any, folder: Path) -> None:

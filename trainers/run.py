@@ -1,6 +1,7 @@
-"""What every method on TRL shares: the common keys of a recipe, loading, the trainer's arguments, the run, the command.
+"""What every method on TRL shares: the trainer's arguments, the run, the command.
 
-A method's `train` is: `begin` (read, split, tokenize, check), its own TRL trainer, `go`.
+A method's Recipe adds keys to `Common`; its `train` is: `begin` (read, split, tokenize,
+check), its own TRL trainer, `go`.
 """
 
 import argparse
@@ -9,141 +10,19 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from trainers.checkpoint import is_disk_full, last_checkpoint, remember
-from trainers.data import Row, data_hash, opening, read_rows, split
+from trainers.checkpoint import is_disk_full, last_checkpoint
+from trainers.keys import Common, accumulation, validate
 from trainers.lines import DataError
-from trainers.model import Base, is_first, load
+from trainers.model import is_first, load
 from trainers.recipe import RecipeError, read_recipe
-from trainers.tokens import LossOn, Tokens, cut, encode_rows
+from trainers.sets import Begun, begin
 
-FREE = ("report_to", "logging_every")  # may change between a run's parts: neither moves a weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class Common:
-    """The keys that all methods' recipes share; trainers/recipes/sft.yaml explains each."""
-
-    model: str
-    train: str
-    heldout: str | None = None
-    heldout_fraction: float = 0.1
-    chat_template: str | None = None
-    pad_token: str | None = None
-    unusable: Literal["error", "drop"] = "error"
-    max_length: int = 1024
-    seed: int = 0
-    epochs: float = 1.0
-    steps: int | None = None
-    batch: int = 16
-    micro_batch: int = 4
-    learning_rate: float = 1e-5
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int = 0
-    lora_alpha: int = 16
-    lora_dropout: float = 0.0
-    lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    bf16: Literal["auto"] | bool = "auto"
-    gradient_checkpointing: bool = False
-    save_every: int = 100
-    eval_every: int = 100
-    logging_every: int = 10
-    final_dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int = 0
-    report_to: list[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
-
+__all__ = ["Begun", "Common", "arguments", "begin", "go", "load", "lora", "main_for", "ours", "validate"]
 
 C = TypeVar("C", bound=Common)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """All that a trainer is made from. `facts` go into run.json."""
-
-    base: Base
-    train: list[Tokens]
-    heldout: list[Tokens]
-    facts: dict[str, Any]
-
-
-def validate(recipe: Common) -> None:
-    """Refuse what could only fail later."""
-    for name in ("batch", "micro_batch", "max_length", "save_every", "eval_every", "logging_every"):
-        if getattr(recipe, name) < 1:
-            raise RecipeError(f"{name} must be at least 1")
-    if recipe.steps is not None and recipe.steps < 1:
-        raise RecipeError("steps must be at least 1, or null to count epochs")
-    if not 0 <= recipe.heldout_fraction < 1:
-        raise RecipeError("heldout_fraction must be at least 0 and below 1")
-    accumulation(recipe)
-    if "wandb" in recipe.report_to:
-        from importlib.util import find_spec
-
-        if find_spec("wandb") is None:
-            raise RecipeError("report_to names wandb, which is not installed (pip install wandb)")
-
-
-def accumulation(recipe: Common) -> int:
-    """Forward passes per process and optimizer step."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.batch % (recipe.micro_batch * world):
-        raise RecipeError(
-            f"batch ({recipe.batch}) must be a multiple of micro_batch ({recipe.micro_batch})"
-            + (f" times the processes ({world})" if world > 1 else "")
-        )
-    return recipe.batch // (recipe.micro_batch * world)
-
-
-def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = "completion") -> Begun:
-    """Read, split, tokenize and check the data; refuse to go on with a run begun on something else."""
-    from trainers.check import examine, report
-
-    if recipe.threads:
-        import torch
-
-        torch.set_num_threads(recipe.threads)
-    validate(recipe)
-    base = load(recipe)
-    rows, heldout, hashes = read_sets(recipe, kind)
-    encoded = encode_rows(rows, base.tokenizer, loss_on)
-    tested = encode_rows(heldout, base.tokenizer, loss_on)
-    examined = examine(rows, heldout, [*encoded, *tested], base, recipe)
-    if is_first():
-        report(examined, base.tokenizer)
-    if examined.errors:
-        raise DataError(f"{recipe.train}: {len(examined.errors)} error(s) in the data, named above")
-    if is_first():
-        remember({**asdict(recipe), **hashes}, out, resume, FREE)
-    facts = {
-        "data_sha256": hashes,
-        "rows": {"train": len(encoded), "heldout": len(tested)},
-        "layout": base.layout,
-        "notes": [*base.notes, *(finding.message for finding in examined.findings)],
-    }
-    return Begun(base, fitting(encoded, examined.unusable, recipe), fitting(tested, examined.unusable, recipe), facts)
-
-
-def read_sets(recipe: Common, kind: str) -> tuple[list[Row], list[Row], dict[str, str]]:
-    """Rows to learn from, rows held out, and the hashes of what they were read from."""
-    rows = read_rows(recipe.train, kind)
-    hashes = {"the data of train": data_hash(recipe.train, rows)}
-    if recipe.heldout is None:
-        return *split(rows, recipe.heldout_fraction, recipe.seed), hashes
-    heldout = read_rows(recipe.heldout, kind)
-    hashes["the data of heldout"] = data_hash(recipe.heldout, heldout)
-    seen = {opening(row) for row in heldout}
-    return [row for row in rows if opening(row) not in seen], heldout, hashes
-
-
-def fitting(encoded: list[Tokens], unusable: set[str], recipe: Common) -> list[Tokens]:
-    """The rows that something can be learnt from, the ends of answers cut off at max_length."""
-    return [cut(row, recipe.max_length) for row in encoded if row.place not in unusable]
 
 
 def ours(kind: type) -> type:
