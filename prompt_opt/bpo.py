@@ -33,7 +33,7 @@ class Options:
     mode: Literal["", "replace", "complement", "demo", "shadow"] = (
         ""  # "": complement with `instruct`, replace with `bpo`
     )
-    percent: float = 100.0  # of requests, for A/B; by tenant and text, so the same request falls on the same side
+    percent: float = 100.0  # of requests, for A/B; by key and text, so the same request falls on the same side
     max_chars: int = 4000  # a longer prompt holds pasted context
     max_code: float = 0.5  # share of the prompt that is code
     history_chars: int = 2000  # what the rewriter may see of the conversation before; 0: nothing
@@ -79,8 +79,8 @@ class Bpo:
         if reason := unfit(chat, self._options, template):
             raise Skip(reason)
         prompt = chat.messages[-1].text
-        if not chosen(ctx.tenant, prompt, self._options.percent):
-            raise Skip("A/B")
+        if not chosen(ctx.key, prompt, self._options.percent):
+            raise Skip("A/B", self._arm("control"))
         rewrite = await self._rewriting.rewrite(
             prompt,
             self._form,
@@ -107,6 +107,7 @@ class Bpo:
         """What the trace says; `content` only where it may hold texts."""
         verdict = rewrite.verdict
         return {
+            **self._arm("rewrite"),
             "mode": self._mode,
             "rewriter": self._rewriting.rewriter.name,
             "accepted": verdict.accepted,
@@ -115,6 +116,9 @@ class Bpo:
             "cached": rewrite.cached,
             "content": {"before": prompt, "after": rewrite.text, "why": verdict.detail},
         }
+
+    def _arm(self, arm: Literal["rewrite", "control"]) -> dict[str, Any]:
+        return {"arm": arm, "percent": self._options.percent}
 
     async def _answer(self, prompt: str, chat: Chat, ctx: Context) -> str:
         """The policy's own engine on the rewrite: the derived prompt's answer, which the example shows.
@@ -170,9 +174,9 @@ def unfit(chat: Chat, options: Options, template: Template) -> str:
     return ""
 
 
-def chosen(tenant: str, text: str, percent: float) -> bool:
-    """Whether this text of this tenant is among the `percent`; always the same answer."""
-    digest = hashlib.sha256(f"{tenant}\0{text}".encode("utf-8", "surrogatepass")).digest()
+def chosen(key: str, text: str, percent: float) -> bool:
+    """Whether this text under this key is among the `percent`; always the same answer."""
+    digest = hashlib.sha256(f"{key}\0{text}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") < percent / 100 * 2**64
 
 

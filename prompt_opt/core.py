@@ -223,6 +223,7 @@ class Context:
     deadline: float = 0.0  # time.monotonic() seconds
     count: Callable[[str], int] = estimate  # tokens of a text, by the engine's tokenizer where it is known
     ask: Callable[[str, Prompt], Awaitable[str]] | None = None  # (engine, prompt) -> answer text
+    key: str = ""  # the id of the caller's API key (never the secret)
 
     @property
     def remaining(self) -> float:

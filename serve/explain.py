@@ -26,7 +26,7 @@ from serve.config import Config, ConfigError, Flags, Server
 from serve.engines import LiveEngine
 from serve.errors import ApiError, BadRequest
 from serve.indexes import Indexes
-from serve.keys import Caller
+from serve.keys import ANYBODY, Caller
 from serve.reader import load
 from serve.relay import Relay
 from serve.rewriters import Rewriters
@@ -41,7 +41,7 @@ async def explained(service: Service, who: Caller, request: wire.Request, header
     """
     policy, _ = choose(service.config, who, request.model, header, request.options)
     chat = wire.chat(request, service.config.server)
-    advice, outcomes = await _advice(chat, policy, service.stages[policy.name], who.tenant, request.options)
+    advice, outcomes = await _advice(chat, policy, service.stages[policy.name], who, request.options)
     try:
         engine = service.engines[policy.engine]
         prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)
@@ -51,10 +51,10 @@ async def explained(service: Service, who: Caller, request: wire.Request, header
 
 
 async def _advice(
-    chat: Chat, policy: Policy, stages: Sequence[Stage], tenant: str, options: Mapping[str, Any]
+    chat: Chat, policy: Policy, stages: Sequence[Stage], who: Caller, options: Mapping[str, Any]
 ) -> tuple[Advice, tuple[Outcome, ...]]:
     deadline = time.monotonic() + policy.budget_ms / 1000
-    return await advise(chat, Context(policy, tenant, options, deadline), stages)
+    return await advise(chat, Context(policy, who.tenant, options, deadline, key=who.name), stages)
 
 
 def show(prompt: Prompt, policy: Policy, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ async def _alone(
             indexes.open(name)
         engines = {name: LiveEngine(engine) for name, engine in config.engines.items()}
         supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)
-        return await _advice(chat, policy, build(policy, supplies), "", options)
+        return await _advice(chat, policy, build(policy, supplies), ANYBODY, options)
     finally:
         indexes.close()
         await relay.close()

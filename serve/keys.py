@@ -18,6 +18,11 @@ class Caller:
     tenant: str = ""
     key: Key | None = None
 
+    @property
+    def name(self) -> str:
+        """The id of the key; "" without one."""
+        return self.key.id if self.key else ""
+
     def may(self, right: str) -> bool:
         return self.key is None or right in self.key.rights
 

@@ -222,7 +222,7 @@ def test_the_tail_is_cut_at_its_front() -> None:
 # ---------------------------------------------------------------- A/B, cache, single flight, breaker
 
 
-def test_a_percentage_is_stable_by_tenant_and_text() -> None:
+def test_a_percentage_is_stable_by_key_and_text() -> None:
     texts = [f"prompt {i}" for i in range(2000)]
     mine = [chosen("a", text, 25) for text in texts]
     assert mine == [chosen("a", text, 25) for text in texts]
@@ -236,6 +236,25 @@ async def test_the_control_group_says_so() -> None:
     pol = policy(percent=0)
     _, got, _ = await run(stage(Scripted(HINT), pol=pol), chat(), pol)
     assert str(got) == "bpo=skipped(A/B)"
+    assert got.detail == {"arm": "control", "percent": 0}
+
+
+async def test_two_keys_of_a_tenant_fall_on_sides_of_their_own_and_stay_there() -> None:
+    pol = policy(mode="replace", percent=50)
+    bpo = stage(Scripted(lambda text: BETTER), pol=pol)
+
+    async def arms(key: str) -> list[str]:
+        out = []
+        for i in range(24):
+            ctx = replace(context(pol), key=key)
+            _, (outcome,) = await advise(chat(f"{QUESTION} {'!' * i}"), ctx, [bpo])
+            out.append(str(outcome.detail["arm"]))
+        return out
+
+    one, other = await arms("k1"), await arms("k2")
+    assert set(one) == set(other) == {"rewrite", "control"}
+    assert one != other
+    assert (one, other) == (await arms("k1"), await arms("k2"))
 
 
 async def test_concurrent_identical_prompts_share_one_call() -> None:
@@ -357,7 +376,7 @@ async def test_the_detail_holds_texts_only_under_content() -> None:
     detail = dict(got.detail)
     assert detail.pop("content") == {"before": QUESTION, "after": "Sure! Sleep more.", "why": "Sure!"}
     assert detail == {
-        "mode": "replace", "rewriter": "r", "accepted": False, "rule": "answered", "offered": 1, "cached": False,
+        "arm": "rewrite", "percent": 100.0, "mode": "replace", "rewriter": "r", "accepted": False, "rule": "answered", "offered": 1, "cached": False,
     }  # fmt: skip
 
 

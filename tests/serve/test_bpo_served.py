@@ -61,6 +61,12 @@ rewriter = "broken"
 stages = ["bpo"]
 [policy.paper.bpo]
 rewriter = "released"
+[policy.half]
+stages = ["bpo"]
+[policy.half.bpo]
+rewriter = "fine"
+mode = "replace"
+percent = 50.0
 [policy.watched]
 stages = ["bpo"]
 [policy.watched.bpo]
@@ -167,6 +173,19 @@ def test_tenants_share_no_cache_and_keys_of_one_tenant_do(server: Served, upstre
         return sum(r.model == "rewriter-fine" for r in upstream.requests[before:])
 
     assert [calls("a"), calls("a"), calls("b"), calls("c")] == [1, 0, 1, 0]
+
+
+def test_keys_of_one_tenant_are_on_sides_of_their_own_in_an_a_b_test(server: Served) -> None:
+    texts = [f"Write 3 tips about keeping bread fresh{'!' * i}" for i in range(12)]
+
+    def arms(key: str) -> list[tuple[str, float]]:
+        details = [trace(server, ask(server, "half", text, key=key), key)["stages"][0]["detail"] for text in texts]
+        return [(detail["arm"], detail["percent"]) for detail in details]
+
+    b, c = arms("b"), arms("c")  # two keys of one tenant
+    assert set(b) == set(c) == {("rewrite", 50.0), ("control", 50.0)}
+    assert b != c
+    assert arms("b") == b
 
 
 def test_the_metrics_count_verdicts(server: Served) -> None:
