@@ -139,6 +139,8 @@ class _Reader:
             section = f"engine.{name}"
             if engine.url:
                 engines[name] = engine = replace(engine, url=self._url(section, engine.url))
+            elif engine.model == EMBEDDED.name and not Path(engine.model).exists():
+                engines[name] = engine = replace(engine, model=str(EMBEDDED))
             if engine.supports is not None:
                 self._names(section, "supports", engine.supports, FEATURES, "feature")
             if engine.key_env and not environ.get(engine.key_env):

@@ -141,6 +141,15 @@ def test_a_flag_that_is_wrong_is_told(flags: dict[str, Any], word: str) -> None:
     assert word in str(caught.value)
 
 
+def test_the_embedded_model_goes_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "trimtab.toml"
+    file.write_text('[engine.small]\nmodel = "trimtab-tiny"\n')
+    engine = load(Flags(config=str(file)), {}).engines["small"]
+    assert Path(engine.model, "config.json").is_file()
+    assert engine.public_name == "trimtab-tiny"
+    assert load(Flags(model="trimtab-tiny"), {}).engines["main"].model == engine.model
+
+
 def test_flags_stand_before_the_file_and_the_file_before_defaults(tmp_path: Path) -> None:
     file = tmp_path / "trimtab.toml"
     file.write_text(
