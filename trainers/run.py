@@ -136,6 +136,10 @@ def baseline(trainer: Any, test: Callable[[], dict[str, Any]], out: Path, fresh:
     path = out / "baseline.json"
     if fresh and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # these wrap the model in train()
         measured = test()
+        # Evaluation marks the model as prepared, and a prepared model is not wrapped for several processes any more:
+        # each would learn alone.
+        trainer.model._is_accelerate_prepared = False
+        trainer.accelerator.free_memory()
         if trainer.is_world_process_zero():
             path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         return measured
