@@ -52,7 +52,9 @@ def remember(wanted: Mapping[str, Any], out: Path, resume: bool, free: tuple[str
 
 def is_disk_full(error: Exception, out: Path) -> bool:
     """Only some writers pass the system's error on; torch's and numpy's say no more than that they failed to write."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        words in str(error) for words in ("No space left", "File too large")
+    ):
         return True
     unclear = any(words in str(error) for words in ("writ", "inline_container"))
     return unclear and shutil.disk_usage(out).free < 100 * 2**20

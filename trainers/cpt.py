@@ -132,6 +132,11 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
     return record(recipe, init, loop, out)
 
 
+def wanted(recipe: Recipe, init: str) -> dict[str, Any]:
+    """What a run that goes on must have been begun with."""
+    return {"init": init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="trimtab train cpt", description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
@@ -143,8 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = read_recipe(options.config, Recipe)
         check(recipe, options.init)
         constant = recipe.learning_rate == recipe.final_learning_rate
-        wanted = {"init": options.init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
-        remember(wanted, options.out, options.resume, ("steps",) if constant else ())
+        remember(wanted(recipe, options.init), options.out, options.resume, ("steps",) if constant else ())
         run = train(recipe, options.init, options.out, options.resume)
     except (RecipeError, DataError) as error:
         print(f"train cpt: {error}", file=sys.stderr)

@@ -45,7 +45,7 @@ def read_rows(source: str | Path, kind: str) -> list[Row]:
         try:
             rows += [{"place": place, **shaped} for shaped in SHAPES[kind](given)]
         except ShapeError as error:
-            raise DataError(f"{place}: {error or wanted(given, kind)}") from error
+            raise DataError(f"{place}: {str(error) or wanted(given, kind)}") from error
     if not rows:
         raise DataError(f"{source}: no rows in it")
     return rows

@@ -17,7 +17,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from trainers import command, cpt, loop
+from trainers import checkpoint, command, cpt
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "trainers" / "recipes").glob("tiny_*.yaml"))
@@ -79,7 +79,7 @@ def test_killed_run_resumes_to_bitwise_the_same_weights(recipe: dict[str, Any], 
     child.communicate()
     assert not (out / "final").exists()
     (out / "checkpoint-59").mkdir()  # what a kill while saving leaves: a checkpoint without its state
-    assert loop.last_checkpoint(out) is not None
+    assert checkpoint.last_checkpoint(out) is not None
     assert not (out / "checkpoint-59").exists()
     tokens = sorted((out / "tokens").iterdir())
     assert cpt.main(arguments(recipe, out)) == 0
@@ -98,7 +98,8 @@ def test_resuming_with_another_recipe_is_refused(
 ) -> None:
     out = tmp_path / "run"
     (out / "checkpoint-10").mkdir(parents=True)
-    cpt.remember(cpt.read_recipe(Path(arguments(recipe, out)[1]), cpt.Recipe), "config", out, resume=False)
+    begun = cpt.read_recipe(Path(arguments(recipe, out)[1]), cpt.Recipe)
+    checkpoint.remember(cpt.wanted(begun, "config"), out, resume=False)
     assert cpt.main(arguments(recipe | {"seed": 4}, out)) == 2
     assert "other values of seed; use --no-resume" in capsys.readouterr().err
     with Path(recipe["train_file"]).open("a") as file:
@@ -110,7 +111,7 @@ def test_resuming_with_another_recipe_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stepz": 3}, "unknown key 'stepz'; valid keys: batch, bf16, block,"),
+        ({"stepz": 3}, "unknown key 'stepz' (did you mean 'steps'?); valid keys: batch, bf16, block,"),
         ({"steps": "many"}, "'steps' must be of type int, not 'many'"),
         ({"block": 256}, "block (256) is longer than the model's context (128)"),
         ({"batch": 3}, "batch (3) must be a multiple of micro_batch (2)"),
@@ -151,10 +152,10 @@ def test_model_folder_that_is_none_is_refused(
 
 
 def test_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
-    assert cpt.is_disk_full(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
-    assert cpt.is_disk_full(SafetensorError("I/O error: No space left on device (os error 28)"), tmp_path)
-    assert not cpt.is_disk_full(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
-    assert not cpt.is_disk_full(RuntimeError("shapes differ"), tmp_path)
+    assert checkpoint.is_disk_full(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
+    assert checkpoint.is_disk_full(SafetensorError("I/O error: No space left on device (os error 28)"), tmp_path)
+    assert not checkpoint.is_disk_full(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
+    assert not checkpoint.is_disk_full(RuntimeError("shapes differ"), tmp_path)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -167,7 +168,7 @@ def test_every_key_of_a_shipped_recipe_is_explained(path: Path) -> None:
 
 def test_unknown_method_is_refused_with_the_valid_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["alchemy"]) == 2
-    assert "no method 'alchemy'; methods: cpt" in capsys.readouterr().err
+    assert "no method 'alchemy'; methods: cpt, sft, reward, pair, kto, bpo, check, dpo, ipo" in capsys.readouterr().err
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.startswith("cpt ")
 
