@@ -6,6 +6,7 @@ token off where that would merge with the answer's first. Here the prompt is tok
 is an id.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from trainers.data import Row
 from trainers.lines import DataError
 
 LossOn = Literal["completion", "assistant", "all"]
+MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 ANSWERS = ("completion", "chosen", "rejected")
 
 
@@ -114,7 +116,7 @@ def learned_tokens(row: Row, prompt: list[int], answer: list[int], tokenizer: An
         return [1] * (len(prompt) + len(answer))
     if loss_on == "completion":
         return [0] * len(prompt) + [1] * len(answer)
-    if not tokenizer.chat_template or "generation" not in tokenizer.chat_template:
+    if not tokenizer.chat_template or not MARKER.search(tokenizer.chat_template):
         raise DataError("loss_on: assistant needs a chat template with {% generation %} markers; "
                         "set chat_template (chatml or dialogue, which have them), or loss_on: completion")  # fmt: skip
     conversation = turns(row["prompt"], "user") + turns(row["completion"], "assistant")
