@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Protocol
@@ -211,8 +211,10 @@ class Rewriter:
         return tuple(Candidate(back(c.text), c.complete) for c in self.template.read(answer))
 
 
-def rewriter(name: str, engine: str, template: str = "instruct", decoding: str = "stable", **settings: Any) -> Rewriter:
-    """A rewriter from the names in a configuration.
+def rewriter(
+    name: str, engine: str, template: str = "instruct", decoding: str = "stable", max_tokens: int = 1024, **settings: Any
+) -> Rewriter:
+    """A rewriter from the names in a configuration; `max_tokens` bounds what it may write.
 
     Raises:
         ValueError: an unknown template or decoding; the message lists the valid ones.
@@ -221,7 +223,7 @@ def rewriter(name: str, engine: str, template: str = "instruct", decoding: str =
         raise ValueError(f"template {template!r} is unknown; valid are {', '.join(TEMPLATES)}")
     if decoding not in DECODINGS:
         raise ValueError(f"decoding {decoding!r} is unknown; valid are {', '.join(DECODINGS)}")
-    return Rewriter(name, engine, TEMPLATES[template], DECODINGS[decoding], **settings)
+    return Rewriter(name, engine, TEMPLATES[template], replace(DECODINGS[decoding], max_tokens=max_tokens), **settings)
 
 
 # ---------------------------------------------------------------- texts

@@ -116,6 +116,7 @@ class RewriterSpec:
     template: str = "instruct"  # "bpo": the released model's format; "instruct": any chat model, told what to do
     decoding: str = "stable"  # "stable", "aggressive" (as published), "greedy"
     model: str = ""  # the engine's name for it; "": the engine's own
+    max_tokens: int = 1024  # of a rewrite; one that is cut off is not used
     timeout_s: float = 10.0  # a call that takes longer is given up, though nobody may wait for it any more
     cache_mb: float = 16.0
     embedder: str = ""  # rejects a rewrite that drifted in meaning; a name or folder; "": not checked

@@ -224,7 +224,7 @@ class _Reader:
                 raise self.fail(section, "template" if "template" in str(error) else "decoding", str(error)) from None
             if spec.embedder and find_spec("sentence_transformers") is None:
                 raise self.fail(section, "embedder", "needs pip install 'trimtab[retrieval]'")
-            for limit in ("timeout_s", "cache_mb"):
+            for limit in ("timeout_s", "cache_mb", "max_tokens"):
                 if getattr(spec, limit) <= 0:
                     raise self.fail(section, limit, "must be more than zero")
             out[name] = spec

@@ -37,7 +37,7 @@ class Rewriters:
         if name not in self._made:
             spec = self.specs[name]
             self._made[name] = Rewriting(
-                rewriter(name, spec.engine, spec.template, spec.decoding, model=spec.model,
+                rewriter(name, spec.engine, spec.template, spec.decoding, spec.max_tokens, model=spec.model,
                          specials=self._engines[spec.engine].specials),
                 partial(ask, self._engines, self._relay),
                 cache=RewriteCache(int(spec.cache_mb * 2**20)),
