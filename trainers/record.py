@@ -47,7 +47,8 @@ def save_trained(trainer: Any, recipe: "Common", folder: Path) -> None:
     if trainer.model.can_generate():
         trainer.model.generation_config.eos_token_id = tokenizer.eos_token_id
         trainer.model.generation_config.bos_token_id = tokenizer.bos_token_id
-    draft = draft_of(folder)
+    with trainer.args.main_process_first(local=False):  # only the first clears away what an earlier run left
+        draft = draft_of(folder) if trainer.is_world_process_zero() else part_of(folder)
     trainer.save_model(str(draft))
     if trainer.is_world_process_zero():
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing that serving needs
@@ -60,10 +61,14 @@ def save_trained(trainer: Any, recipe: "Common", folder: Path) -> None:
 
 
 def draft_of(folder: Path) -> Path:
-    """Where a folder is written before it takes its name."""
-    draft = folder.with_name(folder.name + ".part")
+    """Where a folder is written before it takes its name; what is there is cleared away."""
+    draft = part_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     return draft
+
+
+def part_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".part")
 
 
 def put(draft: Path, tokenizer: Any, folder: Path) -> None:
