@@ -16,8 +16,6 @@ from trainers.tokens import encode, encode_rows
 USER, GOOD = {"role": "user", "content": "say day"}, {"role": "assistant", "content": "rain fell"}
 TURN = "{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}"
 PLAIN = "{% for m in messages %}" + TURN + "{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}"
-)
 
 
 def findings(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, dict[str, Any], str]:
