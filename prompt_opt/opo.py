@@ -39,6 +39,7 @@ class Options:
     kind: str = ""
     tags: tuple[str, ...] = ()
     detect_region: bool = True  # Chinese provinces, by name or by city
+    detect_language: bool = False  # only principles in the language of the question, where that is clear
     without_region: Literal["any", "national"] = "any"  # which rules, where no region is known
     pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
     frame: Frame = "quoted"
@@ -64,7 +65,7 @@ class Opo:
         if query:
             where = self._filter(query, ctx.options)
             found = await asyncio.gather(*(self._search(name, query, where) for name in options.index))
-            hits = sorted((hit for hits in found for hit in hits), key=lambda hit: (-hit.score, hit.id))
+            hits = sorted((hit for hits in found for hit in hits), key=_rank)
             principles = _within(hits, options, ctx.count, {p.id for p in pinned})
         if not principles and not pinned:
             raise Skip("nothing relevant")
@@ -84,15 +85,17 @@ class Opo:
         )
 
     def _filter(self, query: str, asked: Mapping[str, Any]) -> Filter:
+        from retrieval import analyse
         from retrieval.passage import Filter
 
         options = self._options
+        spoken = analyse.detect(query) if options.detect_language else ""
         region = asked.get("region") or (detect(query) if options.detect_region else None) or options.region or None
         if region is None and options.without_region == "national":
             region = ""
         on = asked.get("date") or datetime.now(UTC).date().isoformat()
         return Filter(
-            region=region, language=asked.get("language") or options.language or None, kind=options.kind or None,
+            region=region, language=asked.get("language") or spoken or options.language or None, kind=options.kind or None,
             tags=options.tags, on=on,
         )  # fmt: skip
 
@@ -110,6 +113,11 @@ class Opo:
 def _query(chat: Chat) -> str:
     last = next((m for m in reversed(chat.messages) if m.role == "user"), None)
     return re.sub(r"\s+", " ", last.text).strip()[-_QUERY:] if last else ""
+
+
+def _rank(hit: Hit) -> tuple[float, str]:
+    """Best first; a reranker's word stands before the search's own score."""
+    return -(hit.score if hit.rerank is None else hit.rerank), hit.id
 
 
 def _within(hits: list[Hit], options: Options, count: Callable[[str], int], taken: set[str]) -> tuple[Principle, ...]:

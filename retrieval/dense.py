@@ -182,7 +182,9 @@ def snapshot_token(folder: Path) -> tuple[int, int]:
     return (status.st_ino, status.st_mtime_ns)
 
 
-def compact(folder: Path, store: Store, embedder: str, dimension: int, progress: Progress = None) -> bool:
+def compact(
+    folder: Path, store: Store, embedder: str, dimension: int, progress: Progress = None, threads: int | None = None
+) -> bool:
     """Write a base that holds all there is now. False if another process is at it."""
     with locked(folder / "dense.lock", wait=False) as got:
         if not got:
@@ -190,10 +192,9 @@ def compact(folder: Path, store: Store, embedder: str, dimension: int, progress:
         old, revision = open_snapshot(folder, store, embedder, dimension), store.revision()
         live = np.array([row[0] for row in store.delta(0, 0, 0, 0).labels], np.int64)
         base, numbers = _start(folder, old, live)
-        threads = os.cpu_count() or 1
         parts = [numbers]
         for new, vectors in store.vectors(int(numbers[-1]) if len(numbers) else 0, dimension):
-            _add(base, vectors.astype(np.float32), threads)
+            _add(base, vectors.astype(np.float32), threads or os.cpu_count() or 1)
             parts.append(np.array(new, np.int64))
             if progress:
                 progress(len(new))

@@ -116,9 +116,12 @@ class Index:
         """Take in what any process has changed. Costs microseconds when that is nothing."""
         return self._refresh(progress)
 
-    def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
-        """Write a new base of vectors if that is due, in seconds to minutes: call it from a thread, now and then."""
-        return not self.readonly and self.backend.compact(progress, always=always)
+    def compact(self, progress: Progress = None, *, always: bool = False, threads: int | None = None) -> bool:
+        """Write a new base of vectors if that is due, in seconds to minutes: call it from a thread, now and then.
+
+        `threads` are those of the machine unless told.
+        """
+        return not self.readonly and self.backend.compact(progress, always=always, threads=threads)
 
     def get(self, key: str) -> Passage | None:
         """A document as it was given, or one of its chunks."""

@@ -118,11 +118,15 @@ class Local:
         scores = view.state.dense.cosines(vector, rows)
         return list(zip(numbers[known].tolist(), scores.tolist(), strict=True))
 
-    def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
-        """Write a new snapshot if one is due, unless another process is at it."""
+    def compact(self, progress: Progress = None, *, always: bool = False, threads: int | None = None) -> bool:
+        """Write a new snapshot if one is due, unless another process is at it or has done it already."""
         if not self._dimension or not (always or self._state.dense.due):
             return False
-        written = vectors.compact(self._folder, self._store, self._embedder, self._dimension, progress)
+        if not always and vectors.snapshot_token(self._folder) != self._state.token:
+            with self._lock:
+                self._state = self._load()
+            return False
+        written = vectors.compact(self._folder, self._store, self._embedder, self._dimension, progress, threads)
         if written:
             with self._lock:
                 self._state = self._load()

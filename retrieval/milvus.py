@@ -102,6 +102,7 @@ class Milvus:
         if self.setting("format") != "1":
             raise ValueError(f"making {self.name} was interrupted: drop {self.name} and {self._about}, then build")
         self._dimension = int(self.setting("dimension", "0"))
+        self._unsealed = False
         self.refresh()
 
     # Settings
@@ -135,6 +136,7 @@ class Milvus:
                     rows[-1]["dense"] = entry.vectors[i].astype(np.float32).tolist()
         documents = [entry.document.id for entry in entries]
         stale = {row["id"] for row in self._select(_among("document", documents), ["id"])} - {r["id"] for r in rows}
+        self._unsealed = True
         for start in range(0, len(rows), PAGE):
             self._client.upsert(self.name, rows[start : start + PAGE])
         if stale:
@@ -269,8 +271,11 @@ class Milvus:
         rows = self._client.get(self.name, ids=keys, output_fields=_SHOWN) if keys else []
         return {row["id"]: _passage(row) for row in rows}
 
-    def compact(self, progress: Progress = None, *, always: bool = False) -> bool:
+    def compact(self, progress: Progress = None, *, always: bool = False, threads: int | None = None) -> bool:
         """Seal what was added: a cluster does so by itself, milvus-lite searches it several times faster then."""
+        if not always and not self._unsealed:
+            return False
+        self._unsealed = False
         self._client.flush(self.name)
         return True
 

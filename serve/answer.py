@@ -152,7 +152,7 @@ async def _aligned(
     if policy.render == "base":
         record.notes = wire.refuse_unplaced(request)
     deadline = time.monotonic() + policy.budget_ms / 1000
-    context = Context(policy, caller.tenant, request.options, deadline, engine.count, key=caller.name)
+    context = Context(policy, caller.tenant, caller.options(request.options), deadline, engine.count, key=caller.name)
     record.advice, record.outcomes = await advise(chat, context, service.stages[policy.name])
     try:
         record.prompt, record.outcomes = await laid_out(engine, request, chat, record.advice, record.outcomes, policy)

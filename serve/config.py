@@ -90,6 +90,8 @@ class Key:
     policies: tuple[str, ...] = ()  # empty: every policy but raw
     rights: tuple[str, ...] = ()
     policy: str = ""  # this key's default policy; "": the server's
+    region: str = ""  # of principles, where a request names none
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class IndexSpec:
     path: str = ""  # a folder; "": indexes/NAME in the state folder
     url: str = ""  # of a Milvus server, or the file of an embedded one, instead of a path
     embedder: str = ""  # a model's name or folder, or "none"; "": the index's own, all-MiniLM-L6-v2 for a new one
+    reranker: str = ""  # a cross-encoder's name or folder, which orders the best candidates anew
     tenant: str = ""  # whose it is; "": shared, so that only the right `shared-principles` may change it
 
     @property

@@ -54,7 +54,7 @@ async def _advice(
     chat: Chat, policy: Policy, stages: Sequence[Stage], who: Caller, options: Mapping[str, Any]
 ) -> tuple[Advice, tuple[Outcome, ...]]:
     deadline = time.monotonic() + policy.budget_ms / 1000
-    return await advise(chat, Context(policy, who.tenant, options, deadline, key=who.name), stages)
+    return await advise(chat, Context(policy, who.tenant, who.options(options), deadline, key=who.name), stages)
 
 
 def show(prompt: Prompt, policy: Policy, outcomes: Sequence[Outcome]) -> dict[str, Any]:

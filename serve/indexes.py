@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retrieval.index import Index
 
 log = logging.getLogger("trimtab.indexes")
+_COMPACT_S = 10.0  # between looks for an index whose new rows deserve a base of their own
 _REFRESH_S = 0.25  # so a rule that is withdrawn elsewhere is gone here well within a second
 
 
@@ -24,6 +25,8 @@ class Indexes:
         self.specs = specs
         self._open: dict[str, Index] = {}
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._compactor = threading.Thread(target=self._compact, name="compactor", daemon=True)
         self.troubles: dict[str, str] = {}  # why an index can't be opened or followed
 
     def open(self, name: str) -> Index:
@@ -35,7 +38,11 @@ class Indexes:
                 from retrieval.index import Index
 
                 spec = self.specs[name]
-                self._open[name] = Index.open(spec.location, create=True, embedder=spec.embedder or None)
+                self._open[name] = Index.open(
+                    spec.location, create=True, embedder=spec.embedder or None, reranker=spec.reranker or None
+                )
+                if not self._compactor.is_alive():
+                    self._compactor.start()
             return self._open[name]
 
     def opened(self, name: str) -> Index | None:
@@ -64,6 +71,20 @@ class Indexes:
     def _follow(self, name: str) -> None:
         self.open(name).refresh()
 
+    def _compact(self) -> None:
+        """One thread, so that requests keep a core; cut off at any moment it leaves the old base in place."""
+        said = ""
+        while not self._closed.wait(_COMPACT_S):
+            for name, index in tuple(self._open.items()):
+                try:
+                    if index.compact(threads=1):
+                        log.info("index %s: compacted", name)
+                except (OSError, RuntimeError, ValueError) as error:
+                    if said != str(error):
+                        log.warning("index %s: its vectors could not be compacted: %s", name, error)
+                    said = str(error)
+
     def close(self) -> None:
+        self._closed.set()
         for index in self._open.values():
             index.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serve.config import RAW, Key
 from serve.errors import Forbidden, Unauthorized
@@ -22,6 +23,11 @@ class Caller:
     def name(self) -> str:
         """The id of the key; "" without one."""
         return self.key.id if self.key else ""
+
+    def options(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A request's own options, and the key's region and language where it names none."""
+        own = {"region": self.key.region, "language": self.key.language} if self.key else {}
+        return {**asked, **{name: value for name, value in own.items() if value and not asked.get(name)}}
 
     def may(self, right: str) -> bool:
         return self.key is None or right in self.key.rights

@@ -14,6 +14,7 @@ from prompt_opt.opo import Opo, Options
 from prompt_opt.regions import detect
 from retrieval.index import Index
 from retrieval.passage import Passage
+from retrieval.rerank import Reranker
 
 RULES = [
     Passage("noise-by", "Quiet hours in Bavaria run from ten at night.", "Noise act", "by.example", region="Bayern"),
@@ -80,6 +81,36 @@ async def test_a_rule_out_of_force_is_not_found_unless_the_date_says_so(shelf: S
     assert "old" not in {p.id for p in (await advice(shelf, "quiet hours of the night abolished")).principles}
     then = await advice(shelf, "quiet hours of the night abolished", date="1999-01-01")
     assert "old" in {p.id for p in then.principles}
+
+
+async def test_the_questions_language_keeps_others_out_if_asked_for(shelf: Shelf) -> None:
+    shelf.index.add(
+        [
+            Passage("en", "Swarm swarm: the law of the land and of bees.", language="en"),
+            Passage("de", "Swarm swarm: das Recht des Landes und der Bienen.", language="de"),
+        ]
+    )
+    question = "May I follow the swarm of bees on to the land of a neighbour?"
+    assert {"en", "de"} <= {p.id for p in (await advice(shelf, question)).principles}
+    found = await advice(shelf, question, Options(index=("law",), detect_language=True))
+    assert {"en", "bees"} <= {p.id for p in found.principles}
+    assert "de" not in {p.id for p in found.principles}
+    assert "de" in {p.id for p in (await advice(shelf, question, language="de")).principles}
+
+
+async def test_a_rerankers_order_decides_what_fits(shelf: Shelf) -> None:
+    class Longest:
+        def predict(self, pairs: list[tuple[str, str]], **_: object) -> list[float]:
+            return [len(text) / 1000 for _, text in pairs]
+
+    question = "quiet hours at night"
+    plain = await advice(shelf, question, Options(index=("law",), k=1))
+    shelf.index._reranker = Reranker("longest", Longest())
+    by_length = await advice(shelf, question + "?", Options(index=("law",), k=1))
+    assert plain.principles[0].id != by_length.principles[0].id
+    every = await advice(shelf, question + "??", Options(index=("law",)))
+    longest = max(every.principles, key=lambda p: len(p.title) + len(p.text))
+    assert by_length.principles[0].id == longest.id
 
 
 async def test_the_budget_takes_whole_principles_only(shelf: Shelf) -> None:

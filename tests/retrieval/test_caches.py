@@ -177,6 +177,22 @@ def test_a_delta_that_grows_makes_a_new_base_due(make: Callable[..., Index], mon
     assert not index.backend.compact()
 
 
+def test_a_base_that_another_process_wrote_is_taken_and_not_written_again(
+    make: Callable[..., Index], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dense, "DELTA_UPTO", 50)
+    index, other = make(), make()
+    index.add(many(80))
+    for either in (index, other):
+        either.refresh()
+    assert index.compact(threads=1)
+    written = (tmp_path / "index" / "dense.json").read_text()
+    assert len(other.backend._state.dense.base_n) == 0
+    assert not other.compact(threads=1)
+    assert len(other.backend._state.dense.base_n) == 80
+    assert (tmp_path / "index" / "dense.json").read_text() == written
+
+
 def test_a_half_float_keeps_the_order_of_full_floats(make: Callable[..., Index], words: Words) -> None:
     index = make()
     index.add(many(300))

@@ -165,6 +165,23 @@ def test_rights_guard_reading_and_writing(start: Start) -> None:
     assert post("editor", index="theirs") == 404
 
 
+async def test_a_keys_region_holds_where_the_request_names_none(start: Start, upstream: FakeUpstream) -> None:
+    keys = key("editor", '"principles", "shared-principles"') + 'region = "A"\n'
+    served = start(file=config(keys).replace("[[key]]", "\n[[key]]"))
+    headers = {"authorization": f"Bearer {SECRETS['editor']}", "x-trimtab-policy": "rules"}
+    rules = [{"id": r, "text": f"Lanterns of {r} are lit at dusk.", "region": r} for r in ("A", "B")]
+    assert httpx.post(served.url + "/v1/principles", json={"principles": rules}, headers=headers).status_code == 200
+    for asked, there, not_there in (
+        ({}, "of A are", "of B are"),
+        ({"trimtab": {"region": "B"}}, "of B are", "of A are"),
+    ):
+        body = chat("When are lanterns lit?") | asked
+        assert httpx.post(served.url + "/v1/chat/completions", json=body, headers=headers).status_code == 200
+        sent = upstream.requests[-1].body.decode()
+        assert there in sent
+        assert not_there not in sent
+
+
 async def test_an_opened_index_is_part_of_being_ready(shelf: Served) -> None:
     body = httpx.get(shelf.url + "/readyz").json()
     assert body["indexes"] == {"law": {"state": "ready", "reason": ""}}
