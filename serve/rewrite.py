@@ -1,8 +1,9 @@
 """trimtab rewrite: look at a rewriter, or at the gate alone, without a server.
 
-trimtab rewrite --upstream URL --model NAME < prompt.txt              one prompt, its rewrite and the verdict
-trimtab rewrite --upstream URL --model NAME prompts.jsonl --out r.jsonl   a line each; runs on where it stopped
-trimtab rewrite --judge pairs.jsonl                                   rows of prompt, rewrite -> accepted, rule
+trimtab rewrite --rewriter NAME < prompt.txt                    one prompt through a rewriter of trimtab.toml
+trimtab rewrite --upstream URL --model NAME < prompt.txt        the same without a configuration
+trimtab rewrite --rewriter NAME prompts.jsonl --out r.jsonl     a line each; started again, it goes on where it stopped
+trimtab rewrite --judge pairs.jsonl                             rows of prompt, rewrite -> accepted, rule
 """
 
 from __future__ import annotations
@@ -14,17 +15,22 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, TypeVar, get_args
 
-import httpx
-
+from prompt_opt.breaker import Breaker
 from prompt_opt.diff import marked, word_diff
 from prompt_opt.gate import judge
-from prompt_opt.rewriter import DECODINGS, TEMPLATES, BadAnswer, Form, rewriter
+from prompt_opt.rewriter import DECODINGS, TEMPLATES, BadAnswer, Form
 from prompt_opt.rewriting import Rewriting
+from serve.config import ConfigError, Engine, Flags, RewriterSpec
+from serve.engines import LiveEngine
+from serve.reader import load
+from serve.relay import Relay
+from serve.rewriters import RewriterFailed, Rewriters
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -38,14 +44,17 @@ def main(argv: list[str]) -> int:
     """`trimtab rewrite`."""
     args = _parser().parse_args(argv)
     try:
-        if args.judge:
-            return _judge(args)
-        if not args.upstream:
-            raise RowError("--upstream URL is needed to ask a rewriter (or --judge FILE, which asks none)")
-        return asyncio.run(_rewrite(args))
-    except (RowError, OSError, ValueError) as error:
+        return _judge(args) if args.judge else asyncio.run(_rewrite(args))
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"trimtab rewrite: {why}", file=sys.stderr)
+    except (RowError, ConfigError) as error:
         print(f"trimtab rewrite: {error}", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt:
+        again = "; the same command goes on from here" if args.out else ""
+        print(f"\ntrimtab rewrite: stopped{again}", file=sys.stderr)
+        return 130
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,14 +62,21 @@ def _parser() -> argparse.ArgumentParser:
         "trimtab rewrite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("prompts", nargs="?", default="-", metavar="FILE", help="JSONL with `prompt`; -: one on stdin")
-    parser.add_argument("--upstream", metavar="URL", help="the rewriter's engine, OpenAI-compatible")
+    parser.add_argument("--rewriter", metavar="NAME", help="a [rewriter.NAME] of the configuration")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the configuration (default: trimtab.toml, where there is one)"
+    )
+    parser.add_argument("--upstream", metavar="URL", help="instead: the rewriter's engine, OpenAI-compatible")
     parser.add_argument("--model", default="", metavar="NAME", help="the engine's name for the rewriter")
     parser.add_argument("--key-env", metavar="NAME", help="environment variable with the engine's API key")
-    parser.add_argument("--template", choices=list(TEMPLATES), default="instruct")
-    parser.add_argument("--decoding", choices=list(DECODINGS), default="stable")
+    parser.add_argument("--template", choices=list(TEMPLATES), help="default: instruct")
+    parser.add_argument("--decoding", choices=list(DECODINGS), help="default: stable")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="of a rewrite; default: 1024")
     parser.add_argument("--mode", choices=get_args(Form), help="default: the template's own")
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="calls at a time")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for one rewrite")
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds for one rewrite; default: 60, or the rewriter's own"
+    )
     parser.add_argument("--out", metavar="FILE", help="write rows here; prompts that are in it already are left out")
     parser.add_argument("--judge", metavar="FILE", help="judge the rows (prompt, rewrite, mode?) of this JSONL")
     return parser
@@ -88,44 +104,87 @@ def _judge(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- rewriting
 
 
+def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, Engine]:
+    """The rewriter and its engine, from the configuration or from flags.
+
+    Raises:
+        RowError, ConfigError: there is none, or it cannot be asked from here.
+    """
+    own = ("upstream", "model", "key_env", "template", "decoding", "max_tokens")
+    if args.upstream:
+        if args.rewriter or args.config:
+            raise RowError(
+                "--upstream describes a rewriter by flags, --rewriter takes one of the configuration: not both"
+            )
+        if args.key_env and not os.environ.get(args.key_env):
+            raise RowError(f"--key-env: the environment has no {args.key_env}")
+        given = {name: getattr(args, name) for name in own[1:] if name != "key_env" and getattr(args, name)}
+        url = args.upstream.rstrip("/").removesuffix("/v1")
+        engine = Engine("upstream", url, kind="openai", key_env=args.key_env or "")
+        return RewriterSpec("cli", engine.name, timeout_s=args.timeout or 60.0, **given), engine
+    if taken := [f"--{name.replace('_', '-')}" for name in own if getattr(args, name)]:
+        raise RowError(f"{', '.join(taken)}: only with --upstream URL; a rewriter of the configuration has its own")
+    config = load(Flags(config=args.config))
+    if not config.rewriters:
+        where = args.config or ("trimtab.toml" if Path("trimtab.toml").exists() else "no trimtab.toml here, so it")
+        raise RowError(
+            f"{where} has no [rewriter.NAME]: give an engine with --upstream URL, or judge pairs with --judge"
+        )
+    valid = ", ".join(sorted(config.rewriters))
+    if args.rewriter is None and len(config.rewriters) > 1:
+        raise RowError(f"--rewriter NAME is needed; valid are {valid}")
+    name = args.rewriter or valid
+    if name not in config.rewriters:
+        raise RowError(f"no rewriter {name!r}; valid are {valid}")
+    engine = config.engines[config.rewriters[name].engine]
+    if engine.launched:
+        raise RowError(
+            f"the engine {engine.name!r} is one that the server launches: give its address with --upstream URL"
+        )
+    return config.rewriters[name], engine
+
+
 async def _rewrite(args: argparse.Namespace) -> int:
-    spec = rewriter(
-        "cli", args.upstream.rstrip("/").removesuffix("/v1"), args.template, args.decoding, model=args.model
-    )
-    form: Form = args.mode or spec.template.forms[0]
-    if form not in spec.template.forms:
-        raise RowError(f"--mode {form}: template {args.template!r} can only {', '.join(spec.template.forms)}")
-    key = os.environ.get(args.key_env or "")
-    if args.key_env and not key:
-        raise RowError(f"--key-env: the environment has no {args.key_env}")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(timeout=args.timeout, headers=headers) as client:
-
-        async def ask(engine: str, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
-            answer = await client.post(engine + path, json={k: v for k, v in body.items() if v != ""})
-            answer.raise_for_status()
-            said = answer.json()
-            return said if isinstance(said, dict) else {}
-
-        rewriting = Rewriting(spec, ask, limit_s=args.timeout)
-        if args.prompts == "-":
-            row = await _one(rewriting, sys.stdin.read().strip(), form, args.timeout)
-            _show(row, form)
-            return 0 if row["accepted"] else 1
-        return await _many(rewriting, args, form)
+    spec, engine = _specified(args)
+    template = TEMPLATES[spec.template]
+    form: Form = args.mode or template.forms[0]
+    if form not in template.forms:
+        raise RowError(f"--mode {form}: template {spec.template!r} can only {', '.join(template.forms)}")
+    timeout_s = args.timeout or spec.timeout_s
+    relay = Relay(connect_s=10.0, timeout_s=timeout_s)
+    try:
+        spec = replace(spec, timeout_s=timeout_s)
+        rewriters = Rewriters({spec.name: spec}, {engine.name: LiveEngine(engine)}, relay, Breaker(sys.maxsize))
+        rewriting = rewriters.get(spec.name)
+        if args.prompts != "-":
+            return await _many(rewriting, args, form, timeout_s)
+        if sys.stdin.isatty():
+            print("one prompt, then Ctrl-D:", file=sys.stderr)
+        if not (prompt := sys.stdin.read().strip()):
+            raise RowError("there is no prompt on stdin")
+        row = await _one(rewriting, prompt, form, timeout_s)
+        _show(row, form)
+        return 0 if row["accepted"] else 1
+    finally:
+        await relay.close()
 
 
-async def _many(rewriting: Rewriting, args: argparse.Namespace, form: Form) -> int:
+async def _many(rewriting: Rewriting, args: argparse.Namespace, form: Form, timeout_s: float) -> int:
     rows = list(_rows(args.prompts, ("prompt",)))
-    done = {row["prompt"] for _, row in _so_far(args.out) if row.get("rule") != "failed"}
-    todo = [row for _, row in rows if row["prompt"] not in done]
-    if done:
+    done = Counter(row["prompt"] for row in _so_far(args.out))
+    todo = []
+    for _, row in rows:
+        if done[row["prompt"]]:
+            done[row["prompt"]] -= 1
+        else:
+            todo.append(row)
+    if len(todo) < len(rows):
         print(f"{len(rows) - len(todo)} of {len(rows)} are in {args.out} already", file=sys.stderr)
     gate = asyncio.Semaphore(max(1, args.jobs))
 
     async def one(row: Row) -> Row:
         async with gate:
-            return row | await _one(rewriting, row["prompt"], form, args.timeout)
+            return row | await _one(rewriting, row["prompt"], form, timeout_s)
 
     out_rows: list[Row] = []
     with _sink(args.out, "a") as out:
@@ -142,7 +201,7 @@ async def _one(rewriting: Rewriting, prompt: str, form: Form, timeout_s: float) 
     try:
         async with asyncio.timeout(timeout_s):
             done = await rewriting.rewrite(prompt, form, deadline=started + timeout_s)
-    except (httpx.HTTPError, BadAnswer, TimeoutError, json.JSONDecodeError) as error:
+    except (RewriterFailed, BadAnswer, TimeoutError) as error:
         why = str(error) or type(error).__name__
         return row | {"rewrite": None, "accepted": False, "rule": "failed", "detail": why}
     verdict = done.verdict
@@ -166,7 +225,11 @@ def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
     Raises:
         RowError: a line is no object, or lacks a text.
     """
-    for at, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RowError(f"{path}: not UTF-8 at byte {error.start}") from None
+    for at, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -181,8 +244,22 @@ def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
         yield at, row
 
 
-def _so_far(path: str | None) -> Iterator[tuple[int, Row]]:
-    return _rows(path, ("prompt",)) if path and Path(path).exists() else iter(())
+def _so_far(path: str | None) -> list[Row]:
+    """The rows that a run before has left in its output. A line that broke off and rows that failed are taken out."""
+    if not path or not Path(path).exists():
+        return []
+    text = Path(path).read_text("utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        Path(path).write_text(whole, "utf-8")
+    rows = [row for _, row in _rows(path, ("prompt",))]
+    kept = [row for row in rows if row.get("rule") != "failed"]
+    if len(kept) == len(rows):
+        return kept
+    beside = Path(path + ".part")
+    beside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), "utf-8")
+    beside.replace(path)
+    return kept
 
 
 def _sink(path: str | None, mode: str) -> AbstractContextManager[IO[str]]:

@@ -141,6 +141,94 @@ def test_a_file_of_prompts_and_going_on_where_it_stopped(
     assert capsys.readouterr().err == "1 of 6 are in " + out + " already\n5 of 5 accepted\n"
 
 
+def test_what_a_run_that_broke_off_has_left_is_mended(engine: Engine, tmp_path: Path) -> None:
+    prompts = jsonl(tmp_path / "p.jsonl", *({"prompt": f"Explain idea {i % 3} to me.", "id": i} for i in range(4)))
+    out = tmp_path / "out.jsonl"
+    row = {"prompt": "Explain idea 0 to me.", "id": 0, "rewrite": "x", "accepted": True, "rule": ""}
+    jsonl(out, row, {"prompt": "Explain idea 1 to me.", "id": 1, "rule": "failed"})
+    with out.open("a") as file:
+        file.write('{"prompt": "Explain idea 2')
+    assert main(["--upstream", engine.url, "--template", "bpo", prompts, "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows[0] == row
+    assert sorted(row["id"] for row in rows) == [0, 1, 2, 3]  # a prompt that stands twice has two rows
+    assert all(row["accepted"] for row in rows)
+
+
+CONFIG = """
+[engine.a]
+url = "{url}"
+[engine.own]
+launcher = "transformers"
+model = "serve/models/trimtab-tiny"
+[rewriter.house]
+engine = "a"
+template = "bpo"
+decoding = "greedy"
+model = "m"
+max_tokens = 77
+[rewriter.launched]
+engine = "own"
+"""
+
+
+@pytest.fixture
+def config(engine: Engine, tmp_path: Path) -> str:
+    path = tmp_path / "trimtab.toml"
+    path.write_text(CONFIG.replace("{url}", engine.url))
+    return str(path)
+
+
+def test_a_rewriter_of_the_configuration(
+    engine: Engine, config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why is the sky blue?\n"))
+    assert main(["--config", config, "--rewriter", "house"]) == 0
+    assert capsys.readouterr() == ("Why is the sky blue?{+ Give an example.+}\n", "accepted\n")
+    assert engine.bodies == [
+        {"model": "m", "prompt": BPO.text("Why is the sky blue?"), "max_tokens": 77, "temperature": 0.0}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rewriter", "hose"], "no rewriter 'hose'; valid are house, launched"),
+        ([], "--rewriter NAME is needed; valid are house, launched"),
+        (["--rewriter", "launched"], "give its address with --upstream"),
+        (["--rewriter", "house"], "no prompt on stdin"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_says_why(
+    config: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" "))
+    assert main(["--config", config, *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", "nowhere.toml", "--rewriter", "x"]) == 2
+    assert "nowhere.toml" in capsys.readouterr().err
+
+
+def test_many_failures_do_not_end_a_run(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.status = 500
+    prompts = jsonl(tmp_path / "p.jsonl", *({"prompt": f"Explain idea {i}."} for i in range(8)))
+    assert main(["--upstream", engine.url, "--jobs", "1", prompts]) == 0
+    assert len(engine.bodies) == 8
+    assert capsys.readouterr().err == "0 of 8 accepted, failed 8\n"
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes('\ufeff{"prompt": "Why\u2028so?", "rewrite": "Why is it\u2028so?"}\r\n\n'.encode())
+    assert main(["--judge", str(path)]) == 0
+    path.write_bytes(b'{"prompt": "\xff"}')
+    assert main(["--judge", str(path)]) == 2
+    assert f"{path}: not UTF-8 at byte 12" in capsys.readouterr().err
+
+
 def test_an_engine_that_fails_is_a_row_that_says_so(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +254,10 @@ def test_the_key_comes_from_the_environment(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["p.jsonl"], "--upstream URL is needed"),
+        (["p.jsonl"], "give an engine with --upstream URL"),
+        (["--upstream", "http://x", "--rewriter", "house"], "not both"),
+        (["--rewriter", "house", "--template", "bpo"], "--template: only with --upstream"),
+        (["--upstream", "http://x", "nowhere.jsonl"], "nowhere.jsonl: No such file or directory"),
         (["--upstream", "http://x", "--template", "bpo", "--mode", "complement"], "can only replace"),
     ],
 )
