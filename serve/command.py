@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "index": ("make, change and search an index of principles", "retrieval.command:main"),
     "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.rewrite:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
+    "export": ("make a finished run a folder that engines load, checked", "trainers.export:main"),
 }
 
 

@@ -41,6 +41,7 @@ class Common:
     final_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = 0
     report_to: list[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
+    license: str | None = None
 
 
 def validate(recipe: Common) -> None:

@@ -11,7 +11,7 @@ from trainers.lines import DataError
 from trainers.model import Base, is_first, load
 from trainers.tokens import LossOn, Tokens, cut, encode_rows
 
-FREE = ("report_to", "logging_every")  # may change between a run's parts: neither moves a weight
+FREE = ("report_to", "logging_every", "license")  # may change between a run's parts: none moves a weight
 
 
 @dataclass(frozen=True)

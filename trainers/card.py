@@ -1,0 +1,112 @@
+"""The model card of an exported run, made from its run.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ABOUT = {
+    "bpo": "A prompt rewriter, trained by BPO (black-box prompt optimization, arXiv:2311.04155)",
+    "sft": "A model tuned on given answers (SFT)",
+    "pair": "A model tuned on preference pairs",
+    "kto": "A model tuned on labelled answers (KTO, arXiv:2402.01306)",
+    "reward": "A reward model: one number for an answer (Bradley-Terry, arXiv:2203.02155)",
+    "cpt": "A base model, trained further on plain text",
+}
+
+
+def card(name: str, run: Mapping[str, Any], last: Mapping[str, Any], checked: Mapping[str, Any], license: str) -> str:
+    """README.md: what it is, what it was made of, what was measured and how it is served.
+
+    Args:
+        run, last: run.json of the whole run, and of its last training (the same for most methods).
+    """
+    recipe = run["recipe"]
+    license = license or recipe.get("license") or ""
+    base = recipe.get("model", "?")
+    public = base if base.count("/") == 1 and not base.startswith((".", "/")) else ""
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification" if run["method"] == "reward" else "text-generation",
+        **({"license": license} if license else {}),
+        **({"base_model": public} if public else {}),
+        "tags": ["trimtab", run["method"]],
+    }
+    loss = last.get("loss", {})
+    about = ABOUT.get(run["method"], f"A model trained by {run['method']}")
+    if loss:
+        about += f": {loss['name']} ({loss['paper']})"
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", "", f"# {name}", ""]
+    lines += [f"{about}. Base model: {public or base.rstrip('/').rsplit('/', 1)[-1]}.", ""]
+    if not license:
+        lines += [
+            "**No licence was given.** It follows from the base model's and the data's; export with --license.",
+            "",
+        ]
+    lines += ["## Data", "", *data(run), "", "## Measured", "", *measured(run), "", "## Served", ""]
+    lines += [*serving(name, run["method"]), "", "## Made", "", *made(run, last, checked)]
+    return "\n".join(lines) + "\n"
+
+
+def data(run: Mapping[str, Any]) -> Iterator[str]:
+    for what, digest in run.get("data_sha256", {}).items():
+        yield f"- {what.removeprefix('the data of ')}: sha256 `{digest}`"
+    if rows := run.get("rows"):
+        yield f"- rows: {', '.join(f'{number:,} {part}' for part, number in rows.items())}"
+    if counts := run.get("data", {}).get("counts"):
+        yield f"- {counts['pairs']:,} pairs; {counts['unchanged']:,} prompts that the critic left as they are"
+        dropped = ", ".join(f"{reason} {number:,}" for reason, number in counts["dropped"].items())
+        yield f"- dropped: {dropped or 'none'}"
+
+
+def measured(run: Mapping[str, Any]) -> Iterator[str]:
+    """A table of the held-out numbers, before training where they were measured."""
+    before, after = run.get("heldout_before", {}), run.get("heldout", {})
+    skipped = ("runtime", "per_second", "epoch", "_tokens", "seconds")
+    rows = {k: v for k, v in after.items() if _number(v) and not any(word in k for word in skipped)}
+    if not rows:
+        yield "Nothing was held out, so nothing was measured."
+        return
+    yield "| held out | before | after |"
+    yield "| --- | --- | --- |"
+    for key, value in rows.items():
+        was = before.get(key)
+        yield f"| {key.removeprefix('eval_')} | {f'{was:.4g}' if _number(was) else ''} | {value:.4g} |"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def serving(name: str, method: str) -> Iterator[str]:
+    if method == "reward":
+        yield "With `AutoModelForSequenceClassification`: the score of a chat is its one logit."
+        return
+    if method != "bpo":
+        yield f"    trimtab serve --model PATH/{name}"
+        return
+    yield "As the rewriter of a policy; in trimtab.toml:"
+    yield ""
+    yield from (
+        "```toml", "[engine.rewriter]", f'model = "PATH/{name}"', "", "[rewriter.mine]", 'engine = "rewriter"',
+        'template = "bpo"', 'decoding = "greedy"', "", "[policy.better]", 'stages = ["bpo"]', "",
+        "[policy.better.bpo]", 'rewriter = "mine"', "```",
+    )  # fmt: skip
+
+
+def made(run: Mapping[str, Any], last: Mapping[str, Any], checked: Mapping[str, Any]) -> Iterator[str]:
+    trained, whole = last.get("trained_parameters"), last.get("parameters")
+    if trained and whole:
+        spent = f"{last.get('steps', '?')} steps, {last.get('seconds', 0):,} s"
+        yield f"- {trained:,} of {whole:,} parameters trained, {spent}"
+    if (merged := checked.get("merged_logits_max_abs_difference")) is not None:
+        yield f"- the adapter is merged; logits differ from the adapter's by at most {merged:.1e} (float32)"
+    saved = checked["saved_logits_max_abs_difference"]
+    yield f"- saved as {checked['dtype']}; logits differ from the trained ones by at most {saved:.1e}"
+    template = checked["template"]
+    yield f"- {template['kind']} template: {template['prompts_compared']} prompts give the tokens that were trained on"
+    versions = ", ".join(f"{name} {number}" for name, number in run.get("versions", {}).items())
+    yield f"- {versions}; Python {run.get('python', '?')}; trimtab at {run.get('commit') or 'no commit'}"
+    yield "- the recipe and all numbers: run.json"
