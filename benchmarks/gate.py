@@ -8,7 +8,10 @@ sets) and prints, for the half that the gate was not tuned on, per rule:
 
 and 30 cases where the gate is wrong, of that half and of the ones written by hand (`tests/data/gate/written.jsonl`;
 `hard.jsonl`, which the rules on names, units and opposites were made for, and which holds what no rule on the surface
-can see; `unseen.jsonl`, which no rule was made for). --half tune shows the other half; --half all both.
+can see; `unseen.jsonl`, written before the rules that lay the texts side by side; `reworded.jsonl`, good rewrites in
+words of their own; `later.jsonl`, written after all rules and shown to them once). With --embedder NAME instead: how similar
+good rewrites, rewrites of another prompt and the hand-written harmful ones are to the prompt, by language, for the
+threshold of the rule `meaning`. --half tune shows the other half; --half all both.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from benchmarks.gate_cases import OWN, Case, cases
 from prompt_opt.gate import RULES, Verdict, judge
 
 Judged = tuple[Case, Verdict]
-HAND = ("written.jsonl", "hard.jsonl", "unseen.jsonl")
+HAND = ("written.jsonl", "hard.jsonl", "unseen.jsonl", "reworded.jsonl", "later.jsonl")
 
 
 def right(case: Case, verdict: Verdict) -> bool:
@@ -76,13 +79,44 @@ def show(judged: Sequence[Judged], count: int) -> None:
         print(f"    prompt   {case.prompt[:300]!r}\n    rewrite  {case.rewrite[:300]!r}")
 
 
+def similarities(name: str, chosen: Sequence[Case]) -> None:
+    """For each language and threshold, the share of texts below it."""
+    from retrieval.embed import load
+
+    embedder = load(name)
+    rng = random.Random(7)
+    hand = [case for name in HAND for case in by_hand(name) if case.mode == "replace"]
+    rows: list[tuple[str, str, str, str]] = []  # language, kind, prompt, rewrite
+    for language in dict.fromkeys(c.language for c in chosen):
+        good = [c for c in chosen if c.language == language and c.mode == "replace" and not c.rule]
+        good = rng.sample(good, min(200, len(good)))
+        rows += [(language, "good", c.prompt, c.rewrite) for c in good]
+        rows += [(language, "another's", c.prompt, rng.choice(good).rewrite) for c in good]
+    rows += [("by hand", "harmful" if c.rule else "good", c.prompt, c.rewrite) for c in hand]
+    texts = list({text for row in rows for text in row[2:]})
+    vectors = dict(zip(texts, embedder.queries(texts), strict=True))
+    found: dict[tuple[str, str], list[float]] = {}
+    for language, kind, one, other in rows:
+        if one != other:
+            found.setdefault((language, kind), []).append(float(vectors[one] @ vectors[other]))
+    marks = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    print(f"{'share below':<22}{'pairs':>7}" + "".join(f"{mark:>7}" for mark in marks))
+    for (language, kind), values in sorted(found.items()):
+        shares = "".join(f"{sum(v < mark for v in values) / len(values):>7.3f}" for mark in marks)
+        print(f"{language + ', ' + kind:<22}{len(values):>7}{shares}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with self_instruct_eval.json and vicuna_eval.jsonl")
     parser.add_argument("--half", choices=("tune", "report", "all"), default="report")
     parser.add_argument("--wrong", type=int, default=30, metavar="N", help="cases to show")
+    parser.add_argument("--embedder", metavar="NAME", help="measure the threshold of the rule meaning, with this model")
     args = parser.parse_args()
     chosen = [case for case in cases(args.data) if args.half in ("all", case.half)]
+    if args.embedder:
+        similarities(args.embedder, chosen)
+        return 0
     started = time.monotonic()
     judged = [(case, judge(case.prompt, case.rewrite, case.mode)) for case in chosen]
     seconds = time.monotonic() - started
