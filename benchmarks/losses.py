@@ -220,6 +220,14 @@ def expected_loss(name: str, theta: torch.Tensor, share: float) -> torch.Tensor:
     return total
 
 
+def slope(name: str, at: float, share: float) -> float:
+    """The derivative of that by θ; below zero the loss pulls the first answer up."""
+    theta = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    expected_loss(name, theta, share).backward()
+    assert theta.grad is not None
+    return theta.grad.item()
+
+
 def trained(name: str, share: float, steps: int = 2500) -> float:
     """θ = s_1 − s_2 after Adam with a falling learning rate."""
     theta = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -264,29 +272,22 @@ def optimum(name: str) -> tuple[mpf, str]:
         return offset_optimum(s["alpha"] * mpmath.log(2), p) / beta, "the same with γ=α log gap"
     if name == "orpo":
 
-        def slope(x: mpf) -> mpf:
+        def steep(x: mpf) -> mpf:
             return sigma(x) - p + 2 * beta * (sigma(2 * x) - p)
 
-        return mpmath.findroot(slope, (logit(p) / 2, logit(p)), solver="anderson"), "σ(x)−p+2λ(σ(2x)−p)=0"
+        return mpmath.findroot(steep, (logit(p) / 2, logit(p)), solver="anderson"), "σ(x)−p+2λ(σ(2x)−p)=0"
     raise KeyError(name)
 
 
 def unanimous(name: str) -> str:
     """Where the loss stops pulling when every pair prefers the first answer."""
-
-    def slope(at: float) -> float:
-        theta = torch.tensor(at, dtype=torch.float64, requires_grad=True)
-        expected_loss(name, theta, 1.0).backward()
-        assert theta.grad is not None
-        return theta.grad.item()
-
-    if slope(300) < 0:
+    if slope(name, 300, 1.0) < 0:
         return "grows for ever"
     low, high = 0.0, 300.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return f"{high:.5f}" + (" and flat beyond" if slope(300) == 0 else "")
+        low, high = (middle, high) if slope(name, middle, 1.0) < 0 else (low, middle)
+    return f"{high:.5f}" + (" and flat beyond" if slope(name, 300, 1.0) == 0 else "")
 
 
 # --- 4: TRL, and its faults ---
