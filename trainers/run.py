@@ -119,10 +119,20 @@ def go(
     before = baseline(trainer, test, out, fresh=checkpoint is None)
     if trainer.eval_dataset is not None:
         trainer.args.eval_strategy = IntervalStrategy.STEPS
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        close_bars(trainer)  # or a message about the end would stand behind one
     after = test()
     save_trained(trainer, recipe, out / "final")
     return record_run(trainer, recipe, method, out, {**extra, "heldout_before": before, "heldout": after})
+
+
+def close_bars(trainer: Any) -> None:
+    for callback in trainer.callback_handler.callbacks:
+        for name in ("prediction_bar", "training_bar"):
+            if (bar := getattr(callback, name, None)) is not None:
+                bar.close()
 
 
 def tested(metrics: dict[str, float]) -> dict[str, float]:

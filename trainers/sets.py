@@ -8,7 +8,7 @@ from trainers.checkpoint import remember
 from trainers.data import Row, data_hash, opening, read_rows, split
 from trainers.keys import Common, validate
 from trainers.lines import DataError
-from trainers.model import Base, is_first, load
+from trainers.model import Base, is_first, load, say
 from trainers.tokens import LossOn, Tokens, cut, encode_rows
 
 FREE = ("report_to", "logging_every", "license")  # may change between a run's parts: none moves a weight
@@ -62,7 +62,10 @@ def read_sets(recipe: Common, kind: str) -> tuple[list[Row], list[Row], dict[str
     heldout = read_rows(recipe.heldout, kind)
     hashes["the data of heldout"] = data_hash(recipe.heldout, heldout)
     seen = {opening(row) for row in heldout}
-    return [row for row in rows if opening(row) not in seen], heldout, hashes
+    kept = [row for row in rows if opening(row) not in seen]
+    if len(kept) < len(rows):
+        say(f"{len(rows) - len(kept)} of train's rows have a held-out prompt, and are left out")
+    return kept, heldout, hashes
 
 
 def fitting(encoded: list[Tokens], unusable: set[str], recipe: Common) -> list[Tokens]:
