@@ -27,7 +27,8 @@ Progress = Callable[[int], None] | None
 
 # Thresholds and settings as measured by benchmarks/retrieval.py on two cores.
 ANN_FROM = 50_000  # rows from which a base is built as HNSW
-LINKS, EF_BUILD, EF = 32, 200, 400
+LINKS, EF_BUILD = 32, 200
+EF, EF_AT, EF_LEAST = 320, 140_000, 200  # recall@10 0.99 at 140,000 rows; it grows with the rows, to 1,700 at a million
 EXACT_UPTO = 10_000  # allowed rows up to which a filtered search scans them
 DELTA_UPTO = 4096  # rows of delta, or a tenth of the base if that is more, before a new base is due
 DEAD_UPTO = 0.2  # share of a base's rows that may be dead before it is built anew
@@ -124,7 +125,8 @@ def _search_base(base: Any, query: Vectors, k: int, allowed: Allowed, exact: boo
     bits = None if count == size else allowed.bits
     if hasattr(base, "hnsw") and not exact and (bits is None or count > EXACT_UPTO):
         settings = faiss.SearchParametersHNSW()
-        settings.efSearch = int(max(EF, 2 * k) * min(4.0, 0.75 + 0.25 * size / count))
+        wanted = max(EF_LEAST, EF * (size / EF_AT) ** 0.85, 2 * k)
+        settings.efSearch = int(wanted * min(4.0, 0.75 + 0.25 * size / count))
         if bits is not None:
             settings.sel = _selector(bits)
         rows, scores = _kept(base.search(query, min(k, count), params=settings))
