@@ -63,11 +63,12 @@ _REPLACE: Mapping[str, Rule] = {
     "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
     "negation": rules.negation, "format": rules.form, "opposite": rules.opposite, "contradiction": rules.contradiction,
     "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed,
-    "passage": rules.passage, "dropped": rules.dropped, "replaced": rules.replaced,
+    "passage": rules.passage, "strayed": rules.strayed, "dropped": rules.dropped,
+    "replaced": rules.replaced,
 }  # fmt: skip
 _COMPLEMENT: Mapping[str, Rule] = {
     "empty": rules.empty, "leak": rules.leak, "refusal": rules.refusal, "repeated": rules.repeated,
     "language": rules.wrong_language, "length": rules.length, "contradiction": rules.contradiction,
-    "answered": rules.answered, "negation": rules.negation,
+    "answered": rules.answered, "negation": rules.negation, "strayed": rules.strayed,
 }  # fmt: skip
 RULES = tuple(dict.fromkeys([*_REPLACE, *_COMPLEMENT]))

@@ -37,7 +37,7 @@ _WORD = re.compile(f"[^\\W\\d_{CJK}]+")
 _NEVER = re.compile(r"(?!)")
 _PATTERNS = (
     "negation", "soft", "idioms", "request", "opening", "closing", "ask", "refusal", "ignore", "brief", "verbose",
-    "binds", "passage", "polar", "undecided", "assumes", "sums", "equals", "directed", "passive",
+    "binds", "passage", "polar", "undecided", "assumes", "sums", "equals", "directed", "passive", "guides",
 )  # fmt: skip
 
 
@@ -77,6 +77,7 @@ class Lexicon:
     equals: Pattern
     directed: Pattern
     passive: Pattern
+    guides: Pattern
 
 
 @cache

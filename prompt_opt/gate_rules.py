@@ -231,6 +231,10 @@ def opposite(p: Pair) -> str:
     return changes.turned(p.original, p.rewrite, p.lex)
 
 
+def strayed(p: Pair) -> str:
+    return sense.strayed(p.original, p.rewrite, p.lex)
+
+
 def replaced(p: Pair) -> str:
     return changes.replaced(p.original, p.rewrite, p.lex)
 

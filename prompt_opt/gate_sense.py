@@ -78,6 +78,25 @@ def states(original: str, rewrite: str, lex: Lexicon) -> str:
     return ""
 
 
+def strayed(original: str, rewrite: str, lex: Lexicon) -> str:
+    """The sentence of a rewrite that neither says how to answer nor has anything of the prompt in it, or ""."""
+    if not lex.verbs:
+        return ""
+    before, had = stems(original, lex.language), bare(original)
+    for sentence in sentences(rewrite):
+        text = plain(sentence).strip(' "“”«»*-•#0123456789.)')
+        if size(text) < 8 or bare(text) in had or lex.guides.search(text) or text.endswith(":"):
+            continue
+        first = re.findall(r"[^\W\d_]+", text.lower())[:3]
+        begins = any(w in lex.verbs and (at == 0 or w not in lex.stop) for at, w in enumerate(first))
+        if lex.language == "zh":
+            begins = text.startswith(lex.verbs)
+        orders = begins and sentence[0] not in "\"“«'‘"
+        if not orders and not stems(text, lex.language) & before:
+            return sentence
+    return ""
+
+
 def _shared(some: frozenset[str], others: frozenset[str]) -> float:
     return len(some & others) / len(some) if some else 0.0
 

@@ -140,6 +140,12 @@ P = "Write three tips."
         ("Does tea cause cramps?", "Does tea cause cramps? Explain why or why it doesn't.", ""),
         ("What is 7 times 8?", "Work out 7 times 8, which is 56.", "answered"),
         ("What is 7 times 8?", "What is 7 times 8? Show 2 ways to find it.", ""),
+        (
+            "Compare cats and dogs.",
+            "Compare cats and dogs. The Minister may designate an officer of the Crown.",
+            "strayed",
+        ),
+        ("Compare cats and dogs.", "Compare cats and dogs. Then suggest which one suits an old couple best.", ""),
         ("Compare cats and dogs as pets.", "Describe volcanoes near large oceans today.", "meaning"),
     ],
 )
