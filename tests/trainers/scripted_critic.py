@@ -52,4 +52,6 @@ class ScriptedCritic(FakeUpstream):
             self.at_once -= 1
 
     def _plan(self, model: str, body: dict[str, Any], prompt: Any, choice: int) -> Answer:
+        if model == "echo":
+            return super()._plan(model, body, prompt, choice)
         return Answer([self.say(prompt_text(body))], finish=self.finish)
