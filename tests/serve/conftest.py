@@ -11,11 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from openai import AsyncOpenAI
 
@@ -244,3 +247,61 @@ def events(text: str) -> list[Any]:
     """The data of the events of a stream, [DONE] as it is."""
     data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
     return [row if row == "[DONE]" else json.loads(row) for row in data]
+
+
+# ---------------------------------------------------------------- the embedded model
+
+
+class Running:
+    """A server of our own command; `url` without /v1."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.log = folder / "log"
+        trimtab = str(Path(sys.executable).with_name("trimtab"))
+        argv = [trimtab, "serve", "--port", "0", "--state-dir", str(folder / "state"), *flags]
+        # One thread: the model is tiny, and two that wait for each other on a busy machine are slower by far.
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "serving on" in line, line + self.log.read_text()
+        self.url = line.split()[-1]
+
+    def get(self, path: str) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def wait(self, status: int, seconds: float = 90) -> None:
+        """Until /readyz answers with that status."""
+        deadline = time.monotonic() + seconds
+        while self.get("/readyz")[0] != status:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def engine(self) -> str:
+        """The address of its engine."""
+        lines = [p.cmdline() for p in self.family()]
+        return next("http://127.0.0.1:" + line[line.index("--port") + 1] for line in lines if "--dtype" in line)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The embedded model behind the command; its engine takes seconds to start, so all tests share it."""
+    running = Running(tmp_path_factory.mktemp("embedded"))
+    running.wait(200)
+    yield running
+    running.stop()

@@ -1,13 +1,6 @@
 """The embedded model behind the real command, as a newcomer meets it: `trimtab serve`, then openai-python."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,58 +9,16 @@ import openai
 import psutil
 import pytest
 
+from tests.serve.conftest import Running
+
 pytestmark = pytest.mark.slow
 
-TRIMTAB = str(Path(sys.executable).with_name("trimtab"))
 BREAD = [{"role": "user", "content": "How do I keep bread fresh?"}]
 
 
-class Running:
-    """A server of our own command; `url` without /v1."""
-
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.log = folder / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [TRIMTAB, "serve", "--port", "0", "--state-dir", str(folder / "state"), *flags],
-                stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            )  # fmt: skip
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "serving on" in line, line + self.log.read_text()
-        self.url = line.split()[-1]
-
-    def get(self, path: str) -> tuple[int, Any]:
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def wait(self, status: int, seconds: float = 90) -> None:
-        """Until /readyz answers with that status."""
-        deadline = time.monotonic() + seconds
-        while self.get("/readyz")[0] != status:
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(timeout=60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("embedded"))
-    running.wait(200)
-    yield running
-    running.stop()
+def server(embedded: Running) -> Running:
+    return embedded
 
 
 @pytest.fixture
