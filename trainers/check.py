@@ -13,7 +13,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,23 +211,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def told(config: Path | None, changes: list[str], kind: str | None) -> tuple[Common, str]:
-    """The recipe, read as the method's that it fits, and what its rows are: as said, or as the first row's columns."""
-    values = dict(map(override, changes))
+    """The recipe, read as the method's whose keys it has, and what its rows are; the columns decide between equals."""
+    values = read_values(config) | dict(map(override, changes)) if config else dict(map(override, changes))
     if kind is None:
-        recipe = read_values(config) | values if config else values
-        _, first = next(iter(rows_of(str(recipe.get("train", "")))), ("", {}))
-        pairs = {"chosen", "rejected"} <= first.keys()
-        kind = "preference" if pairs else "labelled" if "label" in first else "completion"
-    refusals = []
-    for method in METHODS[kind]:
-        recipe_class = importlib.import_module(f"trainers.{method}").Recipe
-        try:
-            if config:
-                return read_recipe(config, recipe_class, changes), kind
-            return fill(recipe_class, values), kind
-        except RecipeError as error:
-            refusals.append(error)
-    raise refusals[0]
+        _, row = next(iter(rows_of(str(values.get("train", "")))), ("", {}))
+        pairs = {"chosen", "rejected"} <= row.keys()
+        kinds = sorted(METHODS, key=("preference" if pairs else "labelled" if "label" in row else "completion").__ne__)
+    else:
+        kinds = [kind]
+    classes = [(importlib.import_module(f"trainers.{m}").Recipe, each) for each in kinds for m in METHODS[each]]
+    recipe_class, kind = min(classes, key=lambda each: len(values.keys() - {field.name for field in fields(each[0])}))
+    return (read_recipe(config, recipe_class, changes) if config else fill(recipe_class, values)), kind
 
 
 if __name__ == "__main__":

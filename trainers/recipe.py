@@ -24,10 +24,21 @@ def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
         raise RecipeError(f"{path}: {error}") from error
 
 
+class OnceLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, where it would otherwise silently mean the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise RecipeError(f"the key {twice[0]!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_values(path: Path) -> dict[Any, Any]:
     """What the file says, unchecked."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)  # noqa: S506 (it is a SafeLoader)
     except FileNotFoundError as error:
         raise RecipeError("no such recipe") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

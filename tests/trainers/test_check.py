@@ -139,6 +139,21 @@ def test_what_cannot_be_read_is_refused(
     assert list(found) == ["read"]
 
 
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("loss_on: all", "completion"), ("center: 0.1", "preference"), ("desirable_weight: 2.0", "labelled")],
+)
+def test_a_recipe_is_read_as_its_methods(
+    toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, kind: str
+) -> None:
+    """Pairs serve all three methods, so the recipe's keys say which is meant."""
+    (tmp_path / "r.yaml").write_text(f"model: {toy}\ntrain: {pairs}\n{key}\n")
+    assert check.main(["--config", str(tmp_path / "r.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == kind
+    assert check.main(["--config", str(tmp_path / "r.yaml"), "--set", "sead=1"]) == 2
+    assert "unknown key 'sead' (did you mean 'seed'?)" in capsys.readouterr().err
+
+
 def test_recipe_or_data_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["--data", "d.jsonl"]) == 2
     assert "--config RECIPE, or --data FILE and --model MODEL" in capsys.readouterr().err

@@ -63,7 +63,12 @@ def test_wrong_recipe_is_refused_by_name(values: dict[str, Any], message: str) -
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n", "a recipe is a mapping of keys to values"), ("a: [\n", "not YAML"), (None, "no such recipe")],
+    [
+        ("- a\n", "a recipe is a mapping of keys to values"),
+        ("a: [\n", "not YAML"),
+        ("model: a\nmodel: b\n", "the key 'model' stands twice"),
+        (None, "no such recipe"),
+    ],
 )
 def test_unreadable_recipe_names_the_file(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "r.yaml"
