@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -347,12 +348,13 @@ class Toy:
             def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
                 return dataset  # these rows are token ids already
 
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # TRL asks by the old name
         kind, config = (Plain, DPOConfig) if trl else (PairTrainer, PairConfig)
         name = {"loss_type": [loss]} if trl else {"loss": loss}
         arguments = config(
             output_dir=str(self.folder / "out"), max_steps=1, learning_rate=1e-2, logging_steps=1, seed=0,
             per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate, max_grad_norm=0.0,
-            use_cpu=True, bf16=False, report_to="none", save_strategy="no", gradient_checkpointing=False,
+            use_cpu=True, bf16=False, report_to="none", save_strategy="no", activation_checkpointing=False,
             disable_tqdm=True, **name, **values,
         )  # fmt: skip
         reference = None
