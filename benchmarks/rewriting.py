@@ -1,22 +1,25 @@
 """python benchmarks/rewriting.py: what does the stage bpo add to a request, with a rewriter that takes 400 ms?
 
-Starts a fake engine and `trimtab serve` before it, then sends 64 chats at once: under `raw`; with the stage and a cold
-cache, all equal and all different; again with the cache warm; and with a rewriter that hangs, whose budget is 800 ms.
-Added latency is the difference of the medians to `raw` in the same run. What it does not cover: a real rewriter.
+Starts a fake engine and `trimtab serve` before it, then sends 64 chats at once over open connections, by a client that
+does no more than write bytes and wait for the answer's end: with the stage and a cold cache, all equal and all
+different; again with the cache warm; and with a rewriter that hangs, whose budget is 800 ms. Each burst is paired with
+one of the same texts under the same policy without the stage, right before it; added latency is the difference of the
+medians. `stage` is the stage's own time, from the traces. What it does not cover: a real rewriter.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
-
-import httpx
 
 CONFIG = """
 state_dir = "{folder}/state"
@@ -30,13 +33,21 @@ timeout_s = 30.0
 engine = "main"
 model = "slow-headers-30"
 timeout_s = 30.0
+[policy.without]
+stages = ["urial"]
+render = "chat"
+profile = "plain"
 [policy.bpo]
-stages = ["bpo"]
+stages = ["urial", "bpo"]
+render = "chat"
+profile = "plain"
 [policy.bpo.bpo]
 rewriter = "slow"
 mode = "shadow"
 [policy.hanging]
-stages = ["bpo"]
+stages = ["urial", "bpo"]
+render = "chat"
+profile = "plain"
 budget_ms = 800
 [policy.hanging.bpo]
 rewriter = "hangs"
@@ -44,39 +55,82 @@ mode = "replace"
 """
 
 
-async def burst(url: str, policy: str, texts: list[str]) -> list[float]:
-    """Milliseconds of each of the chats, all sent at once."""
+Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
-    async def one(client: httpx.AsyncClient, text: str) -> float:
-        body = {"model": "echo", "messages": [{"role": "user", "content": text}]}
+
+async def burst(lines: list[Line], policy: str, texts: list[str]) -> tuple[list[float], list[str]]:
+    """Milliseconds of each of the chats, all sent at once, one per connection; and their traces' ids."""
+
+    async def one(line: Line, text: str) -> tuple[float, str]:
+        reader, writer = line
+        body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": text}]}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-trimtab-policy: {policy}\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         started = time.perf_counter()
-        answer = await client.post("/v1/chat/completions", json=body, headers={"x-trimtab-policy": policy})
-        answer.raise_for_status()
-        return (time.perf_counter() - started) * 1000
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        assert answer.startswith("http/1.1 200"), answer
+        fields = dict(row.split(": ", 1) for row in answer.split("\r\n")[1:] if row)
+        if "content-length" in fields:
+            await reader.readexactly(int(fields["content-length"]))
+        else:
+            while size := int(await reader.readline(), 16):
+                await reader.readexactly(size + 2)
+            await reader.readline()
+        return (time.perf_counter() - started) * 1000, fields["x-trimtab-trace"]
 
-    limits = httpx.Limits(max_connections=len(texts))
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-        await asyncio.gather(*(client.get("/healthz") for _ in texts))  # connections are made before the clock runs
-        return await asyncio.gather(*(one(client, text) for text in texts))
+    done = await asyncio.gather(*map(one, lines, texts))
+    return [ms for ms, _ in done], [trace for _, trace in done]
+
+
+def stage_ms(url: str, traces: list[str]) -> list[float]:
+    """The stage's own milliseconds, from the traces."""
+    out = []
+    for trace in traces:
+        for _ in range(100):  # a trace is written after its answer
+            try:
+                with urllib.request.urlopen(f"{url}/v1/traces/{trace}", timeout=10) as answer:
+                    out += [row["ms"] for row in json.load(answer)["stages"] if row["stage"] == "bpo"]
+                break
+            except urllib.error.HTTPError:
+                time.sleep(0.05)
+    return out
 
 
 async def measure(url: str, count: int) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    lines = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
     equal = ["How do I keep bread fresh for a week?"] * count
     different = [f"How do I keep {i} loaves of bread fresh for a week?" for i in range(count)]
-    await burst(url, "raw", equal)
-    raw = statistics.median(await burst(url, "raw", equal))
-    print(f"{count} at once; raw: median {raw:.1f} ms\n")
-    print(f"{'':<34} {'added p50':>10} {'added max':>10}")
+    for _ in range(3):
+        await burst(lines, "without", different)
+    heads = ("without", "added p50", "added max", "stage p50", "stage max")
+    print(f"{f'{count} at once':<32}" + "".join(f" {head:>10}" for head in heads))
     for name, policy, texts in (
         ("cold, equal prompts", "bpo", equal),
         ("cold, different prompts", "bpo", different),
         ("warm, equal prompts", "bpo", equal),
         ("warm, different prompts", "bpo", different),
+        ("warm, one at a time", "bpo", equal),
         ("a rewriter that hangs (800 ms)", "hanging", different),
         ("the same again: it rests", "hanging", different),
     ):
-        took = await burst(url, policy, texts)
-        print(f"{name:<34} {statistics.median(took) - raw:>7.1f} ms {max(took) - raw:>7.1f} ms")
+        runs: dict[str, tuple[list[float], list[str]]] = {}
+        for which in ("without", policy):
+            if "one at a time" in name:
+                singles = [await burst(lines[:1], which, [text]) for text in texts]
+                runs[which] = [ms[0] for ms, _ in singles], [ids[0] for _, ids in singles]
+            else:
+                runs[which] = await burst(lines, which, texts)
+        (plain, _), (took, traces) = runs["without"], runs[policy]
+        own = await asyncio.to_thread(stage_ms, url, traces)
+        base = statistics.median(plain)
+        print(
+            f"{name:<32} {base:>7.1f} ms {statistics.median(took) - base:>7.1f} ms {max(took) - max(plain):>7.1f} ms"
+            f" {statistics.median(own):>7.2f} ms {max(own):>7.2f} ms"
+        )
+    for _, writer in lines:
+        writer.close()
 
 
 def main() -> int:
