@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def export(run: Path, out: Path, dtype: str, keep_adapter: bool, license: str) -
             raise ExportError("--keep-adapter: the run trained all weights; there is no adapter")
         shutil.copytree(run / "final", draft / "adapter", ignore=shutil.ignore_patterns("token*", "*.jinja"))
     (draft / "README.md").write_text(card(out.name, record, last, checked, license), encoding="utf-8")
-    (draft / "run.json").write_text(json.dumps({**record, "exported": checked}, indent=2) + "\n", encoding="utf-8")
+    (draft / "run.json").write_text(
+        json.dumps({**published(record), "exported": checked}, indent=2) + "\n", encoding="utf-8"
+    )
     for path in draft.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     if out.exists():
@@ -76,6 +79,15 @@ def read_run(run: Path) -> dict[str, Any]:
     if not (run / "final" / "config.json").is_file() and not is_adapter(run / "final"):
         raise ExportError(f"--run {run}: no model in {run / 'final'}")
     return record
+
+
+def published(record: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json without the folders of the machine that it ran on."""
+
+    def name(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {**record, "recipe": {key: name(value) for key, value in record["recipe"].items()}}
 
 
 # ---------------------------------------------------------------- weights
@@ -102,7 +114,8 @@ def load_trained(folder: Path, dtype: Any = None) -> Any:
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(folder))
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft uses an old name of transformers'
+            model = PeftModel.from_pretrained(model, str(folder))
     return model.eval()
 
 
