@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from prompt_opt.gate import judge
 from prompt_opt.gate_language import size
 from prompt_opt.rewriter import BPO
@@ -100,7 +102,7 @@ def _make(
     answers = ask_all(engine, questions, out / "answers.jsonl", "critic")
     kept: list[Row] = []
     dropped = list(left_out)
-    for pair, answer in zip(pairs, answers, strict=True):
+    for pair, answer in tqdm(zip(pairs, answers, strict=True), total=len(pairs), desc="filters"):
         try:
             rewrite = rewrite_of(pair, answer, recipe.gate, recipe.keep_unchanged)
             kept.append({"place": pair.place, "part": pair.part, "prompt": pair.prompt, "rewrite": rewrite})
