@@ -60,6 +60,12 @@ class Engine:
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate
     max_stop: int = 4  # stop strings that the engine accepts; we enforce the rest
     start_s: float = 600.0  # a launched engine that is not ready by then is restarted
+    # Of an engine that we launch:
+    python: str = ""  # the interpreter of an environment that has vLLM; "": ours, or the vllm on the PATH
+    args: tuple[str, ...] = ()  # more of its own command line
+    adapters: Mapping[str, str] = field(default_factory=dict)  # vLLM: a LoRA's model name -> its folder
+    tensor_parallel: int = 1  # vLLM: GPUs that share each layer
+    pipeline_parallel: int = 1  # vLLM: stages of layers
 
     @property
     def launched(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -53,17 +54,19 @@ def resolve(engine: Engine) -> Engine:
         raise ConfigError(f"engine.{engine.name}: nothing to launch: it has no launcher and no command")
     launcher = engine.launcher
     if launcher == "auto":
-        launcher = "vllm" if _vllm() and has_nvidia_gpu() else "transformers"
-    if launcher == "vllm" and not _vllm():
+        wanted = bool(engine.python or engine.adapters)  # only vLLM has these
+        launcher = "vllm" if wanted or (_vllm(engine) and has_nvidia_gpu()) else "transformers"
+    if launcher == "vllm" and not _vllm(engine):
         raise ConfigError(
             f"engine.{engine.name}: vllm is neither beside this Python nor on the PATH: pip install 'trimtab[vllm]', "
-            'or name another environment\'s with command = ["/path/to/vllm", "serve", …]'
+            'or name the interpreter of an environment that has it: python = "/path/to/bin/python"'
         )
     if launcher == "transformers" and (missing := _missing_for_transformers()):
         raise ConfigError(
             f"engine.{engine.name}: transformers serve needs {', '.join(missing)}: pip install 'trimtab[local]'"
         )
     _check_model(engine, launcher)
+    _check_vllm_only(engine, launcher)
     return replace(engine, launcher=launcher)
 
 
@@ -80,10 +83,13 @@ def command(engine: Engine, port: int) -> Launch:
     url = f"http://127.0.0.1:{port}"
     if engine.launcher == "vllm":
         name = engine.served_name or (folder.name if folder else engine.public_name)
-        argv = (*_vllm(), model, *where, "--served-model-name", name)
-        return Launch("vllm serve", argv, env | {"VLLM_NO_USAGE_STATS": "1"}, cwd, url, ("/health",), name)
+        argv = (*_vllm(engine), model, *where, "--served-model-name", name, *_vllm_flags(engine), *engine.args)
+        env |= {"VLLM_NO_USAGE_STATS": "1"}
+        if not _has_accelerator():  # on a CPU it would reserve half of the memory for its cache
+            env |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")}
+        return Launch("vllm serve", argv, env, cwd, url, ("/health",), name)
     serve = (sys.executable, "-m", "transformers.cli.transformers", "serve", model)
-    argv = (*serve, *where, "--dtype", "auto", "--device", "auto" if _has_accelerator() else "cpu")
+    argv = (*serve, *where, "--dtype", "auto", "--device", "auto" if _has_accelerator() else "cpu", *engine.args)
     # It answers to the name that it was started with, and to no other (though it reports NAME@main).
     return Launch("transformers serve", argv, env, cwd, url, ("/health",), model)
 
@@ -141,14 +147,61 @@ def _has_accelerator() -> bool:
     return has_nvidia_gpu() or os.path.exists("/dev/kfd") or sys.platform == "darwin"
 
 
-def _vllm() -> tuple[str, ...]:
+_MODULE = ("-m", "vllm.entrypoints.openai.api_server", "--model")  # not every build's script starts
+
+
+def _vllm(engine: Engine) -> tuple[str, ...]:
     """The start of vLLM's command line, up to the model; () where there is no vLLM."""
-    beside = shutil.which("vllm", path=str(Path(sys.executable).parent))
-    if script := beside or shutil.which("vllm"):
-        return (script, "serve")
+    if engine.python:
+        return (engine.python, *_MODULE)
     if importlib.util.find_spec("vllm"):
-        return (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model")
-    return ()
+        return (sys.executable, *_MODULE)
+    beside = shutil.which("vllm", path=str(Path(sys.executable).parent))
+    script = beside or shutil.which("vllm")
+    return (script, "serve") if script else ()
+
+
+def _vllm_flags(engine: Engine) -> tuple[str, ...]:
+    """What its defaults lack: the cache that keeps a policy's constant part, and its share told in every usage."""
+    flags = ["--enable-prefix-caching", "--enable-prompt-tokens-details"]
+    if engine.tensor_parallel > 1:
+        flags += ["--tensor-parallel-size", str(engine.tensor_parallel)]
+    if engine.pipeline_parallel > 1:
+        flags += ["--pipeline-parallel-size", str(engine.pipeline_parallel)]
+    if engine.adapters:
+        folders = {name: Path(os.path.abspath(Path(path).expanduser())) for name, path in engine.adapters.items()}
+        rank = max(_rank(folder) for folder in folders.values())
+        flags += ["--enable-lora", "--max-lora-rank", str(next(r for r in _RANKS if r >= rank))]
+        flags += ["--lora-modules", *(f"{name}={folder}" for name, folder in folders.items())]
+    return tuple(flags)
+
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+
+
+def _rank(adapter: Path) -> int:
+    return int(json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"])
+
+
+def _check_vllm_only(engine: Engine, launcher: str) -> None:
+    at = f"engine.{engine.name}:"
+    if launcher != "vllm":
+        given = [name for name in ("python", "adapters") if getattr(engine, name)]
+        given += [name for name in ("tensor_parallel", "pipeline_parallel") if getattr(engine, name) != 1]
+        if given:
+            raise ConfigError(f'{at} {given[0]} is for vllm: set launcher = "vllm"')
+        return
+    if engine.python and not shutil.which(engine.python):
+        raise ConfigError(f"{at} python: {engine.python!r} is not a program on this machine")
+    for name, path in engine.adapters.items():
+        try:
+            rank = _rank(Path(path).expanduser())
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{at} adapters.{name}: {path!r} holds no LoRA adapter (an adapter_config.json with r)"
+            ) from None
+        if rank > _RANKS[-1]:
+            raise ConfigError(f"{at} adapters.{name}: its rank {rank} is more than the {_RANKS[-1]} that vLLM serves")
 
 
 def _missing_for_transformers() -> list[str]:

@@ -64,6 +64,9 @@ def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -
 
 T = TypeVar("T")
 
+# The least that a number of an engine's may be.
+_LEAST = (("max_stop", 0), ("context", 1), ("start_s", 1), ("tensor_parallel", 1), ("pipeline_parallel", 1))
+
 
 class _Reader:
     """One pass over one file; it exists to say the line of a mistake."""
@@ -124,6 +127,8 @@ class _Reader:
             section = f"engine.{name}"
             self._name(section, name)
             engine = self._dataclass(Engine, section, table, name=name)
+            if not all(isinstance(path, str) and path for path in engine.adapters.values()):
+                raise self.fail(section, "adapters", "must name a folder for each model name")
             if engine.launched and not engine.url and not engine.model:
                 raise self.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
             if engine.launched and engine.url:
@@ -145,7 +150,7 @@ class _Reader:
                 self._names(section, "supports", engine.supports, FEATURES, "feature")
             if engine.key_env and not environ.get(engine.key_env):
                 raise self.fail(section, "key_env", f"the environment has no {engine.key_env}")
-            for limit, least in (("max_stop", 0), ("context", 1), ("start_s", 1)):
+            for limit, least in _LEAST:
                 if (value := getattr(engine, limit)) is not None and value < least:
                     raise self.fail(section, limit, f"must be at least {least}")
             if engine.tokenizer and not Path(engine.tokenizer).exists():

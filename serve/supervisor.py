@@ -224,7 +224,10 @@ def _resolved(config: Config) -> dict[str, Engine]:
 
 def _spec(engine: Engine) -> tuple[object, ...]:
     """What an engine must be started again for."""
-    return (engine.launcher, engine.command, engine.model, engine.served_name)
+    return (
+        engine.launcher, engine.command, engine.model, engine.served_name, engine.python, engine.args,
+        tuple(engine.adapters.items()), engine.tensor_parallel, engine.pipeline_parallel,
+    )  # fmt: skip
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib.util
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +86,7 @@ def test_auto_is_vllm_only_with_a_gpu_and_vllm(machine: Path, model: Path, monke
     launch = command(resolve(engine), 4711)
     assert launch.argv == (
         *(str(vllm), "serve", "tiny-base", "--host", "127.0.0.1", "--port", "4711"),
-        *("--served-model-name", "tiny-base"),
+        *("--served-model-name", "tiny-base", "--enable-prefix-caching", "--enable-prompt-tokens-details"),
     )
     monkeypatch.setattr(launcher, "has_nvidia_gpu", lambda: False)
     assert resolve(engine).launcher == "transformers"
@@ -104,6 +106,46 @@ def test_vllm_without_a_script_runs_as_a_module(machine: Path, model: Path, monk
     monkeypatch.syspath_prepend(str(machine))
     launch = command(resolve(Engine("main", model=str(model), launcher="vllm")), 1)
     assert launch.argv[1:5] == ("-m", "vllm.entrypoints.openai.api_server", "--model", "tiny-base")
+
+
+def adapter(folder: Path, rank: int) -> str:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    return str(folder)
+
+
+def test_vllm_of_another_environment_gets_sizes_adapters_and_more(machine: Path, model: Path) -> None:
+    python = program(machine, "other-python")
+    engine = Engine(
+        "main", model=str(model), python=str(python), args=("--config", "vllm.yaml"), tensor_parallel=2,
+        pipeline_parallel=3, adapters={"a": adapter(machine / "one", 4), "b": adapter(machine / "two", 33)},
+        launcher="auto",
+    )  # fmt: skip
+    engine = resolve(engine)
+    assert engine.launcher == "vllm"
+    argv = command(engine, 1).argv
+    assert argv[:5] == (str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", "tiny-base")
+    told = " ".join(argv[5:])
+    assert "--tensor-parallel-size 2 --pipeline-parallel-size 3" in told
+    assert f"--max-lora-rank 64 --lora-modules a={machine / 'one'} b={machine / 'two'}" in told
+    assert told.endswith("--config vllm.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"python": "/no/such/python"}, "python: '/no/such/python' is not a program"),
+        ({"adapters": {"a": "/no/such"}}, "adapters.a: '/no/such' holds no LoRA adapter"),
+        ({"adapters": {"a": "/no/such"}, "launcher": "transformers"}, "adapters is for vllm"),
+        ({"tensor_parallel": 2, "launcher": "transformers"}, "tensor_parallel is for vllm"),
+    ],
+)
+def test_what_vllm_could_not_use_is_told_before_it_starts(
+    machine: Path, model: Path, settings: dict[str, Any], says: str
+) -> None:
+    program(machine, "vllm")
+    with pytest.raises(ConfigError, match=says):
+        resolve(Engine("main", model=str(model), **{"launcher": "vllm", **settings}))
 
 
 def test_missing_vllm_is_named_with_its_cure(machine: Path, model: Path) -> None:
