@@ -1,6 +1,7 @@
 """`trimtab train sft`: it learns answers and their ends, resumes exactly, and counts tokens over the whole batch."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,18 @@ def test_packed_rows_do_not_see_each_other(toy: str, pairs: Path, tmp_path: Path
     keys = {"model": toy, "train": str(pairs), "steps": 2, "packing": True, "micro_batch": 1, "batch": 1}
     assert sft.main(arguments(out, **keys)) == 0
     assert max(logged(out, "num_tokens")) > 2 * 60  # two rows of 96 tokens at most, nearly full
+
+
+def test_held_out_loss_counts_tokens_and_not_batches(toy: str, pairs: Path, tmp_path: Path) -> None:
+    found = []
+    for micro in (4, 1):
+        out = tmp_path / str(micro)
+        keys = {"model": toy, "train": str(pairs), "steps": 1, "micro_batch": micro, "heldout_fraction": 0.3}
+        assert sft.main(arguments(out, **keys)) == 0
+        found.append(json.loads((out / "run.json").read_text())["heldout_before"])
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
+    assert found[0]["tokens"] == found[1]["tokens"]
+    assert found[0]["perplexity"] == pytest.approx(math.exp(found[0]["loss"]))
 
 
 def test_packing_is_refused_where_rows_would_see_each_other() -> None:
