@@ -2,13 +2,16 @@
 
 Four modes: `replace` (the paper's), `complement` (a hint after the user's own words, as PAS, arXiv 2407.06027), `demo`
 (the rewrite and its answer become an example, the original stays last: ACL 2025.long-92), `shadow` (computed and
-recorded, not used). What the gate rejects is not used either, and the outcome says which rule objected.
+recorded, neither used nor waited for). What the gate rejects is not used either; the outcome says which rule objected.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +76,7 @@ class Bpo:
         judge("Why?", "Why is it so?")  # what the gate compiles is compiled now, not within a request
         self._form = form_of(self._options, self._rewriting.rewriter.template)
         self._mode: Mode = self._options.mode or self._form
+        self._shadows: set[asyncio.Task[Rewrite]] = set()
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         template = self._rewriting.rewriter.template
@@ -81,7 +85,7 @@ class Bpo:
         prompt = chat.messages[-1].text
         if not chosen(ctx.key, prompt, self._options.percent):
             raise Skip("A/B", self._arm("control"))
-        rewrite = await self._rewriting.rewrite(
+        asked = self._rewriting.rewrite(
             prompt,
             self._form,
             history=tail(chat, self._options.history_chars) if template.sees_history else (),
@@ -89,10 +93,10 @@ class Bpo:
             policy=ctx.policy.digest,
             deadline=ctx.deadline,
         )
-        detail = self._detail(prompt, rewrite)
         if self._mode == "shadow":
-            said = "would apply" if rewrite.verdict.accepted else f"rejected: {rewrite.verdict.rule}"
-            raise Skip(f"shadow, {said}", detail)
+            raise Skip("shadow", self._beside(asked, prompt, ctx.deadline))
+        rewrite = await asked
+        detail = self._detail(prompt, rewrite)
         if not rewrite.verdict.accepted:
             raise Skip(f"rejected: {rewrite.verdict.rule}", detail)
         note = f"{self._mode} cached" if rewrite.cached else self._mode
@@ -116,6 +120,33 @@ class Bpo:
             "cached": rewrite.cached,
             "content": {"before": prompt, "after": rewrite.text, "why": verdict.detail},
         }
+
+    def _beside(self, asked: Coroutine[Any, Any, Rewrite], prompt: str, deadline: float) -> dict[str, Any]:
+        """A detail that is filled in when the rewriter has answered: the request does not wait for that.
+
+        The trace is written after the answer, so it mostly says what would have been done; else that it was pending.
+        """
+        detail: dict[str, Any] = {**self._arm("rewrite"), "mode": self._mode, "pending": True}
+
+        async def in_time() -> Rewrite:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asked
+
+        def done(task: asyncio.Task[Rewrite]) -> None:
+            self._shadows.discard(task)
+            del detail["pending"]
+            if task.cancelled():
+                detail["failed"] = "server stopped"
+            elif (error := task.exception()) is None:
+                detail.update(self._detail(prompt, task.result()))
+            else:
+                late = "late" if isinstance(error, TimeoutError) else type(error).__name__
+                detail["failed"] = str(error) if isinstance(error, Skip) else late
+
+        task = asyncio.create_task(in_time())
+        self._shadows.add(task)
+        task.add_done_callback(done)
+        return detail
 
     def _arm(self, arm: Literal["rewrite", "control"]) -> dict[str, Any]:
         return {"arm": arm, "percent": self._options.percent}

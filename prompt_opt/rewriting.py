@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from prompt_opt.breaker import Breaker
@@ -97,10 +98,10 @@ class Rewriting:
                 raise Skip(why)
             call = _Call(asyncio.create_task(self._ask(prompt, form, body, key)))
             self._flying[key] = call
-            call.task.add_done_callback(lambda task: self._done(key, task))
-        return await self._wait(call, deadline)
+            call.task.add_done_callback(partial(self._done, key, call))
+        return await self._wait(key, call, deadline)
 
-    async def _wait(self, call: _Call, deadline: float) -> Rewrite:
+    async def _wait(self, key: str, call: _Call, deadline: float) -> Rewrite:
         call.waiting += 1
         try:
             return await asyncio.shield(call.task)
@@ -110,6 +111,7 @@ class Rewriting:
                     call.late = True
                     self._breaker.failed("late")
             elif call.waiting == 1 and not call.late:
+                self._land(key, call)  # who asks from here on must not join a call that is being given up
                 call.task.cancel()
             raise
         finally:
@@ -124,8 +126,12 @@ class Rewriting:
         self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
         return best
 
-    def _done(self, key: str, task: asyncio.Task[Rewrite]) -> None:
-        call = self._flying.pop(key)
+    def _land(self, key: str, call: _Call) -> None:
+        if self._flying.get(key) is call:
+            del self._flying[key]
+
+    def _done(self, key: str, call: _Call, task: asyncio.Task[Rewrite]) -> None:
+        self._land(key, call)
         if task.cancelled():
             self._breaker.abandoned()
         elif (error := task.exception()) is None:

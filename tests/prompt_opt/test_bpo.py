@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -124,14 +125,46 @@ async def test_a_demo_that_is_cut_off_is_not_shown() -> None:
     assert len(prompt.messages or ()) == 1
 
 
-@pytest.mark.parametrize(("said", "reason"), [(BETTER, "would apply"), ("Sure! Sleep more.", "rejected: answered")])
-async def test_shadow_records_and_changes_nothing(said: str, reason: str) -> None:
+async def until(done: Callable[[], bool]) -> None:
+    """A few turns of the event loop, and a thread's, until something is so."""
+    async with asyncio.timeout(5):
+        while not done():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (BETTER, {"accepted": True, "rule": ""}),
+        ("Sure! Sleep more.", {"accepted": False, "rule": "answered"}),
+        (OSError("500"), {"failed": "OSError"}),
+        ({"choices": []}, {"failed": "BadAnswer"}),
+    ],
+)
+async def test_shadow_records_and_changes_nothing(said: Any, found: dict[str, Any]) -> None:
     pol = policy(mode="shadow")
-    bpo = stage(Scripted(said), "bpo", pol)
-    advice, got, prompt = await run(bpo, chat(), pol)
-    assert str(got) == f"bpo=skipped(shadow, {reason})"
-    assert got.detail["content"]["after"] == said
-    assert (advice, last(prompt)) == (Advice(), QUESTION)
+    advice, got, prompt = await run(stage(Scripted(said), "bpo", pol), chat(), pol)
+    assert (str(got), advice, last(prompt)) == ("bpo=skipped(shadow)", Advice(), QUESTION)
+    await until(lambda: "pending" not in got.detail)
+    assert found.items() <= got.detail.items()
+    assert got.detail["percent"] == 100
+
+
+async def test_shadow_is_not_waited_for_and_ends_with_the_budget() -> None:
+    pol = policy(mode="shadow")
+    asked = asyncio.Event()
+
+    class Hanging(Scripted):
+        async def __call__(self, *args: Any) -> Any:
+            asked.set()
+            await asyncio.Event().wait()
+
+    _, got, _ = await run(stage(Hanging(BETTER), pol=pol), chat(), pol, seconds=0.05)
+    assert got.detail["pending"] is True  # the answer may go on its way, and the rewriter has not even been asked
+    assert not asked.is_set()
+    await until(lambda: "pending" not in got.detail)
+    assert asked.is_set()
+    assert got.detail["failed"] == "late"
 
 
 def test_a_percentage_is_one() -> None:
@@ -282,6 +315,13 @@ async def test_tenants_and_policies_never_share_an_entry() -> None:
     assert len(ask.asked) == 3
 
 
+async def test_tenants_share_no_call_in_flight_either() -> None:
+    ask = Scripted(BETTER, delay=0.02)
+    bpo = stage(ask)
+    await asyncio.gather(*(run(bpo, chat(), tenant=tenant) for tenant in ("a", "b", "a")))
+    assert len(ask.asked) == 2
+
+
 async def test_rejections_are_cached_as_well() -> None:
     ask = Scripted("Sure! Sleep more.")
     bpo = stage(ask)
@@ -320,6 +360,58 @@ async def test_a_call_is_given_up_when_the_last_who_waits_for_it_leaves() -> Non
     second.cancel()
     await asyncio.sleep(0.01)
     assert ended == ["cancelled"]
+
+
+async def test_who_asks_while_a_call_is_being_given_up_gets_a_call_of_their_own() -> None:
+    ask = Scripted(BETTER, delay=0.02)
+    bpo = stage(ask)
+    first = asyncio.create_task(run(bpo, chat(), seconds=30))
+    await until(lambda: len(ask.asked) == 1)
+    first.cancel()
+    second = asyncio.create_task(run(bpo, chat(), seconds=30))  # begins before the first call is really over
+    assert str((await second)[1]) == "bpo=applied(replace)"
+    assert first.cancelled()
+    assert len(ask.asked) == 2
+
+
+async def test_the_others_get_the_answer_when_who_asked_first_leaves() -> None:
+    ask = Scripted(BETTER, delay=0.05)
+    bpo = stage(ask)
+    waiting = [asyncio.create_task(run(bpo, chat(), seconds=30)) for _ in range(8)]
+    await until(lambda: len(ask.asked) == 1)
+    waiting[0].cancel()
+    done = await asyncio.gather(*waiting[1:])
+    assert {str(outcome) for _, outcome, _ in done} == {"bpo=applied(replace)"}
+    assert len(ask.asked) == 1
+
+
+async def test_a_trial_whose_client_leaves_is_not_held_against_the_rewriter_and_the_next_one_is_the_trial() -> None:
+    now = [0.0]
+    ask = Scripted(OSError("500"))
+    bpo = stage(ask, breaker=Breaker(1, 30, lambda: now[0]))
+    await run(bpo, chat())
+    now[0] = 31
+    ask.says, ask.delay = BETTER, 60
+    trial = asyncio.create_task(run(bpo, chat("How can I eat better?"), seconds=30))
+    await until(lambda: len(ask.asked) == 2)
+    trial.cancel()
+    await asyncio.wait([trial])
+    ask.delay = 0
+    _, got, _ = await run(bpo, chat(QUESTION + "!"))
+    assert got.status == "applied"
+
+
+async def test_a_trial_that_fails_makes_the_rewriter_rest_again() -> None:
+    now = [0.0]
+    ask = Scripted(OSError("500"))
+    bpo = stage(ask, breaker=Breaker(2, 30, lambda: now[0]))
+    for i in range(2):
+        await run(bpo, chat(f"{QUESTION} {i}"))
+    now[0] = 31
+    await run(bpo, chat(QUESTION))
+    _, got, _ = await run(bpo, chat("How can I eat better?"))
+    assert "rests 30 s after 3 failures" in str(got)
+    assert len(ask.asked) == 3
 
 
 async def test_after_failures_the_rewriter_rests_and_is_tried_once() -> None:
@@ -376,7 +468,8 @@ async def test_the_detail_holds_texts_only_under_content() -> None:
     detail = dict(got.detail)
     assert detail.pop("content") == {"before": QUESTION, "after": "Sure! Sleep more.", "why": "Sure!"}
     assert detail == {
-        "arm": "rewrite", "percent": 100.0, "mode": "replace", "rewriter": "r", "accepted": False, "rule": "answered", "offered": 1, "cached": False,
+        "arm": "rewrite", "percent": 100.0, "mode": "replace", "rewriter": "r", "accepted": False, "rule": "answered",
+        "offered": 1, "cached": False,
     }  # fmt: skip
 
 
