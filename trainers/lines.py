@@ -28,9 +28,11 @@ def read_lines(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place}: not JSON ({error})") from error
+        row = json.loads(line.rstrip(b"\r\n"))
+    except json.JSONDecodeError as error:  # its own "line 1" would contradict the place
+        raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: not UTF-8 ({error})") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: not a JSON object")
     for key in keys:

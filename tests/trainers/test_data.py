@@ -171,7 +171,11 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], kind: str, messag
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("d.jsonl", '{"text": "a"}\n' * 6 + '{"text": "b\n', "d.jsonl, line 7: not JSON"),
+        (
+            "d.jsonl",
+            '{"text": "a"}\n' * 6 + '{"text": "b\n',
+            "d.jsonl, line 7: not JSON (Unterminated string starting at at column 10)",
+        ),
         ("d.json", '[{"text": "a"}, 3]', "d.json, row 2: not a JSON object"),
         ("d.json", '{"text": "a"}\n{"text": "b"}', "d.json: not JSON"),
         ("d.json", '{"text": "a"}', "d.json: not a list of rows (JSON with one object a line is called .jsonl)"),
