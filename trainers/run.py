@@ -171,6 +171,7 @@ def main_for(
     warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # TRL still asks by the old name
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or CUDA's matrix products differ from run to run
     try:
         run = train(read_recipe(options.config, kind, options.set), options.out, options.resume)
     except (RecipeError, DataError) as error:

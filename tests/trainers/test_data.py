@@ -174,7 +174,7 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], kind: str, messag
         (
             "d.jsonl",
             '{"text": "a"}\n' * 6 + '{"text": "b\n',
-            "d.jsonl, line 7: not JSON (Unterminated string starting at at column 10)",
+            "d.jsonl, line 7: not JSON (Unterminated string",
         ),
         ("d.json", '[{"text": "a"}, 3]', "d.json, row 2: not a JSON object"),
         ("d.json", '{"text": "a"}\n{"text": "b"}', "d.json: not JSON"),
