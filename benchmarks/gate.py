@@ -9,9 +9,9 @@ sets) and prints, for the half that the gate was not tuned on, per rule:
 and 30 cases where the gate is wrong, of that half and of the ones written by hand (`tests/data/gate/written.jsonl`;
 `hard.jsonl`, which the rules on names, units and opposites were made for, and which holds what no rule on the surface
 can see; `unseen.jsonl`, written before the rules that lay the texts side by side; `reworded.jsonl`, good rewrites in
-words of their own; `later.jsonl`, written after all rules and shown to them once). With --embedder NAME instead: how similar
-good rewrites, rewrites of another prompt and the hand-written harmful ones are to the prompt, by language, for the
-threshold of the rule `meaning`. --half tune shows the other half; --half all both.
+words of their own; `later.jsonl`, written after those rules, which were not changed for it). With --embedder NAME
+instead: how similar good rewrites, rewrites of another prompt and the hand-written harmful ones are to the prompt, by
+language, for the threshold of the rule `meaning`. --half tune shows the other half; --half all both.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def similarities(name: str, chosen: Sequence[Case]) -> None:
         good = [c for c in chosen if c.language == language and c.mode == "replace" and not c.rule]
         good = rng.sample(good, min(200, len(good)))
         rows += [(language, "good", c.prompt, c.rewrite) for c in good]
-        rows += [(language, "another's", c.prompt, rng.choice(good).rewrite) for c in good]
+        rows += [
+            (language, "another's", c.prompt, o.rewrite) for c in good if (o := rng.choice(good)).prompt != c.prompt
+        ]
     rows += [("by hand", "harmful" if c.rule else "good", c.prompt, c.rewrite) for c in hand]
     texts = list({text for row in rows for text in row[2:]})
     vectors = dict(zip(texts, embedder.queries(texts), strict=True))

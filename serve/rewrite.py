@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 def _judge(args: argparse.Namespace) -> int:
     rows = list(_rows(args.judge, ("prompt", "rewrite")))
     judged = []
-    for at, row in _progress(rows):
+    for at, row in _progress(rows, len(rows)):
         mode = row.get("mode", args.mode or "replace")
         if mode not in get_args(Form):
             raise RowError(f"{args.judge}:{at}: mode {mode!r} is unknown; valid are {', '.join(get_args(Form))}")
@@ -188,7 +188,8 @@ async def _many(rewriting: Rewriting, args: argparse.Namespace, form: Form, time
 
     out_rows: list[Row] = []
     with _sink(args.out, "a") as out:
-        for _, call in _progress(list(enumerate(asyncio.as_completed([one(row) for row in todo])))):
+        calls = [asyncio.create_task(one(row)) for row in todo]  # in the order of the file
+        for call in _progress(asyncio.as_completed(calls), len(calls)):
             out_rows.append(await call)
             print(json.dumps(out_rows[-1], ensure_ascii=False), file=out, flush=True)
     _sum_up(out_rows)
@@ -266,15 +267,14 @@ def _sink(path: str | None, mode: str) -> AbstractContextManager[IO[str]]:
     return open(path, mode, encoding="utf-8") if path else nullcontext(sys.stdout)
 
 
-def _progress(rows: Sequence[tuple[int, T]]) -> Iterator[tuple[int, T]]:
+def _progress(rows: Iterable[T], count: int) -> Iterator[T]:
     """The rows, with a bar on stderr where that is a terminal."""
-    shown = sys.stderr.isatty() and len(rows) > 1
-    for done, row in enumerate(rows):
+    shown = sys.stderr.isatty() and count > 1
+    for done, row in enumerate(rows, 1):
         yield row
         if shown:
-            filled = (done + 1) * 30 // len(rows)
-            bar = "#" * filled + " " * (30 - filled)
-            print(f"\r[{bar}] {done + 1}/{len(rows)}", end="", file=sys.stderr, flush=True)
+            filled = done * 30 // count
+            print(f"\r[{'#' * filled:<30}] {done}/{count}", end="", file=sys.stderr, flush=True)
     if shown:
         print(file=sys.stderr)
 
