@@ -105,6 +105,7 @@ class Principle:
     url: str = ""
     dense: float | None = None  # cosine, where the dense side found it
     lexical: float | None = None  # BM25, where the lexical side found it
+    index: str = ""  # where it was found
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,7 @@ class Policy:
     budget_ms: int = 2000
     on_error: Literal["skip", "fail"] = "skip"
     options: Mapping[str, Any] = field(default_factory=dict)  # stage -> its module's `Options`
+    cache_salt: Literal["none", "tenant"] = "none"  # whom a vLLM engine's prefix cache keeps apart
     digest: str = ""
 
 

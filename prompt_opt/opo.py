@@ -65,8 +65,8 @@ class Opo:
         if query:
             where = self._filter(query, ctx.options)
             found = await asyncio.gather(*(self._search(name, query, where) for name in options.index))
-            hits = sorted((hit for hits in found for hit in hits), key=_rank)
-            principles = _within(hits, options, ctx.count, {p.id for p in pinned})
+            named = [(name, hit) for name, hits in zip(options.index, found, strict=True) for hit in hits]
+            principles = _within(sorted(named, key=_rank), options, ctx.count, {p.id for p in pinned})
         if not principles and not pinned:
             raise Skip("nothing relevant")
         note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "")
@@ -95,8 +95,8 @@ class Opo:
             region = ""
         on = asked.get("date") or datetime.now(UTC).date().isoformat()
         return Filter(
-            region=region, language=asked.get("language") or spoken or options.language or None, kind=options.kind or None,
-            tags=options.tags, on=on,
+            region=region, language=asked.get("language") or spoken or options.language or None,
+            kind=options.kind or None, tags=options.tags, on=on,
         )  # fmt: skip
 
     async def _pinned(self) -> tuple[Principle, ...]:
@@ -106,7 +106,7 @@ class Opo:
             index, _, ident = name.partition("/")
             p = await asyncio.to_thread((await self._index(index)).get, ident)
             if p is not None:
-                found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url))
+                found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url, index=name))
         return tuple(found)
 
 
@@ -115,18 +115,22 @@ def _query(chat: Chat) -> str:
     return re.sub(r"\s+", " ", last.text).strip()[-_QUERY:] if last else ""
 
 
-def _rank(hit: Hit) -> tuple[float, str]:
+def _rank(found: tuple[str, Hit]) -> tuple[float, str]:
     """Best first; a reranker's word stands before the search's own score."""
+    _, hit = found
     return -(hit.score if hit.rerank is None else hit.rerank), hit.id
 
 
-def _within(hits: list[Hit], options: Options, count: Callable[[str], int], taken: set[str]) -> tuple[Principle, ...]:
-    """Best first, whole ones only, each once, while they fit the budget."""
+def _within(
+    found: list[tuple[str, Hit]], options: Options, count: Callable[[str], int], taken: set[str]
+) -> tuple[Principle, ...]:
+    """Best first, whole ones only, each once, while they fit the budget. `found` holds each with its index."""
     left, seen = options.budget_tokens, set(taken)
     kept: list[Principle] = []
-    for hit in hits:
+    for name, hit in found:
+        score = round(hit.score, 4)
         principle = Principle(
-            hit.id, hit.text, hit.title, hit.source, hit.region, round(hit.score, 4), hit.url, hit.dense, hit.lexical
+            hit.id, hit.text, hit.title, hit.source, hit.region, score, hit.url, hit.dense, hit.lexical, name
         )
         cost = count(line(principle) + "\n")
         if hit.id in seen or cost > left or len(kept) == options.k:

@@ -27,6 +27,7 @@ from serve.keys import Caller, identify
 from serve.record import Record, account
 from serve.relay import Upstream
 from serve.reply import CHAT, TEXT, hand_over, pass_on, read, translate
+from serve.salt import PATHS, notes, salt
 from serve.service import Service, held, send
 
 _LONG = 65536  # a prompt of so many characters is counted off the event loop
@@ -45,7 +46,7 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
     """POST /v1/chat/completions."""
     config = service.config
     caller = identify(config.keys, call.header(b"authorization"))
-    record.tenant = caller.tenant
+    record.tenant, record.key = caller.tenant, caller.name
     body = await call.json_body(int(config.server.max_body_mb * 2**20))
     request = wire.parse(body, config.server)
     policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
@@ -55,13 +56,17 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
     if request.options.get("explain"):
         caller.require("explain")
     record.content = config.server.trace_content or bool(request.options.get("explain"))
+    if record.content:
+        record.asked = request.fields
     engine.require_ready()
     model = engine.name_for(model)
     async with call.while_client_stays():
         if not policy.stages and policy.render == "chat":
             engine.refuse_chat(config)
             engine.refuse(request, None if engine.supports >= PARTS else wire.chat(request, config.server))
-            upstream = await send(service, call, engine, CHAT, _raw_body(engine, request, model))
+            record.notes += notes(policy, engine, "cache_salt" in request.fields)
+            own = salt(config, policy, engine, caller.tenant)
+            upstream = await send(service, call, engine, CHAT, _raw_body(engine, request, model, own))
             call.extra = record.headers()
             with held(upstream):
                 await pass_on(config, call, record, engine, upstream)
@@ -73,7 +78,7 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
     """Any other path of the allow-list: checked, then passed on as it is. Needs the right `raw`."""
     config = service.config
     caller = identify(config.keys, call.header(b"authorization"))
-    record.tenant = caller.tenant
+    record.tenant, record.key = caller.tenant, caller.name
     caller.require(RAW)
     limit = int(config.server.max_body_mb * 2**20)
     form = call.path in _FORMS and call.media != "application/json"
@@ -85,7 +90,8 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
         if (alias := config.aliases.get(request.model)) is not None:
             engine = service.engines[config.policies[alias.policy].engine]
         engine.refuse(request, None)
-        body = _raw_body(engine, request, engine.name_for(alias.model if alias else request.model))
+        own = salt(config, policy, engine, caller.tenant) if call.path in PATHS else ""
+        body = _raw_body(engine, request, engine.name_for(alias.model if alias else request.model), own)
         record.model, record.stream = request.model, request.stream
         asked = request.options.get("policy") or call.header(b"x-trimtab-policy")
         if asked and asked != RAW:
@@ -129,11 +135,11 @@ async def run(service: Service, call: Call, line: Line) -> None:
         account(record, call.status or unanswered, service.traces)
 
 
-def _raw_body(engine: LiveEngine, request: wire.Request, model: str) -> bytes:
+def _raw_body(engine: LiveEngine, request: wire.Request, model: str, own: str) -> bytes:
     if engine.must_adapt(request.fields):
         fields = {**request.fields, "model": model} if model else dict(request.fields)
         return msgspec.json.encode(engine.adapt(fields))
-    return wire.raw_body(request, model)
+    return wire.raw_body(request, model, own)
 
 
 # ---------------------------------------------------------------- an aligned chat
@@ -145,12 +151,12 @@ async def _aligned(
     config, policy = service.config, record.policy
     assert policy is not None
     chat = wire.chat(request, config.server)
-    record.chat = chat
     if policy.render == "chat":
         engine.refuse_chat(config)
     engine.refuse(request, chat)
     if policy.render == "base":
         record.notes = wire.refuse_unplaced(request)
+    record.notes += notes(policy, engine, "cache_salt" in request.fields)
     deadline = time.monotonic() + policy.budget_ms / 1000
     context = Context(policy, caller.tenant, caller.options(request.options), deadline, engine.count, key=caller.name)
     record.advice, record.outcomes = await advise(chat, context, service.stages[policy.name])
@@ -209,8 +215,9 @@ async def _ask(
     assert prompt is not None
     assert policy is not None
     record.notes += tuple(note for note in prompt.notes if note not in record.notes)
+    own = salt(service.config, policy, engine, record.tenant)
     if prompt.messages is not None:
-        body = wire.chat_body(request, prompt, model)
+        body = wire.chat_body(request, prompt, model, own)
         if engine.must_adapt(request.fields):
             body = msgspec.json.encode(engine.adapt(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
         return await send(service, call, engine, CHAT, body)
@@ -224,6 +231,8 @@ async def _ask(
         record.notes += (note,)
     if engine.streams_always:
         adapted["stream"] = True
+    if own:
+        adapted["cache_salt"] = own
     if request.stream and engine.kind == "vllm":
         adapted["stream_options"] = {"include_usage": True}
     return await send(service, call, engine, TEXT, msgspec.json.encode(adapted))

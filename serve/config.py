@@ -37,6 +37,7 @@ class Server:
     connect_s: float = 10.0
     trace_ttl_s: float = 86400.0
     trace_content: bool = False  # keep the prompt before and after in traces
+    cache_salt: Literal["none", "tenant"] = "none"  # of policies that don't say: share vLLM's prefix cache, or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Engine:
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate
     max_stop: int = 4  # stop strings that the engine accepts; we enforce the rest
     start_s: float = 600.0  # a launched engine that is not ready by then is restarted
+    warm_up: bool = True  # vLLM: send the constant part of each policy's prompts once, at start and after a reload
     # Of an engine that we launch:
     python: str = ""  # the interpreter of an environment that has vLLM; "": ours, or the vllm on the PATH
     args: tuple[str, ...] = ()  # more of its own command line

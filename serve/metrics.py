@@ -10,6 +10,7 @@ import os
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -32,6 +33,19 @@ first_byte = Histogram(
 )  # fmt: skip
 tokens = Counter("trimtab_tokens", "Tokens as the engine counted them", ["policy", "kind"], registry=REGISTRY)
 upstream_errors = Counter("trimtab_upstream_errors", "Failed calls to engines", ["engine", "error"], registry=REGISTRY)
+# Of an engine with several URLs, each by its own:
+pending = Gauge(
+    "trimtab_engine_pending", "Requests that an engine has not answered to their end", ["engine", "url"],
+    multiprocess_mode="livesum", registry=REGISTRY,
+)  # fmt: skip
+ejections = Counter(
+    "trimtab_engine_ejections", "Engines taken out of their pool, once per worker", ["engine", "url"],
+    registry=REGISTRY,
+)  # fmt: skip
+retries = Counter(
+    "trimtab_engine_retries", "Requests tried again, here, because another engine had not served them",
+    ["engine", "url"], registry=REGISTRY,
+)  # fmt: skip
 traces_dropped = Counter("trimtab_traces_dropped", "Traces that came faster than the disk", registry=REGISTRY)
 
 

@@ -41,7 +41,7 @@ from serve.engines import FEATURES
 from serve.keys import Caller
 
 _SECTIONS = ("state_dir", "server", "engine", "profile", "index", "rewriter", "policy", "alias", "key")
-_POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error")
+_POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error", "cache_salt")
 
 
 def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -> Config:
@@ -113,7 +113,7 @@ class _Reader:
             raise self.fail("", "state_dir", "must be a path")
         indexes = self._indexes(Path(state))
         rewriters = self._rewriters(engines)
-        policies = self._policies(engines, loaded, indexes, rewriters, flags)
+        policies = self._policies(engines, loaded, indexes, rewriters, flags, server.cache_salt)
         aliases = self._aliases(policies)
         keys = self._keys(policies)
         server = self._server(server, policies, keys, engines, flags)
@@ -242,14 +242,15 @@ class _Reader:
         indexes: Mapping[str, IndexSpec],
         rewriters: Mapping[str, RewriterSpec],
         flags: Flags,
+        shared: Literal["none", "tenant"],
     ) -> dict[str, Policy]:
         if flags.render and flags.render not in ("chat", "base"):
             raise ConfigError(f"--render {flags.render}: valid are chat, base")
         first = "main" if "main" in engines else next(iter(engines))
         render: Any = flags.render or ("base" if is_base(engines[first]) else "chat")
-        urial = Policy("urial", first, ("urial",), render, loaded["default"])
+        urial = Policy("urial", first, ("urial",), render, loaded["default"], cache_salt=shared)
         policies = {
-            RAW: Policy(RAW, first),
+            RAW: Policy(RAW, first, cache_salt=shared),
             "urial": urial,
             "urial-helpful": replace(urial, name="urial-helpful", profile=loaded["helpful"]),
             "urial-plain": replace(urial, name="urial-plain", profile=loaded["plain"]),
@@ -268,6 +269,7 @@ class _Reader:
             given["engine"] = engine.name
             given.setdefault("render", "base" if is_base(engine) else "chat")
             given.setdefault("stages", ("urial",))
+            given.setdefault("cache_salt", shared)
             policy = self._dataclass(Policy, section, given, name=name, options=settings)
             self._names(section, "stages", policy.stages, STAGES, "stage")
             if len(set(policy.stages)) < len(policy.stages):

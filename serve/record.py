@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from prompt_opt.core import Advice, Chat, Outcome, Policy, Prompt
+from prompt_opt.core import Advice, Outcome, Policy, Prompt
 from serve import metrics
 from serve.traces import Traces
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _HEADER = 2048  # characters of a header of ours
-_CONTENT = 2**20  # characters of a prompt that a trace keeps; a longer one is left out of it
+_CONTENT = 2**20  # characters of a prompt, or of an answer, that a trace keeps; a longer one is left out of it
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class Record:
     ident: str
     started: float = field(default_factory=time.monotonic)
     tenant: str = ""
+    key: str = ""  # its id
     policy: Policy | None = None
     engine: str = ""
     model: str = ""
@@ -35,8 +36,9 @@ class Record:
     notes: tuple[str, ...] = ()
     advice: Advice = field(default_factory=Advice)
     prompt: Prompt | None = None
-    chat: Chat | None = None
-    content: bool = False  # keep the prompt before and after
+    content: bool = False  # keep the prompt before and after, and the answer
+    asked: Mapping[str, msgspec.Raw] = field(default_factory=dict)  # the request's fields, where content is kept
+    answer: str | None = None  # what its first choice said, likewise
     first_byte: float | None = None
     usage: Mapping[str, Any] | None = None
     error: str = ""
@@ -62,6 +64,7 @@ class Record:
             "created": int(time.time() - (time.monotonic() - self.started)),
             "path": self.path,
             "policy": policy.name if policy else None,
+            "key": self.key,
             "policy_digest": policy.digest if policy else None,
             "render": policy.render if policy and policy.stages else None,
             "engine": self.engine,
@@ -72,6 +75,7 @@ class Record:
             "principles": [
                 {
                     "id": p.id,
+                    "index": p.index,
                     "title": p.title,
                     "source": p.source,
                     "url": p.url,
@@ -90,15 +94,26 @@ class Record:
             "first_byte_ms": None if self.first_byte is None else round(self.first_byte * 1000, 3),
             "total_ms": round((time.monotonic() - self.started) * 1000, 3),
         }
-        if self.content and self.chat is not None and self.prompt is not None:
-            if (size := sum(len(span.text) for span in self.prompt.spans)) > _CONTENT:
-                out["notes"].append(f"content left out: {size} characters")
-                return out
-            out["before"] = [msgspec.json.decode(m.json()) for m in self.chat.messages]
-            messages = self.prompt.messages
-            out["after"] = self.prompt.text if messages is None else [msgspec.json.decode(m.json()) for m in messages]
-            out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in self.prompt.spans]
+        if self.content:
+            self._keep_content(out)
         return out
+
+    def _keep_content(self, out: dict[str, Any]) -> None:
+        """Add what was asked, what was sent and what came back; all of it, or none where it is too much."""
+        spans = self.prompt.spans if self.prompt is not None else ()
+        sizes = sum(map(len, map(bytes, self.asked.values()))), sum(len(s.text) for s in spans), len(self.answer or "")
+        if max(sizes) > _CONTENT:
+            out["notes"].append(f"content left out: {max(sizes)} characters")
+            return
+        # Copies, since a Raw keeps the whole body alive; as they came, since nothing here needs to read them.
+        fields = {name: raw.copy() for name, raw in self.asked.items()}
+        out["before"] = fields.pop("messages", None)
+        out["params"] = {name: raw for name, raw in fields.items() if name not in ("model", "stream")}
+        out["answer"] = self.answer
+        if self.prompt is not None:
+            messages = self.prompt.messages
+            out["after"] = self.prompt.text if messages is None else [msgspec.Raw(m.json()) for m in messages]
+            out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in spans]
 
 
 def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:

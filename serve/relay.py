@@ -17,7 +17,7 @@ import asyncio
 import io
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -79,6 +79,11 @@ def upstream_error(error: BaseException) -> UpstreamError:
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
         return Died(error, "The engine's answer is not valid HTTP.")
     return Died(error)
+
+
+def unreached(error: UpstreamError) -> bool:
+    """Whether no connection came about, so that not a byte of the request can have arrived."""
+    return isinstance(error, Refused) or isinstance(error.cause, aiohttp.ConnectionTimeoutError)
 
 
 class _Stale(Exception):
@@ -146,6 +151,8 @@ class Upstream:
         self.status: int = response.status
         self.headers: CIMultiDictProxy[str] = response.headers
         self.raw_headers: tuple[tuple[bytes, bytes], ...] = response.raw_headers
+        # Told once, when nothing more is read of it; whether that is because the connection broke.
+        self.on_over: Callable[[bool], None] | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes off the socket; what has come since the last chunk is one chunk.
@@ -163,6 +170,7 @@ class Upstream:
                 # aiohttp raises before it gives out what it has; without the exception it gives that too.
                 content.set_exception(cast(BaseException, None))
                 rest = content.read_nowait()
+                self._over(broke=True)
                 self.abort()
                 if rest:
                     yield rest
@@ -171,6 +179,7 @@ class Upstream:
                 break
             yield chunk
         self._check_end()
+        self._over(broke=False)
 
     async def read(self, limit: int) -> bytes:
         """The whole body, of at most `limit` bytes."""
@@ -185,6 +194,7 @@ class Upstream:
 
     def abort(self) -> None:
         """Close the connection now, whatever it still carries. Does nothing after the body's end."""
+        self._over(broke=False)
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()
@@ -207,7 +217,13 @@ class Upstream:
         if "content-length" in self.headers or "transfer-encoding" in self.headers:
             return
         if self._response.line.reset:
+            self._over(broke=True)
             raise Died
+
+    def _over(self, *, broke: bool) -> None:
+        told, self.on_over = self.on_over, None
+        if told is not None:
+            told(broke)
 
 
 class Relay:

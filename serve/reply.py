@@ -19,6 +19,7 @@ from serve.errors import BadRequest
 from serve.headers import response_headers
 from serve.record import Record
 from serve.relay import Upstream, UpstreamError
+from serve.said import streamed, whole
 from serve.service import SAID, failed, said
 from serve.translate import BadEvent, Translation
 
@@ -28,6 +29,7 @@ _REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
 _EVENT_LIMIT = 8 * 2**20  # bytes of one event of a stream
 _TAIL = 16384  # bytes kept of a stream's end: where its finish reason, usage and [DONE] are
 _LAST = 16  # events of it that are looked at
+_KEPT = 2**24  # bytes of a stream that a trace's answer is read from, where it keeps one
 # What engines say where the model has no chat template (transformers, vLLM old and new).
 _NO_TEMPLATE = re.compile(
     rb"default chat template is no longer|must provide a chat template|chat_template is not set"
@@ -95,6 +97,7 @@ async def hand_over(call: Call, record: Record, upstream: Upstream, body: bytes)
     record.saw_first_byte()
     if upstream.status == 200:
         record.usage = _usage(body)
+        record.answer = whole(body) if record.content else None
     else:
         record.error = f"engine answered {upstream.status}"
     await call.reply(upstream.status, body, response_headers(upstream.raw_headers))
@@ -114,15 +117,20 @@ async def _pass_bytes(call: Call, record: Record, engine: LiveEngine, upstream: 
 
 async def _pass_events(call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
     await call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
-    tail = b""
+    tail, kept = b"", bytearray()
     try:
         async for chunk in upstream.chunks():
             record.saw_first_byte()
             await call.write(chunk)
+            if record.content and len(kept) <= _KEPT:
+                kept += chunk
             tail = (tail + chunk)[-_TAIL:] if len(chunk) < _TAIL else chunk[-_TAIL:]
     except UpstreamError as error:
         await _end_event(call, tail)
         raise failed(engine, error) from error
+    finally:
+        if 0 < len(kept) <= _KEPT:
+            record.answer = streamed(bytes(kept))
     ended, finished, failure = _ending(tail, record)
     if failure is not None:
         record.error = SAID
@@ -198,6 +206,8 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
         raise failed(engine, UpstreamError(error, str(error))) from error
     except UpstreamError as error:
         raise failed(engine, error) from error
+    finally:
+        record.answer = translation.answer if record.content else None
     record.usage = usage = translation.usage or _estimate(engine, record.prompt, translation)
     if request.stream:
         await call.end(translation.closing(usage))

@@ -147,6 +147,11 @@ class Translation:
         """All text passed on, of all choices."""
         return "".join(text for answer in self._answers for text in answer.texts)
 
+    @property
+    def answer(self) -> str:
+        """The text passed on of the first choice."""
+        return "".join(self._answers[0].texts)
+
     # -- streamed
 
     def opening(self) -> bytes:

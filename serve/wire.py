@@ -204,23 +204,26 @@ def _message(raw: Raw, i: int) -> Message:
     return Message(head.role, head.content, tool, bytes(raw))
 
 
-def raw_body(request: Request, model: str) -> bytes:
-    """The body for the engine where nothing but the model's name may change: the client's bytes wherever possible."""
-    if not request.touched and (not model or model == request.model):
+def raw_body(request: Request, model: str, salt: str = "") -> bytes:
+    """The body for the engine where only the model's name and the cache's salt may change: the client's bytes
+    wherever possible."""
+    if not request.touched and not salt and (not model or model == request.model):
         return request.body
-    return _encode(request.fields, model)
+    return _encode(request.fields, model, salt)
 
 
-def chat_body(request: Request, prompt: Prompt, model: str) -> bytes:
+def chat_body(request: Request, prompt: Prompt, model: str, salt: str = "") -> bytes:
     """The body for /v1/chat/completions with the prompt's messages."""
     assert prompt.messages is not None
     messages = Raw(b"[" + b",".join(message.json() for message in prompt.messages) + b"]")
-    return _encode({**request.fields, "messages": messages}, model)
+    return _encode({**request.fields, "messages": messages}, model, salt)
 
 
-def _encode(fields: Mapping[str, Raw], model: str) -> bytes:
+def _encode(fields: Mapping[str, Raw], model: str, salt: str) -> bytes:
     if model:
         fields = {**fields, "model": Raw(msgspec.json.encode(model))}
+    if salt:
+        fields = {**fields, "cache_salt": Raw(msgspec.json.encode(salt))}
     return msgspec.json.encode(fields)
 
 

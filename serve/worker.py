@@ -7,6 +7,7 @@ dead then, and nobody would stop this process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -33,6 +34,7 @@ from serve.relay import Relay
 from serve.rewriters import Rewriters
 from serve.service import Service
 from serve.traces import Traces
+from serve.warmup import Done, warm
 
 log = logging.getLogger("trimtab.worker")
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
@@ -99,6 +101,8 @@ class Worker:
         indexes = Indexes(config.indexes)
         relay = _relay(config)
         self.service = Service(config, *_parts(config, {}, indexes, relay), relay, _traces(config), indexes)
+        self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
+        self._warmed: Done = set()
         self._state(told)
 
     async def tell(self, told: Mapping[str, Any]) -> None:
@@ -143,6 +147,7 @@ class Worker:
         for name, state in self._engines.items():
             if name in self.service.engines:
                 self.service.engines[name].update(state)
+        self._changed.set()
 
     def report(self, message: Mapping[str, Any]) -> None:
         if self._report is not None:
@@ -157,12 +162,15 @@ class Worker:
         os._exit(1)
 
     async def probe(self) -> None:
-        """Learn of engines what their /v1/models says; httpx is fine for a call every half minute."""
+        """Learn of engines what their /v1/models says, and warm them up; httpx is fine for a call every half minute."""
         while True:
+            self._changed.clear()
             for engine in self.service.engines.values():
                 if engine.ready and engine.url and not engine.names and engine.kind != "transformers":
                     await _learn(engine)
-            await asyncio.sleep(_PROBE_S)
+            await warm(self.service, self._warmed)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _PROBE_S)
 
 
 async def _learn(engine: LiveEngine) -> None:

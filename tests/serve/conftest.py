@@ -39,6 +39,7 @@ url = "{url}/v1"
 [engine.vllm]
 url = "{url}"
 kind = "vllm"
+warm_up = false
 [engine.hf]
 url = "{url}"
 kind = "transformers"
