@@ -169,3 +169,13 @@ def test_the_command_knows_every_loss_by_name(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     for name in ("dpo", "ipo", "cdpo", "robust", "slic", "rso", "simpo", "orpo", "odpo"):
         assert f"  {name} " in said
+
+
+def test_the_speed_benchmark_runs_ours_and_trls_on_the_same_pairs() -> None:
+    from benchmarks.train_speed import TINY, measure, useful_flops
+
+    theirs, ours, ahead = (measure(name, TINY) for name in ("TRL dpo", "ours dpo", "ours dpo, reference precomputed"))
+    assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-3)
+    assert min(theirs["seconds"], ours["seconds"], theirs["memory"]) > 0
+    assert useful_flops("ours dpo", TINY) == pytest.approx(4 / 3 * useful_flops("ours simpo", TINY))
+    assert ahead["loss"] == pytest.approx(0.6931, abs=1e-2)
