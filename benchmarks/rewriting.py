@@ -43,7 +43,7 @@ render = "chat"
 profile = "plain"
 [policy.bpo.bpo]
 rewriter = "slow"
-mode = "shadow"
+mode = "replace"
 [policy.hanging]
 stages = ["urial", "bpo"]
 render = "chat"

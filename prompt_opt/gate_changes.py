@@ -109,7 +109,9 @@ def replaced(original: str, rewrite: str, lex: Lexicon) -> str:
     had, has = frozenset(tokens(original)), frozenset(tokens(rewrite))
     wide = 2 if lex.language == "zh" else 1  # signs, not words
     for at, old, new in _places(original, rewrite):
-        if at < 3 or len(old) > 4 * wide or len(new) > 6 * wide:  # how a request begins is the rewriter's to say
+        if (
+            at < (1 if wide == 2 else 3) or len(old) > 4 * wide or len(new) > 6 * wide
+        ):  # how a request begins is the rewriter's to say
             continue
         if lex.language == "zh" and any(verb in "".join(old) for verb in lex.verbs):
             continue
