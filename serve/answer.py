@@ -216,11 +216,12 @@ async def _ask(
     assert policy is not None
     record.notes += tuple(note for note in prompt.notes if note not in record.notes)
     own = salt(service.config, policy, engine, record.tenant)
+    prefix = policy.digest + own if policy.stages else ""
     if prompt.messages is not None:
         body = wire.chat_body(request, prompt, model, own)
         if engine.must_adapt(request.fields):
             body = msgspec.json.encode(engine.adapt(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
-        return await send(service, call, engine, CHAT, body)
+        return await send(service, call, engine, CHAT, body, prefix)
     fields = wire.completion_fields(
         request, prompt, policy, model, _answer_tokens(engine, request, policy, prompt), engine.spec.max_stop
     )
@@ -235,7 +236,7 @@ async def _ask(
         adapted["cache_salt"] = own
     if request.stream and engine.kind == "vllm":
         adapted["stream_options"] = {"include_usage": True}
-    return await send(service, call, engine, TEXT, msgspec.json.encode(adapted))
+    return await send(service, call, engine, TEXT, msgspec.json.encode(adapted), prefix)
 
 
 def _answer_tokens(engine: LiveEngine, request: wire.Request, policy: Policy, prompt: Prompt) -> int:

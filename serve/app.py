@@ -95,9 +95,14 @@ def build(service: Callable[[], Service]) -> FastAPI:
     @app.get("/readyz", tags=["server"], summary="Every engine answers, every index is open; 503 until then")
     async def readyz() -> Response:
         engines, indexes = service().engines, service().indexes
-        told = {name: {"state": e.state, "reason": e.reason} for name, e in engines.items()}
+        named = not service().config.keys  # where keys are needed, nobody without one learns an engine's address
+        told = {
+            name: {"state": e.state, "reason": e.reason} | ({"urls": e.pool.told(urls=named)} if e.pool else {})
+            for name, e in engines.items()
+        }
         opened = {name: indexes.state(name) for name in indexes.specs}
-        ready = all(e.ready for e in engines.values()) and all(s["state"] == "ready" for s in opened.values())
+        well = all(e.ready and (e.pool is None or e.pool.up) for e in engines.values())
+        ready = well and all(s["state"] == "ready" for s in opened.values())
         body = {"status": "ready" if ready else "not ready", "engines": told, "indexes": opened}
         return _json(body, 200 if ready else 503)
 

@@ -42,7 +42,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`[engine.NAME]`: a URL, or a model that we launch and supervise.
+    """`[engine.NAME]`: a URL, several, or a model that we launch and supervise.
 
     A launched one is `launcher` "vllm" or "transformers" (or "auto": vllm where it and a GPU are found), or a
     `command` of its own, in which {model}, {name} and {port} are filled in.
@@ -50,6 +50,8 @@ class Engine:
 
     name: str
     url: str = ""  # with or without /v1
+    urls: tuple[str, ...] = ()  # instead of url: several engines that serve the same (serve.pool)
+    affinity: int = 8  # of urls: the pending requests above the least loaded that keep a prefix with its engine
     model: str = ""  # launched: path or hub id; by URL: the model sent where a request names none of the engine's
     launcher: Literal["", "auto", "vllm", "transformers"] = ""
     command: tuple[str, ...] = ()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prompt_opt.core import Chat, Prompt
 from serve.config import Config, ConfigError, Engine, is_base
 from serve.errors import BadRequest, NotFound, Unavailable
 from serve.wire import Request
+
+if TYPE_CHECKING:
+    from serve.pool import Pool
+    from serve.relay import Relay, Upstream
 
 log = logging.getLogger("trimtab.engines")
 
@@ -63,10 +67,15 @@ class LiveEngine:
     def __init__(self, spec: Engine) -> None:
         """Raises ConfigError where a launched model's files, or the tokenizer, can't be read."""
         self.spec = spec
-        self.url = spec.url
+        self.url = spec.url or next(iter(spec.urls), "")  # of several, one that answers
         self.model = spec.model  # what the engine itself calls it
         self.state = "starting" if spec.launched else "unknown"
         self.reason = ""
+        self.pool: Pool | None = None
+        if spec.urls:
+            from serve.pool import Pool  # brings the HTTP client, which the parent process does without
+
+            self.pool = Pool(spec.name, spec.urls, spec.affinity, self.update)
         self.kind = ""
         self.context = spec.context
         self.names: tuple[str, ...] = ()  # models that the engine listed
@@ -89,7 +98,7 @@ class LiveEngine:
     # -- what it is
 
     def update(self, told: Mapping[str, Any]) -> None:
-        """What the supervisor says of a launched engine."""
+        """What the supervisor says of a launched engine, or a pool of its members."""
         self.url = told.get("url", self.url)
         self.model = told.get("model", self.model) or self.model
         self.state, self.reason = told.get("state", self.state), told.get("reason", "")
@@ -165,6 +174,17 @@ class LiveEngine:
                 param="model",
             )
         return model
+
+    def post(
+        self, relay: Relay, path: str, headers: Mapping[str, str], body: bytes, prefix: str = ""
+    ) -> Awaitable[Upstream]:
+        """Send to the engine, or to one of its pool. Raises an UpstreamError when awaited.
+
+        `prefix` names the constant part of the prompt, which one engine's cache may have ("": there is none).
+        """
+        if self.pool is None:
+            return relay.send("POST", self.url + path, headers, body)
+        return self.pool.post(relay, path, headers, body, prefix)
 
     # -- what it can do
 

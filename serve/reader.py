@@ -65,7 +65,9 @@ def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -
 T = TypeVar("T")
 
 # The least that a number of an engine's may be.
-_LEAST = (("max_stop", 0), ("context", 1), ("start_s", 1), ("tensor_parallel", 1), ("pipeline_parallel", 1))
+_LEAST = (
+    ("max_stop", 0), ("affinity", 0), ("context", 1), ("start_s", 1), ("tensor_parallel", 1), ("pipeline_parallel", 1),
+)  # fmt: skip
 
 
 class _Reader:
@@ -129,11 +131,13 @@ class _Reader:
             engine = self._dataclass(Engine, section, table, name=name)
             if not all(isinstance(path, str) and path for path in engine.adapters.values()):
                 raise self.fail(section, "adapters", "must name a folder for each model name")
+            if "urls" in table:
+                engine = replace(engine, urls=self._urls(section, engine))
             if engine.launched and not engine.url and not engine.model:
                 raise self.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
             if engine.launched and engine.url:
                 raise self.fail(section, "url", "an engine is either a URL or launched (launcher, command), not both")
-            if not engine.launched and not engine.url:
+            if not engine.launched and not engine.url and not engine.urls:
                 if not engine.model:
                     raise self.fail(section, "", "needs a url, or a model to launch")
                 engine = replace(engine, launcher="auto")
@@ -144,7 +148,7 @@ class _Reader:
             section = f"engine.{name}"
             if engine.url:
                 engines[name] = engine = replace(engine, url=self._url(section, engine.url))
-            elif engine.model == EMBEDDED.name and not Path(engine.model).exists():
+            elif engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
                 engines[name] = engine = replace(engine, model=str(EMBEDDED))
             if engine.supports is not None:
                 self._names(section, "supports", engine.supports, FEATURES, "feature")
@@ -171,18 +175,28 @@ class _Reader:
         launcher: Any = flags.engine or ("auto" if flags.model else "transformers")
         return Engine("main", model=flags.model or str(EMBEDDED), launcher=launcher)
 
-    def _url(self, section: str, url: str) -> str:
+    def _urls(self, section: str, engine: Engine) -> tuple[str, ...]:
+        if engine.url or engine.launched:
+            raise self.fail(section, "urls", "an engine has a url, or urls, or is launched (launcher, command)")
+        urls = tuple(self._url(section, url, "urls") for url in engine.urls)
+        if not urls:
+            raise self.fail(section, "urls", "names no URL")
+        if twice := [url for at, url in enumerate(urls) if url in urls[:at]]:
+            raise self.fail(section, "urls", f"{twice[0]!r} stands twice")
+        return urls
+
+    def _url(self, section: str, url: str, key: str = "url") -> str:
         try:
             parts = urlsplit(url)
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:  # brackets, or a port that is none
             right = False
         if not right or not re.fullmatch(r"[!-~]+", url):
-            raise self.fail(section, "url", f"{url!r} is no http:// or https:// URL")
+            raise self.fail(section, key, f"{url!r} is no http:// or https:// URL")
         if parts.query or parts.fragment:
-            raise self.fail(section, "url", "must end with its path: paths are appended to it")
+            raise self.fail(section, key, "must end with its path: paths are appended to it")
         if parts.username or parts.password:
-            raise self.fail(section, "url", "must not hold credentials: put the key into the environment (key_env)")
+            raise self.fail(section, key, "must not hold credentials: put the key into the environment (key_env)")
         return re.sub(r"(/v1)?/*$", "", url)
 
     def _profiles(self) -> dict[str, Profile]:

@@ -28,6 +28,7 @@ from prompt_opt.rewriter import DECODINGS, TEMPLATES, BadAnswer, Form
 from prompt_opt.rewriting import Rewriting
 from serve.config import ConfigError, Engine, Flags, RewriterSpec
 from serve.engines import LiveEngine
+from serve.pool import watch
 from serve.reader import load
 from serve.relay import Relay
 from serve.rewriters import RewriterFailed, Rewriters
@@ -152,9 +153,11 @@ async def _rewrite(args: argparse.Namespace) -> int:
         raise RowError(f"--mode {form}: template {spec.template!r} can only {', '.join(template.forms)}")
     timeout_s = args.timeout or spec.timeout_s
     relay = Relay(connect_s=10.0, timeout_s=timeout_s)
+    live = LiveEngine(engine)
+    watching = asyncio.create_task(watch(lambda: [live.pool] if live.pool else [], lambda: relay))
     try:
         spec = replace(spec, timeout_s=timeout_s)
-        rewriters = Rewriters({spec.name: spec}, {engine.name: LiveEngine(engine)}, relay, Breaker(sys.maxsize))
+        rewriters = Rewriters({spec.name: spec}, {engine.name: live}, relay, Breaker(sys.maxsize))
         rewriting = rewriters.get(spec.name)
         if args.prompts != "-":
             return await _many(rewriting, args, form, timeout_s)
@@ -166,6 +169,7 @@ async def _rewrite(args: argparse.Namespace) -> int:
         _show(row, form)
         return 0 if row["accepted"] else 1
     finally:
+        watching.cancel()
         await relay.close()
 
 

@@ -79,7 +79,7 @@ async def ask(
     if live.streams_always:
         adapted["stream"] = True  # or it writes on after we have given up
     try:
-        upstream = await relay.send("POST", live.url + path, headers, msgspec.json.encode(adapted))
+        upstream = await live.post(relay, path, headers, msgspec.json.encode(adapted))
         answer = await upstream.read(_ANSWER)
     except UpstreamError as error:
         raise RewriterFailed(f"engine {engine}: {error}") from error

@@ -15,6 +15,7 @@ from serve.engines import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.headers import request_headers
 from serve.indexes import Indexes
+from serve.pool import Down
 from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError
 from serve.traces import Traces
 
@@ -34,18 +35,18 @@ class Service:
     indexes: Indexes
 
 
-async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes) -> Upstream:
+async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "") -> Upstream:
     """Send to the engine; an UpstreamError becomes an answer for the client.
 
     So do two answers that are not for the client: a redirect, which would lead it (and its key) around us, and a word
-    on our own API key, parts of which engines like to quote.
+    on our own API key, parts of which engines like to quote. `prefix` names the constant part of the prompt, for an
+    engine that is several.
     """
     anonymous = not service.config.keys and engine.key is None
     headers = request_headers(call.scope["headers"], engine.key, authorization=anonymous)
     query = call.scope.get("query_string", b"").decode("latin-1")
-    url = engine.url + path + (f"?{query}" if query else "")
     try:
-        upstream = await service.relay.send("POST", url, headers, body)
+        upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
     except UpstreamError as error:
         raise failed(engine, error) from error
     if 300 <= upstream.status < 400:
@@ -60,6 +61,9 @@ async def send(service: Service, call: Call, engine: LiveEngine, path: str, body
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
     metrics.upstream_errors.labels(engine.spec.name, type(error).__name__).inc()
     log.warning("engine %s: %s (%r)", engine.spec.name, error, error.cause)
+    if isinstance(error, Down):
+        message = f"engine {engine.spec.name!r}: none of its {len(engine.spec.urls)} URLs answers; try again soon"
+        return Unavailable(message, code="engine_not_ready")
     if isinstance(error, Refused) and engine.spec.launched:
         return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
     return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))

@@ -64,7 +64,7 @@ async def _send(service: Service, policy: Policy, engine: LiveEngine, own: str) 
         body["messages"] = [msgspec.Raw(message.json()) for message in prompt.messages]
     headers = {**request_headers((), engine.key), "content-type": "application/json"}
     try:
-        upstream = await service.relay.send("POST", engine.url + path, headers, msgspec.json.encode(body))
+        upstream = await engine.post(service.relay, path, headers, msgspec.json.encode(body), policy.digest + own)
         await upstream.read(2**20)
         said = "warmed" if upstream.status == 200 else f"not warmed: the engine answered {upstream.status}"
     except UpstreamError as error:

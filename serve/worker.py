@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
 from serve.flags import parse
 from serve.indexes import Indexes
+from serve.pool import Pool, watch
 from serve.reader import load
 from serve.relay import Relay
 from serve.rewriters import Rewriters
@@ -245,7 +246,11 @@ async def serve(told: Mapping[str, Any]) -> None:
         while True:
             await worker.service.indexes.keep_up()
 
-    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow())]
+    def pools() -> Iterator[Pool]:
+        return (engine.pool for engine in worker.service.engines.values() if engine.pool is not None)
+
+    watching = watch(pools, lambda: worker.service.relay)
+    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching)]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
