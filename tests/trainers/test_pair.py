@@ -33,7 +33,7 @@ def test_every_loss_is_its_formula_inside_the_trainer(random_llama: Toy, name: s
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dpo", "simpo", "orpo", "slic", "odpo"])
+@pytest.mark.parametrize("name", ["dpo", "orpo", "slic"])
 def test_gradient_does_not_depend_on_how_a_step_is_cut(random_llama: Toy, name: str) -> None:
     weight = max(1.0, LOSSES[name].sft)
     norms = oracle.gradient_norms(random_llama, lambda **cut: random_llama.ours(name, sft_weight=weight, **cut))
@@ -58,7 +58,7 @@ def test_trls_sigmoid_ignores_label_smoothing_and_our_cdpo_reads_it(random_llama
     assert ours[1] > ours[0] + 0.01
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "cdpo", "simpo", "orpo", "odpo", "slic", "apo_zero"])
+@pytest.mark.parametrize("name", ["dpo", "simpo", "odpo", "slic", "apo_zero"])
 def test_it_learns_to_prefer(toy: str, tmp_path: Path, name: str) -> None:
     data, out = write(tmp_path / "d.jsonl", SCORED), tmp_path / "out"
     keys: dict[str, Any] = {"model": toy, "train": str(data), "steps": 8, "save_every": 8, "eval_every": 8}
@@ -91,8 +91,7 @@ def test_first_loss_is_that_of_equal_models(toy: str, pairs: Path, tmp_path: Pat
         assert not logged(out, "kl")
 
 
-@pytest.mark.parametrize("name", ["slic", "simpo", "orpo"])
-def test_a_loss_without_a_reference_loads_none(toy: str, pairs: Path, tmp_path: Path, name: str) -> None:
+def test_a_loss_without_a_reference_loads_none(toy: str, pairs: Path, tmp_path: Path) -> None:
     import transformers
 
     loaded: list[str] = []
@@ -104,7 +103,7 @@ def test_a_loss_without_a_reference_loads_none(toy: str, pairs: Path, tmp_path: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transformers.LlamaForCausalLM, "from_pretrained", classmethod(counting))
-        assert pair.main(arguments(tmp_path / name, model=toy, train=str(pairs), loss=name, steps=2)) == 0
+        assert pair.main(arguments(tmp_path / "simpo", model=toy, train=str(pairs), loss="simpo", steps=2)) == 0
         without = len(loaded)
         assert pair.main(arguments(tmp_path / "dpo", model=toy, train=str(pairs), loss="dpo", steps=2)) == 0
     assert (without, len(loaded)) == (1, 3)
@@ -167,8 +166,8 @@ def test_the_shipped_recipe_sets_every_key() -> None:
 def test_the_command_knows_every_loss_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--list"]) == 0
     said = capsys.readouterr().out
-    for name in ("dpo", "ipo", "cdpo", "robust", "slic", "rso", "simpo", "orpo", "odpo"):
-        assert f"  {name} " in said
+    for name, loss in LOSSES.items():
+        assert any(line.split()[:1] == [name] and loss.formula in line for line in said.splitlines())
 
 
 def test_the_speed_benchmark_runs_ours_and_trls_on_the_same_pairs() -> None:
