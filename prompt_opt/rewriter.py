@@ -212,7 +212,12 @@ class Rewriter:
 
 
 def rewriter(
-    name: str, engine: str, template: str = "instruct", decoding: str = "stable", max_tokens: int = 1024, **settings: Any
+    name: str,
+    engine: str,
+    template: str = "instruct",
+    decoding: str = "stable",
+    max_tokens: int = 1024,
+    **settings: Any,
 ) -> Rewriter:
     """A rewriter from the names in a configuration; `max_tokens` bounds what it may write.
 
@@ -223,7 +228,8 @@ def rewriter(
         raise ValueError(f"template {template!r} is unknown; valid are {', '.join(TEMPLATES)}")
     if decoding not in DECODINGS:
         raise ValueError(f"decoding {decoding!r} is unknown; valid are {', '.join(DECODINGS)}")
-    return Rewriter(name, engine, TEMPLATES[template], replace(DECODINGS[decoding], max_tokens=max_tokens), **settings)
+    bounded = replace(DECODINGS[decoding], max_tokens=max_tokens)
+    return Rewriter(name, engine, TEMPLATES[template], bounded, **settings)
 
 
 # ---------------------------------------------------------------- texts
