@@ -10,9 +10,10 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.routing import Route
 
-from serve import metrics, openapi, principles, wire
+from serve import feedback, metrics, openapi, page, principles, recent, wire
 from serve.answer import Line, chat_completions, relayed, run
 from serve.call import Call, ClientGone, Receive, Scope, Send
+from serve.config import RAW, RIGHTS
 from serve.engines import LiveEngine
 from serve.errors import ApiError, NotFound
 from serve.headers import request_headers
@@ -58,6 +59,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
     app.router.routes.append(Route("/v1/chat/completions", _Hot(service, chat_completions), methods=["POST"]))
     for path in RELAYED:
         app.router.routes.append(Route(path, _Hot(service, relayed), methods=["POST"]))
+    page.add_routes(app)
     plain = openapi.document(app)
     app.openapi = lambda: plain(RELAYED)  # type: ignore[method-assign]
 
@@ -129,26 +131,28 @@ def build(service: Callable[[], Service]) -> FastAPI:
     @app.get("/v1/policies", tags=["trimtab"], summary="The policies that the key may use")
     async def policies(request: Request) -> Response:
         who, config = caller(request), service().config
+        default = who.key.policy if who.key and who.key.policy else config.server.policy
         rows = [
             {
                 "id": p.name, "object": "policy", "digest": p.digest, "engine": p.engine, "stages": list(p.stages),
                 "render": p.render, "profile": p.profile.name if p.stages else None, "budget_ms": p.budget_ms,
-                "on_error": p.on_error, "default": p.name == config.server.policy,
+                "on_error": p.on_error, "default": p.name == default,
+                "model": config.engines[p.engine].public_name or None,
             }
             for p in config.policies.values() if who.may_use(p.name)
         ]  # fmt: skip
         return _json({"object": "list", "data": rows})
 
-    principles.add_routes(app, service, caller)
-
-    @app.get("/v1/traces/{ident}", tags=["trimtab"], summary="What was done to one request")
-    async def trace(request: Request, ident: str) -> Response:
+    @app.get("/v1/key", tags=["trimtab"], summary="Whose key this is, and what it may do")
+    async def key(request: Request) -> Response:
         who = caller(request)
-        who.require("traces")
-        found = await service().traces.find(ident, who.tenant)
-        if found is None:
-            raise NotFound(f"no trace {ident!r}: unknown, expired or another tenant's", code="trace_not_found")
-        return _json(found)
+        rights = [right for right in RIGHTS if (who.may_use(right) if right == RAW else who.may(right))]
+        body = {"object": "key", "id": who.name, "tenant": who.tenant, "needed": who.key is not None, "rights": rights}
+        return _json(body)
+
+    principles.add_routes(app, service, caller)
+    recent.add_routes(app, service, caller)
+    feedback.add_routes(app, service, caller)
 
     @app.post("/v1/explain", tags=["trimtab"], summary="The prompt that a chat would become, without sending it")
     async def explain(request: Request) -> Response:

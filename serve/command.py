@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("print the prompt that a chat becomes, without sending it", "serve.explain:main"),
     "index": ("make, change and search an index of principles", "retrieval.command:main"),
     "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.rewrite:main"),
+    "feedback": ("write what people said of answers as data for `trimtab train`", "serve.verdicts:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
     "export": ("make a finished run a folder that engines load, checked", "trainers.export:main"),
 }

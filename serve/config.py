@@ -12,7 +12,7 @@ from prompt_opt.core import Policy, Profile
 
 EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
 RAW = "raw"
-RIGHTS = ("raw", "traces", "metrics", "explain", "principles", "shared-principles")
+RIGHTS = ("raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback")
 
 
 class ConfigError(ValueError):

@@ -23,7 +23,7 @@ _OPTIONS: dict[str, Any] = {
         "region": {"type": "string"},
         "language": {"type": "string"},
         "date": {"type": "string"},
-        "explain": {"type": "boolean", "description": "keep the prompt before and after in the trace"},
+        "explain": {"type": "boolean", "description": "keep prompt and answer in the trace"},
     },
     "additionalProperties": False,
 }
@@ -38,6 +38,25 @@ _CHAT: dict[str, Any] = {
     },
     "additionalProperties": True,
 }
+_TEXT: dict[str, Any] = {"type": "string"}
+_COMMENT: dict[str, Any] = {"type": "string", "maxLength": 4000}
+_FEEDBACK: dict[str, Any] = {
+    "oneOf": [
+        {
+            "type": "object",
+            "required": ["trace", "rating"],
+            "properties": {"trace": _TEXT, "rating": {"enum": ["up", "down"]}, "comment": _COMMENT},
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "required": ["chosen", "rejected"],
+            "properties": {"chosen": _TEXT, "rejected": _TEXT, "comment": _COMMENT},
+            "additionalProperties": False,
+        },
+    ],
+    "description": "Traces are named by their ids; they must keep content, and two must answer the same conversation.",
+}
 
 
 def document(app: FastAPI) -> Callable[[Sequence[str]], dict[str, Any]]:
@@ -48,6 +67,7 @@ def document(app: FastAPI) -> Callable[[Sequence[str]], dict[str, Any]]:
         page = generate()
         page["paths"]["/v1/chat/completions"] = _post("Chat completion, aligned by a policy", _CHAT)
         page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_CHAT)
+        page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)
         for path in relayed:
             page["paths"].setdefault(path, _post("Passed on to the engine as it is", {"type": "object"}))
         page["components"] = {

@@ -26,6 +26,17 @@ _MOST = 1000  # principles in one call
 def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[Request], Caller]) -> None:
     """Put the routes on the application."""
 
+    @app.get("/v1/indexes", tags=["trimtab"], summary="The indexes that the key may read")
+    async def indexes(request: Request) -> Response:
+        who = caller(request)
+        who.require("principles")
+        specs, state = service().indexes.specs, service().indexes.state
+        rows = [
+            {"id": name, "object": "index", "tenant": spec.tenant, "changeable": _changes(who, spec), **state(name)}
+            for name, spec in specs.items() if _sees(who, spec)
+        ]  # fmt: skip
+        return _json({"object": "list", "data": rows})
+
     @app.get("/v1/principles", tags=["trimtab"], summary="Principles of an index, by id, a page at a time")
     async def page(request: Request, index: str = "", after: str = "", limit: int = 100) -> Response:
         name, it = await _readable(service(), caller(request), index)
@@ -97,8 +108,7 @@ async def _readable(service: Service, who: Caller, name: Any) -> tuple[str, Inde
 
 async def _writable(service: Service, who: Caller, name: Any) -> tuple[str, Index]:
     name, index = await _readable(service, who, name)
-    spec = service.indexes.specs[name]
-    if not spec.tenant and not who.may("shared-principles"):
+    if not _changes(who, service.indexes.specs[name]):
         raise Forbidden(
             f"index {name!r} is shared: changing it needs the right 'shared-principles'", code="missing_right"
         )
@@ -108,6 +118,10 @@ async def _writable(service: Service, who: Caller, name: Any) -> tuple[str, Inde
 def _sees(who: Caller, spec: IndexSpec) -> bool:
     """A shared index is everybody's; a tenant's is that tenant's alone. Without keys there is one caller."""
     return who.key is None or spec.tenant in ("", who.tenant)
+
+
+def _changes(who: Caller, spec: IndexSpec) -> bool:
+    return bool(spec.tenant) or who.may("shared-principles")
 
 
 def _passages(rows: Any) -> list[Passage]:

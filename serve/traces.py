@@ -23,11 +23,48 @@ log = logging.getLogger("trimtab.traces")
 _BATCH_S = 0.25
 _BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
 _SWEEP_S = 60.0
-_Row = tuple[str, str, float, Mapping[str, Any]]  # id, tenant, when it expires, the trace
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS trace (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires);
-"""
+_LOOK = 20_000  # traces that one page of a list looks at; what a filter has not found by then is on a later one
+_Row = tuple[str, str, float, Mapping[str, Any]]  # id, tenant, when it ended, the trace
+OUTCOMES = ("applied", "skipped", "timed_out", "failed", "none", "error")  # of a stage; no stage; of the request
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS trace"
+    " (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires)",
+)
+_LISTED = {"ended": "REAL", "policy": "TEXT", "key": "TEXT", "outcome": "TEXT"}
+# It covers what a list looks at, so that no page of bodies is read for a trace that is not shown.
+_RECENT = "CREATE INDEX IF NOT EXISTS trace_recent ON trace (tenant, ended, id, policy, key, outcome, expires)"
+_NEWEST = "FROM trace WHERE tenant = ? AND (ended, id) < (?, ?) ORDER BY ended DESC, id DESC"
+_FOUND = (
+    f"SELECT ended, id FROM (SELECT ended, id, policy, key, outcome, expires {_NEWEST} LIMIT {_LOOK})"  # noqa: S608
+    " WHERE expires > ? AND (? = '' OR policy = ?) AND (? = '' OR key = ?) AND (? = '' OR outcome LIKE ?)"
+    " ORDER BY ended DESC, id DESC LIMIT ?"
+)
+_LOOKED = f"SELECT ended, id {_NEWEST} LIMIT 1 OFFSET {_LOOK - 1}"  # the last one that was looked at
+
+
+class _Stage(msgspec.Struct):
+    stage: str = ""
+    status: str = ""
+    reason: str = ""
+
+
+class Summary(msgspec.Struct):
+    """The line that a list has of a trace."""
+
+    id: str = ""
+    created: int = 0
+    path: str = ""
+    policy: str | None = None
+    key: str = ""
+    engine: str = ""
+    model: str = ""
+    stages: list[_Stage] = []
+    status: int = 0
+    error: str | None = None
+    usage: Any = None
+    first_byte_ms: float | None = None
+    total_ms: float = 0.0
 
 
 class Traces:
@@ -39,7 +76,7 @@ class Traces:
         self._queue: queue.Queue[_Row | None] = queue.Queue(_BOUND)
         self.dropped = 0
         with closing(self._connect()) as connection:
-            connection.executescript(_SCHEMA)
+            _prepare(connection)
         self._thread = threading.Thread(target=self._write, name="traces", daemon=True)
         self._thread.start()
 
@@ -52,7 +89,7 @@ class Traces:
     def put(self, ident: str, tenant: str, body: Mapping[str, Any]) -> None:
         """Keep a trace. Returns at once; a full queue drops it."""
         try:
-            self._queue.put_nowait((ident, tenant, time.time() + self._ttl_s, body))
+            self._queue.put_nowait((ident, tenant, time.time(), body))
         except queue.Full:
             self.dropped += 1
 
@@ -72,6 +109,35 @@ class Traces:
             ).fetchone()
         return row[0] if row else None
 
+    async def recent(
+        self, tenant: str, *, policy: str = "", outcome: str = "", key: str = "", after: str = "", limit: int = 50
+    ) -> tuple[list[Summary], str]:
+        """This tenant's traces, newest first, and what to give as `after` for the next page; "" at the end.
+
+        A page may be empty and not the last one, where a filter matches few. A trace is here half a second after its
+        answer.
+
+        Raises:
+            ValueError: `after` is no page's.
+        """
+        word = f"% {outcome} %" if outcome in ("none", "error") else f"%={outcome} %"
+        wanted = (policy, policy, key, key, outcome, word)
+        ended, _, ident = after.partition("-")
+        before = (float(ended), ident) if after else (float("inf"), "")
+        return await asyncio.to_thread(self._list, tenant, before, wanted, limit)
+
+    def _list(
+        self, tenant: str, before: tuple[float, str], wanted: tuple[str, ...], limit: int
+    ) -> tuple[list[Summary], str]:
+        with closing(self._connect()) as connection:
+            found = connection.execute(_FOUND, (tenant, *before, time.time(), *wanted, limit)).fetchall()
+            last = found[-1] if len(found) == limit else connection.execute(_LOOKED, (tenant, *before)).fetchone()
+            bodies = [
+                connection.execute("SELECT body FROM trace WHERE id = ?", (ident,)).fetchone() for _, ident in found
+            ]
+        rows = [msgspec.json.decode(row[0], type=Summary) for row in bodies if row]
+        return rows, f"{last[0]!r}-{last[1]}" if last else ""
+
     def close(self) -> None:
         """Write what is waiting and end the thread."""
         self._queue.put(None)
@@ -86,10 +152,11 @@ class Traces:
                 try:
                     with connection:
                         connection.executemany(
-                            "INSERT OR REPLACE INTO trace VALUES (?, ?, ?, ?)",
+                            "INSERT OR REPLACE INTO trace (id, tenant, ended, expires, body, policy, key, outcome)"
+                            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                             [
-                                (ident, tenant, expires, msgspec.json.encode(body))
-                                for ident, tenant, expires, body in full
+                                (ident, tenant, ended, ended + self._ttl_s, msgspec.json.encode(body), *_listed(body))
+                                for ident, tenant, ended, body in full
                             ],
                         )
                         if time.time() - swept > _SWEEP_S:
@@ -111,3 +178,23 @@ class Traces:
             except queue.Empty:
                 break
         return rows
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the table, or give the columns of a list to one that was made before there was a list."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        there = {row[1] for row in connection.execute("PRAGMA table_info(trace)")}
+        for name, kind in _LISTED.items():
+            if name not in there:
+                connection.execute(f"ALTER TABLE trace ADD COLUMN {name} {kind}")
+        connection.execute(_RECENT)
+
+
+def _listed(body: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Policy, key and outcomes of a trace; these as words between spaces: " urial=applied opo=skipped error "."""
+    stages = [f"{stage['stage']}={stage['status']}" for stage in body.get("stages", ())]
+    wrong = ["error"] if body.get("error") or body.get("status", 0) >= 400 else []
+    return body.get("policy") or "", body.get("key", ""), f" {' '.join([*(stages or ['none']), *wrong])} "

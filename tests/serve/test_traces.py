@@ -199,3 +199,96 @@ def test_no_reason_can_leave_its_header() -> None:
         assert re.fullmatch(rb"[ -~]{0,2048}", value)
     assert dict(record.headers())[b"x-trimtab-policy"] == b"p"
     assert b"x-trimtab-policy" not in dict(Record("/x", "id").headers())
+
+
+# ---------------------------------------------------------------- the list
+
+
+async def listed(http: httpx.AsyncClient, **asked: Any) -> list[dict[str, Any]]:
+    answer = await http.get("/v1/traces", params=asked)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["data"])
+
+
+async def test_recent_traces_are_listed_newest_first_and_filtered(start: Start) -> None:
+    served = start()
+    async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+        for policy, model in (("chat", "echo"), ("raw", "echo"), ("chat", "error-429"), ("base", "echo")):
+            answer = await http.post(
+                "/v1/chat/completions", json=chat(model=model), headers={"x-trimtab-policy": policy}
+            )
+            last = await trace(http, answer)
+        rows = await listed(http)
+        assert [row["policy"] for row in rows] == ["base", "chat", "raw", "chat"]
+        assert rows[0]["id"] == last["id"]
+        assert rows[0]["stages"] == [{"stage": "urial", "status": "applied", "reason": "3"}]
+        assert (rows[1]["status"], rows[1]["error"]) == (429, "engine answered 429")
+        assert "spans" not in rows[0]
+        assert [row["policy"] for row in await listed(http, outcome="none")] == ["raw"]
+        assert [row["policy"] for row in await listed(http, outcome="applied")] == ["base", "chat", "chat"]
+        assert [row["status"] for row in await listed(http, outcome="error")] == [429]
+        assert [row["status"] for row in await listed(http, policy="chat", outcome="applied")] == [429, 200]
+        assert await listed(http, key="house") == []
+        for wrong in ({"outcome": "best"}, {"after": "x-y"}):
+            assert (await http.get("/v1/traces", params=wrong)).status_code == 400
+
+
+async def test_a_list_is_its_tenants_only_and_needs_the_right(keyed: Served) -> None:
+    async def of(name: str) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=keyed.url, headers={"authorization": f"Bearer {SECRETS[name]}"}) as http:
+            if name != "bare":
+                await trace(http, await http.post("/v1/chat/completions", json=chat(f"by {name}")))
+            return await http.get("/v1/traces")
+
+    assert (await of("bare")).status_code == 403
+    assert {row["key"] for row in (await of("house")).json()["data"]} == {"house"}
+    assert {row["key"] for row in (await of("guest")).json()["data"]} == {"guest"}
+
+
+async def test_pages_of_traces_follow_each_other(tmp_path: Path) -> None:
+    traces = Traces(tmp_path, ttl_s=60)
+    for i in range(9):
+        traces.put(f"t{i}", "t", {"id": f"t{i}", "policy": "even" if i % 2 == 0 else "odd"})
+    assert await traces.find("t8", "t") is not None
+    seen, after, pages = [], "", 0
+    while pages == 0 or after:
+        rows, after = await traces.recent("t", policy="odd", after=after, limit=3)
+        seen += [row.id for row in rows]
+        pages += 1
+    assert seen == ["t7", "t5", "t3", "t1"]
+    assert (await traces.recent("other"))[0] == []
+    traces.close()
+
+
+async def test_traces_of_an_older_server_are_kept(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "traces.sqlite3") as old:
+        old.execute(
+            "CREATE TABLE trace (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL)"
+        )
+        old.execute("INSERT INTO trace VALUES ('a', 't', ?, ?)", (time.time() + 60, b'{"x": 1}'))
+    old.close()
+    traces = Traces(tmp_path, ttl_s=60)
+    traces.put("b", "t", {"id": "b"})
+    assert await traces.find("b", "t") == {"id": "b"}
+    assert await traces.find("a", "t") == {"x": 1}
+    assert [row.id for row in (await traces.recent("t"))[0]] == ["b"]
+    traces.close()
+
+
+async def test_a_filter_that_matches_few_looks_at_a_bounded_number(tmp_path: Path) -> None:
+    traces = Traces(tmp_path, ttl_s=60)
+    with sqlite3.connect(tmp_path / "traces.sqlite3") as connection:
+        connection.executemany(
+            "INSERT INTO trace (id, tenant, expires, body, ended, policy, key, outcome) VALUES (?, 't', ?, ?, ?, ?, '', '')",
+            [
+                (f"{i:05}", time.time() + 60, b'{"id": "x"}', float(i), "rare" if i == 0 else "often")
+                for i in range(20_001)
+            ],
+        )
+    connection.close()
+    rows, after = await traces.recent("t", policy="rare")
+    assert rows == []
+    assert after
+    rows, after = await traces.recent("t", policy="rare", after=after)
+    assert (len(rows), after) == (1, "")
+    traces.close()
