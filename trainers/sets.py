@@ -44,13 +44,14 @@ def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = 
         raise DataError(f"{recipe.train}: {len(examined.errors)} error(s) in the data, named above")
     if is_first():
         remember({**asdict(recipe), **hashes}, out, resume, FREE)
+    train, test = (fitting(each, examined.unusable, recipe) for each in (encoded, tested))
     facts = {
         "data_sha256": hashes,
-        "rows": {"train": len(encoded), "heldout": len(tested)},
+        "rows": {"train": len(train), "heldout": len(test), "dropped": len(examined.unusable)},
         "layout": base.layout,
         "notes": [*base.notes, *(finding.message for finding in examined.findings)],
     }
-    return Begun(base, fitting(encoded, examined.unusable, recipe), fitting(tested, examined.unusable, recipe), facts)
+    return Begun(base, train, test, facts)
 
 
 def read_sets(recipe: Common, kind: str) -> tuple[list[Row], list[Row], dict[str, str]]:

@@ -135,7 +135,7 @@ def test_rows_whose_prompt_is_held_out_are_not_learnt_from(toy: str, pairs: Path
     out = tmp_path / "out"
     assert sft.main(arguments(out, model=toy, train=str(pairs), heldout=str(heldout), steps=1)) == 0
     run = json.loads((out / "run.json").read_text())
-    assert run["rows"] == {"train": 36, "heldout": 4}
+    assert run["rows"] == {"train": 36, "heldout": 4, "dropped": 0}
     assert set(run["data_sha256"]) == {"the data of train", "the data of heldout"}
     assert {"torch", "transformers", "trl", "peft", "datasets"} <= set(run["versions"])
 

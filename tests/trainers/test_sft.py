@@ -46,7 +46,7 @@ def test_held_out_loss_falls(toy: str, pairs: Path, tmp_path: Path) -> None:
     assert sft.main(arguments(out, model=toy, train=str(pairs), steps=20, save_every=20)) == 0
     run = json.loads((out / "run.json").read_text())
     assert run["heldout"]["loss"] < run["heldout_before"]["loss"] - 1
-    assert run["rows"] == {"train": 37, "heldout": 3}
+    assert run["rows"] == {"train": 37, "heldout": 3, "dropped": 0}
 
 
 @pytest.mark.slow
