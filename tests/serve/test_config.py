@@ -46,6 +46,21 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "engine key": ('[engine.main]\nurl = "http://x"\nkey_env = "NONE"\n', 3, "the environment has no NONE"),
     "engine command": ('[engine.main]\nmodel = "m"\ncommand = ["x"]\n', 3, "must hold {port}"),
     "engine both": ('[engine.main]\nurl = "http://x"\nlauncher = "vllm"\n', 2, "not both"),
+    "engine url and urls": (
+        '[engine.main]\nurl = "http://x"\nurls = ["http://y"]\n',
+        3,
+        "has a url, or urls, or is launched",
+    ),
+    "engine launched with urls": (
+        '[engine.main]\nmodel = "m"\nlauncher = "vllm"\nurls = ["http://y"]\n',
+        4,
+        "has a url, or urls, or is launched",
+    ),
+    "engine no urls": ("[engine.main]\nurls = []\n", 2, "engine.main.urls: names no URL"),
+    "engine urls text": ('[engine.main]\nurls = "http://x"\n', 2, "must be a list"),
+    "engine urls scheme": ('[engine.main]\nurls = ["http://x", "y"]\n', 2, "engine.main.urls: 'y' is no http://"),
+    "engine urls twice": ('[engine.main]\nurls = ["http://x", "http://x/v1/"]\n', 2, "'http://x' stands twice"),
+    "engine affinity": ('[engine.main]\nurls = ["http://x"]\naffinity = -1\n', 3, "at least 0"),
     "engine setting": (
         '[engine.main]\nurl = "http://x"\napi_base = "y"\n',
         3,
