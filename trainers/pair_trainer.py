@@ -6,11 +6,13 @@ does not depend on how a step is cut; a loss without a reference loads none; and
 defines them, the KL, and yardsticks that all losses share.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from trl.trainer.dpo_config import DPOConfig
@@ -61,6 +63,7 @@ class PairTrainer(DPOTrainer):
         self.settings = Settings(args.beta, args.label_smoothing, args.margin, args.alpha)
         self.sft_weight = args.sft_weight
         self.step_counts: Tensor | None = None
+        self.tested_tokens = mean_tokens(keywords.get("eval_dataset"), args.max_length)
         collator = PairCollator(
             pad_token_id=processing_class.pad_token_id,
             max_length=args.max_length,
@@ -109,6 +112,8 @@ class PairTrainer(DPOTrainer):
             share = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         else:
             whole, share = counts(inputs["completion_mask"]), 1
+            if self.tested_tokens:  # the Trainer averages over pairs; so the NLL comes out as a mean over all tokens
+                whole = torch.tensor([float(whole[0]), whole[0] * self.tested_tokens])
         loss = share * of_pairs.sum() / whole[0]
         if self.sft_weight:
             loss = loss - share * self.sft_weight * pairs.chosen.sum() / whole[1]
@@ -193,6 +198,15 @@ class PairTrainer(DPOTrainer):
             reference = logits[0, :-1].float().log_softmax(-1)
         divergence = (policy.exp() * (policy - reference)).sum(-1).mean()
         self._metrics[mode]["kl"].extend(self.accelerator.gather(divergence[None]).tolist())
+
+
+def mean_tokens(rows: Any, max_length: int | None) -> float:
+    """Tokens of a chosen answer, on average over a set; 0 for none."""
+    if not isinstance(rows, Dataset):
+        return 0.0
+    limit = max_length or sys.maxsize
+    pairs = zip(rows["prompt_ids"], rows["chosen_ids"], strict=True)
+    return sum(min(len(chosen), limit - len(prompt)) for prompt, chosen in pairs) / len(rows)
 
 
 def counts(completion_mask: Tensor) -> Tensor:

@@ -40,6 +40,16 @@ def test_gradient_does_not_depend_on_how_a_step_is_cut(random_llama: Toy, name: 
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-5)
 
 
+def test_held_out_loss_does_not_depend_on_the_batch(toy: str, pairs: Path, tmp_path: Path) -> None:
+    found = []
+    for micro in (1, 4):
+        out = tmp_path / str(micro)
+        keys: dict[str, Any] = {"model": toy, "train": str(pairs), "steps": 1, "micro_batch": micro, "loss": "orpo"}
+        assert pair.main(arguments(out, **keys, heldout_fraction=0.2)) == 0
+        found.append(json.loads((out / "run.json").read_text())["heldout_before"]["loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
 def test_trls_nll_does_depend_on_it(random_llama: Toy) -> None:
     """The fault that ours is there for: when this fails, TRL has mended it."""
     norms = oracle.gradient_norms(random_llama, lambda **cut: random_llama.trainer("sft", trl=True, **cut))
