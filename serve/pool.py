@@ -107,8 +107,10 @@ class Pool:
     async def post(self, relay: Relay, path: str, headers: Mapping[str, str], body: bytes, prefix: str) -> Upstream:
         """Send to one member; to the next where that one cannot have received it, or says that it did not serve it.
 
-        A request whose bytes may have arrived is never sent again unless an answer says so (502, 503): a connection
-        that breaks is the client's to hear of. No member gets a request twice.
+        A request that may have been worked on is never sent again unless an answer says that it was not (502, 503): a
+        connection that breaks is the client's to hear of. No member gets a request twice. (The relay knows a pooled
+        connection that had been closed by then; where its engine then refuses a new one, it is gone, and the request
+        with it: that counts as not arrived.)
 
         Raises:
             Down: no member is left. Any other UpstreamError: what became of the request where it was sent.
