@@ -180,7 +180,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with gsm8k/train.jsonl.zst")
     parser.add_argument("--work", type=Path, required=True, help="folder for the run; kept")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--ask", type=int, default=40, help="held-out prompts sent through the server")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -196,6 +196,7 @@ def main() -> int:
         model = ROOT / "serve" / "models" / "trimtab-tiny"
         recipe.write_text(RECIPE.format(model=model, critic=critic.url, steps=args.steps, **paths))
         trimtab("train", "bpo", "--config", str(recipe), "--out", str(work / "run"))
+        critic.failures = []
         if not (work / "rewriter").exists():
             trimtab("export", "--run", str(work / "run"), "--out", str(work / "rewriter"))
         run = json.loads((work / "run" / "run.json").read_text())

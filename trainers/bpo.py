@@ -223,6 +223,7 @@ def finish(
         "data": data,
         "data_sha256": {"pairs": data["made_of"]["pairs"], **run["data_sha256"]},
         "judged": judged,
+        "heldout_before": run.get("heldout_before", {}),
         "heldout": {**run.get("heldout", {}), **summary},
         **surroundings("torch", "transformers", "tokenizers", "accelerate", "trl", "peft"),
     }
