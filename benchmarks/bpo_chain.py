@@ -88,6 +88,10 @@ def rule(prompt: str) -> str:
     return prompt + next(suffix for pattern, suffix in (MONEY, TIME, COUNT) if re.search(pattern, prompt.lower()))
 
 
+def ending(text: str) -> str:
+    return next((end for end in (GOOD, MONEY[1], TIME[1], COUNT[1]) if text.endswith(end)), "")
+
+
 def draw(text: str) -> int:
     """A number from 0 to 999 that belongs to the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 1000
@@ -205,6 +209,9 @@ def main() -> int:
         config = work / "trimtab.toml"
         config.write_text(CONFIG.format(work=work, engine=critic.url, model=work / "rewriter"))
         rows = [json.loads(line) for line in (work / "run" / "report.jsonl").read_text().splitlines()]
+        chosen = sum(ending(row["said"]) == ending(row["rewrite"]) for row in rows)
+        copied = sum(row["said"].startswith(row["prompt"]) for row in rows)
+        print(f"of {len(rows)} held-out prompts: right ending chosen {chosen}, whole prompt copied {copied}")
         with served(config, work / "serve.log") as url:
             ask(url, rows[: args.ask])
     return 0
