@@ -1,0 +1,38 @@
+// How numbers are written.
+
+export const NONE = "–";
+
+export function ms(value) {
+  if (value === null || value === undefined) return NONE;
+  if (value < 10) return `${value.toFixed(1)} ms`;
+  return value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(value < 10000 ? 2 : 1)} s`;
+}
+
+export function count(value) {
+  return Number.isFinite(value) ? value.toLocaleString("en") : NONE;
+}
+
+export function percent(part, whole) {
+  return Number.isFinite(part) && whole > 0 ? `${Math.round((100 * part) / whole)} %` : NONE;
+}
+
+export function score(value) {
+  return Number.isFinite(value) ? value.toFixed(3) : NONE;
+}
+
+export function moment(seconds) {
+  return new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+}
+
+/** The pieces of a prompt that are ours: what the client did not write. */
+const OURS = new Set(["profile", "pinned", "retrieved", "rewrite"]);
+
+/** How many of the prompt's tokens a policy added, by its share of the characters: the engine counts only the whole. */
+export function added(trace) {
+  const tokens = trace.usage?.prompt_tokens;
+  if (!trace.spans) return trace.stages.length ? null : 0;
+  const size = (spans) => spans.reduce((sum, span) => sum + span.text.length, 0);
+  const whole = size(trace.spans);
+  if (!Number.isFinite(tokens) || !whole) return null;
+  return Math.round((tokens * size(trace.spans.filter((span) => OURS.has(span.origin)))) / whole);
+}

@@ -1,0 +1,132 @@
+// The page: asks the server what it is, shows the view that the address names, keeps theme and key.
+
+import { el, say } from "./element.js";
+import { Playground } from "./playground.js";
+import { Principles } from "./principles.js";
+import { asks, get, useKey } from "./server.js";
+import { Traces } from "./traces.js";
+import { preview, why } from "./why.js";
+
+const main = document.getElementById("view");
+const views = {};
+let server = null;
+
+/** What the server says of itself, as far as this key may know. */
+async function met() {
+  const [key, policies, models] = await Promise.all([
+    get("v1/key"), get("v1/policies"), get("v1/models").catch(() => ({ data: [] })),
+  ]);
+  // An alias is a policy and a model under one name; here the two are chosen apart.
+  return { key, policies: policies.data, models: models.data.filter((row) => !row.policy).map(({ id }) => id) };
+}
+
+async function start() {
+  try {
+    server = await met();
+  } catch (error) {
+    if (error.status !== 401) main.replaceChildren(trouble(error, start));
+    return;
+  }
+  document.getElementById("open-key").hidden = !server.key.needed;
+  views.play = new Playground(server, async (body) => put(await preview(body, server.key)));
+  views.principles = new Principles(server.key);
+  views.traces = new Traces(server);
+  await route(true);
+}
+
+function trouble(error, again) {
+  const retry = el("button", { type: "button", on: { click: again } }, "Try again");
+  return el("section", { class: "panel" }, el("p", { class: "trouble", role: "alert" }, error.message), retry);
+}
+
+// ---------------------------------------------------------------- the view that the address names
+
+async function route(first = false) {
+  if (!server) return;
+  const [, name, id, query] = /^#?([a-z]*)(?:\/([^?]*))?(?:\?(.*))?$/s.exec(location.hash) ?? [];
+  if (name === "view") return; // the link that skips to the content
+  const held = new URLSearchParams(query);
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = link.hash === `#${name || "play"}`;
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  try {
+    if (name === "why" && id) put(await why(decodeURIComponent(id), server.key), first);
+    else if (name === "principles" || name === "traces") {
+      put(views[name].root, first);
+      await views[name].open(held);
+    } else {
+      put(views.play.root, first);
+      if (query) views.play.restore(held);
+    }
+  } catch (error) {
+    put(trouble(error, () => route()), first);
+  }
+}
+
+function put(view, first = false) {
+  main.replaceChildren(view);
+  const title = view.querySelector("h1")?.textContent;
+  document.title = title && !view.classList.contains("play") ? `${title} – Trimtab` : "Trimtab";
+  if (!first) {
+    main.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+}
+
+addEventListener("hashchange", () => route());
+
+// ---------------------------------------------------------------- key
+
+const dialog = document.getElementById("key");
+const secret = document.getElementById("secret");
+
+asks.key = (said) => {
+  const line = document.getElementById("key-trouble");
+  line.textContent = said;
+  line.hidden = !said;
+  if (!dialog.open) dialog.showModal();
+  secret.select();
+};
+document.getElementById("open-key").addEventListener("click", () => asks.key(""));
+dialog.querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  useKey(secret.value.trim());
+  try {
+    await get("v1/key");
+  } catch (error) {
+    if (error.status !== 401) say(error.message);
+    return;
+  }
+  secret.value = "";
+  dialog.close();
+  await start();
+});
+
+// ---------------------------------------------------------------- theme
+
+const THEMES = ["system", "light", "dark"];
+const theme = document.getElementById("theme");
+
+function themed(name) {
+  if (name === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  theme.textContent = { system: "◐", light: "☀", dark: "☾" }[name];
+  theme.setAttribute("aria-label", `Theme: ${name}`);
+  theme.title = `Theme: ${name}`;
+}
+
+theme.addEventListener("click", () => {
+  const now = document.documentElement.dataset.theme ?? "system";
+  const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
+  themed(next);
+  try {
+    localStorage.setItem("trimtab-theme", next);
+  } catch {
+    say("This browser keeps no settings: the theme lasts until the page is closed");
+  }
+});
+themed(document.documentElement.dataset.theme ?? "system");
+
+await start();
