@@ -13,7 +13,7 @@ An answer is right where the model gives the preferred one more probability than
 reward" judge by how far its probability moved from the sft model's, and by the reward that the loss defines (before
 training a ratio to the sft model is 1 for both answers, which counts as half right). --tune is how the learning
 rates below were chosen: 240 of the training pairs, and 200 development pairs that are in none of the above. What is
-done is kept: a killed run goes on. About seven minutes on a quiet core, and as much again for tuning.
+done is kept: a killed run goes on. About ten minutes on a quiet core, and as much again for tuning.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def tune(methods: list[str], rows: dict[str, list[Row]], out: Path) -> None:
 
 
 def draw(methods: list[str], out: Path) -> None:
-    """All methods' held-out accuracy over their steps, from the last checkpoints' logs."""
+    """Held-out accuracy over the steps, from the last checkpoints' logs; kto logs none and has its own curve.png."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5))
@@ -251,7 +251,9 @@ def draw(methods: list[str], out: Path) -> None:
         state = max((out / method).glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
         history = json.loads(state.read_text())["log_history"]
         key = "eval_yardstick/logp"
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        begun = json.loads((out / method / "baseline.json").read_text())
+        points = [(0, begun[name]) for name in (key, key.removeprefix("eval_")) if name in begun]
+        points += [(entry["step"], entry[key]) for entry in history if key in entry]
         if points:
             axes.plot(*zip(*points, strict=True), label=method, linewidth=1)
     axes.set_xlabel("step")
