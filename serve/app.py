@@ -196,7 +196,8 @@ async def _models(service: Service, who: Caller, request: Request) -> list[dict[
 async def _own(service: Service, engine: LiveEngine, request: Request) -> tuple[list[dict[str, Any]], ApiError | None]:
     """The models of an engine, and what went wrong (which has been logged and counted)."""
     spec = engine.spec
-    named = [{"id": spec.public_name, "object": "model", "created": 0, "owned_by": spec.name}] * bool(spec.public_name)
+    ours = [name for name in (spec.public_name, *spec.adapters) if name]
+    named = [{"id": name, "object": "model", "created": 0, "owned_by": spec.name} for name in ours]
     if spec.launched:
         return named, None
     try:
