@@ -27,7 +27,7 @@ from serve.keys import Caller, identify
 from serve.record import Record, account
 from serve.relay import Upstream
 from serve.reply import CHAT, TEXT, hand_over, pass_on, read, translate
-from serve.salt import PATHS, notes, salt
+from serve.salt import PATHS, notes, of_tenant, on_behalf, salt
 from serve.service import Service, held, send
 
 _LONG = 65536  # a prompt of so many characters is counted off the event loop
@@ -159,6 +159,7 @@ async def _aligned(
     record.notes += notes(policy, engine, "cache_salt" in request.fields)
     deadline = time.monotonic() + policy.budget_ms / 1000
     context = Context(policy, caller.tenant, caller.options(request.options), deadline, engine.count, key=caller.name)
+    on_behalf.set(of_tenant(config, policy, caller.tenant))
     record.advice, record.outcomes = await advise(chat, context, service.stages[policy.name])
     try:
         record.prompt, record.outcomes = await laid_out(engine, request, chat, record.advice, record.outcomes, policy)

@@ -16,6 +16,7 @@ from serve.config import RewriterSpec
 from serve.engines import LiveEngine
 from serve.headers import request_headers
 from serve.relay import Relay, UpstreamError
+from serve.salt import on_behalf
 
 _ANSWER = 2**22  # bytes of a rewriter's answer
 
@@ -72,6 +73,8 @@ async def ask(
     fields = {**body, "model": live.name_for(str(body.get("model", ""))) or next(iter(live.names), "")}
     if not fields["model"]:
         del fields["model"]
+    if live.kind == "vllm" and (own := on_behalf.get()):
+        fields["cache_salt"] = own
     if "n" not in live.supports and fields.get("n", 1) > 1:
         fields["n"] = 1  # fewer samples to choose from; the detail of the outcome says how many were offered
     headers = {**request_headers((), live.key), "content-type": "application/json"}

@@ -31,6 +31,13 @@ render = "base"
 [policy.together]
 render = "chat"
 cache_salt = "none"
+[rewriter.house]
+engine = "main"
+model = "echo"
+[policy.rewritten]
+stages = ["bpo"]
+render = "chat"
+bpo = { rewriter = "house" }
 [policy.elsewhere]
 engine = "other"
 render = "chat"
@@ -68,6 +75,14 @@ def test_tenants_have_salts_of_their_own_and_their_keys_share_them(ask: Any, pol
     assert salts["a1"] == salts["a2"] != salts["b1"]
     assert all(len(salt) == 32 and int(salt, 16) for salt in salts.values())
     assert ask("a1", policy)[1]["cache_salt"] == salts["a1"]
+
+
+def test_a_rewriters_call_is_salted_as_the_chat_is(ask: Any, upstream: FakeUpstream) -> None:
+    before = len(upstream.requests)
+    own = ask("b1", "rewritten")[1]["cache_salt"]
+    sent = [json.loads(r.body) for r in upstream.requests[before:]]
+    assert [body["cache_salt"] for body in sent] == [own, own]
+    assert sent[0]["messages"] != sent[1]["messages"]
 
 
 def test_text_completions_are_salted_too_and_embeddings_are_as_they_came(ask: Any) -> None:
