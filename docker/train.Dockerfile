@@ -1,0 +1,35 @@
+# The trainers: trimtab train, eval and export. PyPI's torch brings the CUDA libraries that it needs.
+#
+#   docker build -f docker/train.Dockerfile -t trimtab-train .
+#   docker run --gpus all --shm-size 8g -v "$PWD/runs:/work" trimtab-train train sft recipe.yaml
+#
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the build without CUDA: two gigabytes instead of eight.
+
+FROM python:3.11.14-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY serve serve
+COPY retrieval retrieval
+COPY prompt_opt prompt_opt
+COPY trainers trainers
+ARG TORCH_INDEX=""
+RUN pip wheel --no-cache-dir --wheel-dir /wheels -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "/src[train]"
+
+FROM python:3.11.14-slim-bookworm
+# torch.compile builds its kernels with the C compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels "trimtab[train]"
+RUN groupadd --gid 10001 trimtab \
+    && useradd --uid 10001 --gid trimtab --home-dir /cache --no-create-home --shell /usr/sbin/nologin trimtab \
+    && install --directory --owner trimtab --group trimtab /work /cache
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/cache
+WORKDIR /work
+VOLUME ["/work", "/cache"]
+USER 10001:10001
+# A run ends; nothing asks it how it is.
+HEALTHCHECK NONE
+# Its last checkpoint is on the volume: `trimtab train … --resume` goes on from there.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["trimtab"]
+CMD ["train", "--list"]
