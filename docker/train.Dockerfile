@@ -1,9 +1,10 @@
-# The trainers: trimtab train, eval and export. PyPI's torch brings the CUDA libraries that it needs.
+# The trainers: trimtab train and export. PyPI's torch brings the CUDA libraries that it needs.
 #
 #   docker build -f docker/train.Dockerfile -t trimtab-train .
-#   docker run --gpus all --shm-size 8g -v "$PWD/runs:/work" trimtab-train train sft recipe.yaml
+#   docker run --gpus all --shm-size 8g -v trimtab-runs:/work -v "$PWD/recipes:/recipes:ro" \
+#       trimtab-train train sft --config /recipes/sft.yaml --out sft
 #
-# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the build without CUDA: two gigabytes instead of eight.
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the build without CUDA.
 
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
@@ -29,7 +30,7 @@ VOLUME ["/work", "/cache"]
 USER 10001:10001
 # A run ends; nothing asks it how it is.
 HEALTHCHECK NONE
-# Its last checkpoint is on the volume: `trimtab train … --resume` goes on from there.
+# Its last checkpoint is on the volume: the same command goes on from there.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["trimtab"]
 CMD ["train", "--list"]

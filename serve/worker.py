@@ -136,8 +136,14 @@ class Worker:
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
         self.service = Service(config, *parts, relay, traces, indexes)
+        for pool in self.pools():
+            pool.check(relay)  # a new one is not ready before
         if self.settings is not None:
             self.settings.timeout_graceful_shutdown = _drain(config)
+
+    def pools(self) -> Iterator[Pool]:
+        """Of the engines that are several."""
+        return (engine.pool for engine in self.service.engines.values() if engine.pool is not None)
 
     async def close(self) -> None:
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
@@ -246,10 +252,7 @@ async def serve(told: Mapping[str, Any]) -> None:
         while True:
             await worker.service.indexes.keep_up()
 
-    def pools() -> Iterator[Pool]:
-        return (engine.pool for engine in worker.service.engines.values() if engine.pool is not None)
-
-    watching = watch(pools, lambda: worker.service.relay)
+    watching = watch(worker.pools, lambda: worker.service.relay)
     tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching)]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()

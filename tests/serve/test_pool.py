@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import resource
+import signal
 import socket
 import struct
 import time
@@ -453,6 +454,19 @@ async def test_a_policys_chats_meet_on_one_engine_and_raw_ones_spread(
         for _ in range(6):
             await http.post(PATH, json=chat())
         assert sorted(served(engines)) == [2, 2, 8]
+
+
+async def test_a_reload_takes_an_engine_in(engines: list[FakeUpstream], start: Start) -> None:
+    trimtab = start(file=configured(engines[:2]))
+    async with httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
+        await until(http, lambda told: health(told) == ["up"] * 2)
+        text = trimtab.config.read_text()
+        trimtab.config.write_text(text.replace("urls = [", f'urls = ["{engines[2].url}", '))
+        trimtab.process.send_signal(signal.SIGHUP)
+        await until(http, lambda told: health(told) == ["up"] * 3)
+        for _ in range(3):
+            await http.post(PATH, json=chat())
+        assert served(engines) == [1, 1, 1]
 
 
 async def test_where_keys_are_needed_readyz_names_no_address(engines: list[FakeUpstream], start: Start) -> None:
