@@ -24,15 +24,13 @@ export function moment(seconds) {
   return new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 }
 
-/** The pieces of a prompt that are ours: what the client did not write. */
-const OURS = new Set(["profile", "pinned", "retrieved", "rewrite"]);
-
 /** How many of the prompt's tokens a policy added, by its share of the characters: the engine counts only the whole. */
 export function added(trace) {
   const tokens = trace.usage?.prompt_tokens;
   if (!trace.spans) return trace.stages.length ? null : 0;
-  const size = (spans) => spans.reduce((sum, span) => sum + span.text.length, 0);
-  const whole = size(trace.spans);
-  if (!Number.isFinite(tokens) || !whole) return null;
-  return Math.round((tokens * size(trace.spans.filter((span) => OURS.has(span.origin)))) / whole);
+  const size = (texts) => texts.reduce((sum, text) => sum + text.length, 0);
+  const whole = size(trace.spans.map((span) => span.text));
+  if (!Number.isFinite(tokens) || !whole || !trace.before) return null;
+  const asked = size(trace.before.map(({ content }) => (typeof content === "string" ? content : "")));
+  return Math.round((tokens * Math.max(0, whole - asked)) / whole);
 }

@@ -28,7 +28,7 @@ export class Playground {
     const others = [
       this.add,
       button("Copy link", () => this.#share(), { class: "plain" }),
-      button("New conversation", () => this.clear(), { class: "plain" }),
+      button("Start over", () => this.clear(), { class: "plain" }),
     ];
     this.form = el(
       "form",

@@ -116,15 +116,14 @@ export class Principles {
   #card(row) {
     const where = [row.id, row.region || "everywhere", row.language, row.kind, row.tags.join(", ")];
     const force = row.in_force_from || row.in_force_to ? `in force ${row.in_force_from || "…"} – ${row.in_force_to || "…"}` : "";
+    const changeable = this.indexes[this.index.value].changeable;
+    const away = withdrawal(() => this.#try(() => this.#withdraw(row, card)));
     const card = el("li", { class: "card" },
-      el("h2", {}, row.title || row.id),
+      el("header", { class: "row" }, el("h2", {}, row.title || row.id), changeable && away),
       el("p", { class: "note" }, [...where, force].filter(Boolean).join(" · ")),
       row.source || row.url ? el("p", { class: "note" }, row.url ? outward(row.url, row.source || row.url) : row.source) : null,
       long(row.text),
       row.score === undefined ? null : scores(row));
-    if (this.indexes[this.index.value].changeable) {
-      card.append(el("div", { class: "row end" }, withdrawal(() => this.#try(() => this.#withdraw(row, card)))));
-    }
     return card;
   }
 
