@@ -19,6 +19,7 @@ from typing import Any
 import openai
 import psutil
 import pytest
+from tokenizers import Tokenizer
 
 from serve.config import EMBEDDED
 from tests.serve.conftest import Running
@@ -44,9 +45,11 @@ WEATHER: Any = {
         "name": "weather",
         "strict": True,
         "parameters": {
-            "type": "object", "properties": {"day": {"type": "string", "enum": ["today", "tomorrow"]}},
-            "required": ["day"], "additionalProperties": False,
-        },  # fmt: skip
+            "type": "object",
+            "properties": {"day": {"type": "string", "enum": ["today", "tomorrow"]}},
+            "required": ["day"],
+            "additionalProperties": False,
+        },
     },
 }
 CONFIG = """
@@ -57,7 +60,8 @@ model = "{model}"
 python = "{python}"
 adapters = {{ "tiny-lora" = "{adapter}" }}
 args = ["--enforce-eager", "--max-model-len", "4096", "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
-  "--structured-outputs-config", '{{"backend": "xgrammar", "disable_any_whitespace": true}}']  # or the toy goes on with blanks
+  # Or the toy goes on with blanks, which JSON allows.
+  "--structured-outputs-config", '{{"backend": "xgrammar", "disable_any_whitespace": true}}']
 [policy.text]
 render = "base"
 [policy.chat]
@@ -116,6 +120,13 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
         yield it
 
 
+def blanks() -> dict[str, int]:
+    """A bias against every token of nothing but blanks."""
+    vocabulary = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
+    every = range(vocabulary.get_vocab_size())
+    return {str(i): -100 for i in every if (text := vocabulary.decode([i])) and not text.strip()}
+
+
 def by(policy: str) -> dict[str, str]:
     return {"x-trimtab-policy": policy}
 
@@ -164,6 +175,7 @@ def test_a_tool_call_comes_through_the_chat_render(client: openai.OpenAI) -> Non
     """The toy would call nothing of its own accord: vLLM's grammar makes it, and every argument is one of the two."""
     answer = client.chat.completions.create(
         model="tiny-chat", messages=BREAD, max_tokens=120, tools=[WEATHER], temperature=0,
+        logit_bias=blanks(),
         tool_choice={"type": "function", "function": {"name": "weather"}}, extra_headers=by("chat"),
     )  # fmt: skip
     calls = answer.choices[0].message.tool_calls
