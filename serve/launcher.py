@@ -88,6 +88,9 @@ def command(engine: Engine, port: int) -> Launch:
         if not _has_accelerator():  # on a CPU it would reserve half of the memory for its cache
             env |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")}
         return Launch("vllm serve", argv, env, cwd, url, ("/health",), name)
+    if not _has_accelerator():
+        # A thread for each core and not for each of its halves: those wait for one another, for seconds on a busy machine.
+        env |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))}
     serve = (sys.executable, "-m", "transformers.cli.transformers", "serve", model)
     argv = (*serve, *where, "--dtype", "auto", "--device", "auto" if _has_accelerator() else "cpu", *engine.args)
     # It answers to the name that it was started with, and to no other (though it reports NAME@main).

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,19 @@ def test_relative_folder_and_dot_keep_the_folder_name(
     monkeypatch.chdir(model)
     launch = command(resolve(Engine("main", model=".", launcher="transformers")), 1)
     assert (launch.model_name, launch.cwd) == ("tiny-base", str(model.parent))
+
+
+def test_a_cpu_engine_gets_a_thread_for_each_core_unless_told(
+    machine: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    engine = Engine("main", model=str(model), launcher="transformers")
+    assert command(resolve(engine), 1).env["OMP_NUM_THREADS"] == "4"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert command(resolve(engine), 1).env["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setattr(launcher, "_has_accelerator", lambda: True)
+    assert "OMP_NUM_THREADS" not in command(resolve(engine), 1).env
 
 
 def test_hub_id_may_use_the_network(machine: Path) -> None:
