@@ -89,7 +89,7 @@ def command(engine: Engine, port: int) -> Launch:
             env |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")}
         return Launch("vllm serve", argv, env, cwd, url, ("/health",), name)
     if not _has_accelerator():
-        # A thread for each core and not for each of its halves: those wait for one another, for seconds on a busy machine.
+        # A thread for each core, not for each of its halves: those wait for one another, for seconds on a busy machine.
         env |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))}
     serve = (sys.executable, "-m", "transformers.cli.transformers", "serve", model)
     argv = (*serve, *where, "--dtype", "auto", "--device", "auto" if _has_accelerator() else "cpu", *engine.args)
