@@ -12,7 +12,7 @@ const FIGURES = {
 export class Answer {
   /** `column` says policy and model, `key` what the caller may; `turn` knows the answers beside this one. */
   constructor(column, key, turn) {
-    Object.assign(this, { policy: column.policy, model: column.model, key, turn });
+    Object.assign(this, { column, policy: column.policy, model: column.model, key, turn });
     this.text = "";
     this.trace = "";
     this.state = "new"; // asking, done, stopped, failed
@@ -27,7 +27,7 @@ export class Answer {
       "article",
       { class: "answer", "aria-label": `Answer under ${this.policy}` },
       el("header", {}, el("h3", {}, this.policy), this.model && el("span", { class: "model" }, this.model), this.applied),
-      this.said, this.trouble, el("dl", { class: "figures" }, figures), this.tools,
+      el("div", { class: "words" }, this.said, this.trouble), el("dl", { class: "figures" }, figures), this.tools,
     );
   }
 

@@ -22,8 +22,14 @@ let made = 0;
 
 /** A select of [value, text] pairs. */
 export function choice(pairs, chosen, props = {}) {
-  const options = pairs.map(([value, text]) => el("option", { value, selected: value === chosen }, text));
-  return el("select", props, options);
+  return offer(el("select", props), pairs, chosen);
+}
+
+/** Give a select other pairs. */
+export function offer(select, pairs, chosen) {
+  select.replaceChildren(...pairs.map(([value, text]) => el("option", { value }, text)));
+  select.value = chosen;
+  return select;
 }
 
 export function button(text, click, props = {}) {

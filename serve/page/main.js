@@ -58,7 +58,7 @@ async function route(first = false) {
       await views[name].open(held);
     } else {
       put(views.play.root, first);
-      if (query) views.play.restore(held);
+      if (query) views.play.restore(query);
     }
   } catch (error) {
     put(trouble(error, () => route()), first);

@@ -1,7 +1,7 @@
 // The playground: one question, two or more columns that answer it at once, turn after turn.
 
 import { Answer } from "./answer.js";
-import { button, choice, copy, el, field, say } from "./element.js";
+import { button, choice, copy, el, field, offer, say } from "./element.js";
 import { Settings, columnsOf, link } from "./settings.js";
 
 const MOST = 4; // columns
@@ -48,8 +48,11 @@ export class Playground {
     for (const policy of this.#pair()) this.#column({ policy, model: "" });
   }
 
-  /** Question, columns and settings of a link. */
-  restore(held) {
+  /** Question, columns and settings of a link; nothing where they are those that it was given or gave last. */
+  restore(query) {
+    if (query === this.held) return;
+    this.held = query;
+    const held = new URLSearchParams(query);
     const known = columnsOf(held).filter(({ policy }) => this.server.policies.some(({ id }) => id === policy));
     if (known.length) {
       this.columns = [];
@@ -120,7 +123,7 @@ export class Playground {
     const listed = this.server.models.filter((id) => id !== own).map((id) => [id, id]);
     const pairs = own ? [["", own], ...listed] : listed.length ? listed : [["", "the engine's own"]];
     if (!pairs.some(([value]) => value === column.model)) column.model = pairs[0][0];
-    column.models.replaceChildren(...choice(pairs, column.model).children);
+    offer(column.models, pairs, column.model);
   }
 
   #drop(column) {
@@ -192,9 +195,8 @@ export class Playground {
 
   /** A request: the column's own conversation so far, and the question. */
   #body(column, question) {
-    const at = this.columns.indexOf(column);
     const messages = this.turns.flatMap((turn) => {
-      const answer = turn.best ?? turn.answers[at];
+      const answer = turn.best ?? turn.answers.find((each) => each.column === column);
       if (!answer?.text) return [];
       return [{ role: "user", content: turn.question }, { role: "assistant", content: answer.text }];
     });
@@ -209,6 +211,7 @@ export class Playground {
   #share() {
     const question = this.question.value.trim() || this.turns.at(-1)?.question || "";
     const address = link(question, this.columns, this.settings.saved);
+    this.held = address.split("#play?")[1];
     history.replaceState(null, "", address);
     copy(address, "Link");
   }

@@ -70,7 +70,7 @@ def missing() -> str:
     return "" if CHROMIUM else "needs chromium (apt-get install chromium, or CHROMIUM=its path)"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open its loop runs in this thread, where other tests want theirs
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

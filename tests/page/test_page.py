@@ -77,6 +77,7 @@ def test_two_columns_answer_at_once_with_their_figures(tab: Tab) -> None:
     page = tab.page
     assert page.locator(".columns select").nth(0).input_value() == "raw"
     assert page.locator(".columns select").nth(2).input_value() == "careful"
+    assert page.locator(".columns select").nth(1).evaluate("node => node.selectedOptions[0].text") == "stream-6"
     tab.ask(ASKED)
     tab.answered()
     raw, careful = page.locator(".answer").nth(0), page.locator(".answer").nth(1)
@@ -183,6 +184,20 @@ def test_a_link_restores_question_columns_and_settings_and_no_key(tab: Tab, open
         expect(other.page.get_by_label(label, exact=True)).to_have_value(value)
 
 
+def test_a_conversation_outlives_a_look_elsewhere(tab: Tab, upstream: FakeUpstream) -> None:
+    page = tab.page
+    tab.ask("first of two")
+    tab.answered()
+    page.get_by_role("button", name="Copy link").click()  # which puts the question into the address
+    page.get_by_role("link", name="Traces").click()
+    page.locator(".traces tbody tr").first.wait_for()
+    page.go_back()
+    tab.ask("second of two")
+    tab.answered(turn=2)
+    body = next(r.json for r in reversed(upstream.requests) if r.method == "POST" and b"second of two" in r.body)
+    assert "first of two" in [message["content"] for message in body["messages"]]
+
+
 # ---------------------------------------------------------------- why
 
 
@@ -207,6 +222,7 @@ def test_why_shows_stages_rewrite_principles_and_the_prompt_by_origin(tab: Tab) 
     page.go_back()
     expect(page.locator(".waterfall")).to_be_visible()
     page.get_by_role("link", name="Playground").last.click()
+    expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator(".said").first).to_have_text("0 1 2 3 4 5 ")  # the conversation is still there
 
 

@@ -41,7 +41,9 @@ async def test_without_a_right_key_nothing_reaches_the_engine(
     headers: list[Any] = [] if header is None else [(b"authorization", header.encode("latin-1"))]
     for method, path in (
         ("POST", PATH), ("POST", "/v1/completions"), ("POST", "/v1/embeddings"), ("GET", "/v1/models"),
-        ("GET", "/v1/policies"), ("GET", "/v1/traces/x"), ("GET", "/metrics"), ("POST", "/v1/explain"),
+        ("GET", "/v1/policies"), ("GET", "/v1/traces"), ("GET", "/v1/traces/x"), ("GET", "/v1/key"),
+        ("GET", "/v1/indexes"), ("GET", "/v1/feedback"), ("POST", "/v1/feedback"), ("DELETE", "/v1/feedback/x"),
+        ("GET", "/metrics"), ("POST", "/v1/explain"),
     ):  # fmt: skip
         answer = await http.request(method, path, json=chat() if method == "POST" else None, headers=headers)
         assert answer.status_code == 401, path
