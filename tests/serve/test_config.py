@@ -104,7 +104,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "key right": (
         ONE + 'rights = ["x"]\n',
         4,
-        "no right 'x'; valid are explain, metrics, principles, raw, shared-principles, traces",
+        "no right 'x'; valid are explain, feedback, metrics, principles, raw, shared-principles, traces",
     ),
     "key default": (ONE + 'policies = ["urial"]\npolicy = "urial-plain"\n', 5, "may not use its own default"),
     "key setting": ('[[key]]\nsecret = "sk-not-here"\n', 2, "key.secret: unknown"),
