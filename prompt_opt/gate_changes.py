@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 
 from prompt_opt.gate_language import CJK, Lexicon, plain
@@ -24,9 +24,10 @@ _PHRASES = 40
 _SIGNS = 200  # of a Chinese text, in which pairs that changed places are looked for
 
 
-def tokens(text: str) -> list[str]:
+@lru_cache(maxsize=256)
+def tokens(text: str) -> tuple[str, ...]:
     """Words in small letters; in Chinese, Japanese and Korean, characters."""
-    return _TOKEN.findall(plain(text).lower())
+    return tuple(_TOKEN.findall(plain(text).lower()))
 
 
 def alike(one: str, other: str) -> bool:
@@ -59,13 +60,14 @@ def turned(original: str, rewrite: str, lex: Lexicon) -> str:
     "disadvantages".
     """
     had, has = _held(original, lex), _held(rewrite, lex)
-    for row in lex.opposites:
+    rows = lex.opposites if lex.language == "zh" else _bearing(had, lex)
+    for row in rows:
         gone = [cell for cell in row if cell & had and not cell & has]
         come = [cell for cell in row if cell & has and not cell & had]
         if gone and come:
             return f"{min(gone[0] & had)} became {min(come[0] & has)}"
     for at, old, new in _places(original, rewrite):
-        for row in lex.opposites if at or len(old) == len(new) else ():
+        for row in rows if at or len(old) == len(new) else ():
             for one, other in ((a, b) for a in row for b in row if a is not b):
                 if (was := one.intersection(old)) and (now := other.intersection(new)) and not one.intersection(new):
                     return f"{min(was)} became {min(now)}"
@@ -79,6 +81,23 @@ def turned(original: str, rewrite: str, lex: Lexicon) -> str:
     return ""
 
 
+def _bearing(words: frozenset[str], lex: Lexicon) -> list[tuple[frozenset[str], ...]]:
+    """The rows of opposites that have one of the words, in their order."""
+    rows = _rows(lex)
+    return [lex.opposites[i] for i in sorted({i for word in words & rows.keys() for i in rows[word]})]
+
+
+@cache
+def _rows(lex: Lexicon) -> dict[str, list[int]]:
+    """A word -> the rows of opposites that have it."""
+    out: dict[str, list[int]] = {}
+    for i, row in enumerate(lex.opposites):
+        for word in frozenset[str]().union(*row):
+            out.setdefault(word, []).append(i)
+    return out
+
+
+@lru_cache(maxsize=64)
 def _held(text: str, lex: Lexicon) -> frozenset[str]:
     text = _AT_LEAST.sub(" ", plain(text).lower())
     if lex.language != "zh":
@@ -175,16 +194,17 @@ def swapped(original: str, rewrite: str, lex: Lexicon) -> str:
     return ""
 
 
-def _turned_to(before: list[str], after: list[str], had: tuple[str, str], has: tuple[str, str]) -> bool:
+def _turned_to(before: Sequence[str], after: Sequence[str], had: tuple[str, str], has: tuple[str, str]) -> bool:
     """Whether the first pair of words stands in the text before only, the second in the text after only."""
     return not (_follows(before, has) or _follows(after, had)) and _follows(after, has)
 
 
-def _follows(words: list[str], pair: tuple[str, str]) -> bool:
-    return any(alike(a, pair[0]) and alike(b, pair[1]) for a, b in pairwise(words))
+def _follows(words: Sequence[str], pair: tuple[str, str]) -> bool:
+    one, two = pair
+    return any(a[0] == one[0] and alike(a, one) and alike(b, two) for a, b in pairwise(words))
 
 
-def _ties(link: list[str], turn: list[str], lex: Lexicon) -> bool:
+def _ties(link: Sequence[str], turn: Sequence[str], lex: Lexicon) -> bool:
     """Whether the words between two others say that their order matters, and are still the same between them."""
     if lex.passive.search(" ".join(turn)) and not lex.passive.search(" ".join(link)):
         return False

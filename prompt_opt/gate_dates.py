@@ -95,10 +95,17 @@ def dates(text: str, out: dict[str, str]) -> str:
     text = take(text, _ISO, lambda m: add(m, m[1], int(m[2]), m[3]))
     text = take(text, _SLASHED, slashed)
     text = take(text, _ZH_DATE, lambda m: add(m, m[1], int(m[2]), m[3]))
-    text = take(text, pattern, named)
+    if not months.keys().isdisjoint(_words(text)):  # the patterns of names are the slow ones
+        text = take(text, pattern, named)
     text = take(text, _TIME, time)
     day_pattern, days = _weekdays()
-    return take(take(text, day_pattern, weekday), _ZH_DAY, zh_day)
+    if not days.keys().isdisjoint(_words(text)):
+        text = take(text, day_pattern, weekday)
+    return take(text, _ZH_DAY, zh_day)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def is_date_word(word: str) -> bool:

@@ -155,7 +155,13 @@ def value(number: str) -> str:
 def _number_words(text: str, lex: Lexicon) -> list[tuple[str, int]]:
     if lex.language == "zh":
         return [(m[0], _zh_number(m[0])) for m in _ZH_COUNT.finditer(text)]
-    return [(w, lex.numbers[w.lower()]) for w in re.findall(r"[^\W\d_]+", text) if w.lower() in lex.numbers]
+    return [(word, lex.numbers[small]) for word, small in _words(text) if small in lex.numbers]
+
+
+@lru_cache(maxsize=64)
+def _words(text: str) -> tuple[tuple[str, str], ...]:
+    """Each word as it stands, and in small letters."""
+    return tuple((word, word.lower()) for word in re.findall(r"[^\W\d_]+", text))
 
 
 def _zh_number(text: str) -> int:
@@ -166,6 +172,7 @@ def _zh_number(text: str) -> int:
     return total + (10 * _ZH_DIGITS.get(tens[-1:], 1) if ten else 0) + _ZH_DIGITS.get(ones[-1:], 0)
 
 
+@lru_cache(maxsize=64)
 def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
     """The value of every number in a text, wherever it stands."""
     text = plain(text)
@@ -175,7 +182,8 @@ def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
     return frozenset(found | ({"1"} if re.search(ones.get(lex.language, "(?!)"), text, re.IGNORECASE) else set()))
 
 
-def units(text: str) -> dict[str, set[str]]:
+@lru_cache(maxsize=64)
+def units(text: str) -> Mapping[str, set[str]]:
     """Value -> the units and currencies that the number stands with."""
     out: dict[str, set[str]] = {}
     for m in _UNIT.finditer(plain(text)):

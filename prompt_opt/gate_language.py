@@ -157,7 +157,8 @@ def uses(text: str, script: str) -> bool:
 @lru_cache(maxsize=512)
 def script(text: str) -> str:
     """The script that most of a text is in: "latin", "han", "ja"…; "" for no letters."""
-    counts = {name: len(pattern.findall(text)) for name, pattern in _COUNTED.items()}
+    possible = ("latin",) if text.isascii() else _COUNTED  # most texts, and ten times as fast
+    counts = dict.fromkeys(_COUNTED, 0) | {name: len(_COUNTED[name].findall(text)) for name in possible}
     counts["latin"] = counts["latin"] * 2 // 5  # letters are smaller than the signs of a syllable or a word
     if counts["ja"] and counts["ja"] * 8 >= counts["han"]:
         counts["ja"] += counts["han"]
@@ -191,20 +192,30 @@ def language(text: str, least: float = 1.0, rival: float = 0.75) -> str:
     return "" if len(ranked) > 1 and ranked[1][1] > ranked[0][1] * rival else ranked[0][0]
 
 
+@lru_cache(maxsize=512)
 def size(text: str) -> int:
     """Words; in Chinese, Japanese and Korean, characters."""
     return len(_SIZE.findall(text))
 
 
-def sentences(text: str) -> list[str]:
+@lru_cache(maxsize=256)
+def sentences(text: str) -> tuple[str, ...]:
     """The sentences and lines of a text, roughly."""
     parts = re.split(r"(?<=[!?。！？])\s*|(?<=[.;])\s+|\n+", text)
-    return [part.strip() for part in parts if part.strip()]
+    return tuple(part.strip() for part in parts if part.strip())
 
 
+@lru_cache(maxsize=512)
 def bare(text: str) -> str:
     """Letters and digits only: what two spellings of one text have in common."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text)).casefold()
+
+
+def unaccented(text: str) -> str:
+    """Letters without their accents; what only looks different folded into one."""
+    if text.isascii():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 @lru_cache(maxsize=256)
@@ -215,7 +226,7 @@ def stems(text: str, lang: str) -> frozenset[str]:
     for word in _WORD.findall(plain(text).lower()):
         if word not in stop and len(word) > 2:
             word = word[:-1] if len(word) > 3 and word.endswith("s") else word
-            out.add("".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))[:5])
+            out.add(unaccented(word)[:5])
     for run in re.findall(f"[{CJK}]+", text):
         out |= {run[i : i + 2] for i in range(len(run) - 1) if run[i] not in stop and run[i + 1] not in stop}
     return frozenset(out)

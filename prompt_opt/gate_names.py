@@ -6,10 +6,9 @@ German capitalises every noun, so there only acronyms count. Titles and shouted 
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from prompt_opt.gate_dates import is_date_word
-from prompt_opt.gate_language import Lexicon, plain
+from prompt_opt.gate_language import Lexicon, plain, unaccented
 
 _WORD = re.compile(r"(?<![\w’/.@-])[^\W\d_][\w’+#-]*")
 _STARTS = re.compile(r"(?:\A|[.!?:;¿¡•\n\"“«(\[]|^[-*\d.)]+)\s*\Z")
@@ -46,7 +45,7 @@ def keeps(text: str, name: str) -> bool:
 
 def folded_names(text: str) -> str:
     """A text as `keeps` searches it."""
-    return "".join(c for c in unicodedata.normalize("NFKD", plain(text).casefold()) if not unicodedata.combining(c))
+    return unaccented(plain(text).casefold())
 
 
 def _key(name: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from prompt_opt import gate_changes as changes
@@ -25,6 +27,7 @@ _LEAKS = re.compile(
     re.IGNORECASE,
 )
 _LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")
+_STUTTER = re.compile(r"(\w)\1{5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Pair:
 Rule = Callable[[Pair], str]  # the reason against the rewrite, or ""
 
 
+@lru_cache(maxsize=256)
 def own(text: str) -> str:
     """A text without what may be in any language: code, links, quotes."""
     text = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+", " ", text, flags=re.DOTALL)
@@ -81,7 +85,7 @@ def unchanged(p: Pair) -> str:
 
 def leak(p: Pair) -> str:
     """Control tokens and pieces of the rewriter's own instruction that the prompt does not hold."""
-    here = set(_control(p.rewrite)) - set(_control(p.original))
+    here = _control(p.rewrite) - _control(p.original)
     if here:
         return min(here)
     before = plain(p.original).lower()
@@ -95,10 +99,11 @@ def leak(p: Pair) -> str:
     return ""
 
 
-def _control(text: str) -> list[str]:
+@lru_cache(maxsize=64)
+def _control(text: str) -> frozenset[str]:
     """The special tokens in a text, as `defuse` knows them."""
     escaped, notes = defuse(text.replace("\\", ""), ())
-    return [m[0].replace("\\", "", 1) for m in re.finditer(r"\S\\\S{0,40}", escaped)] if notes else []
+    return frozenset(m[0].replace("\\", "", 1) for m in re.finditer(r"\S\\\S{0,40}", escaped) if notes)
 
 
 def repeated(p: Pair) -> str:
@@ -114,9 +119,18 @@ def repeated(p: Pair) -> str:
         seen[key] = seen.get(key, 0) + 1
         if size(sentence) >= 5 and seen[key] > max(1, had.count(key)):
             return sentence
-    if (m := _LOOP.search(p.rewrite)) and m[0] not in p.original:
+    if _may_loop(p.rewrite) and (m := _LOOP.search(p.rewrite)) and m[0] not in p.original:
         return m[0]
     return ""
+
+
+def _may_loop(text: str) -> bool:
+    """Whether `_LOOP`, which is slow, could match: six copies of one sign, or of a unit, whose first five signs are
+    then there four times at least."""
+    if _STUTTER.search(text):
+        return True
+    fives = Counter(text[i : i + 5] for i in range(len(text) - 4))
+    return max(fives.values(), default=0) >= 4
 
 
 def wrong_language(p: Pair) -> str:

@@ -7,6 +7,7 @@ replaced by a wrong one without a number, irony, a subtle shift of topic) is for
 from __future__ import annotations
 
 import re
+from functools import cache, lru_cache
 
 from prompt_opt.gate_facts import CONTAINERS, Facts, all_numbers
 from prompt_opt.gate_language import CJK, Lexicon, bare, lexicons, plain, sentences, size, stems
@@ -115,16 +116,22 @@ def overlap(original: str, rewrite: str, lex: Lexicon) -> float:
 _Scope = tuple[str, frozenset[str]]
 
 
-def _scopes(text: str, cues: re.Pattern[str], lex: Lexicon) -> list[_Scope]:
+@cache
+def _cues(lex: Lexicon) -> re.Pattern[str]:
+    return re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
+
+
+@lru_cache(maxsize=64)
+def _scopes(text: str, lex: Lexicon) -> tuple[_Scope, ...]:
     """Every negation of a text: its cue, and the content around it."""
     text = lex.idioms.sub(lambda m: " " * len(m[0]), plain(text))
     out: list[_Scope] = []
     for clause in _CLAUSE.finditer(text):
-        for cue in cues.finditer(clause[0]):
+        for cue in _cues(lex).finditer(clause[0]):
             if len(out) >= _MOST:
-                return out
+                return tuple(out)
             out.append((cue[0], _around(clause[0], cue.start(), cue.end(), lex)))
-    return out
+    return tuple(out)
 
 
 def _around(clause: str, start: int, end: int, lex: Lexicon) -> frozenset[str]:
@@ -143,14 +150,13 @@ def _pairs(text: str, most: int | None = None) -> frozenset[str]:
 
 def negation_lost(original: str, rewrite: str, lex: Lexicon) -> str:
     """The negation of the original that the rewrite no longer has, or ""."""
-    either = re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
-    had = _scopes(original, either, lex)
-    matched = {i for i, _ in _matched(had, _scopes(rewrite, either, lex))}
+    had = _scopes(original, lex)
+    matched = {i for i, _ in _matched(had, _scopes(rewrite, lex))}
     lost = [cue for i, (cue, _) in enumerate(had) if i not in matched and lex.negation.fullmatch(cue)]
     return lost[0] if lost else ""
 
 
-def _matched(had: list[_Scope], kept: list[_Scope]) -> list[tuple[int, int]]:
+def _matched(had: tuple[_Scope, ...], kept: tuple[_Scope, ...]) -> list[tuple[int, int]]:
     """Pairs of negations, one of each text: those with most in common first, each in one pair at most."""
     pairs = [
         (-len(scope & other) - (cue.lower() == said.lower()) / 2, i, j)
@@ -170,8 +176,7 @@ def _matched(had: list[_Scope], kept: list[_Scope]) -> list[tuple[int, int]]:
 
 def negation_added(original: str, rewrite: str, lex: Lexicon) -> str:
     """The negation that the rewrite puts on something that the original says plainly, or ""."""
-    either = re.compile(f"{lex.negation.pattern}|{lex.soft.pattern}", re.IGNORECASE)
-    had, has = _scopes(original, either, lex), _scopes(rewrite, either, lex)
+    had, has = _scopes(original, lex), _scopes(rewrite, lex)
     known = {j for _, j in _matched(had, has)}
     said = _pairs(original) if lex.language == "zh" else stems(original, lex.language)
     for j, (cue, scope) in enumerate(has):
