@@ -46,7 +46,7 @@ def add_routes(app: FastAPI) -> None:
 
 
 async def _page(request: Request) -> Response:
-    tag = f'"{_version()}"'
+    tag = f'W/"{_version()}"'  # weak: it stands for the page compressed and not
     headers = {**_GUARDS, "cache-control": "no-cache", "etag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)

@@ -32,7 +32,7 @@ export class Playground {
     ];
     this.form = el(
       "form",
-      { class: "composer", "aria-label": "Question", on: { submit: (event) => this.#submit(event) } },
+      { class: "composer", novalidate: true, "aria-label": "Question", on: { submit: (event) => this.#submit(event) } },
       el("div", { class: "row" }, this.question, this.send, this.halt),
       el("div", { class: "row below" }, this.settings.root, others, el("small", { id: "asking" }, "Enter asks, Shift+Enter is a new line, Esc stops")),
     );
@@ -169,7 +169,7 @@ export class Playground {
   #submit(event) {
     event.preventDefault();
     const question = this.question.value.trim();
-    if (!question || this.#asking) return;
+    if (!question || this.#asking || !this.settings.check()) return;
     this.question.value = "";
     this.#fit();
     this.empty.hidden = true;

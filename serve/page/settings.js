@@ -3,8 +3,8 @@
 import { el, field } from "./element.js";
 
 const NUMBERS = {
-  temperature: ["Temperature", { min: 0, max: 2, step: 0.1 }],
-  top_p: ["Top p", { min: 0, max: 1, step: 0.05 }],
+  temperature: ["Temperature", { min: 0, max: 2, step: "any" }],
+  top_p: ["Top p", { min: 0, max: 1, step: "any" }],
   max_tokens: ["Most tokens", { min: 1, step: 1 }],
   seed: ["Seed", { step: 1 }],
 };
@@ -34,7 +34,7 @@ export class Settings {
 
   /** The fields of a request's body. */
   get decoding() {
-    const given = Object.entries(this.numbers).filter(([, input]) => input.value !== "" && input.validity.valid);
+    const given = Object.entries(this.numbers).filter(([, input]) => input.value !== "");
     return Object.fromEntries(given.map(([name, input]) => [name, Number(input.value)]));
   }
 
@@ -43,6 +43,14 @@ export class Settings {
     return Object.fromEntries(
       Object.entries(this.told).filter(([, input]) => input.value).map(([name, input]) => [name, input.value]),
     );
+  }
+
+  /** Whether all of it makes sense; what does not is shown, and says so. */
+  check() {
+    const wrong = [...Object.values(this.numbers), ...Object.values(this.told)].find((input) => !input.validity.valid);
+    if (!wrong) return true;
+    this.root.open = true;
+    return wrong.reportValidity();
   }
 
   /** What a link holds of this. */

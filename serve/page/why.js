@@ -41,7 +41,7 @@ function shown(trace, key) {
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value))))),
     el("h2", {}, "Stages"), waterfall(trace),
     trace.notes?.length ? [el("h2", {}, "Notes"), el("ul", { class: "notes" }, trace.notes.map((note) => el("li", {}, note)))] : null,
-    trace.stages.filter(({ detail }) => detail?.before !== undefined).map(rewrite),
+    trace.stages.filter(({ detail }) => detail?.arm !== undefined).map(rewrite),
     trace.principles?.length ? [el("h2", {}, "Principles"), el("ol", { class: "cards" }, trace.principles.map(principle))] : null,
     el("h2", {}, "The prompt as sent"), sent(trace),
     trace.answer ? [el("h2", {}, "The answer"), el("div", { class: "said" }, trace.answer)] : null,
@@ -82,18 +82,23 @@ function waterfall(trace) {
 // ---------------------------------------------------------------- rewrite and principles
 
 function rewrite({ stage, detail }) {
-  const verdict = detail.accepted === false
-    ? `The gate rejected it (${detail.rule}): the user's own words went on.`
-    : `The gate accepted it${detail.mode ? `, mode ${detail.mode}` : ""}.`;
   const changes = (detail.diff ?? [["-", detail.before], ["+", detail.after]]).map(([what, text]) =>
     what === "=" ? text : el(what === "-" ? "del" : "ins", {}, text));
   return [
     el("h2", {}, `The rewrite (${stage})`),
-    el("p", { class: detail.accepted === false ? "trouble" : "note" }, verdict, detail.cached ? " It came from the cache." : ""),
+    el("p", { class: detail.accepted === false ? "trouble" : "note" }, judged(detail), detail.cached ? " It came from the cache." : ""),
     detail.why ? el("p", { class: "note" }, detail.why) : null,
-    el("p", { class: "text diff" }, changes),
+    detail.after === undefined ? null : el("p", { class: "text diff" }, changes),
     detail.offered && detail.offered > 1 ? el("p", { class: "note" }, `${detail.offered} rewrites were offered.`) : null,
   ];
+}
+
+function judged(detail) {
+  if (detail.arm === "control") return "This request was left alone, to compare with.";
+  if (detail.pending) return "The rewriter had not answered when this was recorded.";
+  if (detail.failed) return `There is none: ${detail.failed}.`;
+  if (detail.accepted) return `The gate accepted it, mode ${detail.mode}.`;
+  return `The gate rejected it (${detail.rule}): the user's own words went on.`;
 }
 
 function principle(row) {

@@ -70,6 +70,34 @@ def test_the_page_is_asked_for_again_and_its_parts_are_not(server: Served) -> No
         assert httpx.get(server.url + path).status_code == 404
 
 
+def test_a_first_visit_is_light(server: Served) -> None:
+    page = httpx.get(server.url + "/").text
+    parts = set(re.findall(r'"(page/[^"]+)"', page))
+    with httpx.stream("GET", f"{server.url}/") as answer:
+        size = len(b"".join(answer.iter_raw()))
+    for part in parts:
+        with httpx.stream("GET", f"{server.url}/{part}") as answer:
+            size += len(b"".join(answer.iter_raw()))
+    assert len(parts) <= 16
+    assert size < 40_000
+
+
+def test_a_setting_that_makes_no_sense_is_shown_and_not_sent(tab: Tab, upstream: FakeUpstream) -> None:
+    page = tab.page
+    page.goto(f"{tab.url}/#play?q=x&temperature=7")
+    page.reload()
+    page.locator("summary", has_text="Settings").click()
+    before = len(upstream.requests)
+    page.get_by_label("Your question").press("Enter")
+    expect(page.get_by_label("Temperature")).to_be_focused()
+    expect(page.locator(".turn")).to_have_count(0)
+    assert not [r for r in upstream.requests[before:] if r.method == "POST"]
+    page.get_by_label("Temperature").fill("0.75")
+    page.get_by_label("Your question").press("Enter")
+    tab.answered()
+    assert upstream.requests[-1].json["temperature"] == 0.75
+
+
 # ---------------------------------------------------------------- asking
 
 

@@ -133,6 +133,9 @@ def test_axe_finds_what_is_wrong(real: Served, open_tab: Callable[..., Tab]) -> 
     page = open_tab(real.url).open()
     page.locator(".composer").wait_for()
     assert violations(page) == []
+    page.evaluate("document.getElementById('key').showModal()")
+    assert violations(page) == []
+    page.evaluate("document.getElementById('key').close()")
     page.evaluate("document.querySelector('.composer textarea').removeAttribute('aria-label')")
     page.evaluate("document.querySelector('.composer textarea').removeAttribute('placeholder')")
     assert any(line.startswith("label") for line in violations(page))

@@ -202,7 +202,7 @@ async def test_an_unknown_policy_is_a_404_with_the_valid_names(http: httpx.Async
 
 async def test_unknown_paths_and_wrong_methods_are_openai_shaped(http: httpx.AsyncClient) -> None:
     error(await http.get("/v1/nothing"), 404, "path_not_found")
-    error(await http.post("/", json={}), 404, "path_not_found")
+    error(await http.post("/v1", json={}), 404, "path_not_found")
     error(await http.post(PATH + "/", json=chat()), 404, "path_not_found")
     for method, path in (("GET", PATH), ("DELETE", "/v1/embeddings"), ("POST", "/v1/models"), ("PUT", "/readyz")):
         answer = await http.request(method, path)
