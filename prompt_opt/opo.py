@@ -7,6 +7,7 @@ token budget, and hands them to the layout, which quotes them as data. Rules tha
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from retrieval.index import Index
     from retrieval.passage import Filter, Hit
 
+log = logging.getLogger("trimtab.opo")
 _QUERY = 2000  # characters of the last user turn that are searched for: its end, where a question usually stands
 
 
@@ -64,13 +66,36 @@ class Opo:
         principles: tuple[Principle, ...] = ()
         if query:
             where = self._filter(query, ctx.options)
-            found = await asyncio.gather(*(self._search(name, query, where) for name in options.index))
-            named = [(name, hit) for name, hits in zip(options.index, found, strict=True) for hit in hits]
-            principles = _within(sorted(named, key=_rank), options, ctx.count, {p.id for p in pinned})
+            found, failed = await self._found(query, where, ctx.policy.on_error == "fail")
+            principles = _within(sorted(found, key=_rank), options, ctx.count, {p.id for p in pinned})
+        lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
+        without = f", without {' '.join(sorted(lacks))}" if lacks else ""
+        detail = {"without": lacks} if lacks else {}
         if not principles and not pinned:
-            raise Skip("nothing relevant")
-        note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "")
-        return Advice(principles=principles, pinned=pinned, frame=options.frame, note=note)
+            raise Skip(f"nothing relevant{without}", detail)
+        note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "") + without
+        return Advice(principles=principles, pinned=pinned, frame=options.frame, note=note, detail=detail)
+
+    async def _found(self, query: str, where: Filter, strict: bool) -> tuple[list[tuple[str, Hit]], dict[str, str]]:
+        """What each index has, with its name, and the errors of those that failed: the others' rules still hold.
+
+        With `strict`, or where all of them fail, the first one's error is raised.
+        """
+        names = self._options.index
+        results = await asyncio.gather(*(self._search(name, query, where) for name in names), return_exceptions=True)
+        found: list[tuple[str, Hit]] = []
+        failed: dict[str, str] = {}
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, BaseException):
+                failed[name] = type(result).__name__
+                if strict or len(names) == 1 or not isinstance(result, Exception):
+                    raise result
+                log.warning("index %s was not searched: %s", name, result)
+            else:
+                found += [(name, hit) for hit in result]
+        if len(failed) == len(names):
+            raise next(r for r in results if isinstance(r, BaseException))
+        return found, failed
 
     async def _index(self, name: str) -> Index:
         index = self._indexes.opened(name)
@@ -106,7 +131,7 @@ class Opo:
             index, _, ident = name.partition("/")
             p = await asyncio.to_thread((await self._index(index)).get, ident)
             if p is not None:
-                found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url, index=name))
+                found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url, index=index))
         return tuple(found)
 
 

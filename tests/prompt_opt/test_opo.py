@@ -140,7 +140,7 @@ async def test_pinned_principles_always_stand_there_until_withdrawn(shelf: Shelf
     options = Options(index=("law",), pinned=("law/bees", "law/gone"))
     found = await advice(shelf, "xylophone", options)
     assert [p.id for p in found.pinned] == ["bees"]
-    assert found.note == "0 and 1 pinned"
+    assert found.note == "0 and 1 pinned, without law/gone"
     shelf.index.withdraw(["bees"])
     with pytest.raises(Skip):
         await advice(shelf, "xylophone", options)
@@ -216,3 +216,31 @@ async def test_same_request_and_revision_give_the_same_prompt(shelf: Shelf) -> N
 )  # fmt: skip
 def test_a_province_is_found_by_name_or_city(text: str, region: str | None) -> None:
     assert detect(text) == region
+
+
+class Broken(Shelf):
+    """Two names, of which one can't be opened."""
+
+    def opened(self, name: str) -> Any:
+        return None if name.startswith("broken") else self.index
+
+    def open(self, name: str) -> Any:
+        if name.startswith("broken"):
+            raise OSError("no such disk")
+        return self.index
+
+
+async def test_an_index_that_fails_leaves_the_others_rules_and_is_named(shelf: Shelf) -> None:
+    found = await advice(Broken(shelf.index), "a swarm of bees", Options(index=("broken", "law")))
+    assert "bees" in {p.id for p in found.principles}
+    assert found.note.endswith(", without broken")
+    assert found.detail == {"without": {"broken": "OSError"}}
+    with pytest.raises(OSError, match="no such disk"):
+        await advice(Broken(shelf.index), "a swarm of bees", Options(index=("broken", "broken-too")))
+
+
+async def test_under_on_error_fail_no_index_may_fail(shelf: Shelf) -> None:
+    policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("broken", "law"))}, on_error="fail")
+    ctx = Context(policy, deadline=time.monotonic() + 10, count=len)
+    with pytest.raises(OSError, match="no such disk"):
+        await Opo(policy, Supplies(indexes=Broken(shelf.index)))(Chat((Message("user", "bees"),)), ctx)
