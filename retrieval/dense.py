@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,6 +91,9 @@ class Dense:
 
 
 def _faiss() -> Any:
+    logging.getLogger("faiss.loader").setLevel(
+        logging.WARNING
+    )  # each build that the processor can't run is a traceback
     import faiss
 
     return faiss

@@ -65,6 +65,10 @@ class Delta:
     vectors: npt.NDArray[np.float16]
 
 
+class Moved(OSError):
+    """The record is no longer where it was opened: what is written to it now would be lost with it."""
+
+
 class Store:
     """One SQLite file. Any thread may call; reads do not wait for writes, in this process or another."""
 
@@ -73,11 +77,25 @@ class Store:
             raise FileNotFoundError(f"no index at {path.parent}")
         self.path = path
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._file = (0, 0)  # device and inode, once it is open
         self._writer = self._connect()
         self._prepare(create or {})
+        self._file = self._here()
         self._reader = self._connect()
         self._reader.execute("PRAGMA query_only=ON")
         self._seen_version, self._seen_revision = -1, 0
+
+    def _here(self) -> tuple[int, int]:
+        """Which file stands at the path; (0, 0) for none."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_dev, found.st_ino
+
+    def _must_be_here(self) -> None:
+        if self._file != (0, 0) and self._here() != self._file:
+            raise Moved(f"{self.path} was deleted or replaced while it was open")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -105,6 +123,7 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._write_lock:
+            self._must_be_here()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -198,6 +217,7 @@ class Store:
     def revision(self) -> int:
         """The newest committed revision; costs microseconds while nothing has changed."""
         with self._read_lock:
+            self._must_be_here()
             version = self._reader.execute("PRAGMA data_version").fetchone()[0]
             if version != self._seen_version:
                 row = self._reader.execute("SELECT value FROM meta WHERE key='revision'").fetchone()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.config import IndexSpec
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.indexes")
 _COMPACT_S = 10.0  # between looks for an index whose new rows deserve a base of their own
+_TROUBLES = (OSError, RuntimeError, ValueError, ImportError, sqlite3.Error)  # of one index: the others go on
 _REFRESH_S = 0.25  # so a rule that is withdrawn elsewhere is gone here well within a second
 
 
@@ -59,7 +62,7 @@ class Indexes:
         for name in self.specs:
             try:
                 await asyncio.to_thread(self._follow, name)
-            except (OSError, RuntimeError, ValueError, ImportError) as error:
+            except _TROUBLES as error:
                 # A search refreshes as well, and its stage reports the failure to whom it concerns.
                 if self.troubles.get(name) != str(error):
                     log.warning("index %s: %s", name, error)
@@ -69,7 +72,19 @@ class Indexes:
         await asyncio.sleep(_REFRESH_S)
 
     def _follow(self, name: str) -> None:
-        self.open(name).refresh()
+        from retrieval.store import Moved
+
+        index = self.open(name)
+        try:
+            index.refresh()
+        except Moved:
+            if not Path(self.specs[name].location, "record.db").exists():
+                raise  # an empty one in its place would be worse
+            with self._lock:
+                del self._open[name]
+            index.close()
+            log.warning("index %s: another one stands in its place, which is opened now", name)
+            self.open(name)
 
     def _compact(self) -> None:
         """One thread, so that requests keep a core; cut off at any moment it leaves the old base in place."""
@@ -79,7 +94,7 @@ class Indexes:
                 try:
                     if index.compact(threads=1):
                         log.info("index %s: compacted", name)
-                except (OSError, RuntimeError, ValueError) as error:
+                except _TROUBLES as error:
                     if said != str(error):
                         log.warning("index %s: its vectors could not be compacted: %s", name, error)
                     said = str(error)

@@ -1,5 +1,6 @@
 """The open indexes of a worker, without a worker."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -54,5 +55,41 @@ def test_a_reranker_of_the_configuration_orders_what_is_found(tmp_path: Path) ->
         assert len(found) == 5
         assert found == sorted(found, reverse=True)
         assert all(score is not None and 0 < score < 1 for score in found)
+    finally:
+        opened.close()
+
+
+async def test_a_deleted_index_is_a_trouble_and_one_put_in_its_place_is_opened(tmp_path: Path) -> None:
+    from retrieval.index import Index
+    from retrieval.passage import Passage
+
+    spec = IndexSpec("law", path=str(tmp_path / "law"), embedder="none")
+    opened = indexes.Indexes({"law": spec})
+    try:
+        index = opened.open("law")
+        index.add([Passage("old", "The old rule.")])
+        await opened.keep_up()
+        shutil.rmtree(tmp_path / "law")
+        with pytest.raises(OSError, match="deleted or replaced"):  # never acknowledged into a file that is gone
+            index.add([Passage("lost", "A rule that would be lost.")])
+        await opened.keep_up()
+        assert "deleted or replaced" in opened.state("law")["reason"]
+        with Index.open(tmp_path / "law", create=True, embedder="none") as made:
+            made.add([Passage("new", "The new rule.")])
+        await opened.keep_up()
+        assert opened.state("law") == {"state": "ready", "reason": ""}
+        assert [hit.id for hit in opened.open("law").search("rule", 5)] == ["new"]
+    finally:
+        opened.close()
+
+
+async def test_an_index_that_sqlite_cannot_read_any_more_ends_no_worker(tmp_path: Path) -> None:
+    spec = IndexSpec("law", path=str(tmp_path / "law"), embedder="none")
+    opened = indexes.Indexes({"law": spec})
+    try:
+        index: Any = opened.open("law")
+        index.backend._store._reader.close()
+        await opened.keep_up()
+        assert "closed database" in opened.state("law")["reason"]
     finally:
         opened.close()
