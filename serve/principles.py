@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from retrieval.passage import Passage
 
 _MOST = 1000  # principles in one call
+_QUERY = 10_000  # characters; an embedder reads fewer, and a megabyte would keep it from everybody else for seconds
 
 
 def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[Request], Caller]) -> None:
@@ -156,16 +157,25 @@ async def _search(index: Index, body: dict[str, Any]) -> list[Any]:
     query, k = body.get("query"), body.get("k", 10)
     if not isinstance(query, str) or not query.strip():
         raise BadRequest("query must be a non-empty string", param="query")
+    if len(query) > _QUERY:
+        raise BadRequest(f"query has {len(query)} characters, more than {_QUERY}", param="query")
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST:
         raise BadRequest(f"k must be between 1 and {_MOST}", param="k")
     known = {"index", "query", "k", "mode", "floor", "region", "language", "kind", "tags", "on", "strict"}
     if unknown := sorted(body.keys() - known):
         raise BadRequest(f"{unknown[0]} is unknown; valid are {', '.join(sorted(known))}", param=unknown[0])
+    for name in ("region", "language", "kind", "on", "mode"):
+        if not isinstance(body.get(name, ""), str | None):
+            raise BadRequest(f"{name} must be a string", param=name)
+    if not isinstance(tags := body.get("tags") or [], list) or not all(isinstance(tag, str) for tag in tags):
+        raise BadRequest("tags must be a list of strings", param="tags")
+    if isinstance(floor := body.get("floor"), bool) or not isinstance(floor, int | float | None):
+        raise BadRequest("floor must be a number", param="floor")
     try:
         where = Filter(
             region=body.get("region"), language=body.get("language"), kind=body.get("kind"),
-            tags=tuple(body.get("tags") or ()), on=body.get("on"), strict=bool(body.get("strict", False)),
+            tags=tuple(tags), on=body.get("on"), strict=bool(body.get("strict", False)),
         )  # fmt: skip
-        return await index.asearch(query, k, where=where, mode=body.get("mode", "hybrid"), floor=body.get("floor"))
-    except (TypeError, ValueError) as error:
+        return await index.asearch(query, k, where=where, mode=body.get("mode") or "hybrid", floor=floor)
+    except ValueError as error:
         raise BadRequest(str(error)) from None

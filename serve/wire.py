@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from itertools import accumulate
 from typing import Any
 
@@ -148,7 +149,18 @@ def _options(raw: Raw) -> dict[str, Any]:
     for name in ("policy", "region", "language", "date"):
         if not isinstance(options.get(name, ""), str):
             raise BadRequest(f"trimtab.{name} must be a string", param=f"trimtab.{name}")
+    if (day := options.get("date", "")) and not _is_date(day):
+        raise BadRequest("trimtab.date must be a date like 2026-01-31", param="trimtab.date")
     return options
+
+
+def _is_date(text: str) -> bool:
+    """ISO 8601 with dashes: `fromisoformat` alone takes 20260131 as well, which does not sort."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return len(text) == 10 and text[4] == text[7] == "-"
 
 
 def _typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any:

@@ -79,6 +79,7 @@ BODIES: dict[str, tuple[bytes, str | None, str]] = {  # name -> body, code, a wo
     "trimtab no object": (b'{"trimtab":"raw",' + MESSAGES + b"}", None, "trimtab must be an object"),
     "trimtab unknown": (b'{"trimtab":{"polizy":"raw"},' + MESSAGES + b"}", None, "valid are policy, region"),
     "trimtab policy no string": (b'{"trimtab":{"policy":5},' + MESSAGES + b"}", None, "policy must be a string"),
+    "trimtab date no date": (b'{"trimtab":{"date":"20260301"},' + MESSAGES + b"}", None, "a date like 2026-01-31"),
     "trimtab skip no list": (b'{"trimtab":{"skip":"urial"},' + MESSAGES + b"}", None, "skip must be a list"),
     "trimtab explain no boolean": (b'{"trimtab":{"explain":"yes"},' + MESSAGES + b"}", None, "must be a boolean"),
 }  # fmt: skip

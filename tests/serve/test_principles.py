@@ -137,6 +137,21 @@ def test_a_bad_change_is_refused_and_changes_nothing(shelf: Served, body: Any, s
     assert httpx.get(shelf.url + "/v1/principles").json()["revision"] == before
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"query": " "}, "query must be"), ({"query": "law " * 9000}, "more than 10000"), ({"k": 0}, "k must be"),
+        ({"colour": 1}, "valid are"), ({"region": 5}, "region must be"), ({"language": ["en"]}, "language must be"),
+        ({"tags": "abc"}, "tags must be"), ({"floor": "x"}, "floor must be"), ({"on": "2026-3-1"}, "on is not a date"),
+        ({"mode": "guess"}, "hybrid, dense, lexical"),
+    ],
+)  # fmt: skip
+def test_a_bad_search_is_refused_by_name(shelf: Served, change: Any, says: str) -> None:
+    answer = httpx.post(shelf.url + "/v1/principles/search", json={"query": "lanterns", **change})
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]["message"]
+
+
 def test_rights_guard_reading_and_writing(start: Start) -> None:
     keys = (
         key("reader", '"principles"') + key("editor", '"principles", "shared-principles"')
