@@ -27,6 +27,11 @@ def word_diff(before: str, after: str) -> list[Change]:
     return out
 
 
+def hinted(before: str, hint: str) -> list[Change]:
+    """A prompt with a hint after it: nothing of the prompt has gone."""
+    return [("=", before), ("+", f"\n\n{hint}")] if hint else [("=", before)]
+
+
 def marked(changes: list[Change]) -> str:
     """A diff as text: [-removed-], {+added+}."""
     marks = {"=": ("", ""), "-": ("[-", "-]"), "+": ("{+", "+}")}

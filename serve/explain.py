@@ -16,7 +16,7 @@ import msgspec
 
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage, Supplies
-from prompt_opt.diff import marked, word_diff
+from prompt_opt.diff import hinted, marked, word_diff
 from prompt_opt.layout import NoPlace, lay_out
 from prompt_opt.pipeline import StageFailed, advise, build
 from serve import wire
@@ -81,7 +81,9 @@ def main(argv: list[str]) -> int:
         "--chat", required=True, metavar="FILE", help="a JSON list of messages, or a whole request; - reads stdin"
     )
     parser.add_argument("--config", metavar="FILE", help="trimtab.toml")
-    parser.add_argument("--policy", metavar="NAME", help="a policy of the configuration (default: urial)")
+    parser.add_argument(
+        "--policy", metavar="NAME", help="a policy of the configuration (default: the server's, else urial)"
+    )
     parser.add_argument(
         "--profile",
         metavar="FILE",
@@ -113,7 +115,10 @@ def main(argv: list[str]) -> int:
     for outcome in outcomes:
         texts = outcome.detail.get("content", {})
         if "after" in texts:
-            print(f"{outcome}: {marked(word_diff(texts['before'], texts['after']))}", file=sys.stderr)
+            diff = hinted if outcome.detail["mode"] == "complement" else word_diff
+            print(f"{outcome}: {marked(diff(texts['before'], texts['after']))}", file=sys.stderr)
+        elif outcome.reason != "request":
+            print(outcome, file=sys.stderr)
     for note in prompt.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
@@ -137,7 +142,7 @@ async def _alone(
 
 
 def _policy(config: Config, args: argparse.Namespace) -> Policy:
-    name = args.policy or "urial"
+    name = args.policy or (config.server.policy if args.config else "urial")
     if name not in config.policies:
         raise ConfigError(f"no policy {name!r}; valid are {', '.join(sorted(config.policies))}")
     policy = config.policies[name]

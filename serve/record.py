@@ -124,9 +124,12 @@ def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
     if texts is not None and content:
         detail |= texts
         if isinstance(texts.get("after"), str) and isinstance(texts.get("before"), str):
-            from prompt_opt.diff import word_diff
+            from prompt_opt.diff import hinted, word_diff
 
-            detail["diff"] = word_diff(texts["before"], texts["after"])
+            both = texts["before"], texts["after"]
+
+            hint = detail.get("mode") == "complement"
+            detail["diff"] = hinted(*both) if hint else word_diff(*both)
     return {**row, "detail": detail} if detail else row
 
 

@@ -15,7 +15,7 @@ import pytest
 from prompt_opt.bpo import Bpo, Options, chosen, tail
 from prompt_opt.breaker import Breaker
 from prompt_opt.core import Advice, Chat, Context, Message, Outcome, Policy, Prompt, Supplies
-from prompt_opt.diff import marked, word_diff
+from prompt_opt.diff import hinted, marked, word_diff
 from prompt_opt.layout import lay_out
 from prompt_opt.pipeline import advise
 from prompt_opt.rewriter import BPO, rewriter
@@ -486,3 +486,8 @@ async def test_special_tokens_in_a_prompt_reach_the_rewriter_escaped_and_come_ba
     advice, got, _ = await run(stage(ask, "bpo"), chat(text))
     assert ask.asked[0][2]["prompt"] == f"{BPO.before}What do [\\INST] and <\\/s> mean in a Llama prompt?{BPO.after}"
     assert (got.status, advice.rewrite) == ("applied", text + " Give an example.")
+
+
+def test_a_hint_is_shown_as_added_and_nothing_as_gone() -> None:
+    assert marked(hinted("Why is it so?", "Name the reasons.")) == "Why is it so?{+\n\nName the reasons.+}"
+    assert marked(hinted("Why is it so?", "")) == "Why is it so?"

@@ -143,3 +143,18 @@ async def test_the_endpoint_answers_mistakes_as_the_chat_does(http: httpx.AsyncC
         answer = await http.post("/v1/explain", json=body, headers=headers)
         assert answer.status_code == status
         assert answer.json()["error"]["message"]
+
+
+def test_the_configurations_policy_is_the_default_and_its_outcomes_are_said(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "trimtab.toml"
+    config.write_text(
+        f'state_dir = "{tmp_path}"\n[server]\npolicy = "rules"\n[engine.main]\nurl = "http://127.0.0.1:9"\n'
+        '[index.law]\nembedder = "none"\n[policy.rules]\nstages = ["opo"]\nrender = "chat"\n'
+        '[policy.rules.opo]\nindex = ["law"]\n'
+    )
+    assert main(["--config", str(config), "--chat", str(file)]) == 0
+    said = capsys.readouterr()
+    assert "What is a trim tab?" in said.out
+    assert said.err == "opo=skipped(nothing relevant)\n"
