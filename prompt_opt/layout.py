@@ -21,6 +21,7 @@ from itertools import takewhile
 from typing import Any
 
 from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Message, Origin, Policy, Prompt, Span
+from prompt_opt.defuse import defuse
 from prompt_opt.principles import pinned, retrieved
 from prompt_opt.turns import NoPlace, base_prompt
 
@@ -31,12 +32,16 @@ def lay_out(chat: Chat, advice: Advice, policy: Policy, specials: Collection[str
     """Merge `advice` into `chat`.
 
     Args:
-        specials: texts of the engine's special tokens, where they are known (base render).
+        specials: texts of the engine's special tokens, where they are known.
 
     Raises:
         NoPlace: tools, images or an empty chat in the base render.
     """
-    return base_prompt(chat, advice, policy.profile, specials) if policy.render == "base" else _chat(chat, advice)
+    return (
+        base_prompt(chat, advice, policy.profile, specials)
+        if policy.render == "base"
+        else _chat(chat, advice, specials)
+    )
 
 
 def shed(advice: Advice) -> Advice | None:
@@ -63,8 +68,11 @@ def shed(advice: Advice) -> Advice | None:
     return None
 
 
-def _chat(chat: Chat, advice: Advice) -> Prompt:
-    """The chat with the advice in it. Where a message's content is a string, its spans join to it."""
+def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
+    """The chat with the advice in it. Where a message's content is a string, its spans join to it.
+
+    A rule may come from anywhere, and engines read special tokens in a message's text: a rule's are escaped.
+    """
     spans: list[Span] = []
     out: list[Message] = []
 
@@ -74,7 +82,10 @@ def _chat(chat: Chat, advice: Advice) -> Prompt:
 
     leading = list(takewhile(lambda m: m.role in SYSTEM_ROLES, chat.messages))
     rest = chat.messages[len(leading) :]
-    ours: list[tuple[Origin, str]] = [("profile", advice.instruction), ("pinned", pinned(advice.pinned))]
+    ours: list[tuple[Origin, str]] = [
+        ("profile", advice.instruction),
+        ("pinned", defuse(pinned(advice.pinned), (), specials)[0]),
+    ]
     if ours := [(origin, text) for origin, text in ours if text]:
         # A second system message, if the client sends one, stays a message of its own: its bytes are not ours to edit.
         first = leading.pop(0) if leading else Message("system", "")
@@ -93,7 +104,7 @@ def _chat(chat: Chat, advice: Advice) -> Prompt:
             for demo in advice.demos:
                 put(Message("user", demo.user), [("rewrite", demo.user)])
                 put(Message("assistant", demo.assistant), [("rewrite", demo.assistant)])
-            put(*_last_turn(message, advice))
+            put(*_last_turn(message, advice, specials))
         else:
             put(message, [("system" if message.role in SYSTEM_ROLES else "history", message.text)])
     return Prompt(tuple(spans), messages=tuple(out))
@@ -106,9 +117,10 @@ def _prepend(message: Message, text: str) -> Message:
     return message.with_content(text + (message.content or ""))
 
 
-def _last_turn(message: Message, advice: Advice) -> tuple[Message, list[tuple[Origin, str]]]:
+def _last_turn(message: Message, advice: Advice, specials: Collection[str]) -> tuple[Message, list[tuple[Origin, str]]]:
     """The last user message and its pieces: rules, the text or its rewrite, the complement."""
     before, behind = retrieved(advice.principles, advice.frame)
+    before = defuse(before, (), specials)[0]
     body = message.text if advice.rewrite is None else advice.rewrite
     hint = f"\n\n{advice.complement}" if advice.complement else ""
     pieces: list[tuple[Origin, str]] = [
