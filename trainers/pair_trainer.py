@@ -112,14 +112,12 @@ class PairTrainer(DPOTrainer):
             share = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         else:
             whole, share = counts(inputs["completion_mask"]), 1
-            if self.tested_tokens:  # the Trainer averages over pairs; so the NLL comes out as a mean over all tokens
-                whole = torch.tensor([float(whole[0]), whole[0] * self.tested_tokens])
         loss = share * of_pairs.sum() / whole[0]
         if self.sft_weight:
             loss = loss - share * self.sft_weight * pairs.chosen.sum() / whole[1]
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * auxiliary
-        self.log_pairs(pairs, inputs)
+        self.log_pairs(pairs, of_pairs, inputs)
         self.log_kl(model, inputs)
         return loss
 
@@ -144,8 +142,12 @@ class PairTrainer(DPOTrainer):
     def mode(self) -> str:
         return "train" if cast(torch.nn.Module, self.model).training else "eval"
 
-    def log_pairs(self, pairs: Pairs, inputs: dict[str, Any]) -> None:
-        """Means over pairs. A tie counts as half right: before the first step every ratio to the reference is one."""
+    def log_pairs(self, pairs: Pairs, of_pairs: Tensor, inputs: dict[str, Any]) -> None:
+        """Means over pairs. A tie counts as half right: before the first step every ratio to the reference is one.
+
+        The held-out loss is among them, in the place of the Trainer's: that averages the means of batches, with the
+        pairs that fill up several processes' last ones. Its NLL is so scaled that it comes out as a mean over tokens.
+        """
         with torch.no_grad():
             chosen, rejected = self.row.reward(pairs, self.settings)
             means = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
@@ -163,6 +165,8 @@ class PairTrainer(DPOTrainer):
             if pairs.ref_chosen is not None and pairs.ref_rejected is not None:
                 ratios = pairs.chosen - pairs.ref_chosen, pairs.rejected - pairs.ref_rejected
                 values["yardstick/ratio"] = accuracy(*ratios)
+            if self.mode() == "eval":
+                values["loss"] = of_pairs - self.sft_weight * pairs.chosen / (self.tested_tokens or 1.0)
             table = torch.stack([value.float() for value in values.values()], dim=1)
             rows = self.accelerator.gather_for_metrics(table).T.tolist()
         mode = self.mode()

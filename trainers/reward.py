@@ -32,9 +32,10 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     begun = begin(recipe, "preference", out, resume)
 
     from trl.trainer.reward_config import RewardConfig
-    from trl.trainer.reward_trainer import RewardTrainer
 
-    trainer = ours(RewardTrainer)(
+    from trainers.reward_trainer import CountingReward
+
+    trainer = ours(CountingReward)(
         model=begun.base.path,
         args=arguments(recipe, out, RewardConfig, center_rewards_coefficient=recipe.center),
         train_dataset=dataset(begun.train, recipe.margin),
@@ -42,7 +43,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
         processing_class=begun.base.tokenizer,
         peft_config=lora(recipe, "SEQ_CLS"),
     )
-    return go(trainer, recipe, METHOD, out, begun.facts, resume, lambda: accuracy(trainer))
+    return go(trainer, recipe, METHOD, out, begun.facts, resume, surely)
 
 
 def dataset(rows: list[Tokens], margin: bool) -> Any:
@@ -57,20 +58,11 @@ def dataset(rows: list[Tokens], margin: bool) -> Any:
     return Dataset.from_dict(columns)
 
 
-def accuracy(trainer: Any) -> dict[str, Any]:
-    """The share of held-out pairs whose chosen answer is rewarded more, with its 95% interval; a tie is a miss."""
-    import torch
-
-    model, hits, number = trainer.model.eval(), 0, 0
-    for batch in trainer.get_eval_dataloader():
-        batch = trainer._prepare_inputs(batch)
-        with torch.no_grad():
-            rewards = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.squeeze(-1)
-        chosen, rejected = trainer.accelerator.gather_for_metrics(tuple(map(torch.Tensor.contiguous, rewards.chunk(2))))
-        hits += int((chosen > rejected).sum())
-        number += len(chosen)
-    low, high = interval(hits, number)
-    return {"accuracy": hits / number, "accuracy_95": [low, high], "pairs": number, "accuracy_of_a_constant": 0.5}
+def surely(found: dict[str, float]) -> dict[str, Any]:
+    """How far the held-out accuracy can be trusted: its 95% interval, and what no model at all would score."""
+    pairs = round(found["pairs"])
+    interval_95 = list(interval(round(found["accuracy"] * pairs), pairs))
+    return {"pairs": pairs, "accuracy_95": interval_95, "accuracy_of_a_constant": 0.5}
 
 
 def interval(hits: int, number: int, z: float = 1.96) -> tuple[float, float]:

@@ -95,11 +95,11 @@ def go(
     out: Path,
     extra: dict[str, Any],
     resume: bool = True,
-    measure: Callable[[], dict[str, Any]] = dict,
+    also: Callable[[dict[str, float]], dict[str, Any]] = lambda found: {},
 ) -> dict[str, Any]:
     """Train to the end, from the last whole checkpoint if there is one; save `final`; return what run.json holds.
 
-    `measure`: held-out numbers beside the trainer's own, taken before the first step and after the last.
+    `also`: what follows from the held-out numbers, which are taken before the first step and after the last.
     """
     import torch
     from transformers.trainer_utils import IntervalStrategy
@@ -108,7 +108,8 @@ def go(
     from trainers.record import record_run, save_trained
 
     def test() -> dict[str, Any]:
-        return tested(trainer.evaluate()) | measure() if trainer.eval_dataset is not None else {}
+        found = tested(trainer.evaluate()) if trainer.eval_dataset is not None else {}
+        return found | also(found) if found else {}
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     with trainer.args.main_process_first():

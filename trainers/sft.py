@@ -6,7 +6,6 @@ Ouyang et al. 2022 (arXiv:2203.02155), step 1: L = -Σ_t m_t log π(y_t | x, y_<
 that count and both sums run over the whole batch, however it is split into micro-batches.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +31,13 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
 
     from trl.data_utils import pack_dataset
     from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
+
+    from trainers.sft_trainer import CountingSFT
 
     train_set = dataset(begun.train)
     if recipe.packing:
         train_set = pack_dataset(train_set.shuffle(seed=recipe.seed), recipe.max_length, "bfd")
-    trainer = ours(SFTTrainer)(
+    trainer = ours(CountingSFT)(
         model=begun.base.path,
         args=arguments(recipe, out, SFTConfig, packing=recipe.packing, eval_packing=False),
         train_dataset=train_set,
@@ -47,7 +47,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     )
     if recipe.packing:
         prove_packing(trainer, begun.train)
-    return go(trainer, recipe, METHOD, out, begun.facts, resume, lambda: likelihood(trainer))
+    return go(trainer, recipe, METHOD, out, begun.facts, resume)
 
 
 def dataset(rows: list[Tokens]) -> Any:
@@ -59,19 +59,6 @@ def dataset(rows: list[Tokens]) -> Any:
         [i if m else -100 for i, m in zip(each, row.learned, strict=True)] for each, row in zip(ids, rows, strict=True)
     ]
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
-
-
-def likelihood(trainer: Any) -> dict[str, float]:
-    """Held-out nats per token that counts, and the perplexity; the trainer's own loss is a mean of batches' means."""
-    import torch
-
-    model, nats, number = trainer.model.eval(), 0.0, 0
-    for batch in trainer.get_eval_dataloader():
-        with torch.no_grad():
-            found = model(**trainer._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
-        nats -= float(trainer.accelerator.gather_for_metrics(found.log_probs.sum()[None]).sum())
-        number += int(trainer.accelerator.gather_for_metrics(found.label_mask.sum()[None]).sum())
-    return {"loss": nats / number, "perplexity": math.exp(min(nats / number, 700.0)), "tokens": number}
 
 
 def prove_packing(trainer: Any, rows: list[Tokens]) -> None:
