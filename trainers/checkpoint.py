@@ -46,8 +46,13 @@ def remember(wanted: Mapping[str, Any], out: Path, resume: bool, free: tuple[str
         if changed:
             names = ", ".join(changed)
             raise RecipeError(f"{out} was begun with other values of {names}; use --no-resume or another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        if is_disk_full(error, out):
+            raise
+        raise RecipeError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
 def is_disk_full(error: Exception, out: Path) -> bool:

@@ -12,6 +12,7 @@ Prompt and answers are either all strings, or all lists of messages ({"role", "c
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -162,9 +163,10 @@ def dialogue(whole: str) -> Messages:
     """The turns of "\\n\\nHuman: …\\n\\nAssistant: …"."""
     if not whole.startswith(HUMAN):
         raise ShapeError
-    marked = whole.replace(HUMAN, "\0user\0").replace(ASSISTANT, "\0assistant\0").split("\0")[1:]
+    _, *marked = re.split(f"({HUMAN}|{ASSISTANT})", whole)
     turns: Messages = []
-    for role, content in zip(marked[::2], marked[1::2], strict=True):
+    for speaker, content in zip(marked[::2], marked[1::2], strict=True):
+        role = "user" if speaker == HUMAN else "assistant"
         if turns and turns[-1]["role"] == role:  # a few dialogues have two turns of one speaker in a row
             turns[-1]["content"] += "\n\n" + content.strip()
         else:
@@ -215,7 +217,10 @@ def split(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[
     """
     held = [place(f"{seed}/{opening(row)}") < fraction for row in rows]
     if fraction > 0 and (all(held) or not any(held)):
-        raise DataError(f"held out {sum(held)} of {len(rows)} rows: too few prompts for a fraction of {fraction}")
+        raise DataError(
+            f"heldout_fraction {fraction} would hold out {sum(held)} of {len(rows)} rows: too few prompts; "
+            "set heldout_fraction: 0 to hold out none, or name a file as heldout"
+        )
     return [row for row, out in zip(rows, held, strict=True) if not out], [
         row for row, out in zip(rows, held, strict=True) if out
     ]

@@ -52,6 +52,10 @@ def export(run: Path, out: Path, dtype: str, keep_adapter: bool, license: str) -
         raise ExportError(f"--out {out} is there already; name a new folder")
     draft = out.with_name(out.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise ExportError(f"--out {out} cannot be written: {error.strerror}") from error
     checked: dict[str, Any] = {"dtype": dtype}
     checked |= save(run / "final", draft, dtype)
     checked |= {"template": same_tokens(run, record, last, draft)}

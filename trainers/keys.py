@@ -51,6 +51,12 @@ def validate(recipe: Common) -> None:
             raise RecipeError(f"{name} must be at least 1")
     if recipe.steps is not None and recipe.steps < 1:
         raise RecipeError("steps must be at least 1, or null to count epochs")
+    for name in ("learning_rate", "epochs", "max_grad_norm"):
+        if getattr(recipe, name) <= 0:
+            raise RecipeError(f"{name} must be above 0")
+    for name in ("lora_rank", "warmup", "weight_decay", "threads"):
+        if getattr(recipe, name) < 0:
+            raise RecipeError(f"{name} must be at least 0")
     if not 0 <= recipe.heldout_fraction < 1:
         raise RecipeError("heldout_fraction must be at least 0 and below 1")
     accumulation(recipe)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 R = TypeVar("R")
+PLAIN = {type(None): "null", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 class RecipeError(Exception):
@@ -108,7 +109,7 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) in (list, tuple):
         return f"a list, each {describe(get_args(hint)[0])}"
-    return "null" if hint is type(None) else f"of type {hint.__name__}"
+    return PLAIN.get(hint, f"of type {hint.__name__}")
 
 
 def is_union(hint: Any) -> bool:

@@ -112,7 +112,7 @@ def test_resuming_with_another_recipe_is_refused(
     ("change", "message"),
     [
         ({"stepz": 3}, "unknown key 'stepz' (did you mean 'steps'?); valid keys: batch, bf16, block,"),
-        ({"steps": "many"}, "'steps' must be of type int, not 'many'"),
+        ({"steps": "many"}, "'steps' must be a whole number, not 'many'"),
         ({"block": 256}, "block (256) is longer than the model's context (128)"),
         ({"batch": 3}, "batch (3) must be a multiple of micro_batch (2)"),
         ({"layers": 0}, "--init config needs 'layers' in the recipe"),

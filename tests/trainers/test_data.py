@@ -207,6 +207,13 @@ def test_split_keeps_prompts_apart_and_never_changes() -> None:
     assert split(rows, 0.0, seed=1) == (rows, [])
 
 
+def test_a_dialogue_may_hold_any_character(tmp_path: Path) -> None:
+    rows = [{"chosen": "\n\nHuman: a\0b\n\nAssistant: c😀", "rejected": "\n\nHuman: a\0b\n\nAssistant: d"}]
+    [row] = read_rows(jsonl(tmp_path / "d.jsonl", *rows), "preference")
+    assert row["prompt"] == [{"role": "user", "content": "a\0b"}]
+    assert row["chosen"] == [{"role": "assistant", "content": "c😀"}]
+
+
 def test_dialogues_that_open_alike_stay_together() -> None:
     longer = [USER, GOOD, {"role": "user", "content": "and then?"}]
     assert opening({"prompt": longer}) == opening({"prompt": [USER]}) == opening({"prompt": "hi"})

@@ -50,6 +50,8 @@ def test_padding_that_cannot_be_repaired_is_refused(
     [
         ({"batch": 3}, "batch (3) must be a multiple of micro_batch (2)"),
         ({"heldout_fraction": 1.0}, "heldout_fraction must be at least 0 and below 1"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"lora_rank": -1}, "lora_rank must be at least 0"),
         ({"steps": 0}, "steps must be at least 1, or null to count epochs"),
         ({"save_every": 0}, "save_every must be at least 1"),
         ({"report_to": ["wandb"]}, "report_to names wandb, which is not installed"),
@@ -72,6 +74,15 @@ def test_wrong_recipe_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_named(
+    toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    config = arguments(tmp_path / "out", model=toy, train=str(pairs))[:2]
+    assert sft.main([*config, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert f"--out {tmp_path / 'file' / 'out'} cannot be written: Not a directory" in capsys.readouterr().err
+
+
 def test_processes_share_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert accumulation(Common(model="", train="", batch=16, micro_batch=4)) == 2
@@ -82,7 +93,7 @@ def test_processes_share_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_going_on_with_another_recipe_or_other_data_is_refused(
     toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, keys = tmp_path / "out", {"model": toy, "train": str(pairs), "steps": 2}
+    out, keys = tmp_path / "out", {"model": toy, "train": str(pairs), "steps": 1, "save_every": 1}
     assert sft.main(arguments(out, **keys)) == 0
     assert sft.main(arguments(out, **keys, seed=4, batch=8)) == 2
     assert "out was begun with other values of batch, seed; use --no-resume or another --out" in capsys.readouterr().err
@@ -95,12 +106,12 @@ def test_going_on_with_another_recipe_or_other_data_is_refused(
 
 def test_full_disk_ends_the_run_and_loses_no_checkpoint(toy: str, pairs: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the next checkpoint does not fit, those before stay."""
-    keys = {"model": toy, "train": str(pairs), "steps": 8}
+    keys = {"model": toy, "train": str(pairs), "steps": 4, "heldout_fraction": 0}
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert sft.main(arguments(whole, **keys)) == 0
     line = arguments(out, **keys)
-    assert sft.main(line) == 0
-    for gone in ("checkpoint-8", "final"):
+    shutil.copytree(whole, out)
+    for gone in ("checkpoint-4", "final"):
         shutil.rmtree(out / gone)
     done = subprocess.run(
         [sys.executable, "-m", "trainers.sft", *line],
@@ -111,7 +122,7 @@ def test_full_disk_ends_the_run_and_loses_no_checkpoint(toy: str, pairs: Path, t
     assert done.stderr.splitlines()[-1] == (
         f"train sft: no space left for {out}; free some, then run this again to go on"
     )
-    assert checkpoint.is_whole(out / "checkpoint-6")
+    assert checkpoint.is_whole(out / "checkpoint-2")
     assert not (out / "final").exists()
     assert sft.main(line) == 0
     assert same_weights(out / "final", whole / "final")
