@@ -31,6 +31,7 @@ ANN_FROM = 50_000  # rows from which a base is built as HNSW
 LINKS, EF_BUILD = 32, 200
 EF, EF_AT, EF_LEAST = 320, 140_000, 200  # recall@10 0.99 at 140,000 rows; it grows with the rows, to 1,700 at a million
 EXACT_UPTO = 10_000  # allowed rows up to which a filtered search scans them
+SCANNED = 16  # or so many for each that HNSW would visit: a visit costs as much as 12 to 16 rows of a scan
 DELTA_UPTO = 4096  # rows of delta, or a tenth of the base if that is more, before a new base is due
 DEAD_UPTO = 0.2  # share of a base's rows that may be dead before it is built anew
 
@@ -127,10 +128,10 @@ def _search_base(base: Any, query: Vectors, k: int, allowed: Allowed, exact: boo
     if not count:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     bits = None if count == size else allowed.bits
-    if hasattr(base, "hnsw") and not exact and (bits is None or count > EXACT_UPTO):
+    deep = int(max(EF_LEAST, EF * (size / EF_AT) ** 0.85, 2 * k) * min(4.0, 0.75 + 0.25 * size / count))
+    if hasattr(base, "hnsw") and not exact and (bits is None or count > max(EXACT_UPTO, SCANNED * deep)):
         settings = faiss.SearchParametersHNSW()
-        wanted = max(EF_LEAST, EF * (size / EF_AT) ** 0.85, 2 * k)
-        settings.efSearch = int(wanted * min(4.0, 0.75 + 0.25 * size / count))
+        settings.efSearch = deep
         if bits is not None:
             settings.sel = _selector(bits)
         rows, scores = _kept(base.search(query, min(k, count), params=settings))

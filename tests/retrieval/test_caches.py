@@ -135,6 +135,7 @@ def test_an_approximate_base_gives_k_allowed_results(
 ) -> None:
     monkeypatch.setattr(dense, "ANN_FROM", 500)
     monkeypatch.setattr(dense, "EXACT_UPTO", 100)
+    monkeypatch.setattr(dense, "SCANNED", 0)
     index = make()
     index.add(many(2000))
     index.backend.compact(always=True)
