@@ -1,6 +1,7 @@
 """What does retrieval find, for whom, and at what cost?
 
   python benchmarks/retrieval.py quality --data DIR [--corpora en spec zh] [--work DIR]
+  python benchmarks/retrieval.py floors --data DIR --unrelated PROMPTS.jsonl
   python benchmarks/retrieval.py regions --data DIR
   python benchmarks/retrieval.py latency --data DIR [--sizes 10000 140000 1000000]
   python benchmarks/retrieval.py embedding --data DIR
@@ -167,6 +168,26 @@ def row(name: str, label: str, measured: dict[str, float]) -> None:
 
 def documents(index: Index, query: str, k: int, mode: str) -> list[tuple[str, float]]:
     return evaluate.documents(lambda wanted: index.search(query, wanted, mode=mode), k)
+
+
+# What a floor would keep
+
+
+def floors(options: argparse.Namespace) -> None:
+    """Of the scores of right finds among ten, and of the best find for prompts that no rule bears on."""
+    rows_ = [json.loads(line) for line in options.unrelated.read_text("utf-8").splitlines()]
+    unrelated = [row["turns"][0] if "turns" in row else row["text"] for row in rows_]
+    for name in ("en", "spec"):
+        queries, qrels = questions(options.data, name)
+        with built(options.data, options.work, name, None, "minilm") as index:
+            right = []
+            for query, text in queries.items():
+                found = (h.score for h in index.search(text, 10) if h.document in qrels.get(query, {}))
+                right += [score for _, score in zip(range(1), found, strict=False)]
+            best = [index.search(text, 1)[0].score for text in unrelated]
+        for floor_ in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+            kept, dropped = np.mean(np.array(right) >= floor_), np.mean(np.array(best) < floor_)
+            print(f"{name}, floor {floor_}: keeps {kept:.1%} of right finds, drops {dropped:.1%} of unrelated ones")
 
 
 # 2. Regions
@@ -470,6 +491,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     for name, run in (
         ("quality", quality),
+        ("floors", floors),
         ("regions", regions),
         ("latency", latency),
         ("embedding", embedding),
@@ -481,6 +503,7 @@ def main() -> None:
         default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab" / "benchmark"
         made.add_argument("--work", type=Path, default=default, help=f"where indexes are kept (default {default})")
         made.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
+        made.add_argument("--unrelated", type=Path, help="floors: prompts that no rule bears on (JSONL)")
         made.add_argument("--dense", action="store_true", help="also where the embedder does not speak the language")
         made.add_argument("--sizes", nargs="+", type=int, default=[10_000, 140_000, 1_000_000])
     options = parser.parse_args()
