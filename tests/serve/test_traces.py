@@ -279,7 +279,8 @@ async def test_a_filter_that_matches_few_looks_at_a_bounded_number(tmp_path: Pat
     traces = Traces(tmp_path, ttl_s=60)
     with sqlite3.connect(tmp_path / "traces.sqlite3") as connection:
         connection.executemany(
-            "INSERT INTO trace (id, tenant, expires, body, ended, policy, key, outcome) VALUES (?, 't', ?, ?, ?, ?, '', '')",
+            "INSERT INTO trace (id, tenant, expires, body, ended, policy, key, outcome) "
+            "VALUES (?, 't', ?, ?, ?, ?, '', '')",
             [
                 (f"{i:05}", time.time() + 60, b'{"id": "x"}', float(i), "rare" if i == 0 else "often")
                 for i in range(20_001)
