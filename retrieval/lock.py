@@ -1,9 +1,11 @@
-"""A lock between processes that dies with its holder, however that ends."""
+"""What processes that share a folder need: a lock that dies with its holder, WAL files, whole files."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,23 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield True
     finally:
         os.close(file)
+
+
+def write_ahead(connection: sqlite3.Connection, seconds: float = 10.0) -> None:
+    """Put the file into WAL mode. Where another connection is at the same, SQLite gives up at once; this tries again.
+
+    Raises:
+        sqlite3.OperationalError: it is still locked after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def replace_durably(path: Path, data: bytes) -> None:

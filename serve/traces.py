@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from retrieval.lock import write_ahead
+
 log = logging.getLogger("trimtab.traces")
 _BATCH_S = 0.25
 _BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
@@ -82,7 +84,7 @@ class Traces:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10)
-        connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from retrieval.lock import write_ahead
 from serve.config import ConfigError, Flags
 from serve.reader import load
 
@@ -46,7 +47,7 @@ class Verdicts:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10)
-        connection.execute("PRAGMA journal_mode=WAL")
+        write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(_SCHEMA)
         return connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -292,4 +293,14 @@ async def test_a_filter_that_matches_few_looks_at_a_bounded_number(tmp_path: Pat
     assert after
     rows, after = await traces.recent("t", policy="rare", after=after)
     assert (len(rows), after) == (1, "")
+    traces.close()
+
+
+def test_a_worker_waits_for_another_that_makes_the_same_new_file(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "traces.sqlite3", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # holds the file as a worker does that is just turning it into a WAL
+    letting_go = threading.Timer(0.3, other.close)
+    letting_go.start()
+    traces = Traces(tmp_path, 60)
+    letting_go.join()
     traces.close()
