@@ -192,7 +192,7 @@ async def test_a_keys_region_holds_where_the_request_names_none(start: Start, up
     ):
         body = chat("When are lanterns lit?") | asked
         assert httpx.post(served.url + "/v1/chat/completions", json=body, headers=headers).status_code == 200
-        sent = upstream.requests[-1].body.decode()
+        sent = next(r.body for r in reversed(upstream.requests) if r.method == "POST").decode()
         assert there in sent
         assert not_there not in sent
 
