@@ -273,6 +273,11 @@ class FakeUpstream:
         with self._changed:
             self._changed.notify_all()
 
+    @property
+    def posts(self) -> list[Recorded]:
+        """The requests but for what a worker asks of itself (its engine's health and models)."""
+        return [request for request in self.requests if request.method == "POST"]
+
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()

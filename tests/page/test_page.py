@@ -95,7 +95,7 @@ def test_a_setting_that_makes_no_sense_is_shown_and_not_sent(tab: Tab, upstream:
     page.get_by_label("Temperature").fill("0.75")
     page.get_by_label("Your question").press("Enter")
     tab.answered()
-    assert upstream.requests[-1].json["temperature"] == 0.75
+    assert upstream.posts[-1].json["temperature"] == 0.75
 
 
 # ---------------------------------------------------------------- asking

@@ -94,11 +94,11 @@ def test_what_a_base_model_babbles_is_turned_down_by_name(
     assert detail["rule"] in {*RULES, "truncated"}
     assert applied["bpo"] == f"skipped(rejected: {detail['rule']})"
     assert detail["after"] != prompt
-    sent = json.loads(upstream.requests[-1].body)["messages"]
+    sent = json.loads(upstream.posts[-1].body)["messages"]
     assert sent[-1] == {"role": "user", "content": prompt}
 
 
 def test_a_model_without_a_chat_template_cannot_hint_and_costs_nothing(server: Served, upstream: FakeUpstream) -> None:
     stage, applied = ask(server, "hinted", PROMPTS[0])
     assert (stage["status"], applied["urial"]) == ("failed", "applied(3)")
-    assert json.loads(upstream.requests[-1].body)["messages"][-1] == {"role": "user", "content": PROMPTS[0]}
+    assert json.loads(upstream.posts[-1].body)["messages"][-1] == {"role": "user", "content": PROMPTS[0]}

@@ -113,7 +113,7 @@ def trace(server: Served, answer: httpx.Response, key: str = "a") -> Any:
 def test_a_good_rewrite_goes_upstream_and_the_trace_shows_the_words(server: Served, upstream: FakeUpstream) -> None:
     answer = ask(server, "better")
     assert answer.headers["x-trimtab-applied"] == "bpo=applied(replace)"
-    assert upstream.requests[-1].json["messages"] == [{"role": "user", "content": FINE}]
+    assert upstream.posts[-1].json["messages"] == [{"role": "user", "content": FINE}]
     detail = trace(server, answer)["stages"][0]["detail"]
     assert detail["before"] == ASKED
     assert detail["after"] == FINE
@@ -124,7 +124,7 @@ def test_a_good_rewrite_goes_upstream_and_the_trace_shows_the_words(server: Serv
 def test_a_harmful_rewrite_is_named_and_the_original_goes_upstream(server: Served, upstream: FakeUpstream) -> None:
     answer = ask(server, "guarded")
     assert answer.headers["x-trimtab-applied"] == "bpo=skipped(rejected: number)"
-    assert upstream.requests[-1].json["messages"] == [{"role": "user", "content": ASKED}]
+    assert upstream.posts[-1].json["messages"] == [{"role": "user", "content": ASKED}]
     assert trace(server, answer)["stages"][0]["detail"]["rule"] == "number"
 
 
@@ -144,7 +144,7 @@ def test_a_late_rewriter_costs_the_budget_and_no_more(server: Served, upstream: 
     assert answer.status_code == 200
     assert "timed_out" in answer.headers["x-trimtab-applied"]
     assert time.monotonic() - started < 3
-    assert upstream.requests[-1].json["messages"] == [{"role": "user", "content": ASKED}]
+    assert upstream.posts[-1].json["messages"] == [{"role": "user", "content": ASKED}]
 
 
 def test_a_broken_rewriter_rests_after_some_failures(server: Served) -> None:
@@ -194,7 +194,7 @@ def test_all_that_is_not_the_last_users_text_reaches_the_engine_byte_for_byte(
     headers["content-type"] = "application/json"
     answer = httpx.post(server.url + "/v1/chat/completions", content=body, headers=headers, timeout=20)
     assert answer.headers["x-trimtab-applied"].removesuffix(" cached)").removesuffix(")") + ")" == f"bpo={outcome}"
-    sent = upstream.requests[-1]
+    sent = upstream.posts[-1]
     before, after = (msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) for raw in (body.encode(), sent.body))
     assert {k: bytes(v) for k, v in after.items() if k != "messages"} == {
         k: bytes(v) for k, v in before.items() if k != "messages"
@@ -221,7 +221,7 @@ def test_what_binds_the_answer_is_left_alone(
 ) -> None:
     answer = ask(server, "better", "Write 3 tips on baking.", **fields)
     assert answer.headers["x-trimtab-applied"] == f"bpo=skipped({reason})"
-    assert upstream.requests[-1].json["messages"][0]["content"] == "Write 3 tips on baking."
+    assert upstream.posts[-1].json["messages"][0]["content"] == "Write 3 tips on baking."
 
 
 def test_tenants_share_no_cache_and_keys_of_one_tenant_do(server: Served, upstream: FakeUpstream) -> None:

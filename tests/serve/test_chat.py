@@ -214,7 +214,7 @@ async def test_stream_is_the_engines_byte_for_byte(
         body |= {"n": 2, "logprobs": True, "stream_options": {"include_usage": True}}
     answer = await http.post("/v1/chat/completions", json=body, headers=under(policy))
     if policy == "chat":  # the usage counts the prompt that the engine got: compare with just that
-        body = upstream.requests[-1].json
+        body = upstream.posts[-1].json
     async with httpx.AsyncClient(verify=False) as plain:
         direct = await plain.post(f"{upstream.url}/v1/chat/completions", json=body)
     strip = lambda text: [e if e == "[DONE]" else {**e, "created": 0} for e in events(text)]  # noqa: E731
