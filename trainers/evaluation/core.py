@@ -14,6 +14,8 @@ Better = Literal["higher", "lower", ""]  # "": neither is better, only different
 class Question:
     """One item of a set. `turns` are the user's, asked in order, each after the answers to those before it.
 
+    `history` are (role, text) of what was said before them, by whomever; it is sent as it is.
+
     `expect` holds what can be checked without a judge; every key is optional:
     `refuse` (bool: a good answer refuses), `choices` (a sequence of (letter, text)) and `answer` (its right letter),
     `json` (True, or a JSON schema), `language` (BCP 47), `rules` (ids, one of which should be cited), `reference`
@@ -25,6 +27,7 @@ class Question:
     system: str = ""
     kind: str = ""  # the set's own category, by which a report may be split
     expect: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

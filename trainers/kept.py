@@ -1,0 +1,83 @@
+"""A JSONL file of what must not be lost: what `keep` has returned from survives a kill -9 and a loss of power."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+class KeptError(Exception):
+    """The file cannot be used; the message says why."""
+
+
+class Kept(Generic[T]):
+    """Owns the file. `read` makes (key, value) of a row, `write` a row of them; a key's last row counts."""
+
+    def __init__(self, path: Path, read: Callable[[Row], tuple[str, T]], write: Callable[[str, T], Row]) -> None:
+        """Raises KeptError where another process writes it, or where a line is none of ours."""
+        self.path, self._read, self._write = path, read, write
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._sync_folder()
+            self._known = dict(self._rows())
+        except BlockingIOError:
+            self._file.close()
+            raise KeptError(f"{path}: another run writes it") from None
+        except KeptError:
+            self._file.close()
+            raise
+
+    def _sync_folder(self) -> None:
+        """A file whose name is not on disk is lost with all that is in it."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _rows(self) -> Iterator[tuple[str, T]]:
+        """What is there, and the end of the file set after the last whole line: a kill may have cut one short."""
+        self._file.seek(0)
+        whole = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                yield self._read(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise KeptError(f"{self.path}:{number}: no kept answer; repair or remove that line") from None
+            whole += len(line)
+        self._file.truncate(whole)
+
+    def keep(self, key: str, value: T) -> None:
+        row = json.dumps(self._write(key, value), ensure_ascii=False)
+        self._file.write(row.encode("utf-8", "replace") + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._known[key] = value
+
+    @property
+    def known(self) -> Mapping[str, T]:
+        return self._known
+
+    def get(self, key: str) -> T | None:
+        return self._known.get(key)
+
+    def __getitem__(self, key: str) -> T:
+        return self._known[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
