@@ -23,8 +23,11 @@ _LINE = re.compile(r"\b(" + "|".join(ASPECTS) + r")\b[^\w\n]{1,12}([1-5](?:\.\d+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """`marks`: arm, question id, aspect: the mean mark of its samples. `asked` answers were shown to the judge, of which
-    it gave `unreadable` no marks, or not all six, and its engine turned `refused` down; none of these has marks."""
+    """`marks`: arm, question id, aspect: the mean mark of its samples.
+
+    `asked` answers were shown to the judge, of which it gave `unreadable` no marks, or not all six, and its engine
+    turned `refused` down; none of these has marks.
+    """
 
     marks: Mapping[str, Mapping[str, Mapping[str, float]]]
     asked: int
@@ -83,7 +86,7 @@ def asked(question: Question, texts: Sequence[str]) -> ask.Messages:
 
 
 def read_marks(answer: ask.Answer) -> dict[str, float]:
-    """All six marks, from the last JSON object that has them, or from lines like "clarity: 4"; {} where one is missing."""
+    """All six marks, from the last JSON object that has them or lines like "clarity: 4"; {} where one is missing."""
     text = unthought(answer.text)
     for found in reversed(_OBJECT.findall(text)):
         try:

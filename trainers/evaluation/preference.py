@@ -40,8 +40,8 @@ class Controlled:
     """The win rate at equal length, and how much a longer answer is preferred.
 
     `longer` is the win rate, all else equal, of the answer that is longer by `spread` characters, one standard
-    deviation of the differences around none. `rarer` is the number of pairs in which the arm's answer is the longer one,
-    or the shorter one if these are fewer: where it is small the correction is drawn from few pairs.
+    deviation of the differences around none. `rarer` is the number of pairs in which the arm's answer is the longer
+    one, or the shorter one if these are fewer: where it is small the correction is drawn from few pairs.
     """
 
     rate: Estimate
@@ -144,14 +144,19 @@ def length_bias(verdicts: Sequence[Verdict], *, seed: int = 0) -> Bias:
 
 
 def _bias(values: Sequence[float], groups: Sequence[str], seed: int) -> Bias:
-    means: dict[str, list[float]] = defaultdict(list)
+    found, means = share(values, groups), by_question(values, groups)
+    if len(means) < 2:
+        return Bias(found, "too few", 1.0)
+    test, p = paired_p([1 - value for value in means], means, seed=seed)
+    return Bias(found, test, p)
+
+
+def by_question(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
+    """One mean for each question: what a test that wants independent values is given."""
+    sums: dict[Hashable, list[float]] = defaultdict(list)
     for group, value in zip(groups, values, strict=True):
-        means[group].append(value)
-    for_it = [sum(each) / len(each) for each in means.values()]
-    if len(for_it) < 2:
-        return Bias(share(values, groups), "too few", 1.0)
-    test, p = paired_p([1 - value for value in for_it], for_it, seed=seed)
-    return Bias(share(values, groups), test, p)
+        sums[group].append(value)
+    return [sum(each) / len(each) for each in sums.values()]
 
 
 def length_controlled(verdicts: Sequence[Verdict], *, seed: int = 0, steep: bool = True) -> Controlled:
