@@ -25,10 +25,10 @@ from serve.engines import PARTS, LiveEngine
 from serve.errors import ApiError, BadRequest, Unavailable, UpstreamFailed
 from serve.keys import Caller, identify
 from serve.record import Record, account
-from serve.relay import Upstream
 from serve.reply import CHAT, TEXT, hand_over, pass_on, read, translate
 from serve.salt import PATHS, notes, of_tenant, on_behalf, salt
 from serve.service import Service, held, send
+from serve.upstream import Upstream
 
 _LONG = 65536  # a prompt of so many characters is counted off the event loop
 _LEAST_ANSWER = 256  # tokens that an answer gets, rather than examples, where the client names no limit

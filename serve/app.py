@@ -18,8 +18,8 @@ from serve.engines import LiveEngine
 from serve.errors import ApiError, NotFound
 from serve.headers import request_headers
 from serve.keys import Caller, identify
-from serve.relay import TimedOut, UpstreamError
 from serve.service import Service, failed, held
+from serve.upstream import TimedOut, UpstreamError
 
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
 RELAYED = (

@@ -16,7 +16,8 @@ from serve.wire import Request
 
 if TYPE_CHECKING:
     from serve.pool import Pool
-    from serve.relay import Relay, Upstream
+    from serve.relay import Relay
+from serve.upstream import Upstream
 
 log = logging.getLogger("trimtab.engines")
 

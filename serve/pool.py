@@ -18,7 +18,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from serve import metrics
-from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError, unreached
+from serve.relay import Relay
+from serve.upstream import Refused, TimedOut, Upstream, UpstreamError, unreached
 
 log = logging.getLogger("trimtab.pool")
 

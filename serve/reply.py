@@ -18,10 +18,10 @@ from serve.engines import LiveEngine
 from serve.errors import BadRequest
 from serve.headers import response_headers
 from serve.record import Record
-from serve.relay import Upstream, UpstreamError
 from serve.said import streamed, whole
 from serve.service import SAID, failed, said
 from serve.translate import BadEvent, Translation
+from serve.upstream import Upstream, UpstreamError
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 DONE = b"data: [DONE]\n\n"

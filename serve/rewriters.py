@@ -15,8 +15,9 @@ from prompt_opt.rewriting import Rewriting
 from serve.config import RewriterSpec
 from serve.engines import LiveEngine
 from serve.headers import request_headers
-from serve.relay import Relay, UpstreamError
+from serve.relay import Relay
 from serve.salt import on_behalf
+from serve.upstream import UpstreamError
 
 _ANSWER = 2**22  # bytes of a rewriter's answer
 

@@ -16,8 +16,9 @@ from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.headers import request_headers
 from serve.indexes import Indexes
 from serve.pool import Down
-from serve.relay import Refused, Relay, TimedOut, Upstream, UpstreamError
+from serve.relay import Relay
 from serve.traces import Traces
+from serve.upstream import Refused, TimedOut, Upstream, UpstreamError
 
 log = logging.getLogger("trimtab.engine")
 SAID = "the engine sent an error in its answer"

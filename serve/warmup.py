@@ -15,10 +15,10 @@ from prompt_opt.layout import lay_out
 from prompt_opt.pipeline import advise
 from serve.engines import LiveEngine
 from serve.headers import request_headers
-from serve.relay import UpstreamError
 from serve.reply import CHAT, TEXT
 from serve.salt import salt
 from serve.service import Service
+from serve.upstream import UpstreamError
 
 log = logging.getLogger("trimtab.warmup")
 _GREETING = Chat((Message("user", "Hello."),))

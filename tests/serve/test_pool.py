@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
@@ -19,7 +19,8 @@ import pytest
 
 from serve import pool as pools
 from serve.pool import Down, Member, Pool
-from serve.relay import Died, Refused, Relay, Upstream
+from serve.relay import Relay
+from serve.upstream import Died, Refused, Upstream
 from tests.serve.conftest import SECRETS, Start, chat, events
 from tests.upstream import FakeUpstream, Recorded
 
@@ -37,6 +38,8 @@ async def relay() -> AsyncIterator[Relay]:
     client = Relay(connect_s=2, timeout_s=5)
     yield client
     await client.close()
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:  # the bare servers' ends of the connections
+        await asyncio.wait(others, timeout=5)
 
 
 @pytest.fixture
@@ -211,6 +214,8 @@ async def bare(answer: Answer) -> tuple[asyncio.Server, str, list[str]]:
                 break
             writer.write(said)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", lines

@@ -1,0 +1,192 @@
+"""One HTTP/1.1 connection to an engine: a request out, its response in, then perhaps the next.
+
+llhttp (by httptools) reads what comes; nothing here knows of pools, retries or what an error means to a client. A
+general client costs several times as much a request, most of it for what a relay must not do (cookies, redirects,
+decompression, proxies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+READ = 2**16  # stop reading when so much waits for a slow client
+_HEAD = 2**16  # bytes that a response's head may take
+_IDLE_S = 15.0  # an unused connection is kept so long
+_LARGE = 2**16  # a body from here on is not copied behind its head
+_TICK_S = 5.0
+
+
+class Closed(ConnectionError):
+    """The connection closed, in an orderly way, before the response was complete."""
+
+
+class Malformed(Exception):
+    """What came was not HTTP."""
+
+
+class Listener(Protocol):
+    """Whoever asked: told of the response in the event loop's own callbacks."""
+
+    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The status and the headers, their names in lower case."""
+
+    def pieces(self, parts: list[bytes]) -> None:
+        """What one read from the socket brought of the body."""
+
+    def end(self, error: Exception | None) -> None:
+        """The body's end; with an OSError or Malformed where it broke off."""
+
+
+class Connection(asyncio.Protocol):
+    """Owns the socket. `spare` is called when it can take another request, `lost` when it never will."""
+
+    def __init__(
+        self, timeout_s: float, spare: Callable[[Connection], None], lost: Callable[[Connection], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout_s, self._spare, self._lost = timeout_s, spare, lost
+        self._parser = httptools.HttpResponseParser(self)
+        self._listener: Listener | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        self._head_bytes, self._head_size, self._headed, self._complete = 0, 0, False, False
+        self._until_close, self._keep = False, True
+        self._heard, self._paused = self._loop.time(), False
+        self.virgin = True  # of the response now awaited, not a byte has come
+        self.closed = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- asking
+
+    def ask(self, head: bytes, body: bytes | None, listener: Listener) -> None:
+        """Send a request; `listener` hears the rest."""
+        self._listener, self._headers, self._head_bytes, self._head_size = listener, [], 0, 0
+        self._headed = self._complete = self._until_close = False
+        self.virgin, self._heard = True, self._loop.time()
+        if body and len(body) > _LARGE:
+            self._transport.writelines((head, body))
+        else:
+            self._transport.write(head + body if body else head)
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Close at once, whatever is still on its way; the listener hears `error`."""
+        self._finish(error or ConnectionAbortedError("aborted"))
+        self.closed = True
+        self._transport.abort()
+
+    def pause(self) -> None:
+        if not self._paused and not self.closed:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused, self._heard = False, self._loop.time()
+            if not self.closed:
+                self._transport.resume_reading()
+
+    # -- what the event loop says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._timer = self._loop.call_later(min(_TICK_S, self._timeout_s), self._tick)
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is None:  # nobody has asked for anything
+            return self.abort()
+        self._heard, self.virgin = self._loop.time(), False
+        if not self._headed:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return self.abort(Malformed("it changes the protocol"))
+        except httptools.HttpParserError as error:
+            self._hand_over()
+            if not self._complete:
+                return self.abort(Malformed(str(error)))
+            self._keep = False  # the answer is whole; what stands behind it is nobody's
+        if not self._headed and self._head_bytes > _HEAD:
+            return self.abort(Malformed("the head is too long"))
+        self._hand_over()
+        if self._complete:
+            self._finish(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        self._lost(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._headed and self._until_close and error is None:
+            self._finish(None)
+        else:
+            self._finish(error or Closed("closed"))
+
+    def _tick(self) -> None:
+        """Look at the clock: one timer for a connection's life costs less than one for each wait."""
+        limit = self._timeout_s if self._listener is not None else _IDLE_S
+        left = self._heard + limit - self._loop.time()
+        if left > 0 or self._paused:
+            again = min(_TICK_S, self._timeout_s, left if left > 0 else _TICK_S)
+            self._timer = self._loop.call_later(max(again, 0.001), self._tick)
+            return
+        self._timer = None
+        self.abort(TimeoutError("silence"))
+
+    # -- what the parser says
+
+    def on_message_begin(self) -> None:
+        if self._complete:  # it says more than it was asked
+            self._keep = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headed:  # trailers are not passed on
+            self._headers.append((name.lower(), value))
+            self._head_size += len(name) + len(value)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._complete or self._listener is None or self._head_size > _HEAD:
+            return
+        if status < 200:
+            self._headers = []
+            return
+        self._headed, self._keep = True, self._parser.should_keep_alive()  # which the parser forgets at the end
+        named = {name for name, _ in self._headers}
+        self._until_close = not named & {b"content-length", b"transfer-encoding"}
+        self._listener.head(status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._headed:
+            self._complete = True
+
+    # -- passing it on
+
+    def _hand_over(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            if self._listener is not None:
+                self._listener.pieces(parts)
+
+    def _finish(self, error: Exception | None) -> None:
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if error is None and self._complete:
+            self._heard = self._loop.time()
+            if self.closed or not self._keep:
+                self.closed = True
+                self._transport.close()
+            else:
+                self.resume()
+                self._spare(self)
+        listener.end(error)
