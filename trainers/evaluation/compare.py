@@ -57,7 +57,8 @@ def compare(
 
 def compare_kinds(
     questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]], baseline: str,
-    extra: Mapping[str, Mapping[str, Mapping[str, float]]] = {}, *, described: Mapping[str, Measure] = {}, seed: int = 0,
+    extra: Mapping[str, Mapping[str, Mapping[str, float]]] = {}, *, described: Mapping[str, Measure] = {},
+    seed: int = 0,
 ) -> dict[str, list[Comparison]]:  # fmt: skip
     """`compare` for each kind of question by itself; Holm's correction runs over the comparisons of all kinds."""
     kinds = dict.fromkeys(question.kind for question in questions)

@@ -1,4 +1,4 @@
-"""What the shape of an answer shows: does it end cleanly, are its fences closed, is it JSON, which letter does it give?"""
+"""What the shape of an answer shows: does it end cleanly, are its fences closed, is it JSON, which letter is given?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 _FENCE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})(.*)$")
 # A turn that the model went on to write for somebody else, and tokens that no answer has.
 _RUNAWAY = re.compile(
-    r"^# ?(?:Query|Answer|User|Assistant|Human|Instruction):?[ \t]*$|<\|[a-z_]+\|>|</s>|\[/?INST\]|<(?:end|start)_of_turn>",
+    r"^# ?(?:Query|Answer|User|Assistant|Human|Instruction):?[ \t]*$"
+    r"|<\|[a-z_]+\|>|</s>|\[/?INST\]|<(?:end|start)_of_turn>",
     re.MULTILINE,
 )
 _TURNS = (
@@ -20,14 +21,13 @@ _TURNS = (
     re.compile(r"^(?:#{2,3} ?(?:Answer|Response|Assistant)\b:?[ \t]*$|(?:Assistant|AI):)", re.MULTILINE),
 )
 _OPEN = re.compile(
-    r"(?:[,;(\[{–—、，；（-]|\b(?:a|an|the|and|or|but|of|to|in|with|for|is|are|that|which|der|die|das|und|oder|mit|zu|le|la|les"
+    r"(?:[,;:(\[{–—、，；：（-]|\b(?:a|an|the|and|or|but|of|to|in|with|for|is|are|that|which|der|die|das|und|oder|mit|zu|le|la|les"
     r"|et|ou|de|du|des|el|los|y|o|con|que))$",
     re.IGNORECASE,
 )  # fmt: skip
-_ENDED = re.compile(r"[.!?…:。！？：；.»\"'”’)\]}*_`~|>）」』】》\d%€$]$|[\U0001F000-\U0001FAFF\u2600-\u27BF\uFE0F]$")
-_UNIT = re.compile(
-    r"^\s*(?:[-*•+#|]|\d{1,3}[.)、])|^\s*\S+$|https?://\S+$"
-)  # list items, headings, tables, a word, a link
+_ENDED = re.compile(r"[.!?…。！？；»\"'”’)\]}*_`~|>）」』】》\d%€$]$|[\U0001F000-\U0001FAFF\u2600-\u27BF\uFE0F]$")
+# A list item, a heading, a row of a table, a link: none needs a full stop.
+_UNIT = re.compile(r"^\s*(?:[-*•+#|]|\d{1,3}[.)、])|https?://\S+$")
 PROSE = 8  # words: a last line as long as this is a sentence, and has to end like one
 
 
@@ -51,7 +51,7 @@ def _in_code(text: str) -> tuple[str, str]:
 
 
 def cut_off(text: str) -> bool:
-    """Whether a text stops in the middle of a sentence or a code block. A list item or a single word need no full stop."""
+    """Whether a text stops in the middle of a sentence or a code block."""
     outside, fence = _in_code(text)
     if fence:
         return True
@@ -124,9 +124,9 @@ def fits(value: Any, schema: Any) -> bool:
         "const" in schema and not _same(value, schema["const"])
     ):
         return False
-    count = {"anyOf": lambda n, _: n >= 1, "oneOf": lambda n, _: n == 1, "allOf": lambda n, all_: n == all_}
-    for key, enough in count.items():
-        if key in schema and not enough(sum(fits(value, one) for one in schema[key]), len(schema[key])):
+    for key in ("anyOf", "oneOf", "allOf"):
+        fitting = [fits(value, one) for one in schema.get(key, ())]
+        if fitting and not {"anyOf": any(fitting), "oneOf": sum(fitting) == 1, "allOf": all(fitting)}[key]:
             return False
     if isinstance(value, dict):
         return _object_fits(value, schema)
@@ -140,9 +140,9 @@ def fits(value: Any, schema: Any) -> bool:
 def _is(value: Any, name: str) -> bool:
     if isinstance(value, bool):
         return name == "boolean"
-    return isinstance(value, _TYPES.get(name, ())) or (
-        name == "integer" and isinstance(value, float) and value == int(value)
-    )
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _TYPES.get(name, ()))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -164,8 +164,9 @@ def _within(size: float, schema: Mapping[str, Any], what: str) -> bool:
 # ---------------------------------------------------------------- the letter of a choice
 
 _LINK = (
-    r"(?:\s|(?:is|are|would be|must be|ist|lautet|est|es|è|é|option|choice|letter)\b|应该|应当|应|該|是|为|為|择|擇|は|项|項"
-    r"|[:=*_\"“(\[{])*"
+    r"(?:\s|(?:is|are|would be|must be|ist|lautet|est|es|è|é|option|choice|letter|correct[ao]?|richtige?"
+    r"|la|el|le|lettre|letra|buchstabe|most likely|probably|clearly|therefore|thus|indeed)\b"
+    r"|应该|应当|应|該|是|为|為|择|擇|は|项|項|\\boxed|[:=*_$\"“(\[{])*"
 )
 _SAYS = r"(?:answer|antwort|lösung|respuesta|réponse|risposta|resposta|答案|正解|答え|选(?!项|擇?項)|選(?!項))" + _LINK
 _NAMES = r"(?:option|choice|opción|选项|選項)" + _LINK
@@ -179,11 +180,13 @@ def letter_of(text: str, letters: Sequence[str]) -> str:
     """
     plain = unicodedata.normalize("NFKC", text).strip()
     one = rf"(?<![A-Za-z0-9'’])([{re.escape(''.join(letters))}])(?![A-Za-z0-9'’])"
-    said = [match for match in re.finditer(f"(?i:{_SAYS}){one}", plain)]
+    said = list(re.finditer(f"(?i:{_SAYS}){one}", plain))
     first = re.match(rf"[\W_]*{one}(?!\s+[a-zà-ÿ])|[\W_]*{one}(?=\s+(?:is|est|ist|es|because)\b)", plain)
     if found := (said[-1] if said else first):
         more = re.compile(rf"[\s\])*]*(?:,|and|or|und|oder|et|ou|y|o|和|或|与|、|/|&|\+)[\s\[(*]*{one}")
         return "" if more.match(plain, found.end()) else next(group for group in found.groups() if group)
-    named = re.finditer(rf"(?i:{_NAMES}){one}|[\[(*]{one}[\])*]|^{one}(?=[.:)]|$)|{one}(?=项|項)", plain, re.MULTILINE)
+    named = re.finditer(
+        rf"(?i:{_NAMES}){one}|[\[(*{{]{one}[\])*}}]|^{one}(?=[.:)]|$)|{one}(?=项|項)", plain, re.MULTILINE
+    )
     every = {group for match in named for group in match.groups() if group}
     return every.pop() if len(every) == 1 else ""
