@@ -17,6 +17,15 @@ from urllib.parse import urlsplit
 import uvloop
 
 
+def unchunked(raw: bytes) -> bytes:
+    """Raises ValueError where the last chunk is missing."""
+    body, at = [], 0
+    while size := int(raw[at : (end := raw.index(b"\r\n", at))], 16):
+        body.append(raw[end + 2 : end + 2 + size])
+        at = end + 4 + size
+    return b"".join(body)
+
+
 class Stream(asyncio.Protocol):
     """One request and its raw response."""
 
@@ -43,19 +52,16 @@ class Stream(asyncio.Protocol):
             self.ended.set_result(time.perf_counter())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_result(0.0)
+        if not self.ended.done():  # a server may end a body so; `numbers` knows whether it was whole
+            self.ended.set_result(time.perf_counter())
 
     def numbers(self) -> list[int]:
         """The numbers that arrived, in order; raises ValueError where the response is not a whole stream."""
         head, _, rest = b"".join(self.raw).partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise ValueError(head.split(b"\r\n")[0].decode() + " " + rest[:200].decode())
-        body, at = [], 0
-        while size := int(rest[at : (end := rest.index(b"\r\n", at))], 16):
-            body.append(rest[end + 2 : end + 2 + size])
-            at = end + 4 + size
-        events = [line[6:] for line in b"".join(body).split(b"\n") if line.startswith(b"data: ")]
+        body = unchunked(rest) if b"\r\ntransfer-encoding: chunked" in head.lower() else rest
+        events = [line[6:] for line in body.split(b"\n") if line.startswith(b"data: ")]
         if not events or events[-1].strip() != b"[DONE]":
             raise ValueError("no [DONE]")
         choices = [choice for event in events[:-1] for choice in json.loads(event).get("choices", ())]
@@ -63,12 +69,14 @@ class Stream(asyncio.Protocol):
         return [int(number) for number in text.split(",")[:-1]]
 
 
-async def load(url: str, streams: int, chunks: int, ramp_ms: float, headers: list[str]) -> dict[str, object]:
+async def load(
+    url: str, streams: int, chunks: int, ramp_ms: float, headers: list[str], model: str
+) -> dict[str, object]:
     """One round; every stream gets a connection of its own, opened before the clock runs."""
     where = urlsplit(url)
     host, port = where.hostname or "127.0.0.1", where.port or 80
     messages = [{"role": "user", "content": "Count, please. " + "Take your time. " * 20}]
-    body = json.dumps({"model": "bench", "stream": True, "max_tokens": 4 * chunks, "messages": messages}).encode()
+    body = json.dumps({"model": model, "stream": True, "max_tokens": 4 * chunks, "messages": messages}).encode()
     lines = ["POST /v1/chat/completions HTTP/1.1", f"host: {where.netloc}", "content-type: application/json", *headers]
     request = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
     loop = asyncio.get_running_loop()
@@ -91,7 +99,6 @@ async def load(url: str, streams: int, chunks: int, ramp_ms: float, headers: lis
         reordered += numbers != sorted(numbers)
     return {
         "first_s": [stream.first - stream.began for stream in opened if stream.first],
-        "each_s": [end - stream.began for end, stream in zip(ends, opened, strict=True) if end],
         "total_s": max(ends) - min(stream.began for stream in opened),
         "cpu_s": time.process_time(),
         "lost": lost,
@@ -107,5 +114,7 @@ if __name__ == "__main__":
     parser.add_argument("--chunks", type=int, default=100)
     parser.add_argument("--ramp-ms", type=float, default=0, help="spread the starts over so long; 0: all at once")
     parser.add_argument("--header", action="append", default=[], help='"Name: value"')
+    parser.add_argument("--model", default="bench", help="see upstream.py for what it can ask for")
     given = parser.parse_args()
-    print(json.dumps(uvloop.run(load(given.url, given.streams, given.chunks, given.ramp_ms, given.header))))
+    asked = load(given.url, given.streams, given.chunks, given.ramp_ms, given.header, given.model)
+    print(json.dumps(uvloop.run(asked)))
