@@ -28,7 +28,7 @@ def compare(
 
     Several samples of a question are averaged first: the question is what is compared and resampled. A measure counts
     the questions for which both arms have it, and is left out where these are fewer than two. Holm's correction runs
-    over all comparisons that are returned.
+    over all comparisons that are returned. Gains are changes for the better, or up where neither way is better.
 
     Args:
         answers: by arm; those to no question of `questions` are passed over.
@@ -116,7 +116,6 @@ def _compared(
     test, p = paired_p(before, after, seed=seed)
     sign = -1.0 if measure.better == "lower" else 1.0
     change = {ident: sign * (second[ident] - first[ident]) for ident in common}
-    ranked = sorted(common, key=lambda ident: -change[ident])
     return Comparison(
         measure, baseline, arm,
         before=_estimate(measure, before, seed),
@@ -124,6 +123,6 @@ def _compared(
         difference=paired_difference(before, after, seed=seed, share=measure.kind == "rate"),
         test=test, p=p, holm=p,
         needed=needed(before, after),
-        gains=tuple(ident for ident in ranked[:MOST] if change[ident] > 0),
-        losses=tuple(ident for ident in ranked[::-1][:MOST] if change[ident] < 0),
+        gains=tuple(ident for ident in sorted(common, key=lambda one: -change[one])[:MOST] if change[ident] > 0),
+        losses=tuple(ident for ident in sorted(common, key=lambda one: change[one])[:MOST] if change[ident] < 0),
     )  # fmt: skip
