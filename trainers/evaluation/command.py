@@ -1,0 +1,138 @@
+"""`trimtab eval`: the same prompts through several arms, and what changed, with intervals.
+
+    read the plan → find the arms → say what it takes → ask → compare → (judge) → report
+
+Status: 0 done; 1 an arm was given up or a question got no answer; 2 the plan is wrong; 130 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+EXAMPLES = """
+examples:
+  two policies of a server, on XSTest, and a report in runs/x:
+    trimtab eval --url http://127.0.0.1:8000 --arm urial-plain --arm urial --prompts xstest_prompts.csv --out runs/x
+
+  what that would take, without sending a prompt; and how many prompts an effect of ten points needs:
+    trimtab eval … --dry-run
+    trimtab eval --effect 0.1
+
+  an engine as it is, the same behind a policy, and another decoding; a sample of 100 prompts, all kinds in it:
+    trimtab eval --arm raw=http://127.0.0.1:9000#llama --arm law=http://127.0.0.1:8000,policy=law \\
+      --arm hot=http://127.0.0.1:8000,policy=law,temperature=1 --prompts question.jsonl --sample 100 --out runs/y
+
+  with a judge that is none of the models, first held against people's labels:
+    trimtab eval … --judge https://api.openai.com#gpt-4o --judge-key-env OPENAI_API_KEY --calibrate testset-v1.json
+
+  all of it from a file, which may say everything that a flag says; flags change it:
+    trimtab eval --config trainers/recipes/eval.yaml --out runs/z
+
+An arm is POLICY, NAME=POLICY or NAME=URL, then #MODEL, then ,KEY=VALUE for key_env, policy, temperature, max_tokens,
+top_p, stop … or body.FIELD. Two revisions of an index are two policies, or two URLs. The first arm is the baseline.
+
+A run that is stopped, by whatever, goes on with the same command: what was answered is not asked again. A conversation
+that was cut off starts again from its first turn. With another plan in the same folder it refuses.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="trimtab eval",
+        description="Ask the same prompts of several arms, and say what changed, with intervals.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--config", type=Path, default=None, metavar="PLAN", help="a plan file: YAML with the flags' names as keys")
+    add("--out", type=Path, default=None, metavar="FOLDER", help="what was asked and answered, and the report")
+    add("--url", help="the server whose policies the arms name")
+    add("--key-env", metavar="NAME", help="the environment variable that holds the key of --url")
+    add("--arm", action="append", dest="arms", metavar="ARM", help="once for each arm; see below")
+    add("--baseline", metavar="NAME", help="the arm that the others are compared with (default: the first)")
+    add("--prompts", action="append", metavar="FILE",
+        help="once for each file: JSONL, JSON, CSV, Parquet; FORM=FILE where columns do not show it")  # fmt: skip
+    add("--format", metavar="FORM", help="the form of all files (default: auto); a wrong one lists them")
+    add("--limit", type=int, metavar="N", help="the first N of each file")
+    add("--sample", type=int, metavar="N", help="N of each file, by chance, every kind with its share")
+    add("--samples", type=int, metavar="K", help="answers to each prompt (default: 1)")
+    add("--seed", type=int, help="of the sample, of the order, and of each answer (default: 0)")
+    add("--temperature", type=float, help="of all arms that do not say theirs (default: each engine's or policy's own)")
+    add("--max-tokens", type=int, metavar="N", help="of an answer (default: each engine's or policy's own)")
+    add("--letters", action=argparse.BooleanOptionalAction,
+        help="ask for the log-probabilities of a choice's letters, where there are choices (default: yes)")  # fmt: skip
+    add("--concurrency", type=int, metavar="N", help="requests at a time, of one host (default: 8)")
+    add("--requests-per-minute", type=float, metavar="N", help="of one host, at most (default: no limit)")
+    add("--retries", type=int, metavar="N", help="after the first attempt, 1, 2, 4 … seconds apart (default: 5)")
+    add("--timeout", type=float, metavar="S", help="seconds without a word from the engine (default: 120)")
+    add("--price", type=_price, metavar="IN,OUT", help="of a million tokens in and out")
+    add("--dry-run", action="store_true", default=False, help="find the arms, read the prompts, say what it would take")
+    add("--effect", type=float, default=0.0, metavar="D", help="say how many prompts it takes to show this difference")
+    add("--judge", metavar="URL#MODEL", help="an engine that compares each arm's answers with the baseline's")
+    add("--judge-key-env", metavar="NAME", help="the environment variable that holds its key")
+    add("--judge-may-be-an-arm", action="store_true", help="allow a judge that is the model of an arm")
+    add("--aspects", action="store_true", help="have the judge mark each answer by six aspects too")
+    add(
+        "--calibrate",
+        metavar="FILE",
+        help="pairs with people's labels, as PandaLM's, on which the judge is tried first",
+    )
+    return made
+
+
+def _price(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = vars(parser().parse_args(argv))
+    config, out, dry, effect = (options.pop(name) for name in ("config", "out", "dry_run", "effect"))
+    if effect:
+        return _effect(effect, len(options.get("arms", ())))
+    try:
+        from trainers.evaluation.arms import ArmError
+        from trainers.evaluation.folder import FolderError
+        from trainers.evaluation.plan import read_plan
+        from trainers.evaluation.run import run
+        from trainers.host import EngineError
+        from trainers.kept import KeptError
+        from trainers.lines import DataError
+        from trainers.recipe import RecipeError
+    except ModuleNotFoundError as error:
+        print(f"trimtab eval: no {error.name}; it comes with pip install 'trimtab[train]'", file=sys.stderr)
+        return 2
+    try:
+        plan = read_plan(config, options)
+        if out is None and not dry:
+            raise RecipeError("no --out: the folder for what was asked and answered, and for the report")
+        return run(plan, out, dry, sys.argv[1:] if argv is None else argv)
+    except (RecipeError, ArmError, DataError, FolderError) as error:
+        print(f"trimtab eval: {error}", file=sys.stderr)
+        return 2
+    except (EngineError, KeptError) as error:
+        print(f"trimtab eval: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ntrimtab eval: stopped; what was answered is kept in {out}, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _effect(effect: float, arms: int) -> int:
+    """How many prompts it takes depends on how many of them the arms answer differently, which nobody knows yet."""
+    from trainers.evaluation.significance import needed_for
+
+    size, others = abs(effect), max(1, arms - 1)
+    if not 0 < size <= 1:
+        print("trimtab eval: --effect is a difference of two rates, such as 0.1 for ten points", file=sys.stderr)
+        return 2
+    corrected = f", corrected for {others} comparisons" if others > 1 else ""
+    print(f"to show a difference of {100 * size:g} points with 80% power at 5%{corrected}:")
+    for share in sorted({size, 0.15, 0.3, 0.5}):
+        if share >= size:
+            count = needed_for(size, share, comparisons=others)
+            print(f"  {count:>7,} prompts if the arms differ on {100 * share:g}% of them")
+    return 0

@@ -1,0 +1,105 @@
+"""The folder of a run, and what must not change in it between one start and the next.
+
+run.json          the plan, the arms and what their servers said they are, the sets with their hashes; the outcome
+questions.jsonl   what is asked
+answers.jsonl     an answer a line, on disk before it counts
+traces.jsonl      the principles' ids of answers that have some
+judge/            what a judge said
+report.json, report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainers.evaluation.arms import Arm, Identity
+from trainers.evaluation.core import Question
+from trainers.evaluation.plan import Plan
+from trainers.lines import file_hash
+
+
+class FolderError(Exception):
+    """The folder holds another run; the message says what differs."""
+
+
+def fixed(
+    plan: Plan, arms: Sequence[tuple[Arm, Identity]], sets: Mapping[str, tuple[Path, str, list[Question]]],
+    questions: Sequence[Question],
+) -> dict[str, Any]:  # fmt: skip
+    """What the answers depend on. Keys of engines, speed, prices and judges are not in it: they may change."""
+    return {
+        "arms": {arm.name: _arm(arm, identity) for arm, identity in arms},
+        "prompts": {
+            name: {"file": path.name, "sha256": file_hash(path), "form": form, "questions": len(some)}
+            for name, (path, form, some) in sets.items()
+        },
+        "questions_sha256": hashlib.sha256(_lines(questions)).hexdigest(),
+        "limit": plan.limit, "sample": plan.sample, "samples": plan.samples, "seed": plan.seed,
+        "letters": plan.letters,
+    }  # fmt: skip
+
+
+def _arm(arm: Arm, identity: Identity) -> dict[str, Any]:
+    return {
+        "url": arm.url, "model": arm.model, "policy": arm.policy, "decoding": dict(arm.decoding),
+        "identity": {**asdict(identity), "stages": list(identity.stages), "indexes": list(identity.indexes)},
+    }  # fmt: skip
+
+
+def begin(folder: Path, what: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Any]:
+    """What run.json said before, {} in a new folder. Writes it, and the questions, where they are not there yet.
+
+    Raises:
+        FolderError: the folder's run is another one.
+    """
+    path = folder / "run.json"
+    if path.is_file():
+        before: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        now = json.loads(json.dumps(what))
+        if changed := list(_differences(before["fixed"], now)):
+            told = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
+            raise FolderError(f"{folder} holds a run of another plan ({told}); use another --out, or the same plan")
+        return before
+    if (folder / "answers.jsonl").exists():
+        raise FolderError(f"{folder} holds answers, but no run.json that says what they are to; use another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "questions.jsonl", _lines(questions))
+    write(path, {"fixed": what})
+    return {}
+
+
+def _differences(before: Any, now: Any, at: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [text for key in keys for text in _differences(before.get(key), now.get(key), f"{at}.{key}".lstrip("."))]
+    return [] if before == now else [f"{at}: {_short(before)} then, {_short(now)} now"]
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def write(path: Path, what: Mapping[str, Any]) -> None:
+    _replace(path, json.dumps(what, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Whole or not at all, whenever the power goes."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _lines(questions: Sequence[Question]) -> bytes:
+    rows = (json.dumps(asdict(question), ensure_ascii=False) for question in questions)
+    return "".join(row + "\n" for row in rows).encode("utf-8", "replace")

@@ -1,0 +1,151 @@
+"""One evaluation, from its plan to its report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trainers.evaluation import cost, folder
+from trainers.evaluation.arms import Arm, Identity, find
+from trainers.evaluation.core import Answer, Question
+from trainers.evaluation.plan import Plan, all_questions, read_sets
+from trainers.evaluation.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
+from trainers.evaluation.traces import read_found, with_principles, write_found
+from trainers.kept import Kept
+
+
+def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
+    """The command's status; without `out`, or `dry`, only what it would take is said, and nothing is sent.
+
+    Raises:
+        ArmError, RecipeError, DataError, FolderError: the plan is wrong, or another one. EngineError: a server is away,
+        or the judge cannot judge. KeptError: the folder is in use.
+    """
+    arms = plan.read_arms()
+    sets = read_sets(plan)
+    questions = all_questions(sets)
+    found = [find(arm) for arm in arms]
+    arms = [arm for arm, _ in found]
+    todo = jobs(arms, questions, plan.samples, plan.seed)
+    if dry or out is None:
+        print(cost.before(plan, len(arms), questions, todo, 0))
+        return 0
+    _judge_allowed(plan, arms)
+    what = folder.fixed(plan, found, sets, questions)
+    before = folder.begin(out, what, questions)
+    started = before.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    told: dict[str, Any] = {"version": version("trimtab"), "command": ["trimtab", "eval", *argv], "started": started}
+    with Kept(out / "answers.jsonl", read_answer, write_answer) as kept:
+        folder.write(out / "run.json", {**told, "fixed": what})
+        there = sum(kept.get(job.key) is not None for job in todo)
+        left = [job for job in todo if kept.get(job.key) is None]
+        print(cost.before(plan, len(arms), questions, left, there))
+        asked = _ask(plan, arms, todo, kept, there)
+    answers = _principles(arms, asked, out)
+    baseline = plan.baseline or arms[0].name
+    told |= _outcome(plan, found, asked, answers, len(questions) * plan.samples, baseline)
+    folder.write(out / "run.json", {**told, "fixed": what})
+    _say(told, asked)
+    print(f"used: {cost.spent(plan, [a for some in answers.values() for a in some])}")
+    _report(plan, out, {**told, "fixed": what}, questions, answers, baseline)
+    return 1 if asked.stopped or any(arm["failed"] for arm in told["arms"]) else 0
+
+
+def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer], there: int) -> Asked:
+    with tqdm(total=len(todo), initial=there, desc="answers", unit="") as bar:
+
+        def early(some: Sequence[Answer], seconds: float) -> None:
+            bar.write(cost.after(plan, some, len(todo) - there - len(some), seconds))
+
+        return ask_arms(arms, todo, kept, plan.manner, bar, early)
+
+
+def _principles(arms: Sequence[Arm], asked: Asked, out: Path) -> dict[str, list[Answer]]:
+    with Kept(out / "traces.jsonl", read_found, write_found) as kept:
+        answers, missing = with_principles(arms, asked.answers, kept)
+    if missing:
+        asked.notes.append(f"the principles of {missing} answers are unknown: their traces could not be read")
+    return answers
+
+
+def _outcome(
+    plan: Plan, found: Sequence[tuple[Arm, Identity]], asked: Asked, answers: Mapping[str, Sequence[Answer]],
+    wanted: int, baseline: str,
+) -> dict[str, Any]:  # fmt: skip
+    """What run.json says of how it went: how far each arm came, and what is not as one would think."""
+    arms = []
+    for arm, identity in found:
+        statuses = [answer.status for answer in answers[arm.name]]
+        arms.append({
+            "name": arm.name, "url": arm.url, "model": identity.model, "policy": arm.policy,
+            "decoding": dict(arm.decoding), "digest": identity.digest, "stages": list(identity.stages),
+            "engine": identity.engine, "profile": identity.profile, "indexes": list(identity.indexes),
+            "wanted": wanted, "answered": statuses.count("ok"), "refused": statuses.count("refused"),
+            "failed": statuses.count("failed"), "stopped": asked.stopped.get(arm.name, ""),
+        })  # fmt: skip
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "baseline": baseline, "arms": arms, "notes": asked.notes,
+        "turned_away": asked.turned_away, "concurrency": plan.concurrency, "price": plan.price,
+        "judge": plan.judge, "calibrate": plan.calibrate,
+    }  # fmt: skip
+
+
+def _say(told: Mapping[str, Any], asked: Asked) -> None:
+    for arm in told["arms"]:
+        missing = arm["wanted"] - arm["answered"] - arm["refused"]
+        parts = [f"{arm['refused']} refused by the engine"] if arm["refused"] else []
+        parts += [f"{missing} without an answer, which the same command asks again"] if missing else []
+        if parts or arm["stopped"]:
+            print(
+                f"arm {arm['name']!r}: {arm['answered']} of {arm['wanted']} answered" + "".join(f", {p}" for p in parts)
+            )
+        if arm["stopped"]:
+            print(f"  given up: {arm['stopped']}")
+    if asked.turned_away:
+        print(f"{asked.turned_away} requests were more than a host could take, and were sent again")
+    for note in asked.notes:
+        print(f"note: {note}")
+
+
+def _judge_allowed(plan: Plan, arms: Sequence[Arm]) -> None:
+    if plan.judge:
+        from trainers.evaluation.judging import check
+
+        check(plan, arms)
+
+
+def _report(
+    plan: Plan, out: Path, told: Mapping[str, Any], questions: Sequence[Question],
+    answers: Mapping[str, Sequence[Answer]], baseline: str,
+) -> None:  # fmt: skip
+    """Compare what there is to compare, have it judged where that was asked for, and write it down."""
+    from trainers.evaluation.compare import compare
+    from trainers.evaluation.report import write_report
+    from trainers.evaluation.terminal import table
+
+    some = {name: said for name, said in answers.items() if any(answer.status == "ok" for answer in said)}
+    if baseline not in some or len(some) < 2:
+        print("nothing to compare: the baseline and one arm more must have answers")
+        return
+    calibration = preferences = None
+    extra: Mapping[str, Any] = {}
+    described: Mapping[str, Any] = {}
+    if plan.judge:
+        from trainers.evaluation.judging import judge
+
+        judged = judge(plan, questions, some, baseline, out / "judge")
+        calibration, preferences = judged.calibration, judged.preferences
+        extra, described = judged.extra, judged.described
+        told["notes"].extend(judged.notes)
+        folder.write(out / "run.json", told)
+        print(*(f"note: {note}" for note in judged.notes), sep="\n")
+    comparisons = compare(questions, some, baseline, extra, described=described, seed=plan.seed)
+    write_report(out, told, questions, answers, comparisons, calibration, preferences)
+    print(table(comparisons, shutil.get_terminal_size((120, 24)).columns))
+    print(f"report: {out / 'report.html'} (and report.json)")
