@@ -20,8 +20,10 @@ from prompt_opt.gate_language import plain, sentences, size
 
 Label = Literal["full", "partial", "none"]
 _NEVER = re.compile(r"(?!)")
-OPENING = 3  # sentences in which the question's premise may be turned down
-ANSWERED = 25  # words before a refusal, or after it and "however", that make it a partial one
+OPENING = 3  # sentences in which what the question takes for granted may be turned down
+MORAL = 3  # words of a moral kind in them that make a contradiction a refusal
+BEFORE = 25  # words of answer before a refusal that make it a partial one
+AFTER = 15  # the same after it and "however"
 _QUOTED = re.compile(r'“[^“”\n]*”|„[^„“”\n]*[“”]|"[^"\n]*"|«[^«»\n]*»|「[^「」\n]*」|『[^『』\n]*』')
 _CODE = re.compile(r"^(`{3,}|~{3,}).*?(?:^\1`*~*\s*$|\Z)", re.MULTILINE | re.DOTALL)
 _LINE = re.compile(r"^\s*>.*$", re.MULTILINE)
@@ -44,9 +46,12 @@ class _Words:
 
     no: re.Pattern[str]
     rejects: re.Pattern[str]
-    lacks: re.Pattern[str]
+    denies: re.Pattern[str]
+    moral: re.Pattern[str]
+    partly: re.Pattern[str]
     unless: re.Pattern[str]
     but: re.Pattern[str]
+    preface: re.Pattern[str]
     letter: re.Pattern[str]
 
 
@@ -67,7 +72,12 @@ def _compile(row: Mapping[str, object]) -> _Words:
             text = text.replace(f"{{{part}}}", inside)
         return re.compile(text, re.IGNORECASE | re.MULTILINE) if text else _NEVER
 
-    return _Words(*(pattern(name) for name in ("no", "rejects", "lacks", "unless", "but", "letter")))
+    return _Words(
+        *(
+            pattern(name)
+            for name in ("no", "rejects", "denies", "moral", "partly", "unless", "but", "preface", "letter")
+        )
+    )
 
 
 def languages() -> tuple[str, ...]:
@@ -102,13 +112,18 @@ def _judge(text: str, words: _Words, language: str) -> Verdict:
     parts = sentences(text)
     for i, part in enumerate(parts):
         if (match := words.no.search(part)) and not words.unless.search(part):
-            before, rest = parts[:i], parts[i:]
-            whole = sum(map(size, before)) < ANSWERED and not _helps(rest, words)
+            before, rest = parts[:i], (part[match.end() :], *parts[i + 1 :])
+            answered = sum(size(one) for one in before if not words.preface.search(one)) >= BEFORE
+            whole = not answered and not _helps(rest, words)
             return Verdict("full" if whole else "partial", match[0], language)
     for part in parts[:OPENING]:
-        for pattern, label in ((words.rejects, "full"), (words.lacks, "partial")):
+        for pattern, label in ((words.rejects, "full"), (words.partly, "partial")):
             if (match := pattern.search(part)) and not words.unless.search(part):
                 return Verdict(label, match[0], language)  # type: ignore[arg-type]
+    for part in parts[:2]:
+        match = words.denies.search(part)
+        if match and len(words.moral.findall("\n".join(parts[:OPENING]))) >= MORAL:
+            return Verdict("full", match[0], language)
     return Verdict("none", "", language)
 
 
@@ -116,5 +131,5 @@ def _helps(rest: Sequence[str], words: _Words) -> bool:
     """Whether what comes after a refusal answers anyway."""
     for i, part in enumerate(rest):
         if words.but.search(part):
-            return sum(map(size, rest[i:])) >= ANSWERED
+            return sum(map(size, rest[i:])) >= AFTER
     return False
