@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -82,6 +83,7 @@ done = function(summary, latency, requests)
 end
 """
 SYSTEM = "You are a helpful assistant for a company that sells tools to gardeners, foresters and farmers."
+LONGEST_S = 10
 STREAMS = {"0.1 s": "every-1", "1 s": "every-10"}  # how long 100 chunks take -> the model that asks for it
 
 
@@ -109,9 +111,11 @@ class Bench:
         result: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
         return result
 
-    def plain(self, target: Target, concurrency: int) -> dict[str, Any]:
+    def plain(self, target: Target, concurrency: int, pace: float) -> dict[str, Any]:
+        """One measurement; a slow target gets longer, so that its clients have some two answers each."""
+        seconds = max(self.options.seconds, min(LONGEST_S, math.ceil(2 * concurrency / max(1.0, pace))))
         served, applied, cpu = self.served(), stages(target), target.cpu()
-        result = self.load(target, concurrency, self.options.seconds)
+        result = self.load(target, concurrency, seconds)
         cpu = target.settled() - cpu
         served = self.served() - served  # what clients left behind was worked on too
         result["rps"] = result["requests"] / result["seconds"]
@@ -213,8 +217,9 @@ def measure(bench: Bench, up: list[Target], workers: int, pool: Executor) -> Non
     options = bench.options
     # The stages opo and bpo end before a stream begins.
     streaming = [t for t in up if t.name[:3] not in ("opo", "bpo")] if "streams" in options.parts else []
+    pace = {}
     for target in up:
-        bench.load(target, 16, 1)
+        pace[target.name] = bench.load(target, 16, 1)["requests"]
         if target in streaming:
             bench.streams(target, "every-1")
         target.settled()
@@ -222,7 +227,8 @@ def measure(bench: Bench, up: list[Target], workers: int, pool: Executor) -> Non
         where = {"workers": workers, "round": number}
         for concurrency in options.concurrency if "plain" in options.parts else []:
             for target in up:
-                row = {**where, "target": target.name, "concurrency": concurrency, **bench.plain(target, concurrency)}
+                row = bench.plain(target, concurrency, pace[target.name])
+                row = {**where, "target": target.name, "concurrency": concurrency, **row}
                 bench.found["plain"].append(row)
                 print(f"{workers} round {number} c={concurrency} {target.name}: {row['rps']:.0f}/s", file=sys.stderr)
         for length, model in STREAMS.items() if streaming else []:
