@@ -17,6 +17,7 @@ from trainers.evaluation.significance import paired_p
 from trainers.lines import DataError
 
 OUTCOMES: tuple[Outcome, ...] = ("win", "loss", "tie")
+SAID: dict[Outcome, str] = {"win": "the second is better", "loss": "the first is better", "tie": "tie"}
 _PANDALM: dict[int, Outcome] = {0: "tie", 1: "loss", 2: "win"}  # 1: the first response is better
 
 
@@ -217,7 +218,7 @@ def lines(found: Calibration) -> Iterator[str]:
     if found.person and found.person_kappa:
         yield f"  says what one person said        {_percent(found.with_person)}"
         yield f"  one person says what another did {_percent(found.person)}   kappa {_plain(found.person_kappa)}"
-    yield f"  always saying {found.baseline!r} would give   {_percent(found.baseline_share)}"
+    yield f"  a judge who always says the same {_percent(found.baseline_share)}   ({SAID[found.baseline]!r})"
     yield f"  both orders say the same         {_percent(found.consistency)}"
     if place := found.judge.position:
         yield f"  verdicts for the first place     {_percent(place.share)}   (fair: 50%; p {_p(place.p)})"
@@ -232,7 +233,7 @@ def warnings(found: Calibration) -> Iterator[str]:
     """What a reader of this judge's verdicts must know, in plain words."""
     if not found.better_than_baseline:
         yield (
-            f"This judge is no better than always saying {found.baseline!r}: it agrees with people in "
+            f"This judge is no better than always saying {SAID[found.baseline]!r}: it agrees with people in "
             f"{found.agreement.value:.0%} of the pairs, and that would in {found.baseline_share.value:.0%}."
         )
     if (place := found.judge.position) and place.p < 0.05:

@@ -1,0 +1,117 @@
+"""What a run comes to: report.json for programs, report.html for people; the terminal's table is in `terminal.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.evaluation.aspects import Scores
+from trainers.evaluation.calibration import Calibration, warnings
+from trainers.evaluation.cases import cases
+from trainers.evaluation.compare import compare_kinds
+from trainers.evaluation.core import Answer, Comparison, Measure, Question
+from trainers.evaluation.counts import counts
+from trainers.evaluation.judge import Verdict
+from trainers.evaluation.page import Contents, page
+from trainers.evaluation.preference import Preference
+from trainers.evaluation.terminal import table
+from trainers.evaluation.wording import sentences, summary, word
+
+__all__ = ["SCHEMA", "document", "table", "write_report"]
+
+SCHEMA = "trimtab-eval-report/1"
+KINDS = 24  # more than these are no kinds, but labels
+
+
+def write_report(
+    folder: Path,
+    run: Mapping[str, Any],
+    questions: Sequence[Question],
+    answers: Mapping[str, Sequence[Answer]],
+    comparisons: Sequence[Comparison],
+    calibration: Calibration | None = None,
+    verdict_summary: Mapping[str, Preference] | None = None,
+    *,
+    verdicts: Mapping[str, Sequence[Verdict]] = {},
+    scores: Scores | None = None,
+    described: Mapping[str, Measure] = {},
+) -> None:
+    """report.json and report.html in `folder`, each whole or not at all.
+
+    Args:
+        run: what run.json holds: the arms, the sets with their hashes, the command; shown as it is.
+        answers: by arm, the baseline among them.
+        verdict_summary: `preference` of each arm. verdicts: the same one by one; the judge's words stand in the cases.
+        scores: of `score_aspects`; its marks are compared by kind too. described: its measures.
+    """
+    it = contents(run, questions, answers, comparisons, calibration, verdict_summary or {}, verdicts, scores, described)
+    replaced(folder / "report.json", json.dumps(document(it), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    replaced(folder / "report.html", page(it))
+
+
+def contents(
+    run: Mapping[str, Any], questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]],
+    comparisons: Sequence[Comparison], calibration: Calibration | None, preferences: Mapping[str, Preference],
+    verdicts: Mapping[str, Sequence[Verdict]], scores: Scores | None, described: Mapping[str, Measure],
+) -> Contents:  # fmt: skip
+    samples = run.get("fixed", run).get("samples", 1)
+    split: dict[str, list[Comparison]] = {}
+    if 1 < len({q.kind for q in questions}) <= KINDS and comparisons:
+        marks = scores.marks if scores else {}
+        split = compare_kinds(questions, answers, comparisons[0].baseline, marks, described=described)
+    unread = ""
+    if scores and (scores.unreadable or scores.refused):
+        unread = f"Of {scores.asked:,} answers the judge gave {scores.unreadable:,} no marks that could be read"
+        unread += f", and its engine refused {scores.refused:,}; they have none."
+    return Contents(
+        run, len(questions), counts(answers, len(questions) * samples), comparisons, split,
+        cases(questions, answers, comparisons, verdicts), preferences, calibration, unread,
+    )  # fmt: skip
+
+
+def document(it: Contents) -> dict[str, Any]:
+    """report.json. Numbers that are no numbers are null."""
+    return {
+        "schema": SCHEMA,
+        "summary": [line for said in summary(it.comparisons) for line in sentences(said)],
+        "questions": it.questions,
+        "arms": _plain(it.arms),
+        "comparisons": [_comparison(c) for c in it.comparisons],
+        "kinds": {kind: [_comparison(c) for c in found] for kind, found in it.kinds.items()},
+        "judge": _plain(it.preferences),
+        "calibration": it.calibration and {**_plain(it.calibration), "warnings": list(warnings(it.calibration))},
+        "run": _plain(it.run),
+    }
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    return {**_plain(found), "word": word(found)}
+
+
+def _plain(what: Any) -> Any:
+    """As JSON has it."""
+    if is_dataclass(what) and not isinstance(what, type):
+        what = asdict(what)
+    if isinstance(what, Mapping):
+        return {str(key): _plain(value) for key, value in what.items()}
+    if isinstance(what, list | tuple):
+        return [_plain(value) for value in what]
+    if isinstance(what, float) and not math.isfinite(what):
+        return None
+    return what if isinstance(what, str | int | float | bool | None) else str(what)
+
+
+def replaced(path: Path, text: str) -> None:
+    """Whole or not at all, whenever the power goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        file.write(text.encode("utf-8", "replace"))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,66 @@
+"""The comparisons as a table of plain text, as wide as the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from trainers.evaluation.core import Comparison
+from trainers.evaluation.wording import NOT_SHOWN, change, count, interval, name_of, probability, summary, value, word
+
+HEADS = ("", "before", "after", "difference", "95% interval", "p", "n", "")
+KEPT = ((1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 5, 7), (1, 3, 4, 5, 6, 7), (3, 4, 5, 6, 7))  # the first that has room
+
+
+def table(comparisons: Sequence[Comparison], width: int = 80) -> str:
+    """One block for each arm: the measure, both values, the difference and its interval, p after Holm, n, a word.
+
+    Where the width does not hold all that, some columns go. Never wider than `width` from 72 on.
+    """
+    lines: list[str] = []
+    for said in summary(comparisons):
+        mine = [c for c in comparisons if (c.baseline, c.arm) == (said.baseline, said.arm)]
+        lines += ["", f"{said.arm} against {said.baseline}", *_rows(mine, max(width, 72))]
+        for text, found in (("better", said.better), ("worse", said.worse)):
+            if found:
+                lines += _wrapped(f"{text}: {', '.join(name_of(c.measure) for c in found)}", width)
+    note = (
+        "Differences with their 95% intervals, paired by question; pt: percentage points; p: after Holm's correction. "
+    )
+    note += NOT_SHOWN.capitalize()
+    return "\n".join([*lines[1:], "", *_wrapped(f"{note} is not the same as no difference.", width)])
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 72), subsequent_indent="  ")
+
+
+def _rows(mine: Sequence[Comparison], width: int) -> Iterator[str]:
+    """A heading and a line for each measure; numbers stand flush right."""
+    cells = [_cells(c) for c in mine]
+    for keep in KEPT:
+        shown = [HEADS, *cells]
+        if keep is KEPT[-1]:  # the word is short where there is no room
+            shown = [(*row[:-1], "not shown" if row[-1] == NOT_SHOWN else row[-1]) for row in shown]
+        sizes = [max(len(row[i]) for row in shown) for i in range(len(HEADS))]
+        room = width - sum(sizes[i] for i in keep) - 2 * len(keep)
+        if room >= sizes[0]:
+            break
+    sizes[0] = max(8, min(sizes[0], room))
+    for row in shown:
+        name = row[0] if len(row[0]) <= sizes[0] else row[0][: sizes[0] - 1] + "…"
+        last = len(HEADS) - 1
+        yield "  ".join([name.ljust(sizes[0]), *(row[i].rjust(sizes[i]) for i in keep if i < last), row[last]]).rstrip()
+
+
+def _cells(found: Comparison) -> tuple[str, ...]:
+    m = found.measure
+    bare = replace(m, unit="")
+    points = " pt" if m.kind == "rate" else ""
+    return (
+        name_of(m) + (f", {m.unit}" if m.unit and m.unit not in name_of(m) and "share" not in name_of(m) else ""),
+        value(bare, found.before.value), value(bare, found.after.value),
+        change(m, found.difference.value, unit=False) + points, interval(m, found.difference),
+        probability(found.holm), count(found.difference.n), word(found),
+    )  # fmt: skip

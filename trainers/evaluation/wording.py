@@ -1,0 +1,168 @@
+"""How an evaluation's numbers are written, and what they say in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from trainers.evaluation.core import Comparison, Estimate, Measure
+
+NOT_SHOWN = "no difference shown"
+MINUS = "−"
+_NAMES = {"first_s": "time to first token", "total_s": "time to whole answer", "cached_share": "cached share of prompt"}
+
+
+def word(found: Comparison) -> str:
+    """better, worse, or for measures of which neither is better higher or lower; else that no difference was shown."""
+    if not found.significant or not found.difference.value:
+        return NOT_SHOWN
+    higher = found.difference.value > 0
+    if not found.measure.better:
+        return "higher" if higher else "lower"
+    return "better" if higher == (found.measure.better == "higher") else "worse"
+
+
+def name_of(measure: Measure) -> str:
+    """As people would call it."""
+    return _NAMES.get(measure.name, measure.name.replace("_", " "))
+
+
+def value(measure: Measure, number: float) -> str:
+    """A rate in percent, an average in its unit."""
+    if measure.kind == "rate":
+        return f"{number:.1%}".replace("-", MINUS)
+    return f"{_digits(number)}{_unit(measure)}"
+
+
+def change(measure: Measure, number: float, *, unit: bool = True) -> str:
+    """A difference with its sign: of rates in percentage points."""
+    if measure.kind == "rate":
+        return _signed(f"{abs(100 * number):.1f}", number) + (" points" if unit else "")
+    return _signed(_digits(abs(number)), number) + (_unit(measure) if unit else "")
+
+
+def interval(measure: Measure, found: Estimate) -> str:
+    """The 95% interval of a difference."""
+    return f"{change(measure, found.low, unit=False)} to {change(measure, found.high, unit=False)}"
+
+
+def between(measure: Measure, found: Estimate) -> str:
+    """The 95% interval of one arm's value."""
+    if measure.kind == "rate":
+        return f"{found.low:.1%} to {found.high:.1%}".replace("-", MINUS)
+    return f"{_digits(found.low)} to {_digits(found.high)}"
+
+
+def probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{min(p, 1.0):.3f}"
+
+
+def count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def seconds(number: float | None) -> str:
+    if number is None:
+        return "–"
+    return f"{1000 * number:.0f} ms" if number < 1 else f"{number:.2f} s" if number < 10 else f"{number:,.1f} s"
+
+
+def _unit(measure: Measure) -> str:
+    return f" {measure.unit}" if measure.unit else ""
+
+
+def _signed(text: str, number: float) -> str:
+    if not any(c in "123456789" for c in text):
+        return text  # zero has no sign, and neither has what is written as zero
+    return ("+" if number > 0 else MINUS) + text
+
+
+def _digits(number: float) -> str:
+    """Three digits that count, and no more than there are before the point."""
+    if not math.isfinite(number):
+        return "–"
+    size = abs(number)
+    places = 0 if size >= 100 or not size else 1 if size >= 10 else 2 if size >= 0.1 else 3
+    return f"{number:,.{places}f}".replace("-", MINUS)
+
+
+# ---------------------------------------------------------------- in words
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an arm's comparisons say, sorted; `unshown` holds what could not be told from chance."""
+
+    arm: str
+    baseline: str
+    better: tuple[Comparison, ...]
+    worse: tuple[Comparison, ...]
+    changed: tuple[Comparison, ...]
+    unshown: tuple[Comparison, ...]
+
+    @property
+    def headline(self) -> str:
+        if not (self.better or self.worse or self.changed):
+            return f"Nothing shown: no measure tells {self.arm} from {self.baseline}."
+        parts = []
+        if self.better:
+            parts.append(f"better in {listed([name_of(c.measure) for c in self.better])}")
+        if self.worse:
+            parts.append(f"worse in {listed([name_of(c.measure) for c in self.worse])}")
+        if not parts:
+            return (
+                f"Neither better nor worse is shown; different in {listed([name_of(c.measure) for c in self.changed])}."
+            )
+        return (f"{' and '.join(parts)}.")[:1].upper() + (f"{' and '.join(parts)}.")[1:]
+
+
+def summary(comparisons: Sequence[Comparison]) -> list[Said]:
+    """One for each pair of arm and baseline, in their order."""
+    out = []
+    for baseline, arm in dict.fromkeys((c.baseline, c.arm) for c in comparisons):
+        mine = [c for c in comparisons if (c.baseline, c.arm) == (baseline, arm)]
+        by = {w: tuple(c for c in mine if word(c) == w) for w in ("better", "worse", "higher", "lower", NOT_SHOWN)}
+        out.append(Said(arm, baseline, by["better"], by["worse"], by["higher"] + by["lower"], by[NOT_SHOWN]))
+    return out
+
+
+def sentences(said: Said) -> Iterator[str]:
+    """The same as plain sentences, for report.json."""
+    yield f"{said.arm} against {said.baseline}: {said.headline}"
+    for found in (*said.better, *said.worse, *said.changed):
+        yield f"{name_of(found.measure)}: {moved(found)}"
+    for found in said.unshown:
+        yield f"{name_of(found.measure)}: {NOT_SHOWN}, {change(found.measure, found.difference.value)} "\
+            f"({interval(found.measure, found.difference)}). {needs(found)}".rstrip()  # fmt: skip
+
+
+def moved(found: Comparison) -> str:
+    """From what to what, and by how much."""
+    m = found.measure
+    return (
+        f"from {value(m, found.before.value)} to {value(m, found.after.value)}, "
+        f"{change(m, found.difference.value)} ({interval(m, found.difference)})"
+    )
+
+
+def needs(found: Comparison) -> str:
+    """How many questions it would take; "" where the arms do not differ at all."""
+    if found.needed is None:
+        return ""
+    if found.needed <= found.difference.n:
+        return f"These {count(found.difference.n)} questions would do for one test; not for as many as were made here."
+    return (
+        f"A difference of this size would take about {count(_round(found.needed))} questions to show; "
+        f"these are {count(found.difference.n)}."
+    )
+
+
+def _round(number: int) -> int:
+    """Two digits are more than a number of questions needed deserves."""
+    step: int = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // step) * step
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
