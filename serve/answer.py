@@ -47,7 +47,7 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
     config = service.config
     caller = identify(config.keys, call.header(b"authorization"))
     record.tenant, record.key = caller.tenant, caller.name
-    body = await call.json_body(int(config.server.max_body_mb * 2**20))
+    body = await call.read(int(config.server.max_body_mb * 2**20))
     request = wire.parse(body, config.server)
     policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
     engine = service.engines[policy.engine]
@@ -60,7 +60,7 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
         record.asked = request.fields
     engine.require_ready()
     model = engine.name_for(model)
-    async with call.while_client_stays():
+    with call.while_client_stays():
         if not policy.stages and policy.render == "chat":
             engine.refuse_chat(config)
             engine.refuse(request, None if engine.supports >= PARTS else wire.chat(request, config.server))
@@ -82,7 +82,7 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
     caller.require(RAW)
     limit = int(config.server.max_body_mb * 2**20)
     form = call.path in _FORMS and call.media != "application/json"
-    body = await (call.body(limit) if form else call.json_body(limit))
+    body = await call.read(limit, json=not form)
     policy = config.policies[RAW]
     engine = service.engines[policy.engine]
     if not form:
@@ -100,7 +100,7 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
             record.outcomes = tuple(Outcome(name, "skipped", "not a chat") for name in chosen.stages)
     record.policy, record.engine = policy, engine.spec.name
     engine.require_ready()
-    async with call.while_client_stays():
+    with call.while_client_stays():
         upstream = await send(service, call, engine, call.path, body)
         call.extra = record.headers()
         with held(upstream):
@@ -121,15 +121,15 @@ async def run(service: Service, call: Call, line: Line) -> None:
     except ApiError as error:
         record.error = error.brief or error.message
         call.extra = record.headers()
-        await call.fail(error)
+        call.fail(error)
     except StageFailed as failed:
         record.outcomes = (failed.outcome,)
         record.error = str(failed)
         call.extra = record.headers()
-        await call.fail(UpstreamFailed(f'{failed} (the policy\'s on_error is "fail")', code="stage_failed"))
+        call.fail(UpstreamFailed(f'{failed} (the policy\'s on_error is "fail")', code="stage_failed"))
     except asyncio.CancelledError:
         unanswered, record.error = 503, "server stopped"
-        await call.fail(Unavailable("the server is shutting down", code="shutting_down"))
+        call.fail(Unavailable("the server is shutting down", code="shutting_down"))
         raise
     finally:
         account(record, call.status or unanswered, service.traces)
@@ -176,7 +176,7 @@ async def _aligned(
         raise BadRequest(str(error), code="no_place_in_base_render") from None
     call.extra = record.headers()
     if refusal is not None:
-        return await hand_over(call, record, upstream, refusal)
+        return hand_over(call, record, upstream, refusal)
     with held(upstream):
         if policy.render == "chat":
             await pass_on(config, call, record, engine, upstream)

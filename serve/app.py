@@ -1,23 +1,27 @@
-"""The routes. FastAPI carries them and the OpenAPI page; the hot ones are plain ASGI, untouched by its machinery."""
+"""The routes: FastAPI carries them and the OpenAPI page, but for the hot ones, which go past it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from serve import feedback, metrics, openapi, page, principles, recent, wire
 from serve.answer import Line, chat_completions, relayed, run
-from serve.call import Call, ClientGone, Receive, Scope, Send
+from serve.body import read_json
+from serve.call import Call
 from serve.config import RAW, RIGHTS
 from serve.engines import LiveEngine
 from serve.errors import ApiError, NotFound
 from serve.headers import request_headers
 from serve.keys import Caller, identify
+from serve.protocol import Lines
+from serve.reply import CHAT
 from serve.service import Service, failed, held
 from serve.upstream import TimedOut, UpstreamError
 
@@ -36,14 +40,17 @@ class _Page(msgspec.Struct):
     data: list[dict[str, Any]]
 
 
-class _Hot:
-    """A line of `answer` as an ASGI application."""
+def lines(service: Callable[[], Service]) -> Lines:
+    """The hot paths, which `serve.protocol` takes past the application below."""
 
-    def __init__(self, service: Callable[[], Service], line: Line) -> None:
-        self._service, self._line = service, line
+    def travel(line: Line) -> Callable[[Call], Awaitable[None]]:
+        return lambda call: run(service(), call, line)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run(self._service(), Call(scope, receive, send), self._line)
+    return {CHAT: travel(chat_completions)} | dict.fromkeys(RELAYED, travel(relayed))
+
+
+async def _hot(request: Request) -> Response:
+    raise AssertionError("a hot path is answered before the application is asked")
 
 
 def build(service: Callable[[], Service]) -> FastAPI:
@@ -56,9 +63,8 @@ def build(service: Callable[[], Service]) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.router.routes.append(Route("/v1/chat/completions", _Hot(service, chat_completions), methods=["POST"]))
-    for path in RELAYED:
-        app.router.routes.append(Route(path, _Hot(service, relayed), methods=["POST"]))
+    for path in (CHAT, *RELAYED):  # for whoever comes with another method
+        app.router.routes.append(Route(path, _hot, methods=["POST"]))
     page.add_routes(app)
     plain = openapi.document(app)
     app.openapi = lambda: plain(RELAYED)  # type: ignore[method-assign]
@@ -71,7 +77,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
         headers = {name.decode(): value.decode() for name, value in error.headers}
         return Response(error.json(), error.status, headers, media_type="application/json")
 
-    @app.exception_handler(ClientGone)
+    @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it
 
@@ -233,10 +239,6 @@ async def _listed(service: Service, engine: LiveEngine, request: Request) -> lis
 async def _explain(service: Service, who: Caller, http: Request) -> dict[str, Any]:
     from serve.explain import explained
 
-    async def no_answer(message: object) -> None:
-        raise AssertionError("FastAPI answers this call")
-
-    call = Call(http.scope, http.receive, no_answer)
     limits = service.config.server
-    request = wire.parse(await call.json_body(int(limits.max_body_mb * 2**20)), limits)
+    request = wire.parse(await read_json(http, int(limits.max_body_mb * 2**20)), limits)
     return await explained(service, who, request, http.headers.get("x-trimtab-policy"))

@@ -1,162 +1,235 @@
-"""One HTTP call: its body in, bounded; its answer out; and word of it when the client leaves."""
+"""One HTTP call on the hot path: its body in, bounded; its answer out; and word of it when the client leaves."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
-from serve.errors import ApiError, TooLarge, TooSlow, UnsupportedMedia
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = Iterable[tuple[bytes, bytes]]
+from serve.body import BODY_S, Headers, check, header, media, too_large, too_slow
+from serve.errors import ApiError
+
+log = logging.getLogger("trimtab.call")
 
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
-_STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
-_BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing
+STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
+_BODILESS = (204, 304)
 
 
 class ClientGone(Exception):
     """The client has left; there is nobody to answer."""
 
 
+class Wire(Protocol):
+    """The client's connection, as far as a call needs it."""
+
+    transport: asyncio.Transport
+    flow: FlowControl
+
+    def on_response_complete(self) -> None:
+        """The next request may begin."""
+
+
 class Call:
-    """ASGI's scope, receive and send, as the request path uses them.
+    """A request and its answer, straight on uvicorn's protocol, which sees in it the cycle that it would make itself.
+
+    ASGI between the two would cost as much as all the rest: a message for each half of an answer, a task that waits
+    for the client to leave, the middlewares of a framework whose machinery a relayed chat does not use.
 
     `started` says whether the answer's headers are out (so an error can no longer choose a status), `ended` whether
     all of it is, `events` whether it is a stream of events (so an error can be its last one).
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+    def __init__(
+        self, wire: Wire, path: str, query: bytes, headers: Sequence[tuple[bytes, bytes]], *, keep: bool, expect: bool
+    ) -> None:
+        self.path, self.query, self.headers = path, query, headers
         self.started = self.ended = self.events = False
         self.status = 0
-        self._writing = 0.0  # since when the piece being sent has been on its way; 0.0: none is
         self.extra: list[tuple[bytes, bytes]] = []  # headers of ours that every answer to this call carries
+        self._wire, self._expect = wire, expect
+        self._chunked = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
+        self._left = False
+        # What uvicorn's protocol reads and writes of a cycle.
+        self.body_so_far = bytearray()
+        self.more_body, self.disconnected, self.keep_alive = True, False, keep
+        self.message_event = self
+
+    # -- as uvicorn's protocol sees it
 
     @property
-    def path(self) -> str:
-        return str(self.scope["path"])
+    def body(self) -> bytearray:
+        return self.body_so_far
+
+    @body.setter
+    def body(self, value: bytearray) -> None:
+        self.body_so_far = value  # what `+=` comes to
+
+    @property
+    def response_complete(self) -> bool:
+        return self.ended
+
+    def set(self) -> None:
+        """There is news: a piece of the body, its end, or the client's."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self.disconnected and self._task is not None:
+            self._task.cancel()
+            self._task, self._left = None, True
+
+    async def run_asgi(self, line: Callable[[Call], Awaitable[None]]) -> None:
+        """Answer. A bug becomes a 500, and an answer that was begun and not ended a connection that breaks."""
+        try:
+            await line(self)
+        except Exception:
+            log.exception("%s", self.path)
+            self.extra = []
+            if not self.started:
+                self.fail(ApiError("an internal error; the server's log has it", code="internal_error"))
+        if not self.ended and not self.disconnected:
+            self._wire.transport.close()
+
+    # -- what came
 
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return str(value.decode("latin-1"))
-        return None
+        return header(self.headers, name)
 
     @property
     def media(self) -> str:
-        """The body's media type without its parameters; JSON where the client names none."""
-        return (self.header(b"content-type") or "application/json").partition(";")[0].strip().lower()
+        return media(self.headers)
 
-    async def body(self, limit: int) -> bytes:
-        """The whole body, of at most `limit` bytes.
+    async def read(self, limit: int, *, json: bool = True) -> bytes:
+        """The whole body, of at most `limit` bytes; `json` says that it must be declared as JSON.
 
         Raises:
-            UnsupportedMedia: it is compressed. TooLarge: it is longer. TooSlow: it does not come.
+            UnsupportedMedia: it is compressed, or no JSON. TooLarge: it is longer. TooSlow: it does not come.
             ClientGone: it stops half-way.
         """
-        if (self.header(b"content-encoding") or "identity").lower() != "identity":
-            raise UnsupportedMedia("send the body uncompressed", code="content_encoding")
-        length = self.header(b"content-length")
-        if length is not None and length.isdigit() and int(length) > limit:
-            raise TooLarge(f"the body is larger than {limit} bytes", code="body_too_large")
-        parts, size = [], 0
-        while True:
-            try:
-                async with asyncio.timeout(_BODY_S):
-                    message = await self._receive()
-            except TimeoutError:
-                raise TooSlow(f"nothing of the body came for {_BODY_S:g} s", code="body_timeout") from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise TooLarge(f"the body is larger than {limit} bytes", code="body_too_large")
-            parts.append(part)
-            if not message.get("more_body"):
-                return b"".join(parts) if len(parts) > 1 else bytes(part)
+        check(self.headers, limit, json=json)
+        while self.more_body and not self.disconnected and len(self.body_so_far) <= limit:
+            if self._expect:
+                self._expect = False
+                self._wire.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._wire.flow.resume_reading()
+            await self._news()
+        if self.disconnected:
+            raise ClientGone
+        if len(self.body_so_far) > limit:
+            raise too_large(limit)
+        return bytes(self.body_so_far)
 
-    async def json_body(self, limit: int) -> bytes:
-        """As `body`, for a call that must be JSON."""
-        if self.media != "application/json":
-            raise UnsupportedMedia(f"content-type must be application/json, not {self.media}", code="content_type")
-        return await self.body(limit)
+    async def _news(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(BODY_S):
+                await self._waiter
+        except TimeoutError:
+            raise too_slow() from None
+        finally:
+            self._waiter = None
 
-    @asynccontextmanager
-    async def while_client_stays(self) -> AsyncIterator[None]:
+    @contextmanager
+    def while_client_stays(self) -> Iterator[None]:
         """Cancel the block, wherever it waits, as soon as the client leaves; `ClientGone` comes out of it.
 
-        Only after the body has been read: it takes what else the connection says. A cancellation that is not ours,
-        the server's at its end, passes through.
+        A cancellation that is not ours, the server's at its end, passes through.
         """
-        task = asyncio.current_task()
+        if self.disconnected:
+            raise ClientGone
+        self._task = task = asyncio.current_task()
         assert task is not None
-        gone = left = False
-
-        async def watch() -> None:
-            nonlocal gone
-            while not await self._has_left():
-                pass
-            if not self.ended and not left:
-                gone = True
-                task.cancel()
-
-        watcher = asyncio.create_task(watch())
         try:
             yield
         except asyncio.CancelledError:
-            if not gone or task.uncancel():
+            if not self._left or task.uncancel():
                 raise
             raise ClientGone from None
         finally:
-            left = True
-            watcher.cancel()
+            self._task = None
 
-    async def _has_left(self) -> bool:
-        """Hear what the connection says next, or look at the clock when it says nothing."""
-        try:
-            async with asyncio.timeout(_STUCK_S / 4):
-                return bool((await self._receive())["type"] == "http.disconnect")
-        except TimeoutError:
-            return self._writing > 0 and time.monotonic() - self._writing > _STUCK_S
+    # -- what goes out
 
-    async def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
+    def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
         """Send the status and the headers."""
-        self.started, self.status, self.events = True, status, events
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.extra]})
+        self._write(self._head(status, headers))
+        self.events = events
+
+    def feed(self, chunk: bytes) -> bool:
+        """Send a piece of the body, at once; False where the client is behind, and `drained` is to be waited for."""
+        if chunk:
+            self._write(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        return not self._wire.flow.write_paused
 
     async def write(self, chunk: bytes) -> None:
-        """Send a piece of the body, at once."""
-        if chunk:
-            self._writing = time.monotonic()
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-            self._writing = 0.0
+        """The same, with the wait."""
+        if not self.feed(chunk):
+            await self.drained()
 
-    async def end(self, chunk: bytes = b"") -> None:
+    async def drained(self) -> None:
+        """Wait until the client has taken enough to be sent more. Raises ClientGone where it takes nothing at all."""
+        try:
+            async with asyncio.timeout(STUCK_S):
+                await self._wire.flow.drain()
+        except TimeoutError:
+            self._wire.transport.abort()
+            raise ClientGone from None
+
+    def end(self, chunk: bytes = b"") -> None:
         """Send the last piece of the body."""
-        self.ended = True
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+        if self._chunked:
+            chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(chunk), chunk) if chunk else b"0\r\n\r\n"
+        self._end(chunk)
 
-    async def reply(self, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
+    def reply(self, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
         """Send a whole answer."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.end(body)
+        head = self._head(status, headers, len(body))
+        self._end(head if status in _BODILESS else head + body)
 
-    async def fail(self, error: ApiError) -> None:
+    def fail(self, error: ApiError) -> None:
         """Send an error: as the answer, or, where a stream of events has begun, as its last one.
 
-        Any other answer that has begun stays unfinished: the server then closes the connection inside it, which no
-        client takes for its end.
+        Any other answer that has begun stays unfinished: the connection then closes inside it, which no client takes
+        for its end.
         """
         if not self.started:
-            await self.reply(error.status, error.json(), (JSON, *error.headers))
+            self.reply(error.status, error.json(), (JSON, *error.headers))
         elif self.events and not self.ended:
-            await self.end(error.event())
+            self.end(error.event())
+
+    def _head(self, status: int, headers: Headers, length: int | None = None) -> bytes:
+        self.started, self.status = True, status
+        pairs = [*headers, *self.extra]
+        if status in _BODILESS:
+            pass
+        elif length is not None:
+            pairs.append((b"content-length", b"%d" % length))
+        elif header(pairs, b"content-length") is None:
+            self._chunked = True
+            pairs.append((b"transfer-encoding", b"chunked"))
+        if not self.keep_alive:
+            pairs.append((b"connection", b"close"))
+        lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
+        if lines.count(b"\n") != len(pairs) or lines.count(b"\r") != len(pairs):
+            raise ValueError("a header holds a line's end")
+        return b"%s%s\r\n" % (STATUS_LINE[status], lines)
+
+    def _end(self, last: bytes) -> None:
+        self._write(last)
+        self.ended = True
+        if not self.disconnected:
+            if not self.keep_alive:
+                self._wire.transport.close()
+            self._wire.on_response_complete()
+
+    def _write(self, data: bytes) -> None:
+        if data and not self.disconnected:
+            self._wire.transport.write(data)

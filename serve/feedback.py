@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from serve.call import Call
+from serve.body import read_json
 from serve.errors import BadRequest, NotFound
 from serve.keys import Caller
 from serve.recent import found
@@ -60,7 +60,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    raw = await Call(request.scope, request.receive, request._send).json_body(_BODY)
+    raw = await read_json(request, _BODY)
     try:
         body = msgspec.json.decode(raw, type=dict[str, str])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from serve.call import Call
+from serve.body import read_json
 from serve.config import IndexSpec
 from serve.errors import BadRequest, Forbidden, NotFound
 from serve.keys import Caller
@@ -86,8 +86,7 @@ def _row(passage: Passage) -> dict[str, Any]:
 
 
 async def _body(request: Request, service: Service) -> dict[str, Any]:
-    call = Call(request.scope, request.receive, request._send)
-    raw = await call.json_body(int(service.config.server.max_body_mb * 2**20))
+    raw = await read_json(request, int(service.config.server.max_body_mb * 2**20))
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

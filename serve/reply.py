@@ -89,10 +89,10 @@ async def pass_on(config: Config, call: Call, record: Record, engine: LiveEngine
         body = await read(engine, upstream)
         if upstream.status == 400 and record.path == CHAT and _NO_TEMPLATE.search(body):
             raise BadRequest(engine.no_template(config), code="no_chat_template", param="model")
-        await hand_over(call, record, upstream, body)
+        hand_over(call, record, upstream, body)
 
 
-async def hand_over(call: Call, record: Record, upstream: Upstream, body: bytes) -> None:
+def hand_over(call: Call, record: Record, upstream: Upstream, body: bytes) -> None:
     """An answer that has been read, with its own status and headers."""
     record.saw_first_byte()
     if upstream.status == 200:
@@ -100,33 +100,40 @@ async def hand_over(call: Call, record: Record, upstream: Upstream, body: bytes)
         record.answer = whole(body) if record.content else None
     else:
         record.error = f"engine answered {upstream.status}"
-    await call.reply(upstream.status, body, response_headers(upstream.raw_headers))
+    call.reply(upstream.status, body, response_headers(upstream.raw_headers))
 
 
 async def _pass_bytes(call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
     """Speech, say: as it comes. If it breaks off, so does what the client gets."""
-    await call.start(upstream.status, response_headers(upstream.raw_headers, length=True))
+    call.start(upstream.status, response_headers(upstream.raw_headers, length=True))
+
+    def take(chunk: bytes) -> bool:
+        record.saw_first_byte()
+        return call.feed(chunk)
+
     try:
-        async for chunk in upstream.chunks():
-            record.saw_first_byte()
-            await call.write(chunk)
+        await upstream.pump(take, call.drained)
     except UpstreamError as error:
         raise failed(engine, error) from error
-    await call.end()
+    call.end()
 
 
 async def _pass_events(call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
-    await call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
+    call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
     tail, kept = b"", bytearray()
+
+    def take(chunk: bytes) -> bool:
+        nonlocal tail
+        record.saw_first_byte()
+        if record.content and len(kept) <= _KEPT:
+            kept.extend(chunk)
+        tail = (tail + chunk)[-_TAIL:] if len(chunk) < _TAIL else chunk[-_TAIL:]
+        return call.feed(chunk)
+
     try:
-        async for chunk in upstream.chunks():
-            record.saw_first_byte()
-            await call.write(chunk)
-            if record.content and len(kept) <= _KEPT:
-                kept += chunk
-            tail = (tail + chunk)[-_TAIL:] if len(chunk) < _TAIL else chunk[-_TAIL:]
+        await upstream.pump(take, call.drained)
     except UpstreamError as error:
-        await _end_event(call, tail)
+        _end_event(call, tail)
         raise failed(engine, error) from error
     finally:
         if 0 < len(kept) <= _KEPT:
@@ -135,15 +142,15 @@ async def _pass_events(call: Call, record: Record, engine: LiveEngine, upstream:
     if failure is not None:
         record.error = SAID
     elif not ended and not finished and record.path in (CHAT, TEXT):
-        await _end_event(call, tail)
+        _end_event(call, tail)
         raise failed(engine, UpstreamError(message="the stream ended before its answer did"))
-    await call.end(b"" if ended or failure is not None or engine.sends_done else DONE)
+    call.end(b"" if ended or failure is not None or engine.sends_done else DONE)
 
 
-async def _end_event(call: Call, tail: bytes) -> None:
+def _end_event(call: Call, tail: bytes) -> None:
     """Close the event that the stream broke off in, or ours would be taken for its rest."""
     if tail and not tail.endswith((b"\n\n", b"\r\n\r\n")):
-        await call.write(b"\n\n")
+        call.feed(b"\n\n")
 
 
 def _ending(tail: bytes, record: Record) -> tuple[bool, bool, Any]:
@@ -178,7 +185,7 @@ def _usage(body: bytes) -> Mapping[str, Any] | None:
 async def translate(call: Call, record: Record, engine: LiveEngine, request: wire.Request, upstream: Upstream) -> None:
     """The engine's text completion, as the chat completion that the client asked for."""
     if upstream.status != 200:
-        return await hand_over(call, record, upstream, await read(engine, upstream))
+        return hand_over(call, record, upstream, await read(engine, upstream))
     assert record.prompt is not None
     top = wire.logprobs(request)
     translation = Translation(
@@ -187,7 +194,7 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
     )  # fmt: skip
     headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in _OWN_SHAPE]
     if request.stream:
-        await call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
+        call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
         await call.write(translation.opening())
     try:
         async with aclosing(_events(upstream)) as events:
@@ -210,9 +217,9 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
         record.answer = translation.answer if record.content else None
     record.usage = usage = translation.usage or _estimate(engine, record.prompt, translation)
     if request.stream:
-        await call.end(translation.closing(usage))
+        call.end(translation.closing(usage))
     else:
-        await call.reply(200, translation.reply(usage), [JSON, *headers])
+        call.reply(200, translation.reply(usage), [JSON, *headers])
     if translation.cut_off:
         upstream.abort()  # the answer has ended and the engine has not
     else:

@@ -44,8 +44,8 @@ async def send(service: Service, call: Call, engine: LiveEngine, path: str, body
     engine that is several.
     """
     anonymous = not service.config.keys and engine.key is None
-    headers = request_headers(call.scope["headers"], engine.key, authorization=anonymous)
-    query = call.scope.get("query_string", b"").decode("latin-1")
+    headers = request_headers(call.headers, engine.key, authorization=anonymous)
+    query = call.query.decode("latin-1")
     try:
         upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
     except UpstreamError as error:

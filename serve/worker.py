@@ -16,20 +16,22 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
 from serve.app import build as build_app
+from serve.app import lines
 from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
 from serve.flags import parse
 from serve.indexes import Indexes
 from serve.pool import Pool, watch
+from serve.protocol import Protocol
 from serve.reader import load
 from serve.relay import Relay
 from serve.rewriters import Rewriters
@@ -39,52 +41,6 @@ from serve.warmup import Done, warm
 
 log = logging.getLogger("trimtab.worker")
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
-
-
-_HEAD_S = 30.0  # for a request's head to be complete
-_HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, which bounds neither the time nor the memory that a request's head or trailer takes."""
-
-    _outside = _inside = 0
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._late = self.loop.call_later(_HEAD_S, transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._outside += len(data)
-        super().data_received(data)
-        # Sixteen bytes around each of the body's are more than the smallest chunks need.
-        if self._outside > _HEAD_BYTES + 16 * self._inside and not self.transport.is_closing():
-            self.send_400_response("The request's head is too large.")
-
-    def on_message_begin(self) -> None:
-        self._outside = self._inside = 0
-        if self._late is None:
-            self._late = self.loop.call_later(_HEAD_S, self.transport.close)
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_time()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._outside -= len(body)
-        self._inside += len(body)
-        super().on_body(body)
-
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
 
 
 class Worker:
@@ -228,10 +184,11 @@ async def serve(told: Mapping[str, Any]) -> None:
     worker = Worker(told)
     settings = uvicorn.Config(
         build_app(lambda: worker.service),
-        http=Protocol,
+        http=cast(Any, partial(Protocol, lines(lambda: worker.service))),
         ws="none",
         lifespan="off",
         access_log=False,
+        proxy_headers=False,
         log_level="warning",
         server_header=False,
         date_header=False,

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import pytest
 import uvicorn
 
 from prompt_opt.pipeline import build as build_stages
-from serve.app import build
+from serve.app import build, lines
 from serve.call import Call, ClientGone
 from serve.config import Flags
 from serve.engines import LiveEngine
-from serve.errors import TooSlow
+from serve.errors import TooLarge, TooSlow
 from serve.indexes import Indexes
+from serve.protocol import Protocol
 from serve.reader import load
 from serve.relay import Relay
 from serve.service import Service
@@ -155,9 +157,10 @@ async def inside(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[str]:
     relay = Relay(connect_s=2, timeout_s=10)
     stages = {name: build_stages(policy) for name, policy in config.policies.items()}
     service = Service(config, {"main": LiveEngine(config.engines["main"])}, stages, relay, traces, Indexes({}))
-    server = uvicorn.Server(
-        uvicorn.Config(build(lambda: service), port=0, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
-    )
+    http: Any = partial(Protocol, lines(lambda: service))
+    settings = uvicorn.Config(build(lambda: service), http=http, lifespan="off", log_level="error", ws="none")
+    settings.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(settings)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         task = asyncio.create_task(server.serve([listener]))
@@ -188,76 +191,121 @@ async def test_no_task_outlives_a_client_that_left(inside: str, upstream: FakeUp
     assert asyncio.all_tasks() <= before
 
 
-class Wire:
-    """ASGI's two callables, under a test's control."""
+class Client:
+    """The other end of a call, under a test's control: uvicorn's protocol on a transport that only notes things."""
 
     def __init__(self) -> None:
-        self.said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.sent: list[Any] = []
+        self.sent = b""
+        self.closed = self.aborted = False
+        self.calls: list[Call] = []
+        self.answered = asyncio.Event()
+        config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
+        config.load()
+        state = uvicorn.server.ServerState()
+        self.protocol = Protocol({"/x": self._line}, config=config, server_state=state, app_state={})
+        self.protocol.connection_made(self)  # type: ignore[arg-type]
 
-    async def receive(self) -> dict[str, Any]:
-        return await self.said.get()
+    async def _line(self, call: Call) -> None:
+        """Leaves the call to the test."""
+        self.calls.append(call)
+        await self.answered.wait()
 
-    async def send(self, message: Any) -> None:
-        self.sent.append(message)
+    async def call(self, said: bytes = b"", length: int | None = None) -> Call:
+        head = f"POST /x HTTP/1.1\r\ncontent-length: {len(said) if length is None else length}\r\n\r\n"
+        self.protocol.data_received(head.encode() + said)
         await asyncio.sleep(0)
+        return self.calls[-1]
 
-    def call(self, **headers: str) -> Call:
-        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        return Call({"type": "http", "path": "/x", "headers": pairs}, self.receive, self.send)
+    def leave(self) -> None:
+        self.protocol.connection_lost(ConnectionResetError())
+
+    # a transport's
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed or self.aborted
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
-async def test_leaving_cancels_the_block_and_nothing_after_it() -> None:
-    wire = Wire()
-    call = wire.call()
-    asyncio.get_running_loop().call_later(0.02, wire.said.put_nowait, {"type": "http.disconnect"})
-    with pytest.raises(ClientGone):
-        async with call.while_client_stays():
-            await asyncio.sleep(5)
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    it = Client()
+    yield it
+    it.answered.set()
+    await asyncio.gather(*it.protocol.tasks)
+    it.leave()
+
+
+async def test_leaving_cancels_the_block_and_nothing_after_it(client: Client) -> None:
+    call = await client.call()
+    asyncio.get_running_loop().call_later(0.02, client.leave)
+    with pytest.raises(ClientGone), call.while_client_stays():
+        await asyncio.sleep(5)
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
     await asyncio.sleep(0.01)  # would raise if a cancellation were still due
 
 
-async def test_leaving_at_the_very_end_of_an_answer_cancels_nothing() -> None:
-    for order in range(20):
-        wire = Wire()
-        call = wire.call()
-        async with call.while_client_stays():
-            await call.start(200, [])
-            for _ in range(order % 4):
+async def test_who_had_left_before_the_block_does_not_enter_it(client: Client) -> None:
+    call = await client.call()
+    client.leave()
+    entered = False
+    with pytest.raises(ClientGone), call.while_client_stays():
+        entered = True
+    assert not entered
+
+
+async def test_leaving_after_the_end_of_an_answer_cancels_nothing() -> None:
+    for pauses in range(4):
+        client = Client()
+        call = await client.call()
+        with call.while_client_stays():
+            call.start(200, [])
+            for _ in range(pauses):
                 await asyncio.sleep(0)
-            await call.end(b"x")
-            wire.said.put_nowait({"type": "http.disconnect"})
+            call.end(b"x")
+            client.leave()
             await asyncio.sleep(0)
+        client.answered.set()
         await asyncio.sleep(0.001)
         assert call.ended
+        assert client.sent.endswith(b"1\r\nx\r\n0\r\n\r\n")
 
 
-async def test_leaving_at_any_moment_either_raises_in_the_block_or_not_at_all() -> None:
-    for moment in range(8):
-        wire = Wire()
-        call = wire.call()
-        left = False
-        try:
-            async with call.while_client_stays():
-                for step in range(6):
-                    if step == moment:
-                        wire.said.put_nowait({"type": "http.disconnect"})
-                    await asyncio.sleep(0)
-        except ClientGone:
-            left = True
-        assert left == (moment < 5) or moment in (4, 5)
-        await asyncio.sleep(0.001)
-
-
-async def test_the_servers_own_cancellation_is_not_taken_for_the_clients() -> None:
-    wire = Wire()
-    call = wire.call()
+@pytest.mark.parametrize("moment", range(5))
+async def test_leaving_at_any_moment_raises_in_the_block(client: Client, moment: int) -> None:
+    call = await client.call()
 
     async def block() -> None:
-        async with call.while_client_stays():
+        with call.while_client_stays():
+            for step in range(6):
+                if step == moment:
+                    client.leave()
+                await asyncio.sleep(0)
+
+    with pytest.raises(ClientGone):
+        await block()
+
+
+async def test_the_servers_own_cancellation_is_not_taken_for_the_clients(client: Client) -> None:
+    call = await client.call()
+
+    async def block() -> None:
+        with call.while_client_stays():
             await asyncio.sleep(5)
 
     task = asyncio.create_task(block())
@@ -268,49 +316,86 @@ async def test_the_servers_own_cancellation_is_not_taken_for_the_clients() -> No
     # Both at once: the server's wins.
     task = asyncio.create_task(block())
     await asyncio.sleep(0.01)
-    wire.said.put_nowait({"type": "http.disconnect"})
-    await asyncio.sleep(0)
+    client.leave()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_a_client_that_takes_nothing_any_more_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.call._STUCK_S", 0.2)
-
-    async def never(message: Any) -> None:
-        await asyncio.sleep(10)
-
-    call = Call({"type": "http", "path": "/x", "headers": []}, Wire().receive, never)
-    started = time.monotonic()
-    with pytest.raises(ClientGone):
-        async with call.while_client_stays():
-            await call.write(b"x")
-    assert 0.2 < time.monotonic() - started < 2
+async def test_a_client_that_takes_nothing_any_more_has_left(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.call.STUCK_S", 0.2)
+    call = await client.call()
+    call.start(200, [])
     # One that is slow, but takes something, has not.
-    wire = Wire()
-    slow = wire.call()
-    async with slow.while_client_stays():
-        for _ in range(5):
-            await slow.write(b"x")
-            await asyncio.sleep(0.1)
-    assert len(wire.sent) == 5
+    for _ in range(5):
+        client.protocol.pause_writing()
+        asyncio.get_running_loop().call_later(0.1, client.protocol.resume_writing)
+        await call.write(b"x")
+    client.protocol.pause_writing()
+    with pytest.raises(ClientGone):
+        await call.write(b"y")
+    assert client.aborted
+    assert client.sent.endswith(b"1\r\nx\r\n1\r\ny\r\n")
 
 
-async def test_a_body_that_does_not_come_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.call._BODY_S", 0.05)
+async def test_a_body_that_does_not_come_is_a_408(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.body.BODY_S", 0.05)
+    monkeypatch.setattr("serve.call.BODY_S", 0.05)
+    call = await client.call(b"{", 2)
     with pytest.raises(TooSlow) as caught:
-        await Wire().call().body(100)
+        await call.read(100)
     assert caught.value.status == 408
 
 
-async def test_a_body_that_stops_half_way_is_a_client_that_left() -> None:
-    wire = Wire()
-    call = wire.call()
-    wire.said.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
-    wire.said.put_nowait({"type": "http.disconnect"})
+async def test_a_body_that_stops_half_way_is_a_client_that_left(client: Client) -> None:
+    call = await client.call(b"{", 2)
+    asyncio.get_running_loop().call_later(0.02, client.leave)
     with pytest.raises(ClientGone):
-        await call.body(100)
+        await call.read(100)
+
+
+async def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(client.protocol.data_received, b"3\r\ndef\r\n")
+    with pytest.raises(TooLarge):
+        await client.calls[-1].read(4)
+
+
+async def test_the_next_request_waits_for_the_answer_to_the_one_before(client: Client) -> None:
+    first = await client.call(b"1")
+    await client.call(b"2")
+    assert client.calls == [first]  # pipelined
+    first.reply(200, b"one")
+    await asyncio.sleep(0)
+    second = client.calls[-1]
+    assert (await first.read(9), await second.read(9)) == (b"1", b"2")
+    second.reply(204, b"", [])
+    assert client.sent.index(b"one") < client.sent.index(b"HTTP/1.1 204")
+    assert client.sent.endswith(b" 204 No Content\r\n\r\n")  # neither body nor length
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+    await asyncio.sleep(0)
+    reading = asyncio.create_task(client.calls[-1].read(9))
+    await asyncio.sleep(0)
+    assert client.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.protocol.data_received(b"{}")
+    assert await reading == b"{}"
+
+
+async def test_a_line_that_ends_without_an_answer_breaks_the_connection(client: Client) -> None:
+    await client.call()
+    client.answered.set()
+    await asyncio.gather(*client.protocol.tasks)
+    assert (client.sent, client.closed) == (b"", True)
+
+
+async def test_no_header_can_end_a_head(client: Client) -> None:
+    call = await client.call()
+    with pytest.raises(ValueError, match="line's end"):
+        call.reply(200, b"", [(b"x", b"1\r\nset-cookie: a=b")])
 
 
 def test_a_server_that_stops_ends_its_streams_with_an_error(start: Any, upstream: FakeUpstream) -> None:

@@ -1,0 +1,72 @@
+"""A request's body, bounded: what its headers say before a byte of it is taken, and the reading off an ASGI request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from starlette.requests import Request
+
+from serve.errors import TooLarge, TooSlow, UnsupportedMedia
+
+Headers = Iterable[tuple[bytes, bytes]]
+BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing
+
+
+def header(headers: Headers, name: bytes) -> str | None:
+    """The first header of that (lower-case) name."""
+    for key, value in headers:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+def media(headers: Headers) -> str:
+    """The body's media type without its parameters; JSON where the client names none."""
+    return (header(headers, b"content-type") or "application/json").partition(";")[0].strip().lower()
+
+
+def check(headers: Headers, limit: int, *, json: bool) -> None:
+    """Refuse a body by its headers.
+
+    Raises:
+        UnsupportedMedia: it is compressed, or not JSON where it has to be. TooLarge: it is longer than `limit` bytes.
+    """
+    if json and (kind := media(headers)) != "application/json":
+        raise UnsupportedMedia(f"content-type must be application/json, not {kind}", code="content_type")
+    if (header(headers, b"content-encoding") or "identity").lower() != "identity":
+        raise UnsupportedMedia("send the body uncompressed", code="content_encoding")
+    length = header(headers, b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes", code="body_too_large")
+
+
+def too_slow() -> TooSlow:
+    return TooSlow(f"nothing of the body came for {BODY_S:g} s", code="body_timeout")
+
+
+async def read_json(request: Request, limit: int) -> bytes:
+    """The whole body of a control call, which must be declared as JSON.
+
+    Raises:
+        UnsupportedMedia, TooLarge: as `check`. TooSlow: it does not come. ClientDisconnect: it stops half-way.
+    """
+    check(request.headers.raw, limit, json=True)
+    parts: list[bytes] = []
+    size, pieces = 0, aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(BODY_S):
+                part = await anext(pieces, None)
+        except TimeoutError:
+            raise too_slow() from None
+        if part is None:
+            return b"".join(parts)
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        parts.append(part)

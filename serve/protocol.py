@@ -1,0 +1,87 @@
+"""uvicorn's HTTP protocol, with bounds that it lacks, and a straight way for the hot paths.
+
+A POST to a path of `lines` becomes a `Call`; everything else takes uvicorn's way to the ASGI application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serve.call import Call
+
+Lines = Mapping[str, Callable[[Call], Awaitable[None]]]
+_HEAD_S = 30.0  # for a request's head to be complete
+_HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
+
+
+class Protocol(HttpToolsProtocol):
+    """One client's connection."""
+
+    _outside = _inside = 0
+    _late: asyncio.TimerHandle | None = None
+
+    def __init__(self, lines: Lines, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._lines = lines
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._outside += len(data)
+        super().data_received(data)
+        # Sixteen bytes around each of the body's are more than the smallest chunks need.
+        if self._outside > _HEAD_BYTES + 16 * self._inside and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_message_begin(self) -> None:
+        self._outside = self._inside = 0
+        if self._late is None:
+            self._late = self.loop.call_later(_HEAD_S, self.transport.close)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_time()
+        if self.parser.get_method() != b"POST" or self.parser.should_upgrade():
+            return super().on_headers_complete()
+        path, query = _split(self.url)
+        if (line := self._lines.get(path)) is None:
+            return super().on_headers_complete()
+        before = self.cycle
+        keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue)
+        self.cycle = call
+        app: Any = line
+        if before is None or before.response_complete:
+            self._start_asgi_task(call, app)
+        else:  # pipelined: it waits for its turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((call, app))
+
+    def on_body(self, body: bytes) -> None:
+        self._outside -= len(body)
+        self._inside += len(body)
+        super().on_body(body)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def _split(url: bytes) -> tuple[str, bytes]:
+    """Path and query of a request's target."""
+    parsed = httptools.parse_url(url)
+    path = (parsed.path or b"").decode("ascii")
+    return urllib.parse.unquote(path) if "%" in path else path, parsed.query or b""
