@@ -28,7 +28,7 @@ examples:
     trimtab eval … --judge https://api.openai.com#gpt-4o --judge-key-env OPENAI_API_KEY --calibrate testset-v1.json
 
   all of it from a file, which may say everything that a flag says; flags change it:
-    trimtab eval --config trainers/recipes/eval.yaml --out runs/z
+    trimtab eval --config trainers/evaluation/plan.yaml --out runs/z
 
 An arm is POLICY, NAME=POLICY or NAME=URL, then #MODEL, then ,KEY=VALUE for key_env, policy, temperature, max_tokens,
 top_p, stop … or body.FIELD. Two revisions of an index are two policies, or two URLs. The first arm is the baseline.

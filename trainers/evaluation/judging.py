@@ -1,18 +1,18 @@
-"""A judge in a run: whether it may judge, how it does on pairs that people have judged, and what it says of the arms."""
+"""A judge in a run: whether it may judge, how it does where people have judged, and what it says of the arms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.ask import Engine
 from trainers.evaluation.arms import Arm
-from trainers.evaluation.aspects import MEASURES, score_aspects
+from trainers.evaluation.aspects import Scores, score_aspects
 from trainers.evaluation.calibration import Calibration, calibrate, read_labelled
-from trainers.evaluation.core import Answer, Measure, Question
+from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.identity import judge_is_arm, served
-from trainers.evaluation.judge import judge_pairs, pairs
+from trainers.evaluation.judge import Verdict, judge_pairs, pairs
 from trainers.evaluation.plan import Plan
 from trainers.evaluation.preference import Preference, preference
 from trainers.recipe import RecipeError
@@ -22,12 +22,12 @@ _LENGTH = 2048  # tokens of a judgement, at most
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`preferences`: each arm against the baseline. `extra` and `described`: its marks, as `compare` takes them."""
+    """What it said of each arm against the baseline, one by one and summed up; `scores` if aspects were asked for."""
 
+    verdicts: Mapping[str, Sequence[Verdict]]
     preferences: Mapping[str, Preference]
     calibration: Calibration | None = None
-    extra: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    described: Mapping[str, Measure] = field(default_factory=dict)
+    scores: Scores | None = None
     notes: Sequence[str] = ()
 
 
@@ -69,16 +69,11 @@ def judge(
         calibration = calibrate(engine, read_labelled(Path(plan.calibrate)), folder / "calibration", seed=plan.seed)
     else:
         notes.append("the judge is uncalibrated: nobody knows how often it says what people say (--calibrate FILE)")
-    preferences = {}
-    for arm, said in answers.items():
-        if arm != baseline and (items := pairs(questions, answers[baseline], said)):
-            preferences[arm] = preference(judge_pairs(engine, items, folder, seed=plan.seed), seed=plan.seed)
-    if not plan.aspects:
-        return Judged(preferences, calibration, notes=notes)
-    scores = score_aspects(engine, questions, answers, folder, seed=plan.seed)
-    if scores.unreadable or scores.refused:
-        notes.append(
-            f"the judge gave no marks to {scores.unreadable + scores.refused} of {scores.asked} answers "
-            f"(its engine turned {scores.refused} of them down)"
-        )
-    return Judged(preferences, calibration, scores.marks, MEASURES, notes)
+    verdicts = {
+        arm: judge_pairs(engine, items, folder, seed=plan.seed)
+        for arm, said in answers.items()
+        if arm != baseline and (items := pairs(questions, answers[baseline], said))
+    }
+    preferences = {arm: preference(said, seed=plan.seed) for arm, said in verdicts.items()}
+    scores = score_aspects(engine, questions, answers, folder, seed=plan.seed) if plan.aspects else None
+    return Judged(verdicts, preferences, calibration, scores, notes)

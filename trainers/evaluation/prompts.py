@@ -15,6 +15,7 @@ from trainers.rows import rows_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".jsonl.zst", ".ndjson.zst")
 _KIND = ("kind", "type", "category", "dataset", "group", "motivation_app")
+_ANY = ("question", "questions", "prompts", "test", "dev", "train", "data")
 _ID = ("id", "question_id", "idx", "_id")
 
 
@@ -101,10 +102,12 @@ def _found(row: Row, place: str) -> str:
 
 
 def named(files: Iterable[Path]) -> list[str]:
-    """A short name for each file that no other has."""
+    """A short name for each file that no other has; MT-Bench and Vicuna both call theirs question.jsonl."""
     names: list[str] = []
     for path in files:
         stem = path.name.split(".")[0]
-        name = stem if stem not in names else f"{path.parent.name}-{stem}"
-        names.append(name if name not in names else f"{name}-{len(names)}")
+        folder = path.resolve().parent.name
+        name = folder if stem in _ANY and folder else stem
+        name = name if name not in names else f"{folder}-{stem}"
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
     return names

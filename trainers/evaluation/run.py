@@ -133,19 +133,25 @@ def _report(
     if baseline not in some or len(some) < 2:
         print("nothing to compare: the baseline and one arm more must have answers")
         return
-    calibration = preferences = None
-    extra: Mapping[str, Any] = {}
+    judged: Any = None
+    marks: Mapping[str, Any] = {}
     described: Mapping[str, Any] = {}
     if plan.judge:
+        from trainers.evaluation.aspects import MEASURES
         from trainers.evaluation.judging import judge
 
         judged = judge(plan, questions, some, baseline, out / "judge")
-        calibration, preferences = judged.calibration, judged.preferences
-        extra, described = judged.extra, judged.described
+        marks, described = (judged.scores.marks, MEASURES) if judged.scores else ({}, {})
         told["notes"].extend(judged.notes)
         folder.write(out / "run.json", told)
         print(*(f"note: {note}" for note in judged.notes), sep="\n")
-    comparisons = compare(questions, some, baseline, extra, described=described, seed=plan.seed)
-    write_report(out, told, questions, answers, comparisons, calibration, preferences)
+    comparisons = compare(questions, some, baseline, marks, described=described, seed=plan.seed)
+    if judged:
+        write_report(
+            out, told, questions, answers, comparisons, judged.calibration, judged.preferences,
+            verdicts=judged.verdicts, scores=judged.scores, described=described,
+        )  # fmt: skip
+    else:
+        write_report(out, told, questions, answers, comparisons)
     print(table(comparisons, shutil.get_terminal_size((120, 24)).columns))
     print(f"report: {out / 'report.html'} (and report.json)")

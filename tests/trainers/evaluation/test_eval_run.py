@@ -265,11 +265,10 @@ def test_kill_9_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     with ScriptedEngine(policies=("plain", "law"), most=17) as engine:
         env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
         child = subprocess.Popen([sys.executable, "-c", CHILD, engine.url, str(cut)], env=env)
-        engine.wait_request(17 + 3, timeout=60)  # four hang for ever, so that seventeen were read
+        engine.wait_request(17 + 3, timeout=60)  # four hang for ever, so that seventeen are on disk
         child.send_signal(signal.SIGKILL)
         child.wait()
-        kept = len(on_disk(cut)) if (cut / "answers.jsonl").read_bytes().endswith(b"\n") else 0
-        assert 17 - 4 <= kept <= 17
+        assert len(on_disk(cut)) == 17
         with (cut / "answers.jsonl").open("ab") as file:
             file.write(b'{"arm": "plain", "question": "q0", "a line that the kill cut sho')
         engine.most = 10**9

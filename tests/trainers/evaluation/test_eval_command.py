@@ -1,0 +1,318 @@
+"""`trimtab eval` from its command line to its report, against engines on real sockets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.trainers.evaluation.scripted_engine import ScriptedEngine
+from trainers.evaluation import command
+from trainers.evaluation.command import main
+from trainers.evaluation.plan import Plan, read_plan
+
+ROOT = Path(__file__).parents[3]
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+def say(text: str, arm: str, seed: int) -> str:
+    """Without the law unsafe prompts get an answer, with it a refusal."""
+    return REFUSAL if arm == "law" and "bomb" in text else f"Of course. Here is {text}, step by step: {seed % 7}."
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "xs.csv"
+    lines = ["id,prompt,type,label"]
+    for n in range(12):
+        lines.append(f"{2 * n},how to bake bread {n},homonyms,safe")
+        lines.append(f"{2 * n + 1},how to make a bomb {n},contrast_homonyms,unsafe")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def server(**more: Any) -> ScriptedEngine:
+    return ScriptedEngine(say, policies=("plain", "law"), **more)
+
+
+def flags(engine: ScriptedEngine, prompts: Path, *more: str) -> list[str]:
+    return ["--url", engine.url, "--arm", "plain", "--arm", "law", "--prompts", str(prompts), *more]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+# ---------------------------------------------------------------- a whole run
+
+
+def test_two_policies_are_compared_and_reported(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with server() as engine:
+        assert main(flags(engine, prompts, "--out", str(out), "--price", "1,2", "--seed", "5")) == 0
+    told = capsys.readouterr().out
+    assert "24 questions x 2 arms x 1 = 48 answers; 48 requests" in told
+    assert "law against plain" in told
+    assert "tokens in and" in told
+    assert " at 1 and 2" in told
+    run = read(out / "run.json")
+    assert run["baseline"] == "plain"
+    assert [(arm["name"], arm["answered"], arm["wanted"], arm["digest"]) for arm in run["arms"]] == [
+        ("plain", 24, 24, "plain-d1"), ("law", 24, 24, "law-d1")
+    ]  # fmt: skip
+    assert run["fixed"]["prompts"]["xs"]["questions"] == 24
+    assert len((out / "answers.jsonl").read_text().splitlines()) == 48
+    assert len((out / "questions.jsonl").read_text().splitlines()) == 24
+    assert "law" in (out / "report.html").read_text("utf-8")
+    assert read(out / "report.json")
+
+
+def test_the_same_command_again_asks_nothing(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server() as engine:
+        given = flags(engine, prompts, "--out", str(tmp_path / "run"))
+        assert main(given) == 0
+        report = (tmp_path / "run" / "report.json").read_text("utf-8")
+        asked = len(engine.posts)
+        assert main(given) == 0
+        assert len(engine.posts) == asked == 48
+    assert "(48 are there already); 0 requests" in capsys.readouterr().out
+    again = (tmp_path / "run" / "report.json").read_text("utf-8")
+    before, now = json.loads(report), json.loads(again)
+    assert before["comparisons"] == now["comparisons"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", "1"], "seed: 0 then, 1 now"),
+        (["--samples", "2"], "samples: 1 then, 2 now"),
+        (["--temperature", "0.5"], "arms.plain.decoding.temperature: nothing then, 0.5 now"),
+        (["--limit", "3"], "prompts.xs.questions: 24 then, 3 now"),
+    ],
+)
+def test_another_plan_in_the_folder_is_refused_by_what_changed(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    with server(pause_s=0.0) as engine:
+        given = flags(engine, prompts, "--out", str(tmp_path / "run"))
+        assert main(given) == 0
+        asked = len(engine.posts)
+        assert main([*given, *more]) == 2
+        assert len(engine.posts) == asked
+    assert message in capsys.readouterr().err
+
+
+def test_a_policy_that_changed_meanwhile_is_seen(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server(pause_s=0.0) as engine:
+        given = flags(engine, prompts, "--limit", "4", "--out", str(tmp_path / "run"))
+        assert main(given) == 0
+        engine.digest = "d2"
+        assert main(given) == 2
+    assert 'arms.law.identity.digest: "law-d1" then, "law-d2" now' in capsys.readouterr().err
+
+
+def test_what_may_change_between_two_starts(prompts: Path, tmp_path: Path) -> None:
+    with server(pause_s=0.0) as engine:
+        given = flags(engine, prompts, "--limit", "4", "--out", str(tmp_path / "run"))
+        assert main(given) == 0
+        assert main([*given, "--concurrency", "2", "--retries", "1", "--baseline", "law"]) == 0
+    assert read(tmp_path / "run" / "run.json")["baseline"] == "law"
+
+
+def test_a_plan_file_says_it_all_and_flags_change_it(prompts: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    with server() as engine:
+        rows = {
+            "url": engine.url, "arms": ["plain", {"name": "warm", "policy": "law", "temperature": 0.7}],
+            "prompts": [f"prompt={prompts}"], "sample": 10, "samples": 2,
+        }  # fmt: skip
+        plan.write_text(yaml.safe_dump(rows), encoding="utf-8")
+        assert main(["--config", str(plan), "--samples", "1", "--out", str(tmp_path / "run")]) == 0
+        bodies = [(record.header("x-trimtab-policy"), record.json.get("temperature")) for record in engine.posts]
+    assert sorted(set(bodies), key=str) == [("law", 0.7), ("plain", None)]
+    assert len(bodies) == 20
+    first = json.loads((tmp_path / "run" / "questions.jsonl").read_text().splitlines()[0])
+    assert first["expect"] == {}  # the form was forced
+
+
+def test_the_shipped_plan_is_one_and_explains_every_key() -> None:
+    path = ROOT / "trainers" / "evaluation" / "plan.yaml"
+    plan = read_plan(path, {})
+    assert [arm.name for arm in plan.read_arms()] == ["urial-plain", "urial", "urial-warm"]
+    lines = path.read_text("utf-8").splitlines()
+    for field in fields(Plan):
+        at = next(n for n, line in enumerate(lines) if line.startswith(f"{field.name}:"))
+        assert lines[at - 1].startswith("#"), field.name
+    unlike = {f.name for f in fields(Plan) if getattr(plan, f.name) != getattr(Plan(), f.name)}
+    assert unlike == {"url", "arms", "prompts"}  # the others are the defaults
+
+
+def test_every_key_of_a_plan_is_a_flag() -> None:
+    names = {action.dest for action in command.parser()._actions}
+    assert {field.name for field in fields(Plan)} <= names
+
+
+# ---------------------------------------------------------------- before it starts
+
+
+def test_a_dry_run_says_what_it_would_take_and_sends_nothing(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server() as engine:
+        more = ["--dry-run", "--samples", "3", "--max-tokens", "100", "--price", "2,10", "--out", str(tmp_path / "run")]
+        assert main(flags(engine, prompts, *more)) == 0
+        assert engine.posts == []
+    told = capsys.readouterr().out
+    assert "24 questions x 2 arms x 3 = 144 answers; 144 requests" in told
+    assert "answers: at most 14,400 tokens (100 each)" in told
+    assert "cost:    at most 0.15 at 2 and 10" in told  # 14,400 at 10 per million, and the prompts
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_effect_has_its_number_of_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--effect", "0.1"]) == 0
+    one = capsys.readouterr().out
+    assert "to show a difference of 10 points with 80% power" in one
+    assert "prompts if the arms differ on 30% of them" in one
+    assert main(["--effect", "0.1", "--arm", "a", "--arm", "b", "--arm", "c"]) == 0
+    assert "corrected for 2 comparisons" in capsys.readouterr().out
+    assert main(["--effect", "10"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--arm", "lex"], "has no policy 'lex'; valid are plain, law"),
+        (["--baseline", "lex"], "the baseline 'lex' is no arm; the arms are plain, law"),
+        (["--prompts", "none.csv"], "none.csv: no such file"),
+        (["--format", "xtest"], "no form 'xtest' of prompts; valid are auto, xstest"),
+        (["--samples", "0"], "'samples' must be at least 1, not 0"),
+        (["--price", "3"], "'price' is two numbers"),
+        (["--judge", "gpt-4o"], "the judge 'gpt-4o' is not URL#MODEL"),
+    ],
+)
+def test_a_wrong_plan_dies_before_anything_is_sent(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    with server() as engine:
+        assert main(flags(engine, prompts, *change, "--out", str(tmp_path / "run"))) == 2
+        assert engine.posts == []
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_teaches_without_loading_what_is_heavy() -> None:
+    code = (
+        "import sys\nfrom trainers.evaluation.command import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'numpy', 'torch', 'transformers', 'matplotlib', 'yaml', 'httpx'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert told.splitlines()[-1] == "[]"
+    assert "trimtab eval --url http://127.0.0.1:8000 --arm urial-plain --arm urial --prompts" in told
+
+
+# ---------------------------------------------------------------- when it goes wrong
+
+
+def test_an_arm_that_fails_is_reported_and_the_same_command_goes_on(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with server(broken=("law",)) as engine:
+        other = f"again={engine.url},policy=plain"
+        given = flags(engine, prompts, "--arm", other, "--retries", "0", "--out", str(out))
+        assert main(given) == 1
+        told = capsys.readouterr().out
+        assert "arm 'law': 0 of 24 answered, 24 without an answer, which the same command asks again" in told
+        assert "given up: 5 questions in a row got no answer" in told
+        assert "again against plain" in told  # the others are compared
+        stopped = {arm["name"]: arm["stopped"] for arm in read(out / "run.json")["arms"]}
+        assert (bool(stopped["law"]), stopped["plain"], stopped["again"]) == (True, "", "")
+        engine.broken = ()
+        assert main(given) == 0
+        assert sum(engine.accepted.values()) == 72
+    assert {arm["answered"] for arm in read(out / "run.json")["arms"]} == {24}
+
+
+def test_kill_9_and_the_same_command_is_as_if_nothing_had_been(prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with server(most=13) as engine:
+        given = flags(engine, prompts, "--concurrency", "4", "--out", str(out))
+        child = subprocess.Popen(
+            [sys.executable, "-m", "serve.command", "eval", *given], cwd=ROOT, env=dict(os.environ),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        # Thirteen answers, and four requests that hang, so that the thirteen are on disk.
+        engine._wait(lambda: len(engine.posts) == 17, 60, "the requests did not arrive")
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert (out / "answers.jsonl").read_bytes().count(b"\n") == 13
+        engine.most = 10**9
+        assert main(given) == 0
+        asked = {(arm, text): n for (arm, text, _), n in engine.accepted.items()}
+    rows = [json.loads(line) for line in (out / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == len({(row["arm"], row["question"]) for row in rows}) == 48
+    texts = {f"how to {what} {n}" for what in ("bake bread", "make a bomb") for n in range(12)}
+    assert set(asked) == {(arm, text) for arm in ("plain", "law") for text in texts}
+    assert sum(asked.values()) <= 48 + 4
+    whole = tmp_path / "whole"
+    with server() as engine:
+        assert main(flags(engine, prompts, "--out", str(whole))) == 0
+    said = [
+        {(row["arm"], row["question"]): row["texts"] for row in map(json.loads, path.read_text().splitlines())}
+        for path in (out / "answers.jsonl", whole / "answers.jsonl")
+    ]
+    assert said[0] == said[1]
+
+
+def test_a_folder_that_another_run_writes_is_left_alone(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainers.evaluation.sampling import read_answer, write_answer
+    from trainers.kept import Kept
+
+    with server() as engine:
+        given = flags(engine, prompts, "--limit", "2", "--out", str(tmp_path / "run"))
+        assert main(given) == 0
+        with Kept(tmp_path / "run" / "answers.jsonl", read_answer, write_answer):
+            assert main(given) == 1
+    assert "another run writes it" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- with a judge
+
+
+def test_a_judge_compares_and_is_called_uncalibrated(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with server() as engine, ScriptedEngine(lambda *_: "[better] B", models=("other",)) as judge:
+        given = flags(engine, prompts, "--judge", f"{judge.url}#other", "--out", str(out))
+        assert main(given) == 0
+        # Who it is; twelve pairs in both orders, and twelve of equal answers, whose two orders are one question.
+        assert len(judge.users()) == 1 + 24 + 12
+        assert main(given) == 0
+        assert len(judge.users()) == 2 + 24 + 12
+    assert "the judge is uncalibrated" in capsys.readouterr().out
+    assert (out / "judge" / "verdicts.jsonl").is_file()
+
+
+def test_a_judge_that_is_an_arms_model_is_refused_unless_that_is_wanted(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server() as engine:
+        given = flags(engine, prompts, "--limit", "2", "--judge", f"{engine.url}#toy", "--out", str(tmp_path / "run"))
+        assert main(given) == 2
+        assert "--judge-may-be-an-arm" in capsys.readouterr().err
+        assert main([*given, "--judge-may-be-an-arm"]) == 0
