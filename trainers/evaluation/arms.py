@@ -219,7 +219,7 @@ def _listed(client: httpx.Client, arm: Arm, path: str) -> list[dict[str, Any]] |
         reply = client.get(arm.base + path)
     except httpx.TransportError as error:
         raise EngineError(f"arm {arm.name!r}: {arm.url} cannot be reached: {error} (is it running?)") from None
-    if reply.status_code in (401, 403) and path == "/v1/models":
+    if reply.status_code == 401 and path == "/v1/models":  # 403: a key that may ask, and not list
         key = f"the key in {arm.key_env}" if arm.key_env else "a request without a key (give key_env=)"
         raise EngineError(f"arm {arm.name!r}: {arm.url} refuses {key}: {reply.status_code}: {said(reply)}")
     try:

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     except (RecipeError, ArmError, DataError, FolderError) as error:
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 2
-    except (EngineError, KeptError) as error:
+    except (EngineError, KeptError, OSError) as error:  # OSError: the disk is full, or the folder not ours
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -25,7 +25,10 @@ class Speaker:
         self.notes: list[str] = []
 
     async def converse(self, client: httpx.AsyncClient, question: Question, sample: int, seed: int) -> Answer:
-        """Raises as Host.ask does, where the question got no answer or no other would."""
+        """All turns of a question. Tokens and seconds are of all together, the time to the first token of the last.
+
+        Raises as Host.ask does, where the question got no answer or no other would.
+        """
         messages = [{"role": "system", "content": question.system}] if question.system else []
         messages += [{"role": role, "content": text} for role, text in question.history]
         replies: list[Reply] = []

@@ -92,11 +92,20 @@ def ask_arms(
     arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer], manner: Manner, bar: Any,
     early: Callable[[Sequence[Answer], float], None] = lambda some, seconds: None,
 ) -> Asked:  # fmt: skip
-    """Ask what `kept` does not hold yet. `early` hears once of the first answers, and how many seconds they took."""
+    """Ask what `kept` does not hold yet. `early` hears once of the first answers, and how many seconds they took.
+
+    Raises OSError where an answer cannot be written; an arm that cannot be asked is in what is returned.
+    """
     left = [job for job in todo if kept.get(job.key) is None]
     asking = _Asking(arms, left, kept, manner, bar, early)
     if left:
-        asyncio.run(asking.run())
+        try:
+            asyncio.run(asking.run())
+        except ExceptionGroup as group:  # of the hosts, each of its workers: what went wrong first
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
     done = {arm.name: [a for job in todo if job.arm == arm.name and (a := asking.found(job))] for arm in arms}
     states = asking.states.values()
     stopped = {state.arm.name: state.stopped for state in states if state.stopped}

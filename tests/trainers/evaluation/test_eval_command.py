@@ -316,3 +316,44 @@ def test_a_judge_that_is_an_arms_model_is_refused_unless_that_is_wanted(
         assert main(given) == 2
         assert "--judge-may-be-an-arm" in capsys.readouterr().err
         assert main([*given, "--judge-may-be-an-arm"]) == 0
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(prompts: Path, tmp_path: Path) -> None:
+    with server(most=5) as engine:
+        given = flags(engine, prompts, "--concurrency", "2", "--out", str(tmp_path / "run"))
+        child = subprocess.Popen(
+            [sys.executable, "-m", "serve.command", "eval", *given], cwd=ROOT, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        engine._wait(lambda: len(engine.posts) == 7, 60, "the requests did not arrive")
+        child.send_signal(signal.SIGINT)
+        _, told = child.communicate()
+    assert child.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "run" / "answers.jsonl").read_bytes().count(b"\n") == 5
+
+
+def test_an_answer_that_cannot_be_written_is_said_in_a_line(prompts: Path, tmp_path: Path) -> None:
+    with server() as engine:
+        given = flags(engine, prompts, "--out", str(tmp_path / "run"))
+        line = [
+            "bash",
+            "-c",
+            'ulimit -f 8; exec "$@"',
+            "_",
+            sys.executable,
+            "-B",
+            "-m",
+            "serve.command",
+            "eval",
+            *given,
+        ]
+        told = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert told.returncode == 1
+        assert told.stderr.splitlines()[-1].startswith("trimtab eval: [Errno 27] File too large")
+        assert "Traceback" not in told.stderr
+        assert main(given) == 0  # with room again
+        assert sum(engine.accepted.values()) <= 48 + 8 + 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text("utf-8").splitlines()]
+    assert len({(row["arm"], row["question"]) for row in rows}) == len(rows) == 48
