@@ -58,7 +58,7 @@ def cut_off(text: str) -> bool:
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     if not last or not outside.strip() or _FENCE.match(last) or not outside.rstrip().endswith(last):
         return False
-    if _OPEN.search(last):
+    if _OPEN.search(last) and not re.fullmatch(r"\W*\w\W*", last):  # a letter by itself is an answer
         return True
     long = len(last.split()) >= PROSE or len(re.findall("[\u3040-\u30ff\u3400-\u9fff]", last)) >= 2 * PROSE
     return long and not _ENDED.search(last) and not _UNIT.match(last)
@@ -186,7 +186,9 @@ def letter_of(text: str, letters: Sequence[str]) -> str:
         more = re.compile(rf"[\s\])*]*(?:,|and|or|und|oder|et|ou|y|o|和|或|与|、|/|&|\+)[\s\[(*]*{one}")
         return "" if more.match(plain, found.end()) else next(group for group in found.groups() if group)
     named = re.finditer(
-        rf"(?i:{_NAMES}){one}|[\[(*{{]{one}[\])*}}]|^{one}(?=[.:)]|$)|{one}(?=项|項)", plain, re.MULTILINE
+        rf"(?i:{_NAMES}){one}|[\[(*{{]{one}[\])*}}]|^{one}(?=[.:)]|$)|{one}(?=项|項)|(?:is|是|为)\s*{one}\W*$",
+        plain,
+        re.MULTILINE,
     )
     every = {group for match in named for group in match.groups() if group}
     return every.pop() if len(every) == 1 else ""
