@@ -49,16 +49,18 @@ class Host:
         self._free = asyncio.Condition()
         self._next_at = self._rest_until = self._cut_at = 0.0  # `time.monotonic()`
 
-    async def ask(self, once: Callable[[], Awaitable[T]]) -> T:
+    async def ask(self, once: Callable[[], Awaitable[T]], progress: Callable[[], int] | None = None) -> T:
         """What `once` returns, after as many attempts as it takes and the host is worth.
 
         An attempt that it was too busy for does not count while it answers others: it is at work, not broken.
+        `progress` counts these; by default whatever the host answers.
 
         Raises:
             GivenUp: no attempt came to anything. EngineError: the host cannot be reached, or asks for too much rest;
             whatever else `once` raises.
         """
-        attempts, counted, answered = 0, 0, self.answered
+        progress = progress or (lambda: self.answered)
+        attempts, counted, answered = 0, 0, progress()
         while True:
             async with self._turn() as started:
                 try:
@@ -76,9 +78,9 @@ class Host:
                     self.limit = min(self.most, self.limit + 1 / self.limit)
                     return result
             attempts += 1
-            if not again.busy or self.answered == answered:
+            if not again.busy or progress() == answered:
                 counted += 1
-            answered = self.answered
+            answered = progress()
             self._heed(again, started, counted)
             if counted > self.retries:
                 raise GivenUp(f"{self.name}: {again.why} ({attempts} attempts)")

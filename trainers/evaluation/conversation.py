@@ -21,6 +21,7 @@ class Speaker:
     def __init__(self, arm: Arm, host: Host, lettered: bool) -> None:
         self.arm, self.host, self.lettered = arm, host, lettered
         self.proven = False
+        self.replies = 0  # of one host some arms may be answered, and another never: its key has no money left
         self.dropped: frozenset[str] = frozenset()
         self.notes: list[str] = []
 
@@ -54,7 +55,9 @@ class Speaker:
 
         async def without(dropped: frozenset[str]) -> Reply:
             fields = {name: value for name, value in extra.items() if name not in dropped}
-            return await self.host.ask(lambda: streamed(client, self.arm, {**body, **fields}))
+            reply = await self.host.ask(lambda: streamed(client, self.arm, {**body, **fields}), lambda: self.replies)
+            self.replies += 1
+            return reply
 
         reply = await without(self.dropped)
         if reply.refused and not self.proven and reply.status in _REFUSED_FIELDS:
@@ -77,7 +80,7 @@ class Speaker:
             return None
         body = self.arm.body(messages)
         try:
-            found = await self.host.ask(lambda: letters(client, self.arm, body, among))
+            found = await self.host.ask(lambda: letters(client, self.arm, body, among), lambda: self.replies)
         except GivenUp:
             return None  # the answer itself is there
         if found is None and self.lettered:

@@ -22,17 +22,20 @@ def told(text: str, arm: str, seed: int) -> str:
 class ScriptedEngine(FakeUpstream):
     """`failures` are answered first. `room`: more requests at a time get 429. `most` answers, then silence.
 
-    `refuses` holds fields of the body that get a 400, `bad` texts that do. `letters` are log-probabilities.
+    `refuses` holds fields of the body that get a 400, `bad` texts that do, `broken` and `broke` arms that get 500 and 429.
+    `letters` are log-probabilities.
     """
 
     def __init__(
         self, say: Say = told, *, policies: tuple[str, ...] = (), models: tuple[str, ...] = ("toy",),
         room: int = 10**9, most: int = 10**9, refuses: tuple[str, ...] = (), bad: tuple[str, ...] = (),
-        letters: Mapping[str, float] | None = None, broken: tuple[str, ...] = (), pause_s: float = 0.002,
+        letters: Mapping[str, float] | None = None, broken: tuple[str, ...] = (), broke: tuple[str, ...] = (),
+        pause_s: float = 0.002,
     ) -> None:  # fmt: skip
         super().__init__()
         self.say, self.policies, self.models, self.room, self.most = say, policies, models, room, most
         self.refuses, self.bad, self.letters, self.broken, self.pause_s = refuses, bad, letters, broken, pause_s
+        self.broke = broke
         self.failures: list[tuple[int, str]] = []  # status, header line
         self.digest = "d1"
         self.accepted: Counter[tuple[str, str, int]] = Counter()  # (arm, text, seed) of whole answers
@@ -59,6 +62,8 @@ class ScriptedEngine(FakeUpstream):
         if self.failures:
             status, extra = self.failures.pop(0)
             return await reply.error(status, f"made up {status}", extra)
+        if arm in self.broke:
+            return await reply.error(429, "made up: no money left")
         if arm in self.broken:
             return await reply.error(500, "made up: out of order")
         if self.at_once >= self.room:

@@ -207,6 +207,14 @@ def test_an_arm_that_is_out_of_order_is_given_up_and_the_others_go_on(tmp_path: 
     assert len(on_disk(tmp_path)) == 24
 
 
+def test_an_arm_that_is_always_turned_away_is_given_up_while_others_of_its_host_are_answered(tmp_path: Path) -> None:
+    with ScriptedEngine(policies=("plain", "law"), broke=("law",)) as engine:
+        asked = ask(two(engine), tmp_path, manner=Manner(concurrency=4, retries=1, backoff_s=0.001))
+    assert len(asked.answers["plain"]) == 12
+    assert "no money left" in asked.stopped["law"]
+    assert sum(record.header("x-trimtab-policy") == "law" for record in engine.posts) == 5 * 2
+
+
 @pytest.mark.parametrize(
     ("failure", "message"),
     [(401, "refuses a request without a key: 401: made up 401"), (404, "has no .*/v1/chat/completions, or no model")],
