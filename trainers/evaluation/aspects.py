@@ -72,6 +72,7 @@ def asked(question: Question, texts: Sequence[str]) -> ask.Messages:
     good = question.expect.get("reference", ())
     good = (good,) if isinstance(good, str) else tuple(good)
     parts = [quoted(pair["system_text"], question.system)] if question.system else []
+    parts += [quoted(fill(pair["earlier"], role=role), text) for role, text in question.history]
     for number, (turn, text) in enumerate(zip(question.turns, texts, strict=False), 1):
         last = number == min(len(question.turns), len(texts))
         parts.append(quoted(pair["question"], turn))

@@ -26,7 +26,8 @@ class Served:
 def served(url: str, model: str, headers: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> Served:
     """What answers there: asked by /v1/models (`id`, and vLLM's `root` and `parent`), and by a chat of one token.
 
-    The answer's `model` is what looks through an alias or a policy of Trimtab, which relays it from the engine.
+    The answer's `model` looks through an alias or a policy of Trimtab, which relays it from the engine; so does what
+    its /v1/policies says of the policy that `headers` or the alias name.
     Raises EngineError where the server cannot be reached; one that lists or says nothing goes by the name it was given.
     """
     base = url.rstrip("/").removesuffix("/v1")
@@ -34,20 +35,29 @@ def served(url: str, model: str, headers: Mapping[str, str] | None = None, timeo
     try:
         with httpx.Client(timeout=timeout_s, headers=dict(headers or {})) as client:
             listed = client.get(base + "/v1/models")
+            policies = client.get(base + "/v1/policies")
             told = client.post(base + "/v1/chat/completions", json=body | ({"model": model} if model else {}))
     except httpx.TransportError as error:
         raise EngineError(f"{url} cannot be reached: {error} (is it running?)") from None
     answered = str(_json(told).get("model") or "")
-    rows = _json(listed).get("data")
-    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    rows = _rows(listed)
     if not model and not answered and len(rows) == 1:
         answered = str(rows[0].get("id"))
     names = {model, answered}
+    policy = {name.lower(): value for name, value in (headers or {}).items()}.get("x-trimtab-policy", "")
     for row in rows:
-        # An alias of Trimtab is listed by its own name; what stands behind it is not in its row.
         if row.get("id") in names:
             names |= {str(row[key]) for key in ("root", "parent") if row.get(key)}
+            policy = policy or str(row.get("policy") or "")  # an alias of Trimtab
+    for row in _rows(policies):
+        if row.get("id") == policy or (not policy and row.get("default")):
+            names.add(str(row.get("model") or ""))
     return Served(base, frozenset(names - {""}))
+
+
+def _rows(reply: httpx.Response) -> list[dict[str, Any]]:
+    rows = _json(reply).get("data")
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _json(reply: httpx.Response) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Item:
     system: str = ""
     kind: str = ""
     reference: tuple[str, ...] = ()  # good answers, to as many of the turns as there are
+    history: tuple[tuple[str, str], ...] = ()  # (role, text) of what was said before the turns, the same to both
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,18 @@ def pairs(questions: Sequence[Question], before: Sequence[Answer], after: Sequen
             continue
         good = question.expect.get("reference", ())
         good = (good,) if isinstance(good, str) else tuple(good)
-        items.append(Item(question.id, question.turns, first.texts, answer.texts, question.system, question.kind, good))
+        items.append(
+            Item(
+                question.id,
+                question.turns,
+                first.texts,
+                answer.texts,
+                question.system,
+                question.kind,
+                good,
+                question.history,
+            )
+        )
     return items
 
 
@@ -146,6 +158,7 @@ def compare(item: Item, *, swapped: bool = False) -> ask.Messages:
     several = len(item.turns) > 1
     answers = {"A": item.after if swapped else item.before, "B": item.before if swapped else item.after}
     parts = [quoted(said["system_text"], item.system)] if item.system else []
+    parts += [quoted(fill(said["earlier"], role=role), text) for role, text in item.history]
     if several:
         for number, text in enumerate(item.reference, 1):
             parts.append(quoted(fill(said["turn_reference"], number=number), text))

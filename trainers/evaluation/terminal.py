@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from trainers.evaluation.core import Comparison
 from trainers.evaluation.wording import NOT_SHOWN, change, count, interval, name_of, probability, summary, value, word
@@ -56,11 +55,10 @@ def _rows(mine: Sequence[Comparison], width: int) -> Iterator[str]:
 
 def _cells(found: Comparison) -> tuple[str, ...]:
     m = found.measure
-    bare = replace(m, unit="")
-    points = " pt" if m.kind == "rate" else ""
+    points = " pt" if "points" in change(m, 1.0) else ""
     return (
-        name_of(m) + (f", {m.unit}" if m.unit and m.unit not in name_of(m) and "share" not in name_of(m) else ""),
-        value(bare, found.before.value), value(bare, found.after.value),
+        name_of(m) + (f", {m.unit}" if m.unit and m.unit not in name_of(m) and not points else ""),
+        value(m, found.before.value, unit=False), value(m, found.after.value, unit=False),
         change(m, found.difference.value, unit=False) + points, interval(m, found.difference),
         probability(found.holm), count(found.difference.n), word(found),
     )  # fmt: skip

@@ -10,7 +10,11 @@ from trainers.evaluation.core import Comparison, Estimate, Measure
 
 NOT_SHOWN = "no difference shown"
 MINUS = "−"
-_NAMES = {"first_s": "time to first token", "total_s": "time to whole answer", "cached_share": "cached share of prompt"}
+_NAMES = {
+    "first_s": "time to first token",
+    "total_s": "time to whole answer",
+    "cached_share": "cached share of the prompt",
+}
 
 
 def word(found: Comparison) -> str:
@@ -28,16 +32,16 @@ def name_of(measure: Measure) -> str:
     return _NAMES.get(measure.name, measure.name.replace("_", " "))
 
 
-def value(measure: Measure, number: float) -> str:
+def value(measure: Measure, number: float, *, unit: bool = True) -> str:
     """A rate in percent, an average in its unit."""
-    if measure.kind == "rate":
+    if _is_share(measure):
         return f"{number:.1%}".replace("-", MINUS)
-    return f"{_digits(number)}{_unit(measure)}"
+    return f"{_digits(number)}{_unit(measure) if unit else ''}"
 
 
 def change(measure: Measure, number: float, *, unit: bool = True) -> str:
     """A difference with its sign: of rates in percentage points."""
-    if measure.kind == "rate":
+    if _is_share(measure):
         return _signed(f"{abs(100 * number):.1f}", number) + (" points" if unit else "")
     return _signed(_digits(abs(number)), number) + (_unit(measure) if unit else "")
 
@@ -49,7 +53,7 @@ def interval(measure: Measure, found: Estimate) -> str:
 
 def between(measure: Measure, found: Estimate) -> str:
     """The 95% interval of one arm's value."""
-    if measure.kind == "rate":
+    if _is_share(measure):
         return f"{found.low:.1%} to {found.high:.1%}".replace("-", MINUS)
     return f"{_digits(found.low)} to {_digits(found.high)}"
 
@@ -66,6 +70,10 @@ def seconds(number: float | None) -> str:
     if number is None:
         return "–"
     return f"{1000 * number:.0f} ms" if number < 1 else f"{number:.2f} s" if number < 10 else f"{number:,.1f} s"
+
+
+def _is_share(measure: Measure) -> bool:
+    return measure.kind == "rate" or measure.unit.startswith("of the ")
 
 
 def _unit(measure: Measure) -> str:
@@ -141,8 +149,8 @@ def moved(found: Comparison) -> str:
     """From what to what, and by how much."""
     m = found.measure
     return (
-        f"from {value(m, found.before.value)} to {value(m, found.after.value)}, "
-        f"{change(m, found.difference.value)} ({interval(m, found.difference)})"
+        f"from {value(m, found.before.value, unit=False)} to {value(m, found.after.value)}, "
+        f"{change(m, found.difference.value, unit=_is_share(m))} ({interval(m, found.difference)})"
     )
 
 

@@ -17,12 +17,13 @@ def cases(one: Said, found: Sequence[Case]) -> Html:
         return Html("")
     out = []
     for side, name in (("gain", "Largest gains"), ("loss", "Largest losses")):
-        mine = [_case(one, case) for case in found if case.side == side]
+        chosen = [case for case in found if case.side == side]
+        mine = [_case(one, case, i == 0) for i, case in enumerate(chosen)]
         out += [tag("h4", name), *mine] if mine else []
     return tag("div", against(one.arm, one.baseline), out, class_="cases")
 
 
-def _case(one: Said, case: Case) -> Html:
+def _case(one: Said, case: Case, opened: bool) -> Html:
     look = "better" if case.side == "gain" else "worse"
     chips = [
         chip(f"{name_of(m)}: {_said(m, was)} → {_said(m, now)}", _went(m, was, now)) for m, was, now in case.changes
@@ -30,15 +31,15 @@ def _case(one: Said, case: Case) -> Html:
     if case.why == "judge":
         chips.insert(0, chip(f"the judge prefers {one.arm if case.side == 'gain' else one.baseline}", look))
     q = case.question
-    name = tag("p", tag("code", q.id), f" · {q.kind}" if q.kind else None, class_="note")
+    name = tag("span", tag("code", q.id), f" · {q.kind}" if q.kind else None, class_="note")
     answers = [
         tag("div", tag("h5", arm, tag("small", f" {len(answer.text):,} characters")), _text(answer.text, "text"))
         for arm, answer in ((one.baseline, case.before), (one.arm, case.after))
     ]
     words = tag("details", tag("summary", "What the judge wrote"), _text(case.judge, "text")) if case.judge else None
-    head = tag("header", name, tag("p", chips, class_="chips"))
+    head = tag("span", name, tag("span", chips, class_="chips"), class_="head")
     asked, columns = _text("\n\n".join(q.turns), "question"), tag("div", answers, class_="columns")
-    return tag("article", head, asked, columns, words, class_=f"panel case {look}")
+    return tag("details", tag("summary", head, asked), columns, words, class_=f"panel case {look}", open=opened)
 
 
 def _went(m: Measure, was: float, now: float) -> str:
@@ -54,4 +55,4 @@ def _text(text: str, look: str) -> Html:
     cut = len(text) - LONGEST
     more = tag("span", f" … {cut:,} more characters are in answers.jsonl", class_="cut") if cut > 0 else None
     shown = text[:LONGEST] if text.strip() else tag("em", "no text")
-    return tag("div", tag("p", shown, more, dir="auto", class_=look), class_="quote")
+    return tag("span", tag("span", shown, more, dir="auto", class_=look), class_="quote")

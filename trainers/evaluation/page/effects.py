@@ -49,7 +49,7 @@ def _row(one: Said, found: Comparison, limit: float | None) -> Html:
         number(one.arm, value(m, found.after.value), between(m, found.after)),
         number("Difference", tag("b", change(m, found.difference.value)), interval(m, found.difference)),
         tag("td", forest(found.difference, own, ends), class_="plot"),
-        number("p (Holm)", probability(found.holm), title=test),
+        number("p", probability(found.holm), title=test),
         number("n", count(found.difference.n)),
         tag("td", chip(said, look, SIGN.get(said, "○")), class_="word"),
         class_=look,

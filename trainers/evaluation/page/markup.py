@@ -8,7 +8,7 @@ from html import escape
 
 # What HTML cannot hold, and halves of characters, which no encoding can.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_EMPTY = ("circle", "input", "line", "meta", "path", "rect", "use")
+_EMPTY = ("circle", "line", "meta", "path", "rect")
 
 
 class Html(str):
@@ -24,7 +24,8 @@ def tag(name: str, /, *children: str | Iterable[Html | str] | None, **attributes
         for key, value in attributes.items()
         if value is not None and value is not False
     )
-    return Html(f"<{name}{given}>" if name in _EMPTY else f"<{name}{given}>{joined(*children)}</{name}>")
+    # The slash ends an element of SVG, which HTML would leave open; to the empty ones of HTML it is nothing.
+    return Html(f"<{name}{given}/>" if name in _EMPTY else f"<{name}{given}>{joined(*children)}</{name}>")
 
 
 def joined(*children: str | Iterable[Html | str] | None) -> Html:

@@ -12,11 +12,11 @@ WIDTH, MARGIN = 240.0, 8.0
 
 
 def nice(limit: float) -> float:
-    """The next round number: 1, 2, 2.5 or 5 times a power of ten."""
+    """The next round number."""
     if not math.isfinite(limit) or limit <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(limit) + 1e-9)
-    return next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= limit * (1 - 1e-9))
+    return next(power * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if power * step >= limit * (1 - 1e-9))
 
 
 def reach(found: Iterable[Estimate], middle: float = 0.0) -> float:
@@ -47,7 +47,8 @@ def forest(found: Estimate, limit: float, labels: tuple[str, str] | None = None)
 def axis(left: str, middle: str, right: str) -> Html:
     """What stands above the plots that share an axis."""
     spots = ((MARGIN, "start", left), (WIDTH / 2, "middle", middle), (WIDTH - MARGIN, "end", right))
-    return _svg([tag("text", text, x=_n(x), y=10, text_anchor=anchor) for x, anchor, text in spots], 13, "axis")
+    drawn = _svg([tag("text", text, x=_n(x), y=10, text_anchor=anchor) for x, anchor, text in spots], 13, "axis")
+    return joined(tag("span", f"Plot, from {left} to {right}", class_="hidden"), drawn)
 
 
 def stack(parts: Sequence[tuple[str, float]], notch: float | None = None) -> Html:
@@ -61,12 +62,12 @@ def stack(parts: Sequence[tuple[str, float]], notch: float | None = None) -> Htm
         at += wide
     if notch is not None:
         drawn.append(tag("line", class_="zero", x1=_n(WIDTH * notch), x2=_n(WIDTH * notch), y1=0, y2=12))
-    return _svg(drawn, 12, "stack")
+    return _svg(drawn, 12, "stack", preserveAspectRatio="none")
 
 
-def _svg(parts: Iterable[Html], height: float, look: str) -> Html:
+def _svg(parts: Iterable[Html], height: float, look: str, **more: str) -> Html:
     box = f"0 0 {WIDTH:.0f} {height:.0f}"
-    return tag("svg", joined(*parts), class_=look, viewBox=box, aria_hidden="true", focusable="false")
+    return tag("svg", joined(*parts), class_=look, viewBox=box, aria_hidden="true", focusable="false", **more)
 
 
 def _x(number: float, limit: float) -> float:

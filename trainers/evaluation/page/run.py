@@ -93,7 +93,13 @@ def made(it: Contents) -> Html:
         ]  # fmt: skip
         out.append(table("Prompts", [("Set", ""), *((_name(k), "") for k in keys)], rows, "counts"))
     out.append(
-        facts({_name(k): _fact(fixed[k]) for k in ("seed", "samples", "sample", "limit") if fixed.get(k) is not None})
+        facts(
+            {
+                _name(k): _fact(fixed[k])
+                for k in ("seed", "samples", "sample", "limit")
+                if fixed.get(k) or (k == "seed" and k in fixed)
+            }
+        )
     )
     kept = json.dumps(run, indent=1, ensure_ascii=False, default=str)
     kept = kept if len(kept) <= MOST_OF_RUN else kept[:MOST_OF_RUN] + "\n… the rest is in run.json"
