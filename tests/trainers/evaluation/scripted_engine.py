@@ -22,7 +22,7 @@ def told(text: str, arm: str, seed: int) -> str:
 class ScriptedEngine(FakeUpstream):
     """`failures` are answered first. `room`: more requests at a time get 429. `most` answers, then silence.
 
-    `refuses` holds fields of the body that get a 400, `bad` texts that do, `broken` and `broke` arms that get 500 and 429.
+    `refuses` holds fields of the body that get a 400, `bad` texts that do; `broken` arms get 500, and `broke` ones 429.
     `letters` are log-probabilities.
     """
 
