@@ -38,8 +38,8 @@ def number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def per(value: float | None, yard: float | None) -> str:
-    return "–" if value is None or not yard else f"{value / yard:.1f}×"
+def times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}×"
 
 
 def beside(now: str, then: str | None) -> str:
@@ -72,7 +72,6 @@ def costs(found: Found, before: Found | None, workers: int) -> str:
     then = of(before["plain"], workers=workers) if before else []
     levels = distinct(rows, "concurrency")
     middle = 16 if 16 in levels else levels[0]
-    yard = median(of(rows, target="nginx", concurrency=middle), "cpu_us")
     head = ["", *(f"CPU µs, c={c}" for c in levels), f"× nginx, c={middle}", *(f"requests/s, c={c}" for c in levels)]
     head += ["RSS MiB, start → end", "errors"]
     out = []
@@ -84,8 +83,8 @@ def costs(found: Found, before: Found | None, workers: int) -> str:
 
         memory = of(found["memory"], workers=workers, target=name)
         first, last = median(memory, "start_mb"), median(memory, "end_mb")
-        cpu = median(of(rows, target=name, concurrency=middle), "cpu_us")
-        line = [name, *(cell("cpu_us", c) for c in levels), per(cpu, yard), *(cell("rps", c) for c in levels)]
+        by = times(ratio(of(rows, concurrency=middle), name, "nginx"))
+        line = [name, *(cell("cpu_us", c) for c in levels), by, *(cell("rps", c) for c in levels)]
         out.append([*line, f"{number(first)} → {number(last)}" if memory else "–", faults(of(rows, target=name))])
     return table(head, out)
 
@@ -117,6 +116,15 @@ def added(rows: Sequence[Row], key: str, wanted: Row) -> float | None:
     return statistics.median(differences) if differences else None
 
 
+def ratio(rows: Sequence[Row], name: str, to: str) -> float | None:
+    """The median of the ratios of two targets' CPU time in the same round."""
+    own = {_round(row): row["cpu_us"] for row in of(rows, target=to)}
+    ratios = [
+        row["cpu_us"] / own[_round(row)] for row in of(rows, target=name) if "cpu_us" in row and _round(row) in own
+    ]
+    return statistics.median(ratios) if ratios else None
+
+
 def _round(row: Row) -> tuple[Any, ...]:
     return row.get("run"), row["round"]
 
@@ -130,7 +138,6 @@ def firsts(rows: Sequence[Row]) -> tuple[float, float] | None:
 def streams(found: Found, before: Found | None, workers: int, length: str) -> str:
     rows = of(found["streams"], workers=workers, length=length)
     then = of(before["streams"], workers=workers, length=length) if before else []
-    yard = median(of(rows, target="nginx"), "cpu_us")
     own = firsts(of(rows, target="direct")) or (0.0, 0.0)
     old = firsts(of(then, target="direct")) or (0.0, 0.0)
     head = ["", "first chunk p50 / p99, ms", "over direct", "CPU µs a chunk", "× nginx", "chunks/s", "faults"]
@@ -144,7 +151,9 @@ def streams(found: Found, before: Found | None, workers: int, length: str) -> st
         over_was = f"{was[0] - old[0]:.1f} / {was[1] - old[1]:.1f}" if was else None
         rate = number(100 * found["options"]["streams"] / total) if total else "–"
         line = [name, f"{first[0]:.1f} / {first[1]:.1f}" if first else "–", beside(over, over_was)]
-        out.append([*line, beside(number(cpu, 1), number(cpu_was, 1)), per(cpu, yard), rate, lost(mine)])
+        out.append(
+            [*line, beside(number(cpu, 1), number(cpu_was, 1)), times(ratio(rows, name, "nginx")), rate, lost(mine)]
+        )
     return table(head, out)
 
 
@@ -166,6 +175,57 @@ def ceilings(found: Found) -> str:
     return table(head, out)
 
 
+def aims(found: Found) -> str:
+    """What the project wants of the proxy, and what this run says (one worker)."""
+    rows, level = of(found["plain"], workers=1), of(found["plain"], workers=1, concurrency=16)
+
+    def cost(name: str, to: str) -> float | None:
+        return ratio(level, name, to)
+
+    def latency(name: str) -> float | None:
+        return added(rows, "p50_ms", {"target": name, "concurrency": 1})
+
+    def urial() -> float | None:
+        both = latency("urial chat"), latency("raw")
+        return None if None in both else both[0] - both[1]  # type: ignore[operator]
+
+    def first(which: int, length: str) -> float | None:
+        part = of(found["streams"], workers=1, length=length)
+        mine, own = firsts(of(part, target="raw")), firsts(of(part, target="direct"))
+        return mine[which] - own[which] if mine and own else None
+
+    lines: list[tuple[str, str, float | None, str, bool]] = [
+        ("raw, CPU a request, × nginx, c=16", "at most 8", cost("raw", "nginx"), "×", False),
+        ("LiteLLM, × raw", "at least 60", cost("LiteLLM", "raw"), "×", True),
+        ("Portkey, × raw", "at least 10", cost("Portkey", "raw"), "×", True),
+        ("raw adds, p50, c=1", "under 0.35", latency("raw"), "ms", False),
+        ("urial (chat) adds to raw", "under 0.1", urial(), "ms", False),
+        ("opo, new query, adds", "under 6", latency("opo new"), "ms", False),
+        ("opo, cached query, adds", "under 1", latency("opo cached"), "ms", False),
+    ]
+    for length in distinct(of(found["streams"], workers=1), "length"):
+        part = of(found["streams"], workers=1, length=length)
+        lines += [
+            (f"streams over {length}, raw, first chunk p50 over direct", "within 5", first(0, length), "ms", False),
+            (f"streams over {length}, raw, first chunk p99 over direct", "within 40", first(1, length), "ms", False),
+            (f"streams over {length}, raw, CPU a chunk, × nginx", "at most 2", ratio(part, "raw", "nginx"), "×", False),
+            (
+                f"streams over {length}, urial base, × nginx",
+                "at most 5",
+                ratio(part, "urial base", "nginx"),
+                "×",
+                False,
+            ),
+        ]
+    out = []
+    for what, wanted, value, unit, more in lines:
+        if value is not None:
+            bound = float(wanted.split()[-1])
+            met = value >= bound if more else value <= bound
+            out.append([what, f"{wanted} {unit}", f"{value:.2f} {unit}", "yes" if met else "no"])
+    return table(["", "wanted", "measured", "met"], out)
+
+
 def show(found: Found, before: Found | None = None) -> str:
     """Everything, as Markdown."""
     machine, options = found["machine"], found["options"]
@@ -185,6 +245,8 @@ def show(found: Found, before: Found | None = None) -> str:
             parts.append(f"{title}\n\n{streams(found, before, workers, length)}")
     if found["ceiling"]:
         parts.append(f"### What opo leaves of its embedder's pace\n\n{ceilings(found)}")
+    if names(of(found["plain"], workers=1, target="raw")) or names(of(found["streams"], workers=1, target="raw")):
+        parts.append(f"### Against what is wanted\n\n{aims(found)}")
     return "\n\n".join(parts)
 
 

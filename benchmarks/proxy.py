@@ -335,7 +335,7 @@ def merged(files: list[Path]) -> dict[str, Any]:
     for number, each in enumerate(runs):
         for key, value in each.items():
             if isinstance(value, list):
-                whole[key] = whole.get(key, []) + [{**row, "run": number} for row in value]
+                whole[key] = whole.get(key, []) + [{**row, "run": f"{row.get('run', '')}/{number}"} for row in value]
             else:
                 whole[key] = {**value, **whole.get(key, {})}
     return whole
