@@ -175,7 +175,7 @@ def summary(tallies: Sequence[Tally]) -> None:
         shares = [tally.share(what, name) for tally, what, name in cells]
         inside = sum(0.93 <= share <= 0.97 for share in shares)
         print(
-            f"{title}: coverage {sum(shares) / len(shares):.3f} on average; of {len(shares)} cells {inside} in 0.93–0.97,"
+            f"{title}: coverage {sum(shares) / len(shares):.3f} on average; {inside} of {len(shares)} in 0.93–0.97,"
             f" {sum(share > 0.97 for share in shares)} above, {sum(share < 0.93 for share in shares)} below"
         )
     ps = [tally.hits["p", name] for tally in tallies for _, name in tally.seen if _ == "p"]

@@ -115,7 +115,7 @@ def _compared(
     before, after = [first[ident] for ident in common], [second[ident] for ident in common]
     test, p = paired_p(before, after, seed=seed)
     sign = -1.0 if measure.better == "lower" else 1.0
-    change = {ident: sign * (second[ident] - first[ident]) for ident in common}
+    change = {ident: round(sign * (second[ident] - first[ident]), 12) for ident in common}  # equal ones stay in order
     return Comparison(
         measure, baseline, arm,
         before=_estimate(measure, before, seed),
