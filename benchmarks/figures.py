@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,13 @@ def times(value: float | None) -> str:
 
 def beside(now: str, then: str | None) -> str:
     """A figure, and what it was."""
-    return now if then is None or then == "–" else f"{now} (was {then})"
+    return now if then is None or "–" in (now, then) else f"{now} (was {then})"
+
+
+def earlier(before: Found | None, part: str, **wanted: object) -> list[Row]:
+    """Our own rows of an earlier run, and direct's, which some are compared with."""
+    rows = of(before[part], **wanted) if before else []
+    return [row for row in rows if row["target"] not in _PEERS and row["target"] != "nginx"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -69,7 +76,7 @@ def lost(rows: Sequence[Row]) -> str:
 def costs(found: Found, before: Found | None, workers: int) -> str:
     """CPU and throughput by concurrency, and memory."""
     rows = of(found["plain"], workers=workers)
-    then = of(before["plain"], workers=workers) if before else []
+    then = earlier(before, "plain", workers=workers)
     levels = distinct(rows, "concurrency")
     middle = 16 if 16 in levels else levels[0]
     head = ["", *(f"CPU µs, c={c}" for c in levels), f"× nginx, c={middle}", *(f"requests/s, c={c}" for c in levels)]
@@ -79,7 +86,7 @@ def costs(found: Found, before: Found | None, workers: int) -> str:
 
         def cell(key: str, c: int, name: str = name) -> str:
             now, was = (median(of(r, target=name, concurrency=c), key) for r in (rows, then))
-            return beside(number(now), number(was))
+            return beside(number(now), None if name == "direct" else number(was))
 
         memory = of(found["memory"], workers=workers, target=name)
         first, last = median(memory, "start_mb"), median(memory, "end_mb")
@@ -92,7 +99,7 @@ def costs(found: Found, before: Found | None, workers: int) -> str:
 def latencies(found: Found, before: Found | None, workers: int) -> str:
     """What each adds to the engine's own latency."""
     rows = of(found["plain"], workers=workers)
-    then = of(before["plain"], workers=workers) if before else []
+    then = earlier(before, "plain", workers=workers)
     levels = distinct(rows, "concurrency")
     out = []
     for name in names(rows):
@@ -137,9 +144,8 @@ def firsts(rows: Sequence[Row]) -> tuple[float, float] | None:
 
 def streams(found: Found, before: Found | None, workers: int, length: str) -> str:
     rows = of(found["streams"], workers=workers, length=length)
-    then = of(before["streams"], workers=workers, length=length) if before else []
-    own = firsts(of(rows, target="direct")) or (0.0, 0.0)
-    old = firsts(of(then, target="direct")) or (0.0, 0.0)
+    then = earlier(before, "streams", workers=workers, length=length)
+    own, old = (firsts(of(part, target="direct")) or (0.0, 0.0) for part in (rows, then))
     head = ["", "first chunk p50 / p99, ms", "over direct", "CPU µs a chunk", "× nginx", "chunks/s", "faults"]
     out = []
     for name in names(rows):
@@ -148,7 +154,7 @@ def streams(found: Found, before: Found | None, workers: int, length: str) -> st
         cpu, cpu_was = median(mine, "cpu_us"), median(of(then, target=name), "cpu_us")
         total = median(mine, "total_s")
         over = f"{first[0] - own[0]:.1f} / {first[1] - own[1]:.1f}" if first else "–"
-        over_was = f"{was[0] - old[0]:.1f} / {was[1] - old[1]:.1f}" if was else None
+        over_was = f"{was[0] - old[0]:.1f} / {was[1] - old[1]:.1f}" if was and name != "direct" else None
         rate = number(100 * found["options"]["streams"] / total) if total else "–"
         line = [name, f"{first[0]:.1f} / {first[1]:.1f}" if first else "–", beside(over, over_was)]
         out.append(
@@ -157,20 +163,23 @@ def streams(found: Found, before: Found | None, workers: int, length: str) -> st
     return table(head, out)
 
 
+def share(found: Found, workers: int) -> float | None:
+    """Percent of the embedder's best pace in the same round that requests of new queries reach."""
+    best = {_round(row): max(row["batch_16"], row["batch_32"]) for row in of(found["ceiling"], workers=workers)}
+    rows = of(found["plain"], workers=workers, target="opo new", concurrency=16)
+    parts = [100 * row["rps"] / best[_round(row)] for row in rows if _round(row) in best]
+    return statistics.median(parts) if parts else None
+
+
 def ceilings(found: Found) -> str:
     """What `opo` leaves of its embedder's own pace, at concurrency 16."""
     out = []
     for workers in distinct(found["ceiling"], "workers"):
         rates = [median(of(found["ceiling"], workers=workers), f"batch_{batch}") or 0.0 for batch in (16, 32)]
-        pairs = [
-            row["rps"] / max(c["batch_16"], c["batch_32"])
-            for c in of(found["ceiling"], workers=workers)
-            for row in of(found["plain"], workers=workers, target="opo new", concurrency=16)
-            if _round(row) == _round(c)
-        ]
+        part = share(found, workers)
         rps = median(of(found["plain"], workers=workers, target="opo new", concurrency=16), "rps")
-        share = f"{statistics.median(pairs):.0%}" if pairs else "–"
-        out.append([str(workers), number(rates[0]), number(rates[1]), number(rps), share])
+        said = "–" if part is None else f"{part:.0f}%"
+        out.append([str(workers), number(rates[0]), number(rates[1]), number(rps), said])
     head = ["workers", "embedder alone, batches of 16, queries/s", "of 32", "opo new, c=16, requests/s", "share"]
     return table(head, out)
 
@@ -202,6 +211,7 @@ def aims(found: Found) -> str:
         ("urial (chat) adds to raw", "under 0.1", urial(), "ms", False),
         ("opo, new query, adds", "under 6", latency("opo new"), "ms", False),
         ("opo, cached query, adds", "under 1", latency("opo cached"), "ms", False),
+        ("opo, new queries, of the embedder's pace, c=16", "at least 80", share(found, 1), "%", True),
     ]
     for length in distinct(of(found["streams"], workers=1), "length"):
         part = of(found["streams"], workers=1, length=length)
@@ -285,18 +295,20 @@ def draw(found: Found, file: Path, before: Found | None = None) -> None:
                 f"{now:,.0f}" if now >= 10 else f"{now:.1f}", (now, at), (4, 0), textcoords="offset points",
                 va="center", fontsize=9, color="#222222",
             )  # fmt: skip
-            if before and (was := value(before, name)) is not None:
+            if before and colour == _OURS and (was := value(before, name)) is not None:
                 axis.plot(was, at, marker="D", color="white", markeredgecolor="#222222", markersize=5.5)
         axis.set_xscale("log")
-        low, high = axis.get_xlim()
-        axis.set_xlim(low, high * 3)  # room for the last figure
+        shown = [v for name in order if (v := value(found, name))]
+        if shown:  # from a whole power of ten, to where the last figure has room
+            axis.set_xlim(10 ** math.floor(math.log10(min(shown))), 8 * max(shown))
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
         axis.tick_params(axis="y", length=0)
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
-    axes[0].set_yticks(range(len(order)), order)
+    others = ("direct", "nginx", *_PEERS)
+    axes[0].set_yticks(range(len(order)), [name if name in others else f"Trimtab, {name}" for name in order])
     machine = found["machine"]
     note = f"One worker, 16 connections, {machine['cores']} cores of {machine['cpu']} shared with load and engine."
     note += " Blue: Trimtab; orange: its peers; grey: the yardsticks." + (" Diamond: before." if before else "")

@@ -27,7 +27,6 @@ import urllib.request
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import uvloop
@@ -238,7 +237,11 @@ def beyond(row: dict[str, float], least: dict[str, float]) -> list[str]:
     ]
 
 
-async def soak(options: argparse.Namespace, watch: Watch, mixture: list[Ask], port: int) -> tuple[Any, ...]:
+# Requests sent by kind, what was wrong with some, the processes at rest before and after, and the seconds between.
+Seen = tuple[Counter[str], dict[str, Counter[str]], dict[str, float], dict[str, float], float]
+
+
+async def soak(options: argparse.Namespace, watch: Watch, mixture: list[Ask], port: int) -> Seen:
     requests = {ask: ask.request() for ask in mixture}
     sent: Counter[str] = Counter()
     wrong: dict[str, Counter[str]] = defaultdict(Counter)
@@ -281,10 +284,9 @@ def slope(rows: list[dict[str, float]], key: str) -> float:
     )
 
 
-def report(
-    sent: Counter[str], wrong: dict[str, Counter[str]], least: Any, last: Any, took: float, watch: Watch
-) -> bool:
+def report(seen: Seen, watch: Watch) -> bool:
     """Print it; True where nothing was lost."""
+    sent, wrong, least, last, took = seen
     print(f"{sent.total():,} requests in {took / 60:.1f} min ({sent.total() / took:.0f}/s)\n")
     print("| request | sent | not as expected |\n|---|---|---|")
     for name, count in sent.items():
@@ -339,7 +341,7 @@ def main() -> int:
         watch = Watch([process, *process.children(recursive=True)], url, engine)
         mixture = [replace(ask, weight=ask.weight / len(policies), policy=name) for name in policies for ask in EACH]
         seen = uvloop.run(soak(options, watch, mixture + ONCE, ports[1]))
-        well = report(*seen, watch)
+        well = report(seen, watch)
         with urllib.request.urlopen(f"http://{engine}/counts", timeout=30) as answer:
             counts = json.load(answer)
         leaving = sum(count for name, count in seen[0].items() if name.startswith("left"))
