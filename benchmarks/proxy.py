@@ -23,8 +23,12 @@ in ~/.cache/trimtab/peers (or $TRIMTAB_PEERS, or where --litellm and so on say):
 (The last holds back @hono/node-server: with a newer one every stream through Portkey 1.15.2 is a 500.)
 
 `--before FILE` sets an earlier run's figures beside the new ones, `--show FILE…` only prints and draws what earlier
-runs measured. What it does not cover: TLS, slow clients, large prompts, several machines. Load, engine and proxy
-share the cores: with few of them a second worker takes its time from the others.
+runs measured. With every peer it takes a quarter of an hour; --targets, --parts and --workers choose parts of it, and
+--show puts them together.
+
+What it does not cover: TLS, slow clients, large prompts, several machines. Load, engine and proxy share the cores: with
+few of them a second worker takes its time from the others, and the engine and wrk from the first. nginx at concurrency
+1 mostly pays for being woken.
 """
 
 from __future__ import annotations
@@ -343,7 +347,7 @@ def merged(files: list[Path]) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=3, help="of load each time (plain replies)")
+    parser.add_argument("--seconds", type=int, default=2, help="of load each time (plain replies)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument(
