@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -112,7 +111,7 @@ Line = Callable[[Service, Call, Record], Awaitable[None]]
 
 async def run(service: Service, call: Call, line: Line) -> None:
     """Travel a line, turn what goes wrong into an answer, and record the outcome whatever it is."""
-    record = Record(call.path, uuid.uuid4().hex)
+    record = Record(call.path)
     unanswered = 500  # the status to count where no answer has begun; what is left after the cases below is a bug
     try:
         await line(service, call, record)

@@ -61,7 +61,6 @@ class Call:
         # What uvicorn's protocol reads and writes of a cycle.
         self.body_so_far = bytearray()
         self.more_body, self.disconnected, self.keep_alive = True, False, keep
-        self.message_event = self
 
     # -- as uvicorn's protocol sees it
 
@@ -72,6 +71,10 @@ class Call:
     @body.setter
     def body(self, value: bytearray) -> None:
         self.body_so_far = value  # what `+=` comes to
+
+    @property
+    def message_event(self) -> Call:
+        return self  # whose `set` it calls; as an attribute it would be a cycle for the collector to find
 
     @property
     def response_complete(self) -> bool:

@@ -31,9 +31,9 @@ def choose(
     if not named and not caller.may_use(name) and caller.key and len(caller.key.policies) == 1:
         # A key that may use one policy only needn't name it.
         name = caller.key.policies[0]
+    if name in config.policies and caller.may_use(name):
+        return config.policies[name], (alias.model if alias else model)
     allowed = ", ".join(sorted(p for p in config.policies if caller.may_use(p))) or "none"
     if name not in config.policies:
         raise NotFound(f"no policy {name!r}; valid are {allowed}", code="policy_not_found", param="policy")
-    if not caller.may_use(name):
-        raise Forbidden(f"this key may not use the policy {name!r}; it may use {allowed}", code="policy_not_allowed")
-    return config.policies[name], (alias.model if alias else model)
+    raise Forbidden(f"this key may not use the policy {name!r}; it may use {allowed}", code="policy_not_allowed")

@@ -6,6 +6,7 @@ With several workers the supervisor sets PROMETHEUS_MULTIPROC_DIR, and `expositi
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -47,6 +48,24 @@ retries = Counter(
     ["engine", "url"], registry=REGISTRY,
 )  # fmt: skip
 traces_dropped = Counter("trimtab_traces_dropped", "Traces that came faster than the disk", registry=REGISTRY)
+
+
+# The children that every request needs, found without prometheus_client's check of their labels.
+
+
+@lru_cache(4096)
+def answered(path: str, policy: str, status: int) -> Counter:
+    return requests.labels(path, policy, str(status))
+
+
+@lru_cache(1024)
+def waited(policy: str) -> Histogram:
+    return first_byte.labels(policy)
+
+
+@lru_cache(1024)
+def counted(policy: str, kind: str) -> Counter:
+    return tokens.labels(policy, kind)
 
 
 def exposition() -> bytes:

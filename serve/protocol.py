@@ -24,6 +24,7 @@ class Protocol(HttpToolsProtocol):
     """One client's connection."""
 
     _outside = _inside = 0
+    _begun = False  # a head that is not complete
     _late: asyncio.TimerHandle | None = None
 
     def __init__(self, lines: Lines, **settings: Any) -> None:
@@ -41,14 +42,15 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._outside += len(data)
         super().data_received(data)
+        if self._begun and self._late is None:  # most heads come in one piece, and need no clock
+            self._late = self.loop.call_later(_HEAD_S, self.transport.close)
         # Sixteen bytes around each of the body's are more than the smallest chunks need.
         if self._outside > _HEAD_BYTES + 16 * self._inside and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
 
     def on_message_begin(self) -> None:
         self._outside = self._inside = 0
-        if self._late is None:
-            self._late = self.loop.call_later(_HEAD_S, self.transport.close)
+        self._begun = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -75,6 +77,7 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def _in_time(self) -> None:
+        self._begun = False
         if self._late is not None:
             self._late.cancel()
             self._late = None

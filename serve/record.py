@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -19,12 +21,39 @@ _HEADER = 2048  # characters of a header of ours
 _CONTENT = 2**20  # characters of a prompt, or of an answer, that a trace keeps; a longer one is left out of it
 
 
+_NO_ADVICE = Advice()
+
+
+def _random(size: int, at_once: int = 512) -> Iterator[str]:
+    """Endless unguessable words of `size` bytes in hex, many from one question to the kernel."""
+    while True:
+        pool = os.urandom(size * at_once).hex()
+        yield from (pool[i : i + 2 * size] for i in range(0, len(pool), 2 * size))
+
+
+_words = _random(10)
+
+
+def new_id() -> str:
+    """A request's id, 32 hexadecimal digits: milliseconds since 1970, then 80 random bits.
+
+    Ids of about the same time stand together, so that a table of traces grows at its end and not all over.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{next(_words)}"
+
+
+@lru_cache(1024)
+def _header(text: str) -> bytes:
+    """A reason may quote anything; a header must not carry what could end it."""
+    return _UNPRINTABLE.sub("?", text)[:_HEADER].encode()
+
+
 @dataclass(slots=True)
 class Record:
     """What a trace and the metrics are made of, filled in on the way."""
 
     path: str
-    ident: str
+    ident: str = field(default_factory=new_id)
     started: float = field(default_factory=time.monotonic)
     tenant: str = ""
     key: str = ""  # its id
@@ -34,7 +63,7 @@ class Record:
     stream: bool = False
     outcomes: tuple[Outcome, ...] = ()
     notes: tuple[str, ...] = ()
-    advice: Advice = field(default_factory=Advice)
+    advice: Advice = _NO_ADVICE
     prompt: Prompt | None = None
     content: bool = False  # keep the prompt before and after, and the answer
     asked: Mapping[str, msgspec.Raw] = field(default_factory=dict)  # the request's fields, where content is kept
@@ -46,10 +75,8 @@ class Record:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The short form of the trace, which every answer carries."""
         applied = ", ".join(map(str, self.outcomes)) or "none"
-        pairs = [("x-trimtab-policy", self.policy.name)] if self.policy else []
-        pairs += [("x-trimtab-applied", applied), ("x-trimtab-trace", self.ident)]
-        # A reason may quote anything; a header must not carry what could end it.
-        return [(name.encode(), _UNPRINTABLE.sub("?", value)[:_HEADER].encode()) for name, value in pairs]
+        pairs = [(b"x-trimtab-policy", _header(self.policy.name))] if self.policy else []
+        return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode())]
 
     def saw_first_byte(self) -> None:
         if self.first_byte is None:
@@ -136,7 +163,7 @@ def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
 def account(record: Record, status: int, traces: Traces) -> None:
     """Count a request, and keep its trace."""
     policy = record.policy.name if record.policy else ""
-    metrics.requests.labels(record.path, policy, str(status)).inc()
+    metrics.answered(record.path, policy, status).inc()
     for outcome in record.outcomes:
         metrics.stages.labels(outcome.stage, outcome.status).inc()
         metrics.stage_seconds.labels(outcome.stage).observe(outcome.ms / 1000)
@@ -145,11 +172,11 @@ def account(record: Record, status: int, traces: Traces) -> None:
             cached = "yes" if told["cached"] else "no"
             metrics.rewrites.labels(told["rewriter"], told["rule"] or "accepted", cached).inc()
     if record.first_byte is not None:
-        metrics.first_byte.labels(policy).observe(record.first_byte)
+        metrics.waited(policy).observe(record.first_byte)
     for kind in ("prompt_tokens", "completion_tokens"):
         count = record.usage.get(kind) if record.usage else None
         if isinstance(count, int) and 0 < count < 2**53:  # whatever an engine may say there
-            metrics.tokens.labels(policy, kind.removesuffix("_tokens")).inc(count)
+            metrics.counted(policy, kind.removesuffix("_tokens")).inc(count)
     dropped = traces.dropped
     traces.put(record.ident, record.tenant, record.body(status))
     if traces.dropped > dropped:

@@ -1,17 +1,18 @@
 """Traces: what each stage did to a request, kept for its tenant until it expires.
 
-SQLite in the state folder, shared by the workers. A request only puts its trace on a queue; one thread per worker
-writes them in batches, so a crash may lose the last quarter of a second of them, and the event loop never waits.
+SQLite in the state folder, shared by the workers. A request only appends its trace to a queue; one thread per worker
+writes them in batches, so a crash may lose the last quarter of a second of them, and the event loop never waits. Nor
+is the thread woken for each of them: a wake-up costs more than all the rest of a trace.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -26,13 +27,15 @@ _BATCH_S = 0.25
 _BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
 _SWEEP_S = 60.0
 _LOOK = 20_000  # traces that one page of a list looks at; what a filter has not found by then is on a later one
-_Row = tuple[str, str, float, Mapping[str, Any]]  # id, tenant, when it ended, the trace
+_Row = tuple[str, str, float, bytes, str, str, str]  # id, tenant, when it ended, the trace; _listed's three
 OUTCOMES = ("applied", "skipped", "timed_out", "failed", "none", "error")  # of a stage; no stage; of the request
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS trace"
     " (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires)",
 )
+_INSERT = "INSERT OR REPLACE INTO trace (id, tenant, ended, expires, body, policy, key, outcome) VALUES "
+_AT_ONCE = 128
 _LISTED = {"ended": "REAL", "policy": "TEXT", "key": "TEXT", "outcome": "TEXT"}
 # It covers what a list looks at, so that no page of bodies is read for a trace that is not shown.
 _RECENT = "CREATE INDEX IF NOT EXISTS trace_recent ON trace (tenant, ended, id, policy, key, outcome, expires)"
@@ -75,7 +78,8 @@ class Traces:
     def __init__(self, folder: Path, ttl_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._ttl_s = folder / "traces.sqlite3", ttl_s
-        self._queue: queue.Queue[_Row | None] = queue.Queue(_BOUND)
+        self._queue: deque[_Row] = deque()
+        self._awake, self._closing = threading.Event(), threading.Event()
         self.dropped = 0
         with closing(self._connect()) as connection:
             _prepare(connection)
@@ -90,10 +94,13 @@ class Traces:
 
     def put(self, ident: str, tenant: str, body: Mapping[str, Any]) -> None:
         """Keep a trace. Returns at once; a full queue drops it."""
-        try:
-            self._queue.put_nowait((ident, tenant, time.time(), body))
-        except queue.Full:
+        if len(self._queue) >= _BOUND:
             self.dropped += 1
+            return
+        # As bytes already: the garbage collector would walk thousands of waiting tables again and again.
+        self._queue.append((ident, tenant, time.time(), msgspec.json.encode(body), *_listed(body)))
+        if not self._awake.is_set():
+            self._awake.set()
 
     async def find(self, ident: str, tenant: str) -> dict[str, Any] | None:
         """A trace of this tenant, or None. It may still be on its way to the disk, from any worker: so we wait."""
@@ -142,44 +149,38 @@ class Traces:
 
     def close(self) -> None:
         """Write what is waiting and end the thread."""
-        self._queue.put(None)
+        self._closing.set()
+        self._awake.set()
         self._thread.join(timeout=5)
 
     def _write(self) -> None:
         swept = 0.0
         with closing(self._connect()) as connection:
-            while True:
-                rows = self._batch()
-                full = [row for row in rows if row is not None]
+            while not self._closing.is_set():
+                self._awake.wait()
+                self._closing.wait(_BATCH_S)
+                self._awake.clear()  # before the queue is emptied: what comes meanwhile wakes us again
+                rows = [self._queue.popleft() for _ in range(len(self._queue))]
                 try:
                     with connection:
-                        connection.executemany(
-                            "INSERT OR REPLACE INTO trace (id, tenant, ended, expires, body, policy, key, outcome)"
-                            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                            [
-                                (ident, tenant, ended, ended + self._ttl_s, msgspec.json.encode(body), *_listed(body))
-                                for ident, tenant, ended, body in full
-                            ],
-                        )
+                        for at in range(0, len(rows), _AT_ONCE):
+                            self._insert(connection, rows[at : at + _AT_ONCE])
                         if time.time() - swept > _SWEEP_S:
                             connection.execute("DELETE FROM trace WHERE expires <= ?", (time.time(),))
                             swept = time.time()
                 except sqlite3.Error as error:  # a full disk must not end the thread: it may have room again
-                    log.error("%d traces lost: %s", len(full), error)
-                    self.dropped += len(full)
-                if len(full) < len(rows):
-                    return
+                    log.error("%d traces lost: %s", len(rows), error)
+                    self.dropped += len(rows)
 
-    def _batch(self) -> list[_Row | None]:
-        """What comes in a quarter of a second from the first on; None is the word to end."""
-        rows = [self._queue.get()]
-        deadline = time.monotonic() + _BATCH_S
-        while rows[-1] is not None and (left := deadline - time.monotonic()) > 0:
-            try:
-                rows.append(self._queue.get(timeout=left))
-            except queue.Empty:
-                break
-        return rows
+    def _insert(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
+        """Many rows in one statement: between two of them the event loop would take the interpreter from us, and we
+        it from the loop, at more cost than the row's."""
+        values = [
+            value
+            for ident, tenant, ended, body, *listed in rows
+            for value in (ident, tenant, ended, ended + self._ttl_s, body, *listed)
+        ]
+        connection.execute(_INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows)), values)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

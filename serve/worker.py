@@ -40,6 +40,9 @@ from serve.traces import Traces
 from serve.warmup import Done, warm
 
 log = logging.getLogger("trimtab.worker")
+# libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 clients
+# that come at once the last would wait for more than a second. So we listen on the same socket several times over.
+_ACCEPT = 16
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
 
 
@@ -214,7 +217,11 @@ async def serve(told: Mapping[str, Any]) -> None:
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
-    serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=told["fd"])]))
+    listeners = [
+        socket.socket(fileno=told["fd"]),
+        *(socket.socket(fileno=os.dup(told["fd"])) for _ in range(_ACCEPT - 1)),
+    ]
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     # None of the others ends before the server does, unless by a bug: then we go, and the parent starts us again.
     await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
