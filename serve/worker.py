@@ -40,8 +40,8 @@ from serve.traces import Traces
 from serve.warmup import Done, warm
 
 log = logging.getLogger("trimtab.worker")
-# libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 clients
-# that come at once the last would wait for more than a second. So we listen on the same socket several times over.
+# libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
+# come at once the last would wait for more than a second. So we listen on the same socket several times over.
 _ACCEPT = 16
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
 
