@@ -1,5 +1,6 @@
 """Asking several arms on real sockets: nothing is lost, asked twice or counted twice, whatever happens."""
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from trainers.evaluation.arms import Arm, read_arm
 from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.traces import read_found, with_principles, write_found
+from trainers.host import Again, Host
 from trainers.kept import Kept
 
 QUESTIONS = [Question(f"q{n}", (f"Tell me about {n}.",)) for n in range(12)]
@@ -151,7 +153,26 @@ def test_a_busy_engine_gets_fewer_at_a_time_and_every_question_is_answered_once(
     assert engine.highest <= 2
     assert set(engine.accepted.values()) == {1}
     assert len(engine.accepted) == len(on_disk(tmp_path)) == 48
-    assert engine.turned_away < 48  # it learns
+
+
+async def test_a_host_that_is_too_busy_is_asked_less_at_a_time_and_later_as_much_as_before() -> None:
+    host, room, at_once, limits = Host("h", 8, backoff_s=0.001), 2, 0, []
+
+    async def once() -> None:
+        nonlocal at_once
+        limits.append(host.limit)
+        if at_once >= room:
+            raise Again("busy", busy=True)
+        at_once += 1
+        await asyncio.sleep(0.001)
+        at_once -= 1
+
+    await asyncio.gather(*(host.ask(once) for _ in range(40)))
+    assert min(limits) < 3
+    assert host.turned_away < 40  # it learns
+    room = 8
+    await asyncio.gather(*(host.ask(once) for _ in range(200)))
+    assert host.limit == 8
 
 
 def test_retry_after_holds_for_the_whole_host(tmp_path: Path) -> None:
