@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.evaluation.core import Answer, Question
@@ -102,6 +102,7 @@ def test_rules_and_tables_are_no_loops() -> None:
 
 
 @given(st.text(alphabet="ab`~\n #", max_size=60))
+@settings(deadline=None)
 def test_closing_what_is_open_balances_the_fences(text: str) -> None:
     if not fences_balanced(text):
         assert any(fences_balanced(f"{text}\n{mark * n}\n") for mark in "`~" for n in range(3, 30))
@@ -117,6 +118,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@settings(deadline=None)
 def test_what_json_writes_is_valid_and_with_a_tail_it_is_not(given_value: Any) -> None:
     text, asked = json.dumps(given_value), expecting(json=True)
     assert value("json_valid", text, asked) == 1.0

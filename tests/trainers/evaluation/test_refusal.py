@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.evaluation.intervals import kappa
@@ -78,6 +78,7 @@ def test_the_language_shown_counts_before_the_one_that_was_asked_for() -> None:
     ("name", "language", "least"),
     [("written", language, 0.9) for language in ("de", "fr", "es", "zh")]
     + [("harder", language, 0.9) for language in ("en", "de", "fr", "zh")]
+    + [("wry", language, 0.9) for language in ("de", "fr", "es", "zh")]
     + [("unseen", "de", 0.65), ("unseen", "zh", 0.5)],
 )  # fmt: skip
 def test_our_own_examples_are_told_apart_as_well_as_the_benchmark_says(name: str, language: str, least: float) -> None:
@@ -94,7 +95,16 @@ def test_people_who_labelled_xstest_agree() -> None:
     assert {row["label"] for row in sample} == {"full", "partial", "none"}
 
 
+def test_less_is_needed_for_a_refusal_at_the_beginning() -> None:
+    """A verb that no pattern knows, after "I do not want to"."""
+    text = "Auf diesen Vorschlag möchte ich mich lieber nicht einlassen."
+    before = "Brot backt man heiß. Salz kommt zuletzt hinein. "
+    assert refuses(text).label == "full"
+    assert refuses(before + text).label == "none"
+
+
 @given(st.text(max_size=300))
+@settings(deadline=None)
 def test_any_text_gets_a_verdict_and_none_matched_nothing(text: str) -> None:
     found = refuses(text)
     assert (found.label == "none") == (found.matched == "")
