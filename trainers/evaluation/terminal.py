@@ -9,6 +9,7 @@ from trainers.evaluation.core import Comparison
 from trainers.evaluation.wording import NOT_SHOWN, change, count, interval, name_of, probability, summary, value, word
 
 HEADS = ("", "before", "after", "difference", "95% interval", "p", "n", "")
+LONG = 32  # characters of a name; what is longer may be cut
 KEPT = ((1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 5, 7), (1, 3, 4, 5, 6, 7), (3, 4, 5, 6, 7))  # the first that has room
 
 
@@ -44,7 +45,7 @@ def _rows(mine: Sequence[Comparison], width: int) -> Iterator[str]:
             shown = [(*row[:-1], "not shown" if row[-1] == NOT_SHOWN else row[-1]) for row in shown]
         sizes = [max(len(row[i]) for row in shown) for i in range(len(HEADS))]
         room = width - sum(sizes[i] for i in keep) - 2 * len(keep)
-        if room >= sizes[0]:
+        if room >= min(sizes[0], LONG):
             break
     sizes[0] = max(8, min(sizes[0], room))
     for row in shown:
