@@ -87,7 +87,7 @@ def test_equal_values_have_no_width_and_the_seed_decides_the_rest() -> None:
 
 def test_the_bootstrap_t_is_what_hall_defines() -> None:
     """Resample by resample, with other chances: the 95% quantile of |mean* - mean| / (its own standard error)."""
-    values = np.asarray([0.2, 0.3, 0.5, 0.9, 1.0, 1.4, 2.2, 3.1, 4.0, 6.0] * 2)
+    values = np.asarray([0.2, 0.3, 0.5, 0.9, 1.0, 1.4, 2.2, 3.1, 5.0, 12.0] * 2)
     rng, ts = np.random.default_rng(12345), []
     for _ in range(8000):
         drawn = rng.choice(values, 20)
@@ -97,7 +97,7 @@ def test_the_bootstrap_t_is_what_hall_defines() -> None:
     found = mean(values)
     assert math.isclose(found.high - found.value, half, rel_tol=0.1)
     assert math.isclose(found.value - found.low, half, rel_tol=0.1)
-    assert half > 1.03 * student_quantile(19) * values.std(ddof=1) / math.sqrt(20)  # and Student's would not do
+    assert half > 1.15 * student_quantile(19) * values.std(ddof=1) / math.sqrt(20)  # and Student's would not do
 
 
 def test_a_mean_of_long_tails_is_covered_where_students_interval_is_not_enough() -> None:
