@@ -40,8 +40,8 @@ def served(url: str, model: str, headers: Mapping[str, str] | None = None, timeo
     except httpx.TransportError as error:
         raise EngineError(f"{url} cannot be reached: {error} (is it running?)") from None
     answered = str(_json(told).get("model") or "")
-    rows = _rows(listed)
-    if not model and not answered and len(rows) == 1:
+    rows, there = _rows(listed), _rows(policies)
+    if not model and not answered and len(rows) == 1 and not there:
         answered = str(rows[0].get("id"))
     names = {model, answered}
     policy = {name.lower(): value for name, value in (headers or {}).items()}.get("x-trimtab-policy", "")
@@ -49,7 +49,7 @@ def served(url: str, model: str, headers: Mapping[str, str] | None = None, timeo
         if row.get("id") in names:
             names |= {str(row[key]) for key in ("root", "parent") if row.get(key)}
             policy = policy or str(row.get("policy") or "")  # an alias of Trimtab
-    for row in _rows(policies):
+    for row in there:
         if row.get("id") == policy or (not policy and row.get("default")):
             names.add(str(row.get("model") or ""))
     return Served(base, frozenset(names - {""}))

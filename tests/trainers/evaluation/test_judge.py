@@ -408,7 +408,10 @@ def test_an_alias_hides_no_model() -> None:
     with Named([alias], "aligned", policies) as trimtab:
         assert served(trimtab.url, "aligned").names == {"aligned", "llama-3-8b"}
         assert served(trimtab.url, "", {"X-Trimtab-Policy": "careful"}).names == {"aligned", "llama-3-8b"}
-        assert served(trimtab.url, "").names == {"aligned", "other"}
+        trimtab.answers = ""
+        assert served(trimtab.url, "").names == {"other"}
+    with Named([{"id": "only"}], "") as alone:
+        assert served(alone.url, "").names == {"only"}
 
 
 def test_an_engine_that_says_nothing_goes_by_its_name(tmp_path: Path) -> None:
