@@ -113,6 +113,13 @@ def test_a_mean_of_long_tails_is_covered_where_students_interval_is_not_enough()
     assert ours > students
 
 
+def test_very_many_questions_get_students_interval_without_a_seam() -> None:
+    values = np.random.default_rng(1).lognormal(0, 0.9, 5000)
+    few, many = mean(values[:4999]), mean(values)
+    assert math.isclose(many.high - many.value, 1.9604 * values.std(ddof=1) / math.sqrt(5000), rel_tol=1e-4)
+    assert math.isclose(few.high - few.value, many.high - many.value, rel_tol=0.05)
+
+
 @pytest.mark.parametrize("values", [[], [1.0]])
 def test_too_few_values_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="2 values"):
