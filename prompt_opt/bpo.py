@@ -67,7 +67,7 @@ def form_of(options: Options, template: Template) -> Form:
 class Bpo:
     """Asks one rewriter, by the policy's options."""
 
-    name = "bpo"
+    name, instant = "bpo", False
 
     def __init__(self, policy: Policy, supplies: Supplies) -> None:
         assert supplies.rewriting is not None, "the stage bpo is built with the configuration's rewriters"

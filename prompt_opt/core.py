@@ -252,9 +252,13 @@ class Supplies:
 
 
 class Stage(Protocol):
-    """One way of aligning a chat. It reads the original chat, never another stage's advice."""
+    """One way of aligning a chat. It reads the original chat, never another stage's advice.
+
+    An `instant` one neither waits nor fails, and is not timed.
+    """
 
     name: str
+    instant: bool
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice: ...
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Message, Origin, Policy, Prompt, Span
+from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Exemplar, Message, Origin, Policy, Prompt, Span
 from prompt_opt.defuse import defuse
 from prompt_opt.principles import pinned, retrieved
 from prompt_opt.turns import NoPlace, base_prompt
@@ -82,11 +83,10 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
 
     leading = list(takewhile(lambda m: m.role in SYSTEM_ROLES, chat.messages))
     rest = chat.messages[len(leading) :]
-    ours: list[tuple[Origin, str]] = [
-        ("profile", advice.instruction),
-        ("pinned", defuse(pinned(advice.pinned), (), specials)[0]),
-    ]
-    if ours := [(origin, text) for origin, text in ours if text]:
+    ours: list[tuple[Origin, str]] = [("profile", advice.instruction)] if advice.instruction else []
+    if advice.pinned:
+        ours.append(("pinned", defuse(pinned(advice.pinned), (), specials)[0]))
+    if ours:
         # A second system message, if the client sends one, stays a message of its own: its bytes are not ours to edit.
         first = leading.pop(0) if leading else Message("system", "")
         pieces = [(origin, f"{text}\n\n") for origin, text in ours]
@@ -95,9 +95,9 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
         put(_prepend(first, "".join(text for _, text in pieces)), [*pieces, ("system", first.text)])
     for message in leading:
         put(message, [("system", message.text)])
-    for exemplar in advice.exemplars:
-        put(Message("user", exemplar.user), [("profile", exemplar.user)])
-        put(Message("assistant", exemplar.assistant), [("profile", exemplar.assistant)])
+    turns, told = _exemplars(advice.exemplars, len(out))
+    out += turns
+    spans += told
     last = max((i for i, m in enumerate(rest) if m.role == "user"), default=-1)
     for i, message in enumerate(rest):
         if i == last:
@@ -110,6 +110,15 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     return Prompt(tuple(spans), messages=tuple(out))
 
 
+@lru_cache(256)
+def _exemplars(exemplars: tuple[Exemplar, ...], at: int) -> tuple[tuple[Message, ...], tuple[Span, ...]]:
+    """The exemplars as turns from message `at` on, and their spans: a policy's are the same for every request."""
+    said = [turn for e in exemplars for turn in (("user", e.user), ("assistant", e.assistant))]
+    turns = (Message(role, text) for role, text in said)
+    spans = (Span("profile", text, i) for i, (_, text) in enumerate(said, at) if text)
+    return tuple(replace(turn, raw=turn.json()) for turn in turns), tuple(spans)
+
+
 def _prepend(message: Message, text: str) -> Message:
     """The message with `text` before its own; every other field of the client's stays."""
     if isinstance(message.content, list):
@@ -119,8 +128,8 @@ def _prepend(message: Message, text: str) -> Message:
 
 def _last_turn(message: Message, advice: Advice, specials: Collection[str]) -> tuple[Message, list[tuple[Origin, str]]]:
     """The last user message and its pieces: rules, the text or its rewrite, the complement."""
-    before, behind = retrieved(advice.principles, advice.frame)
-    before = defuse(before, (), specials)[0]
+    before, behind = retrieved(advice.principles, advice.frame) if advice.principles else ("", "")
+    before = defuse(before, (), specials)[0] if before else ""
     body = message.text if advice.rewrite is None else advice.rewrite
     hint = f"\n\n{advice.complement}" if advice.complement else ""
     pieces: list[tuple[Origin, str]] = [

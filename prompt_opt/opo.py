@@ -50,7 +50,7 @@ class Options:
 class Opo:
     """Searches the indexes of one policy."""
 
-    name = "opo"
+    name, instant = "opo", False
 
     def __init__(self, policy: Policy, supplies: Supplies) -> None:
         assert supplies.indexes is not None, "the stage opo is built with the configuration's indexes"

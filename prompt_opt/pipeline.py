@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
-from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Supplies
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Status, Supplies
 from prompt_opt.layout import lay_out, shed
 
 log = logging.getLogger("trimtab.pipeline")
@@ -26,6 +27,8 @@ STAGES: Mapping[str, str] = {
     "bpo": "prompt_opt.bpo:Bpo",
 }
 _NOTHING = Supplies()
+_NO_ADVICE = Advice()
+_NO_DETAIL: Mapping[str, Any] = {}
 
 
 class StageFailed(Exception):
@@ -78,21 +81,27 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
     if stage.name in ctx.options.get("skip", ()):
         return Advice(), Outcome(stage.name, "skipped", "request")
     started = time.monotonic()
-    advice = Advice()
-    budget = asyncio.timeout(ctx.remaining)
+
+    def ended(
+        status: Status, reason: str, detail: Mapping[str, Any] = _NO_DETAIL, gave: Advice = _NO_ADVICE
+    ) -> Outcome:
+        return Outcome(stage.name, status, reason, round((time.monotonic() - started) * 1000, 3), gave, detail)
+
+    budget = None if stage.instant else asyncio.timeout(ctx.remaining)  # a clock costs more than an instant stage
     try:
-        async with budget:
+        if budget is None:
             advice = await stage(chat, ctx)
-        outcome = Outcome(stage.name, "applied", advice.note, detail=advice.detail, gave=advice)
-    except Skip as skip:
-        outcome = Outcome(stage.name, "skipped", str(skip), detail=skip.detail)
-    except Exception as error:
-        if isinstance(error, TimeoutError) and budget.expired():
-            outcome = Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms")
         else:
-            log.exception("stage %s failed", stage.name)
-            outcome = Outcome(stage.name, "failed", type(error).__name__)
-    return advice, replace(outcome, ms=round((time.monotonic() - started) * 1000, 3))
+            async with budget:
+                advice = await stage(chat, ctx)
+        return advice, ended("applied", advice.note, advice.detail, advice)
+    except Skip as skip:
+        return _NO_ADVICE, ended("skipped", str(skip), skip.detail)
+    except Exception as error:
+        if budget is not None and budget.expired() and isinstance(error, TimeoutError):
+            return _NO_ADVICE, ended("timed_out", f"{ctx.policy.budget_ms} ms")
+        log.exception("stage %s failed", stage.name)
+        return _NO_ADVICE, ended("failed", type(error).__name__)
 
 
 def merge(advices: Sequence[Advice]) -> Advice:
@@ -129,6 +138,8 @@ def fit(
     while room is not None and count(prompt) > room and (smaller := shed(kept)) is not None:
         kept = smaller
         prompt = lay_out(chat, kept, policy, specials)
+    if kept is advice:
+        return prompt, tuple(outcomes)
     return prompt, tuple(_after(outcome, kept) for outcome in outcomes)
 
 

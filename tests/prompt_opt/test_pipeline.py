@@ -25,6 +25,7 @@ class Fake:
 
     name: str
     do: Callable[[], Awaitable[Advice]]
+    instant: bool = False
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         return await self.do()
@@ -256,3 +257,11 @@ def test_the_engines_special_tokens_reach_the_layout() -> None:
         bare(chat, outcomes, replace(policy), {"ENDOFDOC"}),
     ):
         assert "E\\NDOFDOC" in (prompt.text or "")
+
+
+async def test_an_instant_stage_that_fails_all_the_same_is_left_out() -> None:
+    async def fail() -> Advice:
+        raise ZeroDivisionError
+
+    advice, outcomes = await advise(CHAT, context(), [Fake("broken", fail, instant=True)])
+    assert (advice, str(outcomes[0])) == (Advice(), "broken=failed(ZeroDivisionError)")
