@@ -198,11 +198,13 @@ def percentile(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def bca(values: NDArray[np.float64]) -> tuple[float, float]:
     """Efron 1987; for the mean the acceleration is a sixth of the skewness of the sum."""
+    if values.min() == values.max():
+        return float(values[0]), float(values[0])
     drawn = np.random.default_rng(0).integers(0, len(values), (1999, len(values)))
     means, off = values[drawn].mean(axis=1), values - values.mean()
     below = ((means < values.mean()).mean() + (means <= values.mean()).mean()) / 2
     bias = NORMAL.inv_cdf(min(max(float(below), 1e-4), 1 - 1e-4))
-    skew = float((off**3).sum() / (6 * max(float((off**2).sum()), 1e-300) ** 1.5))
+    skew = float((off**3).sum() / (6 * (off**2).sum() ** 1.5))
     at = [NORMAL.cdf(bias + (bias + z) / (1 - skew * (bias + z))) for z in (-1.96, 1.96)]
     low, high = np.quantile(means, at)
     return float(low), float(high)
