@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trainers.evaluation.core import Answer
 
@@ -35,6 +36,18 @@ def counts(answers: Mapping[str, Sequence[Answer]], wanted: int = 0) -> dict[str
     there = [{(a.question, a.sample) for a in some if a.status == "ok"} for some in answers.values()]
     common = set.intersection(*there) if there else set()
     return {arm: _counted(some, common, max(wanted, len(some))) for arm, some in answers.items()}
+
+
+def absent(rows: Iterable[Mapping[str, Any]], answers: Mapping[str, Sequence[Answer]]) -> dict[str, ArmCounts]:
+    """The arms of which nothing is compared, as run.json tells of them: an arm that failed is not to vanish."""
+    return {
+        row["name"]: ArmCounts(
+            int(row.get("wanted", 0)), int(row.get("answered", 0)), int(row.get("refused", 0)),
+            int(row.get("wanted", 0)) - int(row.get("answered", 0)) - int(row.get("refused", 0)), 0,
+            {row["stopped"]: 1} if row.get("stopped") else {}, {}, None, None, None, None, None,
+        )
+        for row in rows if isinstance(row, Mapping) and row.get("name") not in answers and "wanted" in row
+    }  # fmt: skip
 
 
 def _counted(some: Sequence[Answer], common: set[tuple[str, int]], asked: int) -> ArmCounts:

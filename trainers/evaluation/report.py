@@ -15,7 +15,7 @@ from trainers.evaluation.calibration import Calibration, warnings
 from trainers.evaluation.cases import cases
 from trainers.evaluation.compare import compare_kinds
 from trainers.evaluation.core import Answer, Comparison, Measure, Question
-from trainers.evaluation.counts import counts
+from trainers.evaluation.counts import absent, counts
 from trainers.evaluation.judge import Verdict
 from trainers.evaluation.page import Contents, page
 from trainers.evaluation.preference import Preference
@@ -68,8 +68,9 @@ def contents(
     if scores and (scores.unreadable or scores.refused):
         unread = f"Of {scores.asked:,} answers the judge gave {scores.unreadable:,} no marks that could be read"
         unread += f", and its engine refused {scores.refused:,}; they have none."
+    back = counts(answers, len(questions) * samples) | absent(run.get("arms") or (), answers)
     return Contents(
-        run, len(questions), counts(answers, len(questions) * samples), comparisons, split,
+        run, len(questions), back, comparisons, split,
         cases(questions, answers, comparisons, verdicts), preferences, calibration, unread,
     )  # fmt: skip
 

@@ -127,6 +127,7 @@ def _report(
     """Compare what there is to compare, have it judged where that was asked for, and write it down."""
     from trainers.evaluation.compare import compare
     from trainers.evaluation.report import write_report
+    from trainers.evaluation.terminal import judged as told_by_judge
     from trainers.evaluation.terminal import table
 
     some = {name: said for name, said in answers.items() if any(answer.status == "ok" for answer in said)}
@@ -153,5 +154,8 @@ def _report(
         )  # fmt: skip
     else:
         write_report(out, told, questions, answers, comparisons)
-    print(table(comparisons, shutil.get_terminal_size((120, 24)).columns))
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(table(comparisons, width))
+    if judged:
+        print(told_by_judge(judged.preferences, baseline, judged.calibration, width))
     print(f"report: {out / 'report.html'} (and report.json)")

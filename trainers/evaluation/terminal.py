@@ -1,11 +1,14 @@
-"""The comparisons as a table of plain text, as wide as the terminal."""
+"""What a run comes to, as plain text: the comparisons as a table as wide as the terminal, and the judge."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from trainers.evaluation.core import Comparison
+from trainers.evaluation.calibration import Calibration
+from trainers.evaluation.calibration import lines as calibrated
+from trainers.evaluation.core import Comparison, Estimate
+from trainers.evaluation.preference import Preference
 from trainers.evaluation.wording import NOT_SHOWN, change, count, interval, name_of, probability, summary, value, word
 
 HEADS = ("", "before", "after", "difference", "95% interval", "p", "n", "")
@@ -33,7 +36,7 @@ def table(comparisons: Sequence[Comparison], width: int = 80) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(width, 72), subsequent_indent="  ")
+    return textwrap.wrap(text, max(width, 72), subsequent_indent="    ", drop_whitespace=True, replace_whitespace=False)
 
 
 def _rows(mine: Sequence[Comparison], width: int) -> Iterator[str]:
@@ -63,3 +66,39 @@ def _cells(found: Comparison) -> tuple[str, ...]:
         change(m, found.difference.value, unit=False) + points, interval(m, found.difference),
         probability(found.holm), count(found.difference.n), word(found),
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- with a judge
+
+
+def judged(
+    preferences: Mapping[str, Preference], baseline: str, calibration: Calibration | None = None, width: int = 100
+) -> str:
+    """Whether the judge can be trusted, what it prefers, and what place and length had to do with it."""
+    lines = [] if calibration is None else [*calibrated(calibration), ""]
+    for arm, found in preferences.items():
+        lines += [
+            f"{arm} against {baseline}, by the judge: {count(found.items)} pairs in both orders",
+            *_preferred(found),
+        ]
+    return "\n".join(line for text in lines for line in _wrapped(text, width) or [""])
+
+
+def _preferred(found: Preference) -> Iterator[str]:
+    if found.mean_rate is None:
+        yield "  no verdict could be read"
+        return
+    if equal := found.controlled:
+        said = "better" if equal.rate.low > 0.5 else "worse" if equal.rate.high < 0.5 else "no preference shown"
+        yield f"  win rate at equal length       {_rate(equal.rate)}  {said}"
+    split = f"{found.wins} wins, {found.losses} losses, {found.ties} ties, {found.split} where the orders disagree"
+    yield f"  win rate, mean of both orders  {_rate(found.mean_rate)}  {split}"
+    for name, bias in (("for the first place", found.position), ("for the longer answer", found.length)):
+        if bias:
+            yield f"  verdicts {name:22}{_rate(bias.share)}  without bias 50%; p {probability(bias.p)}"
+    if found.unreadable or found.refused:
+        yield f"  left out: {found.unreadable} pairs that could not be read, {found.refused} that the engine refused"
+
+
+def _rate(found: Estimate) -> str:
+    return f"{found.value:6.1%} ({found.low:.1%} to {found.high:.1%})"

@@ -22,6 +22,7 @@ from trainers.evaluation.page.markup import joined, tag
 from trainers.evaluation.page.plots import forest, nice, stack
 from trainers.evaluation.preference import preference
 from trainers.evaluation.report import SCHEMA, table, write_report
+from trainers.evaluation.terminal import judged
 from trainers.evaluation.wording import change, interval, needs, summary, value, word
 
 HOSTILE = (
@@ -181,6 +182,17 @@ def test_the_table_fits(width: int) -> None:
     assert "better: clean ending" in shown
 
 
+def test_the_judge_is_told_of_in_the_terminal() -> None:
+    questions, _ = run_of(60)
+    shown = judged({"urial": preference(verdicts_of(questions)), "none": preference([])}, "plain")
+    assert "urial against plain, by the judge: 60 pairs in both orders" in shown
+    assert re.search(r"win rate at equal length +\d\d\.\d% \(\d\d\.\d% to \d\d\.\d%\)", shown)
+    assert "20 wins, 10 losses, 0 ties, 20 where the orders disagree" in " ".join(shown.split())
+    assert "left out: 10 pairs that could not be read" in shown
+    assert "no verdict could be read" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
 def test_the_table_is_plain_text() -> None:
     assert "\x1b" not in table([comparison()], 80)
     assert table([], 80).strip().startswith("Differences")
@@ -240,6 +252,17 @@ def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
     page = Reader((tmp_path / "report.html").read_text())
     assert "nothing to compare" in page.text
     write_report(tmp_path, {}, [], {}, [])
+
+
+def test_an_arm_that_failed_does_not_vanish(tmp_path: Path) -> None:
+    questions, answers = run_of(6)
+    gone = {"name": "gone", "wanted": 6, "answered": 0, "refused": 2, "failed": 3, "stopped": "answered 500: broken"}
+    run = {"arms": [{"name": "plain", "wanted": 6, "answered": 6, "refused": 0}, gone]}
+    write_report(tmp_path, run, questions, answers, compare(questions, answers, "plain"))
+    told = json.loads((tmp_path / "report.json").read_text())["arms"]
+    assert list(told) == ["plain", "urial", "gone"]
+    assert (told["gone"]["asked"], told["gone"]["refused"], told["gone"]["failed"]) == (6, 2, 4)
+    assert "answered 500: broken" in Reader((tmp_path / "report.html").read_text()).text
 
 
 def test_450_prompts_and_three_arms_make_a_small_page(tmp_path: Path) -> None:
