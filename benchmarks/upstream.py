@@ -11,8 +11,8 @@ request's model may ask for something else:
     status-CODE    an error in the words of an engine
     rewriter       `REWRITE`, for a stage that asks for a rewrite of `QUESTION`
 
-GET /counts says how many generations were asked for and how many ended because the asker left. What it does not cover:
-everything that an engine checks.
+GET /counts says how many generations and rewrites were asked for, and how many ended because the asker left.
+What it does not cover: everything that an engine checks.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Engine:
     def __init__(self, chunks: int, interval_s: float, reply_s: float) -> None:
         self.chat, self.text = Answers(True, chunks), Answers(False, chunks)
         self.interval_s, self.reply_s = interval_s, reply_s
-        self.asked = self.left = self.open = 0
+        self.asked = self.rewrites = self.left = self.open = 0
 
 
 class Connection(asyncio.Protocol):
@@ -127,14 +127,15 @@ class Connection(asyncio.Protocol):
             model = {"id": "bench", "object": "model", "created": 1, "owned_by": "bench", "max_model_len": 8192}
             self.transport.write(response(json.dumps({"object": "list", "data": [model]}).encode()))
         elif path == b"/counts":
-            counts = {name: getattr(self.engine, name) for name in ("asked", "left", "open")}
+            counts = {name: getattr(self.engine, name) for name in ("asked", "rewrites", "left", "open")}
             self.transport.write(response(json.dumps(counts).encode()))
         else:
             self.transport.write(response(b"{}", b"404 Not Found"))
 
     def generate(self, answers: Answers, body: bytes) -> None:
-        self.engine.asked += 1
         model = found[1] if (found := _MODEL.search(body)) else b""
+        self.engine.asked += model != b"rewriter"
+        self.engine.rewrites += model == b"rewriter"
         wish, number = (found[1], int(found[2])) if (found := _WISH.search(model)) else (b"", 0)
         if wish == b"status":
             message = {"error": {"message": "as was asked for", "type": "server_error", "code": number}}
