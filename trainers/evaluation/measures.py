@@ -7,6 +7,7 @@ streams. Refused and failed requests are measured by nothing; they are counted e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from trainers.evaluation.shape import cut_off, fences_balanced, fits, letter_of,
 Taken = Callable[[Question, Answer], float | None]
 STAGES = ("urial", "opo", "bpo")
 _ENDS = ("stop", "eos", "end_turn", "")  # "": the engine did not say, and the text has to show it
+_CHUNK = re.compile(r"#\d+$")  # a long rule is found by its pieces: law-1#2
 _SCRIPTS = {"ru": "cyrillic", "uk": "cyrillic", "bg": "cyrillic", "sr": "cyrillic", "be": "cyrillic"}
 
 
@@ -116,7 +118,8 @@ def _rule_hit(question: Question, answer: Answer) -> float | None:
     rules = question.expect.get("rules")
     if not rules or not (answer.trace or answer.principles):
         return None
-    return not set(rules).isdisjoint(answer.principles)
+    found = {*answer.principles, *(_CHUNK.sub("", ident) for ident in answer.principles)}
+    return not found.isdisjoint(rules)
 
 
 def _stage(name: str) -> Taken:

@@ -30,14 +30,22 @@ def with_principles(
 ) -> tuple[dict[str, list[Answer]], int]:
     """The answers with their principles' ids, and how many of them could not be found out. `kept` is asked first.
 
-    Only answers whose headers say that the stage `opo` was applied have any.
+    Only answers whose headers say that the stage `opo` was applied have any. One whose principles are not known loses
+    its trace's id, so that they are not taken for none.
     """
     wanted = {name: [a for a in said if _quotes(a) and kept.get(a.trace) is None] for name, said in answers.items()}
     if any(wanted.values()):
         asyncio.run(_read(arms, wanted, kept))
-    found = {name: [replace(a, principles=kept.get(a.trace) or ()) for a in said] for name, said in answers.items()}
+    found = {name: [_found(a, kept) for a in said] for name, said in answers.items()}
     missing = sum(kept.get(a.trace) is None for said in answers.values() for a in said if _quotes(a))
     return found, missing
+
+
+def _found(answer: Answer, kept: Kept[tuple[str, ...]]) -> Answer:
+    if not _quotes(answer):
+        return answer
+    principles = kept.get(answer.trace)
+    return replace(answer, trace="") if principles is None else replace(answer, principles=principles)
 
 
 def _quotes(answer: Answer) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.trainers.evaluation.scripted_engine import ScriptedEngine, told
 from tests.upstream import FakeUpstream
 from trainers.evaluation.arms import Arm, read_arm
 from trainers.evaluation.core import Answer, Question
+from trainers.evaluation.measures import measured
 from trainers.evaluation.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.traces import read_found, with_principles, write_found
 from trainers.host import Again, Host
@@ -140,6 +142,21 @@ def test_principles_come_from_the_traces_and_are_asked_for_once(tmp_path: Path) 
             assert missing == 0
             assert {a.principles for said in answers.values() for a in said} == {("law-1", "law-2")}
             assert sum("traces" in record.path for record in engine.requests) == 6, again
+
+
+def test_principles_that_cannot_be_read_are_unknown_and_not_none(tmp_path: Path) -> None:
+    with ScriptedEngine(policies=("plain", "law")) as engine:
+        arms = two(engine)
+        asked = ask(arms, tmp_path, QUESTIONS[:3])
+        engine.policies = ()  # nor has it traces
+        with Kept(tmp_path / "traces.jsonl", read_found, write_found) as kept:
+            answers, missing = with_principles(arms, asked.answers, kept)
+    assert missing == 6
+    assert {(a.trace, a.principles) for said in answers.values() for a in said} == {("", ())}
+    rules = Question("q0", ("Tell me.",), expect={"rules": ["law"]})
+    [answer] = [a for a in answers["law"] if a.question == "q0"]
+    assert "rule_hit" not in measured(rules, answer)
+    assert measured(rules, replace(answer, trace="t", principles=("law#2",)))["rule_hit"] == 1.0
 
 
 # ---------------------------------------------------------------- what goes wrong
