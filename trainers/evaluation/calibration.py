@@ -214,16 +214,16 @@ def beyond_chance(agreement: Estimate, a: Sequence[str], b: Sequence[str]) -> Es
 def lines(found: Calibration) -> Iterator[str]:
     """What the calibration says, for the terminal."""
     yield f"the judge on {found.pairs:,} pairs that people labelled"
-    yield f"  says what most people said       {_percent(found.agreement)}   kappa {_plain(found.kappa)}"
+    yield _line("says what most people said", found.agreement, f"kappa {_plain(found.kappa)}")
     if found.person and found.person_kappa:
-        yield f"  says what one person said        {_percent(found.with_person)}"
-        yield f"  one person says what another did {_percent(found.person)}   kappa {_plain(found.person_kappa)}"
-    yield f"  a judge who always says the same {_percent(found.baseline_share)}   ({SAID[found.baseline]!r})"
-    yield f"  both orders say the same         {_percent(found.consistency)}"
+        yield _line("says what one person said", found.with_person)
+        yield _line("one says what another said", found.person, f"kappa {_plain(found.person_kappa)}")
+    yield _line("always saying the same would", found.baseline_share, f"{SAID[found.baseline]!r}")
+    yield _line("both orders say the same", found.consistency)
     if place := found.judge.position:
-        yield f"  verdicts for the first place     {_percent(place.share)}   (fair: 50%; p {_p(place.p)})"
+        yield _line("verdicts for the first place", place.share, f"fair: 50%; p {_p(place.p)}")
     if (length := found.judge.length) and found.longer_people:
-        yield f"  verdicts for the longer answer   {_percent(length.share)}   (people: {_percent(found.longer_people)})"
+        yield _line("verdicts for the longer one", length.share, f"people: {found.longer_people.value:.1%}")
     left = f"{found.no_majority:,} pairs without a majority of people"
     yield f"  left out: {left}; {found.unreadable:,} without two verdicts that could be read"
     yield from (f"  ! {warning}" for warning in warnings(found))
@@ -253,12 +253,12 @@ def warnings(found: Calibration) -> Iterator[str]:
         yield f"In {found.unreadable:,} pairs a verdict could not be read: what the judge thought of these is unknown."
 
 
-def _percent(value: Estimate) -> str:
-    return f"{value.value:6.1%} ({value.low:.1%} to {value.high:.1%})"
+def _line(name: str, found: Estimate, note: str = "") -> str:
+    return f"  {name:29}{found.value:6.1%} ({found.low:.1%} to {found.high:.1%})  {note}".rstrip()
 
 
-def _plain(value: Estimate) -> str:
-    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
+def _plain(found: Estimate) -> str:
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _p(p: float) -> str:

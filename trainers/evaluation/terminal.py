@@ -90,14 +90,14 @@ def _preferred(found: Preference) -> Iterator[str]:
         return
     if equal := found.controlled:
         said = "better" if equal.rate.low > 0.5 else "worse" if equal.rate.high < 0.5 else "no preference shown"
-        yield f"  win rate at equal length       {_rate(equal.rate)}  {said}"
-    split = f"{found.wins} wins, {found.losses} losses, {found.ties} ties, {found.split} where the orders disagree"
-    yield f"  win rate, mean of both orders  {_rate(found.mean_rate)}  {split}"
-    for name, bias in (("for the first place", found.position), ("for the longer answer", found.length)):
+        yield f"  win rate at equal length     {_rate(equal.rate)}  {said}"
+    yield f"  win rate, both orders' mean  {_rate(found.mean_rate)}"
+    for name, bias in (("for the first place", found.position), ("for the longer one", found.length)):
         if bias:
-            yield f"  verdicts {name:22}{_rate(bias.share)}  without bias 50%; p {probability(bias.p)}"
+            yield f"  verdicts {name:20}{_rate(bias.share)}  fair: 50%; p {probability(bias.p)}"
+    yield f"  {found.wins} wins, {found.losses} losses, {found.ties} ties, {found.split} where the orders disagree"
     if found.unreadable or found.refused:
-        yield f"  left out: {found.unreadable} pairs that could not be read, {found.refused} that the engine refused"
+        yield f"  left out: {found.unreadable} that could not be read, {found.refused} that the engine refused"
 
 
 def _rate(found: Estimate) -> str:

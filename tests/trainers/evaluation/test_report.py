@@ -188,7 +188,7 @@ def test_the_judge_is_told_of_in_the_terminal() -> None:
     assert "urial against plain, by the judge: 60 pairs in both orders" in shown
     assert re.search(r"win rate at equal length +\d\d\.\d% \(\d\d\.\d% to \d\d\.\d%\)", shown)
     assert "20 wins, 10 losses, 0 ties, 20 where the orders disagree" in " ".join(shown.split())
-    assert "left out: 10 pairs that could not be read" in shown
+    assert "left out: 10 that could not be read" in shown
     assert "no verdict could be read" in shown
     assert max(map(len, shown.splitlines())) <= 100
 
