@@ -51,6 +51,12 @@ def interval(measure: Measure, found: Estimate) -> str:
     return f"{change(measure, found.low, unit=False)} to {change(measure, found.high, unit=False)}"
 
 
+def ends(measure: Measure, limit: float) -> tuple[str, str]:
+    """What stands at both ends of a plot's axis."""
+    text = f"{100 * limit:g}" if _is_share(measure) else f"{limit:,g}"
+    return MINUS + text, "+" + text
+
+
 def between(measure: Measure, found: Estimate) -> str:
     """The 95% interval of one arm's value."""
     if _is_share(measure):

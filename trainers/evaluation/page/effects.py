@@ -8,7 +8,7 @@ from trainers.evaluation.core import Comparison
 from trainers.evaluation.page.contents import LOOK, SIGN, Contents
 from trainers.evaluation.page.markup import Html, against, chip, joined, number, table, tag
 from trainers.evaluation.page.plots import axis, forest, nice, reach
-from trainers.evaluation.wording import Said, between, change, count, interval, name_of, probability, value, word
+from trainers.evaluation.wording import Said, between, change, count, ends, interval, name_of, probability, value, word
 
 _BY_KIND = ("s", "tokens")  # units that are not split by kind
 KINDS_NOTE = """Where to look next, not what is shown: the more kinds, the more of these intervals miss by chance.
@@ -39,7 +39,7 @@ def _row(one: Said, found: Comparison, limit: float | None) -> Html:
     m, said = found.measure, word(found)
     look = LOOK.get(said, "none")
     own = limit if limit is not None else nice(max(abs(found.difference.low), abs(found.difference.high)))
-    ends = (change(m, -own, unit=False), change(m, own, unit=False)) if limit is None else None
+    scale = ends(m, own) if limit is None else None
     wish = {"higher": "; more is better", "lower": "; less is better", "": ""}[m.better]
     test = f"{found.test}; {probability(found.p)} before the correction"
     return tag(
@@ -48,7 +48,7 @@ def _row(one: Said, found: Comparison, limit: float | None) -> Html:
         number(one.baseline, value(m, found.before.value), between(m, found.before)),
         number(one.arm, value(m, found.after.value), between(m, found.after)),
         number("Difference", tag("b", change(m, found.difference.value)), interval(m, found.difference)),
-        tag("td", forest(found.difference, own, ends), class_="plot"),
+        tag("td", forest(found.difference, own, scale), class_="plot"),
         number("p", probability(found.holm), title=test),
         number("n", count(found.difference.n)),
         tag("td", chip(said, look, SIGN.get(said, "○")), class_="word"),
@@ -79,7 +79,7 @@ def kinds(it: Contents, said: Sequence[Said]) -> Html:
 def _by_kind(one: Said, rows: Sequence[tuple[str, Comparison]]) -> Html:
     m = rows[0][1].measure
     limit = reach(c.difference for _, c in rows)
-    ends = (change(m, -limit, unit=False), change(m, limit, unit=False))
+    low, high = ends(m, limit)
     body = [
         tag(
             "tr",
@@ -93,7 +93,7 @@ def _by_kind(one: Said, rows: Sequence[tuple[str, Comparison]]) -> Html:
     ]
     heads = [
         ("Kind", ""),
-        (axis(ends[0], m.unit or "points", ends[1]), "plot"),
+        (axis(low, m.unit or "points", high), "plot"),
         ("Difference, 95%", "number"),
         ("n", "number"),
     ]
