@@ -26,7 +26,7 @@ from serve.keys import Caller, identify
 from serve.record import Record, account
 from serve.reply import CHAT, TEXT, hand_over, pass_on, read, translate
 from serve.salt import PATHS, notes, of_tenant, on_behalf, salt
-from serve.service import Service, held, send
+from serve.service import Service, send
 from serve.upstream import Upstream
 
 _LONG = 65536  # a prompt of so many characters is counted off the event loop
@@ -59,7 +59,7 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
         record.asked = request.fields
     engine.require_ready()
     model = engine.name_for(model)
-    with call.while_client_stays():
+    with call:  # that is, while the client stays
         if not policy.stages and policy.render == "chat":
             engine.refuse_chat(config)
             engine.refuse(request, None if engine.supports >= PARTS else wire.chat(request, config.server))
@@ -67,7 +67,7 @@ async def chat_completions(service: Service, call: Call, record: Record) -> None
             own = salt(config, policy, engine, caller.tenant)
             upstream = await send(service, call, engine, CHAT, _raw_body(engine, request, model, own))
             call.extra = record.headers()
-            with held(upstream):
+            with upstream:
                 await pass_on(config, call, record, engine, upstream)
         else:
             await _aligned(service, call, record, caller, engine, request, model)
@@ -99,10 +99,10 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
             record.outcomes = tuple(Outcome(name, "skipped", "not a chat") for name in chosen.stages)
     record.policy, record.engine = policy, engine.spec.name
     engine.require_ready()
-    with call.while_client_stays():
+    with call:  # that is, while the client stays
         upstream = await send(service, call, engine, call.path, body)
         call.extra = record.headers()
-        with held(upstream):
+        with upstream:
             await pass_on(config, call, record, engine, upstream)
 
 
@@ -164,7 +164,7 @@ async def _aligned(
         record.prompt, record.outcomes = await laid_out(engine, request, chat, record.advice, record.outcomes, policy)
         upstream, refusal = await _ask(service, call, engine, request, record, model), None
         if upstream.status in (400, 413, 422) and record.advice != Advice():
-            with held(upstream):
+            with upstream:
                 refusal = await read(engine, upstream)
             if _TOO_LONG.search(refusal):
                 # Longer than the engine takes, and we made it so: without our part it is what it was.
@@ -176,7 +176,7 @@ async def _aligned(
     call.extra = record.headers()
     if refusal is not None:
         return hand_over(call, record, upstream, refusal)
-    with held(upstream):
+    with upstream:
         if policy.render == "chat":
             await pass_on(config, call, record, engine, upstream)
         else:

@@ -22,7 +22,7 @@ from serve.headers import request_headers
 from serve.keys import Caller, identify
 from serve.protocol import Lines
 from serve.reply import CHAT
-from serve.service import Service, failed, held
+from serve.service import Service, failed
 from serve.upstream import TimedOut, UpstreamError
 
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
@@ -219,7 +219,7 @@ async def _listed(service: Service, engine: LiveEngine, request: Request) -> lis
     try:
         async with asyncio.timeout(_LIST_S):
             upstream = await service.relay.send("GET", engine.url + "/v1/models", headers, None)
-            with held(upstream):
+            with upstream:
                 body = await upstream.read(_LIST_LIMIT)
     except TimeoutError:
         raise failed(engine, TimedOut()) from None

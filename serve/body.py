@@ -32,13 +32,14 @@ def check(headers: Headers, limit: int, *, json: bool) -> None:
     Raises:
         UnsupportedMedia: it is compressed, or not JSON where it has to be. TooLarge: it is longer than `limit` bytes.
     """
-    if json and (kind := media(headers)) != "application/json":
-        raise UnsupportedMedia(f"content-type must be application/json, not {kind}", code="content_type")
-    if (header(headers, b"content-encoding") or "identity").lower() != "identity":
-        raise UnsupportedMedia("send the body uncompressed", code="content_encoding")
-    length = header(headers, b"content-length")
-    if length is not None and length.isdigit() and int(length) > limit:
-        raise too_large(limit)
+    for name, value in headers:
+        if name == b"content-type" and json and value != b"application/json":
+            if (kind := media(headers)) != "application/json":
+                raise UnsupportedMedia(f"content-type must be application/json, not {kind}", code="content_type")
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            raise UnsupportedMedia("send the body uncompressed", code="content_encoding")
+        elif name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise too_large(limit)
 
 
 def too_large(limit: int) -> TooLarge:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -140,24 +140,24 @@ class Call:
         finally:
             self._waiter = None
 
-    @contextmanager
-    def while_client_stays(self) -> Iterator[None]:
-        """Cancel the block, wherever it waits, as soon as the client leaves; `ClientGone` comes out of it.
+    def __enter__(self) -> Call:
+        """While the client stays: the block is cancelled, wherever it waits, as soon as it leaves, and `ClientGone`
+        comes out of it. A cancellation that is not ours, the server's at its end, passes through.
 
-        A cancellation that is not ours, the server's at its end, passes through.
+        Raises:
+            ClientGone: it has left already.
         """
         if self.disconnected:
             raise ClientGone
-        self._task = task = asyncio.current_task()
-        assert task is not None
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not self._left or task.uncancel():
-                raise
-            raise ClientGone from None
-        finally:
-            self._task = None
+        self._task = asyncio.current_task()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._task = None
+        if kind is asyncio.CancelledError and self._left:
+            task = asyncio.current_task()
+            if task is not None and not task.uncancel():
+                raise ClientGone from None
 
     # -- what goes out
 

@@ -10,10 +10,15 @@ _HOP_BY_HOP = frozenset(
 )
 # The engine's own affairs, or its word on a host that is not ours.
 _ENGINES_OWN = frozenset(b"alt-svc date server set-cookie strict-transport-security".split())
+_DROPPED_KEEPING_LENGTH = _HOP_BY_HOP | _ENGINES_OWN
+_DROPPED = _DROPPED_KEEPING_LENGTH | {b"content-length"}
+_OURS = (b"x-trimtab-", b"access-control-")
 _TO_ENGINE = frozenset(
     b"accept content-type idempotency-key openai-beta openai-organization openai-project traceparent tracestate"
     b" user-agent".split()
 )
+
+_TO_ENGINE_AS_CLIENT = _TO_ENGINE | {b"authorization"}
 
 
 def request_headers(
@@ -25,7 +30,7 @@ def request_headers(
     `key` is the engine's own API key. The client's Authorization goes along only where `authorization` says so, and
     never beside a key.
     """
-    allowed = _TO_ENGINE | {b"authorization"} if authorization and key is None else _TO_ENGINE
+    allowed = _TO_ENGINE_AS_CLIENT if authorization and key is None else _TO_ENGINE
     sent: dict[str, str] = {}
     for raw, value in client:
         name = raw.lower()
@@ -45,10 +50,7 @@ def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = Fa
     where `length` says that the body is sent as it came.
     """
     pairs = [(name.lower(), value) for name, value in engine]
-    named = {token.strip().lower() for name, value in pairs if name == b"connection" for token in value.split(b",")}
-    dropped = _HOP_BY_HOP | _ENGINES_OWN | named | (frozenset() if length else {b"content-length"})
-    return [
-        (name, value)
-        for name, value in pairs
-        if name not in dropped and not name.startswith((b"x-trimtab-", b"access-control-"))
-    ]
+    dropped = _DROPPED_KEEPING_LENGTH if length else _DROPPED
+    if named := [value for name, value in pairs if name == b"connection"]:
+        dropped |= {token.strip().lower() for value in named for token in value.split(b",")}
+    return [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_OURS)]

@@ -65,25 +65,14 @@ async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
         raise failed(engine, error) from error
 
 
-def _kind(upstream: Upstream) -> str:
-    """The media type of what can be read as it is; "" for a coded body."""
-    if upstream.headers.get("content-encoding", "identity").lower() != "identity":
-        return ""
-    return upstream.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _streams(upstream: Upstream) -> bool:
-    return upstream.status == 200 and _kind(upstream) == "text/event-stream"
-
-
 # ---------------------------------------------------------------- passed on
 
 
 async def pass_on(config: Config, call: Call, record: Record, engine: LiveEngine, upstream: Upstream) -> None:
     """The engine's answer, byte for byte; only how a stream ends is looked at."""
-    if _streams(upstream):
+    if upstream.streams:
         await _pass_events(call, record, engine, upstream)
-    elif upstream.status == 200 and _kind(upstream) != "application/json":
+    elif upstream.status == 200 and upstream.media != "application/json":
         await _pass_bytes(call, record, engine, upstream)
     else:
         body = await read(engine, upstream)
@@ -228,7 +217,7 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
 
 async def _events(upstream: Upstream) -> AsyncGenerator[bytes, None]:
     """The data of each event of a stream, up to [DONE]; of an answer that is no stream, all of it."""
-    if not _streams(upstream):
+    if not upstream.streams:
         yield await upstream.read(_REPLY_LIMIT)
         return
     buffer, data = b"", []

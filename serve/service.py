@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prompt_opt.core import Stage
@@ -77,13 +76,3 @@ def said(engine: LiveEngine, message: str) -> ApiError:
     error = UpstreamFailed(f"engine {engine.spec.name!r}: {message}")
     error.brief = SAID
     return error
-
-
-@contextmanager
-def held(upstream: Upstream) -> Iterator[None]:
-    """Whatever ends the block early, the client's leaving above all, cuts the engine off."""
-    try:
-        yield
-    except BaseException:
-        upstream.abort()
-        raise

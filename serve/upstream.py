@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cached_property
+from types import TracebackType
 from typing import ClassVar
 
 from serve.connection import READ, Connection, Malformed
@@ -91,6 +92,25 @@ class Upstream:
     def headers(self) -> dict[str, str]:
         """By name in lower case; of several the last."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+
+    @cached_property
+    def media(self) -> str:
+        """The media type of what can be read as it is; "" for a coded body."""
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            return ""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def streams(self) -> bool:
+        return self.status == 200 and self.media == "text/event-stream"
+
+    def __enter__(self) -> Upstream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Whatever ends the block early, the client's leaving above all, cuts the engine off."""
+        if kind is not None:
+            self.abort()
 
     # -- what the connection tells
 

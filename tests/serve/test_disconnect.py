@@ -252,7 +252,7 @@ async def client() -> AsyncIterator[Client]:
 async def test_leaving_cancels_the_block_and_nothing_after_it(client: Client) -> None:
     call = await client.call()
     asyncio.get_running_loop().call_later(0.02, client.leave)
-    with pytest.raises(ClientGone), call.while_client_stays():
+    with pytest.raises(ClientGone), call:
         await asyncio.sleep(5)
     task = asyncio.current_task()
     assert task is not None
@@ -264,7 +264,7 @@ async def test_who_had_left_before_the_block_does_not_enter_it(client: Client) -
     call = await client.call()
     client.leave()
     entered = False
-    with pytest.raises(ClientGone), call.while_client_stays():
+    with pytest.raises(ClientGone), call:
         entered = True
     assert not entered
 
@@ -273,7 +273,7 @@ async def test_leaving_after_the_end_of_an_answer_cancels_nothing() -> None:
     for pauses in range(4):
         client = Client()
         call = await client.call()
-        with call.while_client_stays():
+        with call:
             call.start(200, [])
             for _ in range(pauses):
                 await asyncio.sleep(0)
@@ -291,7 +291,7 @@ async def test_leaving_at_any_moment_raises_in_the_block(client: Client, moment:
     call = await client.call()
 
     async def block() -> None:
-        with call.while_client_stays():
+        with call:
             for step in range(6):
                 if step == moment:
                     client.leave()
@@ -305,7 +305,7 @@ async def test_the_servers_own_cancellation_is_not_taken_for_the_clients(client:
     call = await client.call()
 
     async def block() -> None:
-        with call.while_client_stays():
+        with call:
             await asyncio.sleep(5)
 
     task = asyncio.create_task(block())
