@@ -1,9 +1,9 @@
-"""The routes: FastAPI carries them and the OpenAPI page, but for the hot ones, which go past it."""
+"""The routes that FastAPI carries, and the OpenAPI page: all but those of `serve.lines`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,41 +12,21 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from serve import feedback, metrics, openapi, page, principles, recent, wire
-from serve.answer import Line, chat_completions, relayed, run
 from serve.body import read_json
-from serve.call import Call
 from serve.config import RAW, RIGHTS
 from serve.engines import LiveEngine
 from serve.errors import ApiError, NotFound
 from serve.headers import request_headers
 from serve.keys import Caller, identify
-from serve.protocol import Lines
-from serve.reply import CHAT
+from serve.lines import HEALTH, RELAYED, lines
 from serve.service import Service, failed
 from serve.upstream import TimedOut, UpstreamError
-
-# What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
-RELAYED = (
-    "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/rerank", "/v1/score",
-    "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations",
-    "/v1/images/generations", "/v1/images/edits", "/v1/images/variations",
-)  # fmt: skip
-
 
 _LIST_S, _LIST_LIMIT = 10.0, 8 * 2**20  # what an engine gets to list its models
 
 
 class _Page(msgspec.Struct):
     data: list[dict[str, Any]]
-
-
-def lines(service: Callable[[], Service]) -> Lines:
-    """The hot paths, which `serve.protocol` takes past the application below."""
-
-    def travel(line: Line) -> Callable[[Call], Awaitable[None]]:
-        return lambda call: run(service(), call, line)
-
-    return {CHAT: travel(chat_completions)} | dict.fromkeys(RELAYED, travel(relayed))
 
 
 async def _hot(request: Request) -> Response:
@@ -63,11 +43,11 @@ def build(service: Callable[[], Service]) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for path in (CHAT, *RELAYED):  # for whoever comes with another method
-        app.router.routes.append(Route(path, _hot, methods=["POST"]))
+    for method, path in lines(service):  # for whoever comes with another method
+        app.router.routes.append(Route(path, _hot, methods=[method]))
     page.add_routes(app)
     plain = openapi.document(app)
-    app.openapi = lambda: plain(RELAYED)  # type: ignore[method-assign]
+    app.openapi = lambda: plain(RELAYED, HEALTH)  # type: ignore[method-assign]
 
     def caller(request: Request) -> Caller:
         return identify(service().config.keys, request.headers.get("authorization"))
@@ -95,24 +75,6 @@ def build(service: Callable[[], Service]) -> FastAPI:
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
         return await api_error(request, ApiError("an internal error; the server's log has it", code="internal_error"))
-
-    @app.get("/healthz", tags=["server"], summary="The process is alive")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/readyz", tags=["server"], summary="Every engine answers, every index is open; 503 until then")
-    async def readyz() -> Response:
-        engines, indexes = service().engines, service().indexes
-        named = not service().config.keys  # where keys are needed, nobody without one learns an engine's address
-        told = {
-            name: {"state": e.state, "reason": e.reason} | ({"urls": e.pool.told(urls=named)} if e.pool else {})
-            for name, e in engines.items()
-        }
-        opened = {name: indexes.state(name) for name in indexes.specs}
-        well = all(e.ready and (e.pool is None or e.pool.up) for e in engines.values())
-        ready = well and all(s["state"] == "ready" for s in opened.values())
-        body = {"status": "ready" if ready else "not ready", "engines": told, "indexes": opened}
-        return _json(body, 200 if ready else 503)
 
     @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
     async def exposition(request: Request) -> Response:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING
 
 from serve.errors import TooLarge, TooSlow, UnsupportedMedia
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 Headers = Iterable[tuple[bytes, bytes]]
 BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing

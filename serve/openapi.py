@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -38,6 +38,7 @@ _CHAT: dict[str, Any] = {
     },
     "additionalProperties": True,
 }
+_WELL: dict[str, Any] = {"200": {"description": "Yes"}, "503": {"description": "No, or not yet"}}
 _TEXT: dict[str, Any] = {"type": "string"}
 _COMMENT: dict[str, Any] = {"type": "string", "maxLength": 4000}
 _FEEDBACK: dict[str, Any] = {
@@ -59,17 +60,19 @@ _FEEDBACK: dict[str, Any] = {
 }
 
 
-def document(app: FastAPI) -> Callable[[Sequence[str]], dict[str, Any]]:
-    """FastAPI's own document, to which the relayed paths are added."""
+def document(app: FastAPI) -> Callable[[Sequence[str], Mapping[str, str]], dict[str, Any]]:
+    """FastAPI's own document, to which the paths that go past it are added."""
     generate = app.openapi
 
-    def openapi(relayed: Sequence[str]) -> dict[str, Any]:
+    def openapi(relayed: Sequence[str], health: Mapping[str, str]) -> dict[str, Any]:
         page = generate()
         page["paths"]["/v1/chat/completions"] = _post("Chat completion, aligned by a policy", _CHAT)
         page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_CHAT)
         page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)
         for path in relayed:
             page["paths"].setdefault(path, _post("Passed on to the engine as it is", {"type": "object"}))
+        for path, summary in health.items():
+            page["paths"][path] = {"get": {"tags": ["server"], "summary": summary, "responses": _WELL}}
         page["components"] = {
             **page.get("components", {}),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

@@ -11,10 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 from prompt_opt import pipeline
-from prompt_opt.bpo import form_of
 from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
-from prompt_opt.rewriter import rewriter
 from serve.config import (
     RAW,
     RIGHTS,
@@ -111,6 +109,9 @@ def _opo(toml: Toml, section: str, policy: Policy, indexes: Mapping[str, IndexSp
 
 
 def _bpo(toml: Toml, section: str, policy: Policy, rewriters: Mapping[str, RewriterSpec]) -> None:
+    from prompt_opt.bpo import form_of
+    from prompt_opt.rewriter import rewriter
+
     section = f"{section}.bpo"
     if "bpo" not in policy.options:
         raise toml.fail(section, "", 'the stage bpo needs a table with rewriter = "NAME"')

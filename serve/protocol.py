@@ -1,6 +1,6 @@
 """uvicorn's HTTP protocol, with bounds that it lacks, and a straight way for the hot paths.
 
-A POST to a path of `lines` becomes a `Call`; everything else takes uvicorn's way to the ASGI application.
+A request for one of `lines` becomes a `Call`; everything else takes uvicorn's way to the ASGI application.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.call import Call
 
-Lines = Mapping[str, Callable[[Call], Awaitable[None]]]
+Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
 _HEAD_S = 30.0  # for a request's head to be complete
 _HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
 
@@ -55,10 +55,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_time()
-        if self.parser.get_method() != b"POST" or self.parser.should_upgrade():
-            return super().on_headers_complete()
         path, query = _split(self.url)
-        if (line := self._lines.get(path)) is None:
+        line = self._lines.get((self.parser.get_method().decode("ascii"), path))
+        if line is None or self.parser.should_upgrade():
             return super().on_headers_complete()
         before = self.cycle
         keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"

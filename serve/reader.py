@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from prompt_opt import profile as profiles
 from prompt_opt.core import Policy, Profile
-from prompt_opt.rewriter import rewriter
 from serve.config import (
     EMBEDDED,
     RAW,
@@ -193,8 +192,12 @@ def _indexes(toml: Toml, state: Path) -> dict[str, IndexSpec]:
 
 
 def _rewriters(toml: Toml, engines: Mapping[str, Engine]) -> dict[str, RewriterSpec]:
+    if not (named := toml.section("rewriter")):
+        return {}
+    from prompt_opt.rewriter import rewriter
+
     out = {}
-    for name, table in toml.section("rewriter").items():
+    for name, table in named.items():
         section = f"rewriter.{name}"
         toml.name(section, name)
         spec = toml.fill(RewriterSpec, section, table, name=name)

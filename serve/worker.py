@@ -24,12 +24,11 @@ import uvicorn
 
 from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
-from serve.app import build as build_app
-from serve.app import lines
 from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
 from serve.flags import parse
 from serve.indexes import Indexes
+from serve.lines import Application, lines
 from serve.pool import Pool, watch
 from serve.protocol import Protocol
 from serve.reader import load
@@ -37,12 +36,14 @@ from serve.relay import Relay
 from serve.rewriters import Rewriters
 from serve.service import Service
 from serve.traces import Traces
+from serve.upstream import UpstreamError
 from serve.warmup import Done, warm
 
 log = logging.getLogger("trimtab.worker")
 # libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
 # come at once the last would wait for more than a second. So we listen on the same socket several times over.
 _ACCEPT = 16
+_PATIENCE_S, _LIST = 5.0, 2**23  # for an engine's list of models, and the bytes that it may have
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
 
 
@@ -128,27 +129,27 @@ class Worker:
         os._exit(1)
 
     async def probe(self) -> None:
-        """Learn of engines what their /v1/models says, and warm them up; httpx is fine for a call every half minute."""
+        """Learn of engines what their /v1/models says, and warm them up."""
         while True:
             self._changed.clear()
             for engine in self.service.engines.values():
                 if engine.ready and engine.url and not engine.names and engine.kind != "transformers":
-                    await _learn(engine)
+                    await _learn(engine, self.service.relay)
             await warm(self.service, self._warmed)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _PROBE_S)
 
 
-async def _learn(engine: LiveEngine) -> None:
-    import httpx  # a sixth of the time that a worker takes to start
-
+async def _learn(engine: LiveEngine, relay: Relay) -> None:
     headers = {"authorization": f"Bearer {engine.key}"} if engine.key else {}
     try:
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            answer = await client.get(engine.url + "/v1/models", headers=headers)
-        models = answer.json().get("data", []) if answer.status_code == 200 else []
+        async with asyncio.timeout(_PATIENCE_S):
+            answer = await relay.send("GET", engine.url + "/v1/models", headers, None)
+            with answer:
+                body = await answer.read(_LIST)
+        models = msgspec.json.decode(body).get("data", []) if answer.status == 200 else []
         engine.learn([model for model in models if isinstance(model, dict)])
-    except (httpx.HTTPError, ValueError, AttributeError) as error:
+    except (UpstreamError, TimeoutError, msgspec.MsgspecError, ValueError, AttributeError, TypeError) as error:
         # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
         log.debug("engine %s: /v1/models: %r", engine.spec.name, error)
 
@@ -186,7 +187,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     """Serve until SIGTERM, then drain."""
     worker = Worker(told)
     settings = uvicorn.Config(
-        build_app(lambda: worker.service),
+        Application(lambda: worker.service),
         http=cast(Any, partial(Protocol, lines(lambda: worker.service))),
         ws="none",
         lifespan="off",
@@ -235,7 +236,6 @@ async def serve(told: Mapping[str, Any]) -> None:
 def main() -> None:
     """Run as `python -m serve.worker`, by the supervisor."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     # uvicorn drains on these and then raises them again, which would end the process before it has tidied up.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: None)

@@ -10,11 +10,11 @@ import pytest
 
 from prompt_opt import bpo, opo, profile
 from prompt_opt.pipeline import STAGES
-from serve.app import RELAYED
 from serve.command import COMMANDS
 from serve.config import RIGHTS, Alias, Config, Engine, Flags, IndexSpec, Key, RewriterSpec, Server
 from serve.engines import FEATURES
 from serve.flags import parse
+from serve.lines import RELAYED
 from serve.reader import load
 
 ROOT = Path(__file__).parent.parent

@@ -18,12 +18,13 @@ import pytest
 import uvicorn
 
 from prompt_opt.pipeline import build as build_stages
-from serve.app import build, lines
+from serve.app import build
 from serve.call import Call, ClientGone
 from serve.config import Flags
 from serve.engines import LiveEngine
 from serve.errors import TooLarge, TooSlow
 from serve.indexes import Indexes
+from serve.lines import lines
 from serve.protocol import Protocol
 from serve.reader import load
 from serve.relay import Relay
@@ -202,7 +203,7 @@ class Client:
         config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
         config.load()
         state = uvicorn.server.ServerState()
-        self.protocol = Protocol({"/x": self._line}, config=config, server_state=state, app_state={})
+        self.protocol = Protocol({("POST", "/x"): self._line}, config=config, server_state=state, app_state={})
         self.protocol.connection_made(self)  # type: ignore[arg-type]
 
     async def _line(self, call: Call) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from serve.app import RELAYED
+from serve.lines import RELAYED
 
 
 async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
