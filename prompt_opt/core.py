@@ -189,7 +189,7 @@ class Profile:
     assistant_marker: str = "## Answer"
     fence: str = "````"
     form: Form = "fenced"
-    decoding: Mapping[str, Any] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict, hash=False)
     preamble: str = ""
     source: str = ""
 

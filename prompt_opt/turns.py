@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import msgspec
 
@@ -46,7 +47,9 @@ def base_prompt(chat: Chat, advice: Advice, profile: Profile, specials: Collecti
         system = sheet.safe("system", system)
         fence = fence_for(system, profile.fence or "```")
         sheet.aside([("profile", f"{_SYSTEM_HEADING}\n{fence}\n"), ("system", system), ("profile", f"\n{fence}")])
-    sheet.exemplars(advice.exemplars)
+    shown, notes = _shown(profile, advice.exemplars, frozenset(specials))
+    sheet.add("profile", shown)
+    sheet.notes += notes
     turns = _turns(chat.messages)
     prefill = turns.pop()[1] if turns[-1][0] == "assistant" else ""
     asked = ""
@@ -91,6 +94,8 @@ class _Sheet:
 
     def safe(self, label: str, text: str) -> str:
         """The text, made harmless."""
+        if not text:
+            return text
         markers = (self.profile.user_marker, self.profile.assistant_marker)
         text, done = defuse(text, markers, self.specials, self.profile.fence[:1] or "`")
         self.notes += [f"{label}: {note}" for note in done]
@@ -146,6 +151,9 @@ class _Sheet:
             return f"\n{marker}\n{fence}\n"
         return f"\n{marker}\n\n" if self.profile.form == "spaced" else f"\n\n{marker}\n"
 
+    def text(self) -> str:
+        return "".join(text for _, text in self._pieces)
+
     def spans(self) -> tuple[Span, ...]:
         """All of it; a text that does not begin with a file's preamble begins without a blank line."""
         texts = [Span(origin, text) for origin, text in self._pieces]
@@ -160,6 +168,14 @@ class _Sheet:
             return text
         self.notes.append(f"{piece.label}: code block closed")
         return closed
+
+
+@lru_cache(64)
+def _shown(profile: Profile, exemplars: tuple[Exemplar, ...], specials: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+    """The exemplars as text, and the notes on them: the same for every request of a policy."""
+    sheet = _Sheet(profile, specials)
+    sheet.exemplars(exemplars)
+    return sheet.text(), tuple(sheet.notes)
 
 
 def _question(text: str, advice: Advice) -> list[_Piece]:
