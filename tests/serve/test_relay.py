@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import uvloop
 
+from serve import relay as serve_relay
 from serve.connection import Closed, Malformed
 from serve.headers import request_headers, response_headers
 from serve.relay import Relay
@@ -278,6 +282,157 @@ def test_uvloop_closes_at_once_too() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(windows())
+
+
+# What is on the wire.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of its own for localhost, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-out", str(cert), "-keyout", str(key)]
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("host", "trusted"), [("localhost", True), ("localhost", False), ("127.0.0.1", True)])
+def test_tls_is_spoken_with_who_can_prove_its_name(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, host: str, trusted: bool, loop: str
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    async def talk() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        relay = Relay(connect_s=5, timeout_s=5)
+        url = f"https://{host}:{server.sockets[0].getsockname()[1]}/"
+        if trusted and host == "localhost":
+            assert await (await relay.send("POST", url, {}, b"{}")).read(9) == b"ok"
+        else:
+            with pytest.raises(Refused):
+                await relay.send("POST", url, {}, b"{}")
+        await relay.close()
+        server.close()
+        await asyncio.sleep(0.05)  # for asyncio's own shutdown of TLS
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]) if trusted else "/dev/null")
+    serve_relay._tls.cache_clear()
+    factory = uvloop.new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(talk())
+    serve_relay._tls.cache_clear()
+
+
+async def test_a_name_with_a_dead_address_is_reached_by_another(
+    relay: Relay, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(upstream.url.rpartition(":")[2])
+    dead, alive = ((socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ("127.0.0.9", "127.0.0.1"))
+
+    async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        return [dead, alive]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    reply = await relay.send("GET", f"http://engine.internal:{port}/v1/models", {}, None)
+    assert reply.status == 200
+    await reply.read(10**6)
+
+
+async def test_no_header_ends_a_requests_head(relay: Relay, upstream: FakeUpstream) -> None:
+    for value in ("a\r\nx: b", "a\nb", "a\rb", "a\0b"):
+        with pytest.raises(Refused):
+            await relay.send("GET", upstream.url + "/v1/models", {"authorization": value}, None)
+    with pytest.raises(Refused):
+        await relay.send("GET", upstream.url + "/v1/models HTTP/1.1\r\nx: y", {}, None)
+    assert not upstream.requests
+
+
+async def test_word_in_advance_is_not_the_answer_and_what_follows_it_is_nobodys(relay: Relay) -> None:
+    connections = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged")
+        await reader.read()
+
+    async with wire(serve) as url:
+        for _ in range(2):
+            reply = await relay.send("GET", url, {}, None)
+            assert (reply.status, await reply.read(10)) == (200, b"ok")
+            assert dict(reply.raw_headers) == {b"content-length": b"2"}
+        assert len(connections) == 2
+
+
+async def test_an_unused_connection_is_closed_after_a_while(
+    upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.connection._IDLE_S", 0.1)
+    monkeypatch.setattr("serve.connection._TICK_S", 0.05)
+    relay = Relay(connect_s=2, timeout_s=5)
+    await (await chat(relay, upstream, ask("echo"))).read(10**6)
+    assert len(relay._open) == 1
+    async with asyncio.timeout(5):
+        while relay._open or any(relay._idle.values()):
+            await asyncio.sleep(0.02)
+    await relay.close()
+
+
+async def test_a_closed_relay_sends_nothing(upstream: FakeUpstream) -> None:
+    relay = Relay(connect_s=2, timeout_s=5)
+    await relay.close()
+    with pytest.raises(Refused):
+        await chat(relay, upstream, ask("echo"))
+    assert not upstream.requests
+
+
+async def test_a_pumped_body_waits_for_a_taker_that_is_behind(relay: Relay, upstream: FakeUpstream) -> None:
+    reply = await chat(relay, upstream, ask("stream-20000"))
+    taken: list[bytes] = []
+    waits = 0
+
+    def take(chunk: bytes) -> bool:
+        taken.append(chunk)
+        return len(taken) % 3 != 0
+
+    async def ready() -> None:
+        nonlocal waits
+        waits += 1
+        before = len(taken)
+        await asyncio.sleep(0.01)
+        assert len(taken) == before  # nothing comes in the meantime
+
+    await reply.pump(take, ready)
+    assert texts(b"".join(taken)) == [f"{i} " for i in range(20_000)]
+    assert waits == len(taken) // 3 > 0
+
+
+async def test_a_pumped_body_that_breaks_off_is_given_as_far_as_it_came(relay: Relay, upstream: FakeUpstream) -> None:
+    taken: list[bytes] = []
+    reply = await chat(relay, upstream, ask("die-mid-stream-5"))
+
+    def take(chunk: bytes) -> bool:
+        taken.append(chunk)
+        return True
+
+    async def ready() -> None:
+        raise AssertionError("it was never behind")
+
+    with pytest.raises(Died):
+        await reply.pump(take, ready)
+    assert texts(b"".join(taken)) == [f"{i} " for i in range(5)]
 
 
 # The engine that fails.
