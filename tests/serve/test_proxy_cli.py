@@ -27,6 +27,10 @@ HEAVY = (
     "numpy",
     "openai",
     "trainers",
+    "fastapi",
+    "pydantic",
+    "httpx",
+    "prompt_opt.bpo",
 )
 
 
@@ -47,6 +51,21 @@ def test_a_plain_proxy_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_fastapi_is_loaded_when_one_of_its_routes_is_asked_for(start: Start) -> None:
+    served = start()
+    (worker,) = served.workers()
+
+    def loaded() -> bool:
+        return "pydantic_core" in Path(f"/proc/{worker}/maps").read_text()
+
+    with httpx.Client(base_url=served.url, timeout=20) as http:
+        assert http.get("/readyz").status_code == http.get("/healthz").status_code == 200
+        assert http.post("/v1/chat/completions", json=chat()).status_code == 200
+        assert not loaded()
+        assert http.get("/v1/models").status_code == 200
+        assert loaded()
 
 
 def test_check_prints_the_resolved_configuration_without_secrets(tmp_path: Path) -> None:
