@@ -105,5 +105,15 @@ class Comparison:
     losses: Sequence[str] = ()
 
     @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval of the difference does."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    @property
     def significant(self) -> bool:
-        return self.holm < 0.05
+        """Whether a difference is shown: by the test, after Holm's correction, and by the interval.
+
+        The test and the interval are not made of the same statistic, and where a single extreme value carries the
+        test they part; both have to say it, so no interval around 0 is ever called better or worse.
+        """
+        return self.holm < 0.05 and self.excludes_zero

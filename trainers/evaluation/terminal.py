@@ -9,7 +9,20 @@ from trainers.evaluation.calibration import Calibration
 from trainers.evaluation.calibration import lines as calibrated
 from trainers.evaluation.core import Comparison, Estimate
 from trainers.evaluation.preference import Preference
-from trainers.evaluation.wording import NOT_SHOWN, change, count, interval, name_of, probability, summary, value, word
+from trainers.evaluation.wording import (
+    MARKS,
+    NOT_SHOWN,
+    change,
+    count,
+    doubt,
+    footnotes,
+    interval,
+    name_of,
+    probability,
+    summary,
+    value,
+    word,
+)
 
 HEADS = ("", "before", "after", "difference", "95% interval", "p", "n", "")
 LONG = 32  # characters of a name; what is longer may be cut
@@ -30,9 +43,11 @@ def table(comparisons: Sequence[Comparison], width: int = 80) -> str:
                 lines += _wrapped(f"{text}: {', '.join(name_of(c.measure) for c in found)}", width)
     note = (
         "Differences with their 95% intervals, paired by question; pt: percentage points; p: after Holm's correction. "
+        f"Better and worse are said where p < 0.05 and the interval leaves 0 out. {NOT_SHOWN.capitalize()} is not the "
+        "same as no difference."
     )
-    note += NOT_SHOWN.capitalize()
-    return "\n".join([*lines[1:], "", *_wrapped(f"{note} is not the same as no difference.", width)])
+    feet = [line for text in footnotes(comparisons) for line in _wrapped(text, width)]
+    return "\n".join([*lines[1:], "", *_wrapped(note, width), *feet])
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -45,7 +60,7 @@ def _rows(mine: Sequence[Comparison], width: int) -> Iterator[str]:
     for keep in KEPT:
         shown = [HEADS, *cells]
         if keep is KEPT[-1]:  # the word is short where there is no room
-            shown = [(*row[:-1], "not shown" if row[-1] == NOT_SHOWN else row[-1]) for row in shown]
+            shown = [(*row[:-1], row[-1].replace(NOT_SHOWN, "not shown")) for row in shown]
         sizes = [max(len(row[i]) for row in shown) for i in range(len(HEADS))]
         room = width - sum(sizes[i] for i in keep) - 2 * len(keep)
         if room >= min(sizes[0], LONG):
@@ -64,7 +79,7 @@ def _cells(found: Comparison) -> tuple[str, ...]:
         name_of(m) + (f", {m.unit}" if m.unit and m.unit not in name_of(m) and not points else ""),
         value(m, found.before.value, unit=False), value(m, found.after.value, unit=False),
         change(m, found.difference.value, unit=False) + points, interval(m, found.difference),
-        probability(found.holm), count(found.difference.n), word(found),
+        probability(found.holm), count(found.difference.n), word(found) + MARKS[doubt(found)],
     )  # fmt: skip
 
 

@@ -160,8 +160,31 @@ def moved(found: Comparison) -> str:
     )
 
 
+HELD = "The interval holds 0 though p does not: a few extreme answers carry the test, and nothing can rest on them."
+UNCORRECTED = (
+    "By itself the interval leaves 0 out, but p after Holm's correction is not under 0.05: among as many "
+    "comparisons, or with as few questions, that comes by chance."
+)
+MARKS = {"": "", UNCORRECTED: "*", HELD: "**"}
+
+
+def doubt(found: Comparison) -> str:
+    """Why nothing is shown though the interval or p by itself would say so; "" where both say the same."""
+    if found.significant:
+        return ""
+    return HELD if found.holm < 0.05 else UNCORRECTED if found.excludes_zero else ""
+
+
+def footnotes(found: Sequence[Comparison]) -> list[str]:
+    """What the marks after "no difference shown" mean, those that there are."""
+    there = {doubt(each) for each in found}
+    return [f"{mark} {why}" for why, mark in MARKS.items() if why and why in there]
+
+
 def needs(found: Comparison) -> str:
-    """How many questions it would take; "" where the arms do not differ at all."""
+    """How many questions it would take, or what is in the way; "" where the arms do not differ at all."""
+    if why := doubt(found):
+        return why
     if found.needed is None:
         return ""
     if found.needed <= found.difference.n:

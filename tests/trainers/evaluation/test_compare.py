@@ -133,3 +133,21 @@ def test_arms_that_do_the_same_come_out_significant_in_no_more_than_a_twentieth(
         }  # fmt: skip
         wrong += any(one.significant for one in compare(QUESTIONS, answers, "raw"))
     assert wrong / 150 <= 0.08  # 5% and the chance of 150
+
+
+def test_one_answer_that_took_two_minutes_decides_nothing() -> None:
+    """The sign-flip test and the interval part over one extreme value; what they do not both say is not shown."""
+    rng = random.Random(5)
+    asked = [Question(f"q{i}", ("Go?",)) for i in range(260)]
+    took = [rng.uniform(1.0, 2.0) for _ in asked]
+    said = {
+        "before": [Answer("before", q.id, 0, 0, texts=("Yes.",), total_s=t) for q, t in zip(asked, took, strict=True)],
+        "after": [
+            Answer("after", q.id, 0, 0, texts=("Yes.",), total_s=121.0 if i == 7 else t + rng.gauss(0.5, 0.2))
+            for i, (q, t) in enumerate(zip(asked, took, strict=True))
+        ],
+    }
+    [found] = [one for one in compare(asked, said, "before") if one.measure.name == "total_s"]
+    assert found.difference.low < 0 < found.difference.high
+    assert found.holm < 0.05
+    assert not found.significant

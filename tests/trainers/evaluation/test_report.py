@@ -138,6 +138,22 @@ def test_a_word_for_every_comparison(better: str, difference: float, holm: float
     assert word(comparison(better=better, difference=difference, holm=holm)) == said
 
 
+def test_a_difference_is_shown_only_where_interval_and_test_both_say_so() -> None:
+    sure, held = comparison(holm=0.01), comparison("total_s", holm=0.002, low=-2.22, high=4.11, difference=0.95)
+    alone = comparison("words", holm=0.3)
+    assert [word(sure), word(held), word(alone)] == ["better", "no difference shown", "no difference shown"]
+    assert not held.significant
+    assert needs(held).startswith("The interval holds 0 though p does not")
+    assert "after Holm's correction is not under 0.05" in needs(alone)
+    shown = table([sure, held, alone], 120)
+    rows = {line.split("  ")[0]: line for line in shown.splitlines()}
+    assert rows["words"].endswith("no difference shown*")
+    assert rows["time to whole answer"].endswith("no difference shown**")
+    assert "\n* By itself the interval" in shown
+    assert "\n** The interval holds 0" in shown
+    assert "*" not in table([sure], 120)
+
+
 def test_numbers_are_written_as_their_measure_wants() -> None:
     rate, long = Measure("m", "rate", "", "m"), Measure("m", "mean", "", "m", "characters")
     assert [value(rate, 0.6125), change(rate, 0.2), change(rate, -0.031)] == ["61.3%", "+20.0 points", "−3.1 points"]
@@ -171,7 +187,7 @@ def test_the_table_fits(width: int) -> None:
     rows = [
         comparison(), 
         comparison("characters", "mean", "", unit="characters", before=812, difference=1091, low=877, high=1310),
-        comparison("a_measure_with_a_name_that_is_much_too_long_for_a_narrow_terminal", holm=0.3),
+        comparison("a_measure_with_a_name_that_is_much_too_long_for_a_narrow_terminal", holm=0.3, low=-0.1),
     ]  # fmt: skip
     shown = table(rows, width)
     assert max(map(len, shown.splitlines())) <= width

@@ -8,7 +8,21 @@ from trainers.evaluation.core import Comparison
 from trainers.evaluation.page.contents import LOOK, SIGN, Contents
 from trainers.evaluation.page.markup import Html, against, chip, joined, number, table, tag
 from trainers.evaluation.page.plots import axis, forest, nice, reach
-from trainers.evaluation.wording import Said, between, change, count, ends, interval, name_of, probability, value, word
+from trainers.evaluation.wording import (
+    MARKS,
+    Said,
+    between,
+    change,
+    count,
+    doubt,
+    ends,
+    footnotes,
+    interval,
+    name_of,
+    probability,
+    value,
+    word,
+)
 
 _BY_KIND = ("s", "tokens")  # units that are not split by kind
 KINDS_NOTE = """Where to look next, not what is shown: the more kinds, the more of these intervals miss by chance.
@@ -20,7 +34,8 @@ def effects(it: Contents, one: Said) -> Html:
     rates, means = ([c for c in mine if c.measure.kind == kind] for kind in ("rate", "mean"))
     tables = [_table(one, rates, "Rates", reach(c.difference for c in rates))] if rates else []
     tables += [_table(one, means, "Averages", None)] if means else []
-    return tag("div", against(one.arm, one.baseline), tables, class_="effects")
+    notes = [tag("p", text, class_="note") for text in footnotes(mine)]
+    return tag("div", against(one.arm, one.baseline), tables, notes, class_="effects")
 
 
 def _table(one: Said, rows: Sequence[Comparison], name: str, limit: float | None) -> Html:
@@ -51,7 +66,7 @@ def _row(one: Said, found: Comparison, limit: float | None) -> Html:
         tag("td", forest(found.difference, own, scale), class_="plot"),
         number("p", probability(found.holm), title=test),
         number("n", count(found.difference.n)),
-        tag("td", chip(said, look, SIGN.get(said, "○")), class_="word"),
+        tag("td", chip(said + MARKS[doubt(found)], look, SIGN.get(said, "○")), class_="word"),
         class_=look,
     )
 
