@@ -4,13 +4,15 @@ Arms whose rates and means are set answer questions, again and again; their answ
 evaluation's do. Printed for each case (n harmless questions and n exam questions, k samples of each, the baseline's
 rate; all arms correlated through the question) and each measure is the share of repetitions in which the interval
 holds the truth: the baseline's own value ("one arm"), its difference to an arm that differs ("differs") and to one
-that does not ("the same"). For the same arm also how often p < 0.05, and how often interval and p say different things
-of its difference ("against"; what decides is p, after Holm); in the last line of a case, how often any of its
-comparisons came out significant after Holm's correction.
+that does not ("the same"). For the same arm also how often p < 0.05, how often interval and p say different things of
+its difference ("against") and how often both call it different ("both", which is what an evaluation says); in the last
+line of a case, how often any of its comparisons came out so after Holm's correction.
 
     over_refusal, choice_first_letter   rates, of texts that are read as in any evaluation
     wins                                a rate through `extra`, with ties (a half)
     completion_tokens, total_s          means with long tails: log-normal, sigma 0.5 and 0.9
+
+Ctrl-C or SIGTERM sums up what there is so far. About 8 minutes of one core.
 
 --methods instead: the intervals beside those that they replace, for rates by adding up every outcome. --served: the
 same over HTTP, with scripted engines that the evaluation's own sampling asks, and once by `trimtab eval` itself.
@@ -22,6 +24,7 @@ import argparse
 import json
 import math
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -129,7 +132,8 @@ class Tally:
             name = one.measure.name
             if one.arm == "same":
                 self.count("p", name, one.p < 0.05)
-                self.count("against", name, (one.p < 0.05) == (one.difference.low <= 0 <= one.difference.high))
+                self.count("against", name, (one.p < 0.05) != one.excludes_zero)
+                self.count("both", name, one.p < 0.05 and one.excludes_zero)
             if name in MEASURED:
                 first, second = arms[one.baseline].of(name), arms[one.arm].of(name)
                 self.count(one.arm, name, one.difference.low <= second - first <= one.difference.high)
@@ -138,13 +142,14 @@ class Tally:
     def show(self, case: str) -> None:
         for name in (name for name in MEASURED if self.seen["same", name]):
             cells = "".join(
-                f"{self.share(what, name):>10.3f}" for what in ("one arm", "differs", "same", "p", "against")
+                f"{self.share(what, name):>10.3f}" for what in ("one arm", "differs", "same", "p", "against", "both")
             )
             print(f"{case:<22}{name:<21}{cells}")
-        print(f"{case:<22}{'any, after Holm':<21}{'':>30}{self.share('any', ''):>10.3f}", flush=True)
+        print(f"{case:<22}{'any, after Holm':<21}{'':>50}{self.share('any', ''):>10.3f}", flush=True)
 
 
-HEAD = f"{'case':<22}{'measure':<21}{'one arm':>10}{'differs':>10}{'the same':>10}{'p < 0.05':>10}{'against':>10}"
+HEADS = ("one arm", "differs", "the same", "p < 0.05", "against", "both")
+HEAD = f"{'case':<22}{'measure':<21}" + "".join(f"{head:>10}" for head in HEADS)
 
 
 def trio(p: float) -> dict[str, Truth]:
@@ -154,17 +159,23 @@ def trio(p: float) -> dict[str, Truth]:
 
 def simulated(repetitions: int, sizes: Sequence[int], rates: Sequence[float]) -> None:
     print(HEAD)
-    tallies = []
-    for n, k, p in [(n, 1, p) for n in sizes for p in rates] + [(n, 4, p) for n in sizes[:2] for p in rates[1:3]]:
-        tally, asked, arms = Tally(), questions(n), trio(p)
-        for repetition in range(repetitions):
-            draws = Draws((n, k, p, repetition))
-            given = {name: answers(arm, asked, k, draws) for name, arm in arms.items()}
-            extra = {name: wins(arm, asked, draws) for name, arm in arms.items()}
-            tally.add(compare(asked, given, "baseline", extra, described=WINS, seed=repetition), arms)
-        tally.show(f"n={n} k={k} rate={p:g}")
-        tallies.append(tally)
-    summary(tallies)
+    tallies: list[Tally] = []
+    cases = [(n, 1, p) for n in sizes for p in rates] + [(n, 4, p) for n in sizes[:2] for p in rates[1:3]]
+    try:
+        for n, k, p in cases:
+            tally, asked, arms = Tally(), questions(n), trio(p)
+            tallies.append(tally)
+            for repetition in range(repetitions):
+                draws = Draws((n, k, p, repetition))
+                given = {name: answers(arm, asked, k, draws) for name, arm in arms.items()}
+                extra = {name: wins(arm, asked, draws) for name, arm in arms.items()}
+                tally.add(compare(asked, given, "baseline", extra, described=WINS, seed=repetition), arms)
+            tally.show(f"n={n} k={k} rate={p:g}")
+    except KeyboardInterrupt:
+        done = tallies[-1].seen["any", ""]
+        print(f"\nstopped after {len(tallies) - 1} of {len(cases)} cases and {done} repetitions of the next; of these:")
+    if any(tally.seen["any", ""] for tally in tallies):
+        summary([tally for tally in tallies if tally.seen["any", ""]])
 
 
 def summary(tallies: Sequence[Tally]) -> None:
@@ -178,11 +189,14 @@ def summary(tallies: Sequence[Tally]) -> None:
             f"{title}: coverage {sum(shares) / len(shares):.3f} on average; {inside} of {len(shares)} in 0.93–0.97,"
             f" {sum(share > 0.97 for share in shares)} above, {sum(share < 0.93 for share in shares)} below"
         )
-    ps = [tally.hits["p", name] for tally in tallies for _, name in tally.seen if _ == "p"]
-    seen = [tally.seen["p", name] for tally in tallies for _, name in tally.seen if _ == "p"]
-    print(f"the same arm: p < 0.05 in {sum(ps) / sum(seen):.4f} of {sum(seen)} comparisons; at least one significant "
-          f"after Holm in {sum(t.hits['any', ''] for t in tallies) / sum(t.seen['any', ''] for t in tallies):.4f} of "
-          f"{sum(t.seen['any', ''] for t in tallies)} evaluations")  # fmt: skip
+    parts = []
+    for what, text in (("p", "p < 0.05"), ("both", "both p and interval")):
+        keys = [(tally, key) for tally in tallies for key in tally.seen if key[0] == what]
+        total = sum(tally.seen[key] for tally, key in keys)
+        parts.append(f"{text} in {sum(tally.hits[key] for tally, key in keys) / total:.4f}")
+    any_of = sum(t.hits["any", ""] for t in tallies) / sum(t.seen["any", ""] for t in tallies)
+    print(f"the same arm: {'; '.join(parts)} of {total} comparisons; at least one called different after Holm in "
+          f"{any_of:.4f} of {sum(t.seen['any', ''] for t in tallies)} evaluations")  # fmt: skip
 
 
 # ---------------------------------------------------------------- the methods by themselves
@@ -361,11 +375,12 @@ def by_command(url: str, asked: Sequence[Question], arms: Mapping[str, Truth], f
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[30, 100, 450], metavar="N")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[30, 100, 300], metavar="N")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.05, 0.5, 0.95], metavar="P")
     parser.add_argument("--methods", action="store_true", help="the intervals beside those that they replace")
     parser.add_argument("--served", action="store_true", help="over HTTP; 60 questions, unless --sizes says otherwise")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.methods:
         methods(args.repetitions)
     elif args.served:
