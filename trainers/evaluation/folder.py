@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from trainers.evaluation.arms import Arm, Identity
 from trainers.evaluation.core import Question
 from trainers.evaluation.plan import Plan
+from trainers.kept import write_whole
 from trainers.lines import file_hash
 
 
@@ -39,7 +39,7 @@ def fixed(
             name: {"file": path.name, "sha256": file_hash(path), "form": form, "questions": len(some)}
             for name, (path, form, some) in sets.items()
         },
-        "questions_sha256": hashlib.sha256(_lines(questions)).hexdigest(),
+        "questions_sha256": hashlib.sha256(_lines(questions).encode("utf-8", "replace")).hexdigest(),
         "limit": plan.limit, "sample": plan.sample, "samples": plan.samples, "seed": plan.seed,
         "letters": plan.letters,
     }  # fmt: skip
@@ -69,7 +69,7 @@ def begin(folder: Path, what: Mapping[str, Any], questions: Sequence[Question]) 
     if (folder / "answers.jsonl").exists():
         raise FolderError(f"{folder} holds answers, but no run.json that says what they are to; use another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "questions.jsonl", _lines(questions))
+    write_whole(folder / "questions.jsonl", _lines(questions))
     write(path, {"fixed": what})
     return {}
 
@@ -87,19 +87,9 @@ def _short(value: Any) -> str:
 
 
 def write(path: Path, what: Mapping[str, Any]) -> None:
-    _replace(path, json.dumps(what, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+    write_whole(path, json.dumps(what, indent=2, ensure_ascii=False) + "\n")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all, whenever the power goes."""
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _lines(questions: Sequence[Question]) -> bytes:
+def _lines(questions: Sequence[Question]) -> str:
     rows = (json.dumps(asdict(question), ensure_ascii=False) for question in questions)
-    return "".join(row + "\n" for row in rows).encode("utf-8", "replace")
+    return "".join(row + "\n" for row in rows)

@@ -9,12 +9,14 @@ from pathlib import Path
 from trainers.ask import Engine
 from trainers.evaluation.arms import Arm
 from trainers.evaluation.aspects import Scores, score_aspects
-from trainers.evaluation.calibration import Calibration, calibrate, read_labelled
+from trainers.evaluation.calibration import Calibration, calibrate
 from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.identity import judge_is_arm, served
 from trainers.evaluation.judge import Verdict, judge_pairs, pairs
+from trainers.evaluation.labelled import read_labelled
 from trainers.evaluation.plan import Plan
 from trainers.evaluation.preference import Preference, preference
+from trainers.lines import DataError
 from trainers.recipe import RecipeError
 
 _LENGTH = 2048  # tokens of a judgement, at most
@@ -28,7 +30,7 @@ class Judged:
     preferences: Mapping[str, Preference]
     calibration: Calibration | None = None
     scores: Scores | None = None
-    notes: Sequence[str] = ()
+    untried: str = ""  # why nothing says how far it can be trusted
 
 
 def engine_of(plan: Plan) -> Engine:
@@ -64,11 +66,14 @@ def judge(
 ) -> Judged:
     """Every verdict is kept in `folder`, so that the same command goes on. Raises EngineError as `ask_all` does."""
     engine = engine_of(plan)
-    calibration, notes = None, []
+    calibration, untried = None, ""
     if plan.calibrate:
-        calibration = calibrate(engine, read_labelled(Path(plan.calibrate)), folder / "calibration", seed=plan.seed)
+        try:
+            calibration = calibrate(engine, read_labelled(Path(plan.calibrate)), folder / "calibration", seed=plan.seed)
+        except DataError as error:  # the arms have been asked; their report is due whatever the judge is worth
+            untried = f"{error}. Nothing says how far its verdicts can be trusted"
     else:
-        notes.append("the judge is uncalibrated: nobody knows how often it says what people say (--calibrate FILE)")
+        untried = "the judge is uncalibrated: nobody knows how often it says what people say (--calibrate FILE)"
     verdicts = {
         arm: judge_pairs(engine, items, folder, seed=plan.seed)
         for arm, said in answers.items()
@@ -76,4 +81,4 @@ def judge(
     }
     preferences = {arm: preference(said, seed=plan.seed) for arm, said in verdicts.items()}
     scores = score_aspects(engine, questions, answers, folder, seed=plan.seed) if plan.aspects else None
-    return Judged(verdicts, preferences, calibration, scores, notes)
+    return Judged(verdicts, preferences, calibration, scores, untried)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from trainers.evaluation.page import Contents, page
 from trainers.evaluation.preference import Preference
 from trainers.evaluation.terminal import table
 from trainers.evaluation.wording import sentences, summary, word
+from trainers.kept import write_whole
 
 __all__ = ["SCHEMA", "document", "table", "write_report"]
 
@@ -50,8 +50,9 @@ def write_report(
         scores: of `score_aspects`; its marks are compared by kind too. described: its measures.
     """
     it = contents(run, questions, answers, comparisons, calibration, verdict_summary or {}, verdicts, scores, described)
-    replaced(folder / "report.json", json.dumps(document(it), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    replaced(folder / "report.html", page(it))
+    told = json.dumps(document(it), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(folder / "report.json", told)
+    write_whole(folder / "report.html", page(it))
 
 
 def contents(
@@ -105,14 +106,3 @@ def _plain(what: Any) -> Any:
     if isinstance(what, float) and not math.isfinite(what):
         return None
     return what if isinstance(what, str | int | float | bool | None) else str(what)
-
-
-def replaced(path: Path, text: str) -> None:
-    """Whole or not at all, whenever the power goes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        file.write(text.encode("utf-8", "replace"))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -17,6 +17,7 @@ from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.plan import Plan, all_questions, read_sets
 from trainers.evaluation.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.traces import read_found, with_principles, write_found
+from trainers.host import EngineError
 from trainers.kept import Kept
 
 
@@ -124,7 +125,10 @@ def _report(
     plan: Plan, out: Path, told: Mapping[str, Any], questions: Sequence[Question],
     answers: Mapping[str, Sequence[Answer]], baseline: str,
 ) -> None:  # fmt: skip
-    """Compare what there is to compare, have it judged where that was asked for, and write it down."""
+    """Compare what there is to compare, have it judged where that was asked for, and write it down.
+
+    Raises EngineError where the judge could not be asked to the end, once the rest is written.
+    """
     from trainers.evaluation.compare import compare
     from trainers.evaluation.report import write_report
     from trainers.evaluation.terminal import judged as told_by_judge
@@ -135,17 +139,24 @@ def _report(
         print("nothing to compare: the baseline and one arm more must have answers")
         return
     judged: Any = None
+    away: EngineError | None = None
     marks: Mapping[str, Any] = {}
     described: Mapping[str, Any] = {}
     if plan.judge:
         from trainers.evaluation.aspects import MEASURES
         from trainers.evaluation.judging import judge
 
-        judged = judge(plan, questions, some, baseline, out / "judge")
-        marks, described = (judged.scores.marks, MEASURES) if judged.scores else ({}, {})
-        told["notes"].extend(judged.notes)
+        try:
+            judged = judge(plan, questions, some, baseline, out / "judge")
+        except EngineError as error:  # what needs no judge is told all the same
+            away, untried = error, f"the judge did not finish, and this is without it: {error}"
+        else:
+            marks, described = (judged.scores.marks, MEASURES) if judged.scores else ({}, {})
+            untried = judged.untried
+        told = {**told, "untried": untried, "notes": [*told["notes"], *([untried] if untried else [])]}
         folder.write(out / "run.json", told)
-        print(*(f"note: {note}" for note in judged.notes), sep="\n")
+        if untried:
+            print(f"note: {untried}")
     comparisons = compare(questions, some, baseline, marks, described=described, seed=plan.seed)
     if judged:
         write_report(
@@ -159,3 +170,5 @@ def _report(
     if judged:
         print(told_by_judge(judged.preferences, baseline, judged.calibration, width))
     print(f"report: {out / 'report.html'} (and report.json)")
+    if away:
+        raise away

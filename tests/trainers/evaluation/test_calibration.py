@@ -11,9 +11,10 @@ import pytest
 
 from tests.trainers.evaluation.scripted_judge import habits, judging
 from trainers import ask
-from trainers.evaluation.calibration import Labelled, calibrate, compared, lines, read_labelled, warnings
+from trainers.evaluation.calibration import calibrate, compared, lines, warnings
 from trainers.evaluation.intervals import kappa
 from trainers.evaluation.judge import Item, Outcome, Verdict
+from trainers.evaluation.labelled import Labelled, read_labelled
 from trainers.lines import DataError
 
 MARKS: dict[str, tuple[Any, Any]] = {

@@ -308,6 +308,40 @@ def test_a_judge_compares_and_is_called_uncalibrated(
     assert (out / "judge" / "verdicts.jsonl").is_file()
 
 
+def test_a_judge_that_cannot_be_read_leaves_a_report_that_says_so(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, people = tmp_path / "run", tmp_path / "people.jsonl"
+    rows = [{"prompt": f"q{i}?", "before": "a", "after": "bb", "people": ["win"]} for i in range(3)]
+    people.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with server() as engine, ScriptedEngine(lambda *_: "Hm.", models=("other",)) as judge:
+        given = flags(engine, prompts, "--judge", f"{judge.url}#other", "--calibrate", str(people), "--out", str(out))
+        assert main(given) == 0
+    shown = capsys.readouterr().out
+    assert "the judge cannot be calibrated" in shown
+    assert "no verdict could be read" in shown
+    assert "The judge cannot be calibrated" in (out / "report.html").read_text("utf-8")
+    assert json.loads((out / "report.json").read_text("utf-8"))["calibration"] is None
+
+
+def test_a_judge_that_goes_away_leaves_a_report_without_it(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with server() as engine, ScriptedEngine(lambda *_: "[better] B", models=("other",)) as judge:
+        given = flags(engine, prompts, "--judge", f"{judge.url}#other", "--judge-may-be-an-arm", "--out", str(out))
+        judge.failures = [(402, "")] * 99
+        assert main(given) == 1
+        told = capsys.readouterr()
+        assert "without it" in told.out
+        assert "report: " in told.out
+        assert "402" in told.err
+        assert "did not finish" in (out / "report.html").read_text("utf-8")
+        judge.failures = []
+        assert main(given) == 0
+    assert "did not finish" not in (out / "report.html").read_text("utf-8")
+
+
 def test_a_judge_that_is_an_arms_model_is_refused_unless_that_is_wanted(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

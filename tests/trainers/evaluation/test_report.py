@@ -14,10 +14,11 @@ import pytest
 
 from tests.page.conftest import browser, missing, open_tab  # noqa: F401  (fixtures)
 from tests.page.test_views import violations
-from trainers.evaluation.calibration import Labelled, compared
+from trainers.evaluation.calibration import compared
 from trainers.evaluation.compare import compare
 from trainers.evaluation.core import Answer, Comparison, Estimate, Measure, Question
 from trainers.evaluation.judge import Item, Verdict
+from trainers.evaluation.labelled import Labelled
 from trainers.evaluation.page.markup import joined, tag
 from trainers.evaluation.page.plots import forest, nice, stack
 from trainers.evaluation.preference import preference

@@ -38,7 +38,9 @@ def _case(one: Said, case: Case, opened: bool) -> Html:
     ]
     words = tag("details", tag("summary", "What the judge wrote"), _text(case.judge, "text")) if case.judge else None
     head = tag("span", name, tag("span", chips, class_="chips"), class_="head")
-    asked, columns = _text("\n\n".join(q.turns), "question"), tag("div", answers, class_="columns")
+    said = [f"[system] {q.system}"] if q.system else []
+    said += [f"[{role}] {text}" for role, text in q.history]
+    asked, columns = _text("\n\n".join([*said, *q.turns]), "question"), tag("div", answers, class_="columns")
     return tag("details", tag("summary", head, asked), columns, words, class_=f"panel case {look}", open=opened)
 
 

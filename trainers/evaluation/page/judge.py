@@ -19,7 +19,8 @@ def judge(it: Contents, baseline: str) -> Html:
     parts += [_preference(arm, baseline, pref) for arm, pref in it.preferences.items()]
     parts += [tag("p", it.unread, class_="note")] if it.unread else []
     if it.run.get("judge") and not it.calibration:
-        parts.insert(0, tag("p", UNTRIED, class_="trouble"))
+        why = str(it.run.get("untried") or UNTRIED)
+        parts.insert(0, tag("p", why[:1].upper() + why[1:], class_="trouble"))
     return joined(parts)
 
 
