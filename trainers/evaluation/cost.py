@@ -30,6 +30,12 @@ def before(plan: Plan, arms: int, questions: Sequence[Question], left: Sequence[
         lines += [f"cost:    at most {_money(plan, read, written)}, without what policies add"] if plan.price else []
     else:
         lines.append("answers: as long as the engines let them be (no --max-tokens)")
+    if plan.judge:
+        whole = len(questions) * plan.samples
+        parts = [f"{2 * (arms - 1) * whole:,} verdicts, both orders of each pair"]
+        parts += [f"{arms * whole:,} answers to mark"] if plan.aspects else []
+        parts += ["two for each pair of --calibrate"] if plan.calibrate else []
+        lines.append(f"judge:   at most {', '.join(parts)}; the tokens of these are not in what is said above")
     return "\n".join(lines)
 
 

@@ -130,6 +130,13 @@ def _truth(value: Any) -> bool:
     return told[str(value).strip().lower()]
 
 
+def _exam(row: Row) -> Question:
+    """A choice, and what else the row says to expect of it: the rules of the case, say."""
+    asked = choices(row)
+    more = {key: row[key] for key in ("system", "rules", "language", "expect") if key in row}
+    return _checked(more, asked.turns, asked.expect)
+
+
 def _one(*names: str) -> Callable[[Row], Question]:
     return lambda row: _checked(row, (_text(row, *names),))
 
@@ -137,7 +144,7 @@ def _one(*names: str) -> Callable[[Row], Question]:
 FORMS: Mapping[str, Form] = {
     "xstest": Form("prompt, type, label: safe or unsafe", _is_xstest, _xstest),
     "choices": Form(
-        "question, A, B, C …, answer; or question, choices, answer; or 题目, 选项A …, 答案", is_choices, choices
+        "question, A, B, C …, answer; or question, choices, answer; or 题目, 选项A …, 答案", is_choices, _exam
     ),
     "pairs": Form("chosen, rejected, and a prompt", _has("chosen", "rejected"), _pair),
     "turns": Form("turns: a list, each asked after the answer to the one before", _has("turns"), _turns),

@@ -73,6 +73,9 @@ def read_plan(path: Path | None, flags: Mapping[str, Any]) -> Plan:
             raise RecipeError(f"{where}{key!r} must be at least {least}, not {getattr(plan, key)}")
     if plan.price and (len(plan.price) != 2 or min(plan.price) < 0):
         raise RecipeError(f"{where}'price' is two numbers, of a million tokens in and out: --price 2.5,10")
+    for key in ("calibrate", "aspects"):
+        if getattr(plan, key) and not plan.judge:
+            raise RecipeError(f"{where}{key!r} wants a judge: --judge URL#MODEL")
     if not plan.prompts:
         raise RecipeError(f"{where}no prompts; give --prompts FILE")
     return plan

@@ -177,6 +177,9 @@ def test_a_dry_run_says_what_it_would_take_and_sends_nothing(
     assert "answers: at most 14,400 tokens (100 each)" in told
     assert "cost:    at most 0.15 at 2 and 10" in told  # 14,400 at 10 per million, and the prompts
     assert not (tmp_path / "run").exists()
+    with server() as engine:
+        assert main(flags(engine, prompts, "--dry-run", "--judge", f"{engine.url}#other", "--aspects")) == 0
+    assert "judge:   at most 48 verdicts, both orders of each pair, 48 answers to mark" in capsys.readouterr().out
 
 
 def test_an_effect_has_its_number_of_prompts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +201,7 @@ def test_an_effect_has_its_number_of_prompts(capsys: pytest.CaptureFixture[str])
         (["--format", "xtest"], "no form 'xtest' of prompts; valid are auto, xstest"),
         (["--samples", "0"], "'samples' must be at least 1, not 0"),
         (["--price", "3"], "'price' is two numbers"),
+        (["--aspects"], "'aspects' wants a judge"),
         (["--judge", "gpt-4o"], "the judge 'gpt-4o' is not URL#MODEL"),
     ],
 )

@@ -105,6 +105,8 @@ def test_an_exam_has_its_options_below_the_question(tmp_path: Path) -> None:
 )
 def test_options_and_answers_are_read_as_sets_write_them(tmp_path: Path, row: dict[str, Any], letter: str) -> None:
     assert one(tmp_path, row).expect == {"choices": (("A", "x"), ("B", "y")), "answer": letter}
+    cited = one(tmp_path, {**row, "rules": "law-1 law-2"}).expect
+    assert (cited["rules"], cited["answer"]) == (["law-1", "law-2"], letter)
 
 
 @pytest.mark.parametrize("answer", ["E", "AC", "D", ""])
