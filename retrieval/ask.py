@@ -32,13 +32,6 @@ class Ask:
         object.__setattr__(self, "query", self.query.encode("utf-8", "replace").decode())
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A result from the cache."""
-
-    hits: list[Hit]
-
-
 def hit(p: Passage, f: Fused) -> Hit:
     return Hit(
         p.id, p.text, p.title, p.source, p.url, p.region, p.language, f.score, f.dense, f.lexical,

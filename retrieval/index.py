@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
-from retrieval.ask import ANY, Ask, Known, hit, varied
+from retrieval.ask import ANY, Ask, hit, varied
 from retrieval.backend import Backend, Progress, Vector, View
 from retrieval.batch import QueryVectors
 from retrieval.cache import Cache
 from retrieval.chunk import chunk_passage
 from retrieval.embed import Embedder
+from retrieval.flight import Begun, Known, fly
 from retrieval.fuse import Fused, Key, Ranked, fuse
 from retrieval.passage import Filter, Hit, Passage, primary
 from retrieval.rerank import Reranker
@@ -164,26 +164,27 @@ class Index:
         self, query: str, k: int, *, where: Filter = ANY, mode: str = "hybrid", floor: float | None = None,
         most: int | None = None, exact: bool = False,
     ) -> list[Hit]:  # fmt: skip
-        """`search`, off the event loop: concurrent queries are embedded together, beside the lexical search."""
-        ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
-        loop = asyncio.get_running_loop()
-        future = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
-        begun = await loop.run_in_executor(self._pool, self._begin, ask)
-        if isinstance(begun, Known):
-            return begun.hits
-        revision, view, lexical = begun
-        vector: Vector | None = None
-        if future is not None:
-            vector = await asyncio.wrap_future(future)
-        return await loop.run_in_executor(self._pool, partial(self._finish, ask, revision, view, lexical, vector))
+        """`search`, off the event loop: concurrent queries are embedded together, beside the lexical search.
 
-    def _begin(self, ask: Ask) -> Known | tuple[int, View, tuple[Ranked, float]]:
+        What the cache holds comes back at once, where that takes no waiting for another thread.
+        """
+        ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
+        known = self._results.get((self.backend.unchanged(), ask))
+        if known is not None:
+            return list(known)
+        vector = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
+        return await asyncio.wrap_future(fly(self._pool, lambda: self._begin(ask), vector, self._end))
+
+    def _begin(self, ask: Ask) -> Begun | Known:
         revision = self._refresh()
         known = self._results.get((revision, ask))
         if known is not None:
             return Known(list(known))
         view = self.backend.view(ask.where)
-        return revision, view, self._lexical(ask, view, self._depth(ask))
+        return Begun(ask, revision, view, self._lexical(ask, view, self._depth(ask)))
+
+    def _end(self, begun: Begun, vector: Vector | None) -> list[Hit]:
+        return self._finish(begun.ask, begun.revision, begun.view, begun.lexical, vector)
 
     def _mode(self, mode: str) -> str:
         if self.embedder is None:

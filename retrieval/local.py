@@ -81,6 +81,11 @@ class Local:
             self._terms.sync(state.revision, progress)
             return state.revision
 
+    def unchanged(self) -> int | None:
+        state = self._state
+        known = self._terms.reader.revision >= state.revision and self._store.revision(wait=False) == state.revision
+        return state.revision if known else None
+
     def _advance(self, state: State) -> State:
         if state.dense.due and vectors.snapshot_token(self._folder) != state.token:
             return self._load()  # another process has written a base; until the delta grows long, ours serves as well

@@ -237,6 +237,10 @@ class Milvus:
                 self._read_at = time.monotonic()
             return self._revision
 
+    def unchanged(self) -> int | None:
+        fresh = time.monotonic() - self._read_at <= FRESH  # a revision read just now is newer still
+        return self._revision if fresh else None
+
     def view(self, where: Filter) -> MilvusView:
         return MilvusView(expression(where), where.language)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -215,15 +216,26 @@ class Store:
 
     # Reading
 
-    def revision(self) -> int:
-        """The newest committed revision; costs microseconds while nothing has changed."""
-        with self._read_lock:
+    @overload
+    def revision(self) -> int: ...
+    @overload
+    def revision(self, *, wait: bool) -> int | None: ...
+    def revision(self, *, wait: bool = True) -> int | None:
+        """The newest committed revision; costs microseconds while nothing has changed.
+
+        Not to `wait` for another thread that is reading means None where there is one.
+        """
+        if not self._read_lock.acquire(blocking=wait):
+            return None
+        try:
             self._must_be_here()
             version = self._reader.execute("PRAGMA data_version").fetchone()[0]
             if version != self._seen_version:
                 row = self._reader.execute("SELECT value FROM meta WHERE key='revision'").fetchone()
                 self._seen_version, self._seen_revision = version, int(row[0])
             return self._seen_revision
+        finally:
+            self._read_lock.release()
 
     def count(self) -> int:
         return int(self._rows("SELECT count(*) FROM passages")[0][0])
