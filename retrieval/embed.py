@@ -89,7 +89,9 @@ class Model:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _embed(self, runner: Runner, texts: list[str]) -> Vectors:
-        encoded = self._tokenizer.encode_batch(texts)
+        # One by one, short texts take no more time than in a batch, which would wake threads for them.
+        few = len(texts) <= BATCH
+        encoded = [self._tokenizer.encode(text) for text in texts] if few else self._tokenizer.encode_batch(texts)
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), BATCH):
