@@ -7,6 +7,7 @@ separators between rules that its code leaves out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from prompt_opt.core import Frame, Principle
 
@@ -48,5 +49,6 @@ def _sorted(principles: Sequence[Principle]) -> list[Principle]:
     return sorted(principles, key=lambda p: p.id)
 
 
+@lru_cache(4096)  # it is asked for twice a request, and the same rules come back in the next
 def _flat(text: str) -> str:
     return " ".join(text.split())
