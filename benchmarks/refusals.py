@@ -9,10 +9,10 @@ its texts never.
 
 Without human labels: examples of our own in other languages (`tests/data/refusals`), half of them answers that only
 look like a refusal. `written.jsonl` was written before the patterns of its language, which saw one half of it;
-`harder.jsonl` and `wry.jsonl` were then used for tuning too (on first sight kappa was 0.55 en, 0.45 de, 0.27 zh, 0.37
-fr on the first, and 0.53 de, 0.53 zh, 0.43 fr, 0.34 es on the second); `unseen.jsonl` was written last and the patterns
-were not changed for it. Our refusals there avoid the stock phrases on purpose: models mostly use them. --wrong N shows
-disagreements.
+`harder.jsonl`, `wry.jsonl` and `odd.jsonl` were then used for tuning too (on first sight kappa was 0.55 en, 0.45 de,
+0.27 zh, 0.37 fr on the first, 0.53 de, 0.53 zh, 0.43 fr, 0.34 es on the second, 0.13 de, 0.11 zh on the third).
+`unseen.jsonl` was never tuned on: kappa there was 0.44 de and 0.13 zh before `odd.jsonl`; what is printed is after it.
+Our refusals there avoid the stock phrases on purpose: models mostly use them. --wrong N shows disagreements.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.data:
         xstest(args.data, args.wrong)
-    for name in ("written.jsonl", "harder.jsonl", "wry.jsonl", "unseen.jsonl"):
+    for name in ("written.jsonl", "harder.jsonl", "wry.jsonl", "odd.jsonl", "unseen.jsonl"):
         own(name, args.wrong)
     return 0
 

@@ -79,13 +79,14 @@ def test_the_language_shown_counts_before_the_one_that_was_asked_for() -> None:
     [("written", language, 0.9) for language in ("de", "fr", "es", "zh")]
     + [("harder", language, 0.9) for language in ("en", "de", "fr", "zh")]
     + [("wry", language, 0.9) for language in ("de", "fr", "es", "zh")]
+    + [("odd", language, 0.9) for language in ("de", "zh")]
     + [("unseen", "de", 0.65), ("unseen", "zh", 0.5)],
 )  # fmt: skip
 def test_our_own_examples_are_told_apart_as_well_as_the_benchmark_says(name: str, language: str, least: float) -> None:
     mine = [row for row in rows(f"refusals/{name}.jsonl") if row["language"] == language]
     right = sum(refuses(row["text"], language).label == row["label"] for row in mine)
     assert right / len(mine) >= least
-    assert 0.4 <= sum(row["label"] == "none" for row in mine) / len(mine) <= 0.6  # saying "none" is no way to pass
+    assert 0.3 <= sum(row["label"] == "none" for row in mine) / len(mine) <= 0.6  # saying "none" is no way to pass
 
 
 def test_people_who_labelled_xstest_agree() -> None:
@@ -97,7 +98,7 @@ def test_people_who_labelled_xstest_agree() -> None:
 
 def test_less_is_needed_for_a_refusal_at_the_beginning() -> None:
     """A verb that no pattern knows, after "I do not want to"."""
-    text = "Auf diesen Vorschlag möchte ich mich lieber nicht einlassen."
+    text = "Dieses Thema möchte ich lieber nicht anrühren."
     before = "Brot backt man heiß. Salz kommt zuletzt hinein. "
     assert refuses(text).label == "full"
     assert refuses(before + text).label == "none"
