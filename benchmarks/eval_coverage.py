@@ -12,7 +12,7 @@ line of a case, how often any of its comparisons came out so after Holm's correc
     wins                                a rate through `extra`, with ties (a half)
     completion_tokens, total_s          means with long tails: log-normal, sigma 0.5 and 0.9
 
-Ctrl-C or SIGTERM sums up what there is so far. About 8 minutes of one core.
+Ctrl-C or SIGTERM sums up what there is so far. Five minutes of one core.
 
 --methods instead: the intervals beside those that they replace, for rates by adding up every outcome. --served: the
 same over HTTP, with scripted engines that the evaluation's own sampling asks, and once by `trimtab eval` itself.
