@@ -164,9 +164,9 @@ def one(policy: str, arguments: argparse.Namespace) -> None:
                 others = later["others"] - threads["others"]
                 show(policy, sampler, count, spent, others, arguments)
                 status = 0
-            except BaseException:
-                traceback.print_exc()
             finally:
+                if (error := sys.exc_info()[1]) is not None:  # else nobody would see it
+                    traceback.print_exception(error)
                 sys.stdout.flush()
                 upstream.kill()
                 os._exit(status)
