@@ -6,6 +6,7 @@ A request for one of `lines` becomes a `Call`; everything else takes uvicorn's w
 from __future__ import annotations
 
 import asyncio
+import sys
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serve.call import Call
 
 Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
+_OFFER = (b"upgrade", b"connection", b"http2-settings")
 _HEAD_S = 30.0  # for a request's head to be complete
 _HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
 
@@ -24,6 +26,7 @@ class Protocol(HttpToolsProtocol):
     """One client's connection."""
 
     _outside = _inside = 0
+    _data = b""  # what is being read
     _begun = False  # a head that is not complete
     _late: asyncio.TimerHandle | None = None
 
@@ -41,7 +44,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._outside += len(data)
+        self._data = data
         super().data_received(data)
+        self._data = b""
         if self._begun and self._late is None:  # most heads come in one piece, and need no clock
             self._late = self.loop.call_later(_HEAD_S, self.transport.close)
         # Sixteen bytes around each of the body's are more than the smallest chunks need.
@@ -55,9 +60,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_time()
+        if self.parser.should_upgrade():
+            return  # and again, without the offer
         path, query = _split(self.url)
         line = self._lines.get((self.parser.get_method().decode("ascii"), path))
-        if line is None or self.parser.should_upgrade():
+        if line is None:
             return super().on_headers_complete()
         before = self.cycle
         keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
@@ -69,6 +76,25 @@ class Protocol(HttpToolsProtocol):
         else:  # pipelined: it waits for its turn
             self.flow.pause_reading()
             self.pipeline.appendleft((call, app))
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read a request again without its offer of another protocol, which is declined by answering (RFC 9110, 7.8).
+
+        Java's client offers HTTP/2 with each first request, and llhttp takes the body for that protocol's.
+        """
+        error = sys.exc_info()[1]
+        assert isinstance(error, httptools.HttpParserUpgrade)
+        rest, headers = self._data[error.args[0] :], [pair for pair in self.headers if pair[0] not in _OFFER]
+        if len(headers) == len(self.headers):  # CONNECT
+            return self.send_400_response("This is no tunnel.")
+        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self.parser = httptools.HttpRequestParser(self)
+        super().data_received(b"%s%s\r\n%s" % (line, head, rest))
 
     def on_body(self, body: bytes) -> None:
         self._outside -= len(body)

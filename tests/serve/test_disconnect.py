@@ -412,3 +412,23 @@ def test_a_server_that_stops_ends_its_streams_with_an_error(start: Any, upstream
         ended.join()
     assert b'"code":"shutting_down"' in answer
     assert b"[DONE]" not in answer
+
+
+@pytest.mark.parametrize("cut", [None, 20, 120, -1])
+async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(client: Client, cut: int | None) -> None:
+    """Java's HTTP client offers HTTP/2 with its first requests."""
+    offer = b"POST /x HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+    asked = offer + b"x-mine: 1\r\ncontent-length: 2\r\n\r\n{}"
+    for number in range(2):
+        for piece in (asked[:cut], asked[cut:]) if cut else (asked,):
+            client.protocol.data_received(piece)
+        await asyncio.sleep(0)
+        call = client.calls[-1]
+        assert await call.read(9) == b"{}"
+        assert call.header(b"x-mine") == "1"
+        call.reply(200, b"ok")
+        assert client.sent.count(b"\r\n\r\nok") == number + 1
+        await asyncio.sleep(0)
+    client.protocol.data_received(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n")
+    assert client.sent.count(b"HTTP/1.1 400") == 1
+    assert client.closed
