@@ -59,18 +59,10 @@ class Call:
         self._task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
         self._left = False
         # What uvicorn's protocol reads and writes of a cycle.
-        self.body_so_far = bytearray()
+        self.body = bytearray()  # so far
         self.more_body, self.disconnected, self.keep_alive = True, False, keep
 
     # -- as uvicorn's protocol sees it
-
-    @property
-    def body(self) -> bytearray:
-        return self.body_so_far
-
-    @body.setter
-    def body(self, value: bytearray) -> None:
-        self.body_so_far = value  # what `+=` comes to
 
     @property
     def message_event(self) -> Call:
@@ -118,7 +110,7 @@ class Call:
             ClientGone: it stops half-way.
         """
         check(self.headers, limit, json=json)
-        while self.more_body and not self.disconnected and len(self.body_so_far) <= limit:
+        while self.more_body and not self.disconnected and len(self.body) <= limit:
             if self._expect:
                 self._expect = False
                 self._wire.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -126,9 +118,9 @@ class Call:
             await self._news()
         if self.disconnected:
             raise ClientGone
-        if len(self.body_so_far) > limit:
+        if len(self.body) > limit:
             raise too_large(limit)
-        return bytes(self.body_so_far)
+        return bytes(self.body)
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes, self._head_size, self._headed, self._complete = 0, 0, False, False
         self._until_close, self._keep = False, True
         self._heard, self._paused = self._loop.time(), False
-        self.virgin = True  # of the response now awaited, not a byte has come
+        self.silent = True  # of the response now awaited, not a byte has come
         self.closed = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         """Send a request; `listener` hears the rest."""
         self._listener, self._headers, self._head_bytes, self._head_size = listener, [], 0, 0
         self._headed = self._complete = self._until_close = False
-        self.virgin, self._heard = True, self._loop.time()
+        self.silent, self._heard = True, self._loop.time()
         if body and len(body) > _LARGE:
             self._transport.writelines((head, body))
         else:
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._listener is None:  # nobody has asked for anything
             return self.abort()
-        self._heard, self.virgin = self._loop.time(), False
+        self._heard, self.silent = self._loop.time(), False
         if not self._headed:
             self._head_bytes += len(data)
         try:

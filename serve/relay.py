@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
 import ssl
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -83,7 +82,7 @@ class Relay:
                     await upstream.headed()
                     return upstream
                 except ConnectionError:
-                    if not connection.virgin or asyncio.get_running_loop().time() - began >= STALE_S:
+                    if not connection.silent or asyncio.get_running_loop().time() - began >= STALE_S:
                         raise
             connection = await self._connect(target.origin)
             upstream = Upstream(connection)
@@ -122,7 +121,7 @@ class Relay:
                     {"host": found[0][4][0], "port": port} if len(found) == 1 else {"sock": await _race(found)}
                 )
                 where |= {"ssl": context, "server_hostname": host if context is not None else None}
-                made = functools.partial(Connection, self._timeout_s, spare, lost)
+                made = partial(Connection, self._timeout_s, spare, lost)
                 connection: Connection = (await loop.create_connection(made, **where))[1]
         except TimeoutError as error:
             raise Unconnected from error

@@ -82,7 +82,8 @@ class Upstream:
         self._connection = connection
         self._parts: list[bytes] = []
         self._size = 0
-        self._ended, self._error = False, None  # type: bool, Exception | None
+        self._ended = False
+        self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
         # Told once, when nothing more is read of it; whether that is because the connection broke.
