@@ -319,7 +319,7 @@ class FakeUpstream:
     async def _answer(self, record: Recorded, writer: asyncio.StreamWriter) -> bool:
         """Answer while watching whether the client goes away. False: it has."""
         gone: asyncio.Event = writer.transport.get_protocol().gone  # type: ignore[attr-defined]
-        reply = asyncio.ensure_future(self._reply(record, Reply(record, writer)))
+        reply = asyncio.ensure_future(self._finish(record, Reply(record, writer)))
         watch = asyncio.ensure_future(gone.wait())
         try:
             await asyncio.wait({reply, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -328,11 +328,14 @@ class FakeUpstream:
             reply.cancel()
         with contextlib.suppress(asyncio.CancelledError, ConnectionError):
             await reply
-            record.window = "done"
             return True
         record.aborted_at = time.monotonic()
         self._notify()
         return False
+
+    async def _finish(self, record: Recorded, reply: Reply) -> None:
+        await self._reply(record, reply)
+        record.window = "done"  # in the turn of the last write: stopped in the next, it has said all
 
     async def _reply(self, record: Recorded, reply: Reply) -> None:
         path = record.path.split("?")[0]
