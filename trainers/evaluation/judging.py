@@ -11,8 +11,8 @@ from trainers.evaluation.arms import Arm
 from trainers.evaluation.aspects import Scores, score_aspects
 from trainers.evaluation.calibration import Calibration, calibrate
 from trainers.evaluation.core import Answer, Question
-from trainers.evaluation.identity import judge_is_arm, served
 from trainers.evaluation.judge import Verdict, judge_pairs, pairs
+from trainers.evaluation.kinship import judge_is_arm, served
 from trainers.evaluation.labelled import read_labelled
 from trainers.evaluation.plan import Plan
 from trainers.evaluation.preference import Preference, preference

@@ -21,8 +21,8 @@ from tests.upstream import FakeUpstream, Recorded, Reply
 from trainers import ask
 from trainers.evaluation.aspects import ASPECTS, read_marks, score_aspects
 from trainers.evaluation.core import Answer, Question
-from trainers.evaluation.identity import Served, judge_is_arm, served
 from trainers.evaluation.judge import Item, Verdict, compare, judge_pairs, pairs, quoted, read_mark, words
+from trainers.evaluation.kinship import Served, judge_is_arm, served
 from trainers.evaluation.preference import length_controlled, logistic, position_bias, preference, share, win_rate
 
 FENCED = re.compile(r"^(~{4,})\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
