@@ -150,7 +150,8 @@ def said(reply: httpx.Response) -> str:
         text = error["message"] if isinstance(error, dict) else error
     except (ValueError, KeyError, TypeError):
         text = reply.text
-    return " ".join(str(text).split())[:200] or "no reason given"
+    plain = "".join(c if c.isprintable() else " " for c in str(text))  # it is shown on a terminal
+    return " ".join(plain.split())[:200] or "no reason given"
 
 
 def retry_after(reply: httpx.Response) -> float | None:

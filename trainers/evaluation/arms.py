@@ -113,11 +113,22 @@ def read_arm(written: str | Mapping[str, Any], url: str = "", key_env: str = "")
     where = own_url or url
     if not where:
         raise ArmError(f"arm {shown!r}: no URL; give --url for the server whose policy it is, or NAME=URL#MODEL")
-    if urlsplit(where).scheme not in ("http", "https") or not urlsplit(where).hostname:
-        raise ArmError(f"arm {shown!r}: {where!r} is no http:// or https:// address")
+    _check_address(shown, where)
     key = told.get("key_env", "" if own_url and _origin(own_url) != _origin(url) else key_env)  # a key has one host
     name = told.get("name") or told.get("policy") or told.get("model") or _origin(where)
     return Arm(name, where, told.get("model", ""), told.get("policy", ""), key, decoding)
+
+
+def _check_address(shown: str, where: str) -> None:
+    try:
+        parts = urlsplit(where)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port, or of brackets
+        sound = False
+    if not sound:
+        raise ArmError(f"arm {shown!r}: {where!r} is no http:// or https:// address")
+    if parts.username or parts.password:  # run.json and the report show the address
+        raise ArmError("an arm's address holds a name or a password; put the key into a variable, and say key_env=NAME")
 
 
 def _origin(url: str) -> str:

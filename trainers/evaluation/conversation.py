@@ -94,9 +94,10 @@ def _sum(replies: Sequence[Reply], name: str) -> int | None:
 
 
 def _cached(replies: Sequence[Reply]) -> int | None:
-    return _total([(reply.usage.get("prompt_tokens_details") or {}).get("cached_tokens") for reply in replies])
+    details = [reply.usage.get("prompt_tokens_details") for reply in replies]
+    return _total([each.get("cached_tokens") if isinstance(each, Mapping) else None for each in details])
 
 
 def _total(counts: Sequence[Any]) -> int | None:
-    whole = [count for count in counts if isinstance(count, int)]
+    whole = [count for count in counts if type(count) is int and count >= 0]
     return sum(whole) if len(whole) == len(counts) else None

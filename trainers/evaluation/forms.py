@@ -13,6 +13,7 @@ from typing import Any
 from trainers.data import ShapeError, messages_of, preference
 from trainers.evaluation.choices import choices, is_choices
 from trainers.evaluation.core import Question
+from trainers.evaluation.shape import sound
 
 Row = Mapping[str, Any]
 EXPECT = ("refuse", "choices", "answer", "json", "language", "rules", "reference", "chosen", "rejected")
@@ -120,7 +121,38 @@ def _checked(row: Row, turns: tuple[str, ...], more: Row | None = None) -> Quest
     if "refuse" in row:
         asked["refuse"] = _truth(row["refuse"])
     system = row.get("system") or ""
-    return Question("", turns, system=str(system), expect={**asked, **(more or {}), **expect})
+    return Question("", turns, system=str(system), expect=_sound({**asked, **(more or {}), **expect}))
+
+
+def _sound(expect: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What can be measured by; a mistake in it dies here, and not when everything has been asked."""
+    for key, (what, holds) in _SOUND.items():
+        if key in expect and not holds(expect[key]):
+            raise ShapeError(f'"{key}" is {str(expect[key])[:60]!r}, not {what}')
+    if {"choices", "answer"} <= expect.keys() and expect["answer"] not in [letter for letter, _ in expect["choices"]]:
+        raise ShapeError(f'"answer" is {str(expect["answer"])[:60]!r}, which is none of the letters of the choices')
+    return expect
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value))
+
+
+_SOUND: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "refuse": ("true or false", lambda value: isinstance(value, bool)),
+    "choices": ("a list of [letter, text]", lambda value: isinstance(value, list | tuple) and bool(value) and all(
+        _are_texts(each) and len(each) == 2 for each in value)),
+    "json": ("true or a JSON schema", sound),
+    "language": ("a language's code, such as de", _is_text),
+    "rules": ("a list of ids", _are_texts),
+    "reference": ("a text, or one for each turn", lambda value: _is_text(value) or _are_texts(value)),
+    "chosen": ("a text", _is_text),
+    "rejected": ("a text", _is_text),
+}  # fmt: skip
 
 
 def _truth(value: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from trainers.data import ShapeError
 from trainers.evaluation.core import Question
 from trainers.evaluation.forms import ALSO, FORMS, Row
 from trainers.lines import DataError
-from trainers.rows import rows_of
+from trainers.rows import Placed, rows_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".jsonl.zst", ".ndjson.zst")
 _KIND = ("kind", "type", "category", "dataset", "group", "motivation_app")
@@ -31,7 +32,7 @@ def read_prompts(path: Path, form: str = "auto") -> list[Question]:
         raise DataError(f"{path}: prompts are one of {', '.join(SUFFIXES)}")
     questions: list[Question] = []
     seen: set[str] = set()
-    for number, (place, row) in enumerate(rows_of(str(path)), 1):
+    for number, (place, row) in enumerate(_rows(path), 1):
         if number == 1:
             form = _named(form) if form != "auto" else _found(row, place)
         try:
@@ -43,13 +44,28 @@ def read_prompts(path: Path, form: str = "auto") -> list[Question]:
             why = f"no {error}" if isinstance(error, KeyError) else str(error) or "a column is missing"
             raise DataError(f"{place}: not of the form {form} ({columns}): {why}") from None
         ident = next((str(row[key]) for key in _ID if row.get(key) not in (None, "")), str(number))
-        ident = ident if ident not in seen else f"{ident}~{number}"
+        while ident in seen:
+            ident = f"{ident}~{number}"
         seen.add(ident)
         kind = next((str(row[key]) for key in _KIND if row.get(key)), "")
         questions.append(replace(question, id=ident, kind=kind))
     if not questions:
         raise DataError(f"{path}: no prompts in it")
     return questions
+
+
+def _rows(path: Path) -> Iterator[Placed]:
+    """The file's rows, of which every text can be sent and kept."""
+    try:
+        for place, row in rows_of(str(path)):
+            try:
+                json.dumps(row, ensure_ascii=False, default=str).encode()
+            except UnicodeEncodeError as error:
+                half = ascii(error.object[error.start])
+                raise DataError(f"{place}: holds {half}, half a character, which no engine can be sent") from None
+            yield place, row
+    except RecursionError:
+        raise DataError(f"{path}: too deep to be prompts") from None
 
 
 def picked(questions: Sequence[Question], limit: int = 0, sample: int = 0, seed: int = 0) -> list[Question]:

@@ -137,6 +137,29 @@ def fits(value: Any, schema: Any) -> bool:
     return isinstance(value, bool) or value is None or _within(value, schema, "imum")
 
 
+def sound(schema: Any) -> bool:
+    """Whether `fits` can go by a schema: each keyword that it looks at has a value of the right kind."""
+    if isinstance(schema, bool):
+        return True
+    if not isinstance(schema, Mapping):
+        return False
+    types = schema.get("type", [])
+    names = [types] if isinstance(types, str) else types
+    lists = [schema.get(key, []) for key in ("required", "enum", "anyOf", "oneOf", "allOf")]
+    inner = schema.get("properties", {})
+    if not all(isinstance(each, list) for each in (names, *lists)) or not isinstance(inner, Mapping):
+        return False
+    numbers = [schema.get(end + what, 0) for end in ("min", "max") for what in ("Items", "Length", "imum")]
+    under = [schema.get("items", True), schema.get("additionalProperties", True), *inner.values()]
+    under += [each for some in lists[2:] for each in some]
+    return (
+        all(isinstance(name, str) and name in _TYPES for name in names)
+        and all(isinstance(name, str) for name in lists[0])
+        and all(isinstance(number, int | float) for number in numbers)
+        and all(map(sound, under))
+    )
+
+
 def _is(value: Any, name: str) -> bool:
     if isinstance(value, bool):
         return name == "boolean"

@@ -79,7 +79,7 @@ async def _events(reply: Reply, response: httpx.Response, started: float) -> Non
         reply.usage = usage or reply.usage
     if not ended and not reply.finish:
         raise Again("broke off in the middle of an answer")
-    reply.text = "".join(parts)
+    reply.text = whole("".join(parts))
 
 
 def _chunk(data: str) -> tuple[str, str, Mapping[str, Any]]:
@@ -90,7 +90,7 @@ def _chunk(data: str) -> tuple[str, str, Mapping[str, Any]]:
             raise Again(f"ended an answer with an error: {' '.join(json.dumps(event['error']).split())[:200]}")
         choice = (event.get("choices") or [{}])[0]
         text = (choice.get("delta") or {}).get("content") or ""
-        return str(text), str(choice.get("finish_reason") or ""), event.get("usage") or {}
+        return str(text), str(choice.get("finish_reason") or ""), _usage(event)
     except (ValueError, AttributeError, KeyError, IndexError, TypeError):
         raise Again(f"sent an event that is none: {data[:80]!r}") from None
 
@@ -99,10 +99,22 @@ def _whole(reply: Reply, response: httpx.Response) -> None:
     try:
         told = response.json()
         choice = told["choices"][0]
-        reply.text = str(choice["message"].get("content") or "")
-        reply.finish, reply.usage = str(choice.get("finish_reason") or "stop"), told.get("usage") or {}
+        reply.text = whole(str(choice["message"].get("content") or ""))
+        reply.finish, reply.usage = str(choice.get("finish_reason") or "stop"), _usage(told)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise Again("answered with no chat completion") from None
+
+
+def whole(text: str) -> str:
+    """The text with its halves of characters put together, and those that have no other half replaced: JSON can hold
+    them (a backslash, ud83d), and no file and no other request can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _usage(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What it says of tokens; nothing where that is not as OpenAI has it."""
+    usage = told.get("usage")
+    return usage if isinstance(usage, Mapping) else {}
 
 
 def stages(headers: Mapping[str, str]) -> dict[str, str]:

@@ -12,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tqdm import tqdm
 
 from tests.trainers.evaluation.scripted_engine import ScriptedEngine, told
 from tests.upstream import FakeUpstream
+from trainers import host
 from trainers.evaluation.arms import Arm, read_arm
+from trainers.evaluation.conversation import Speaker
 from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.measures import measured
 from trainers.evaluation.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
@@ -290,6 +293,34 @@ def test_a_stream_is_read_however_it_is_cut(tmp_path: Path, model: str) -> None:
     with FakeUpstream() as engine:
         asked = ask([read_arm(f"a={engine.url}#{model}")], tmp_path, [Question("q", ("Grüße aus 東京, alle!",))])
     assert asked.answers["a"][0].text == ("0 1 2 3 4 " if model == "stream-5" else "Grüße aus 東京, alle!")
+
+
+async def told_by(*events: dict[str, Any]) -> Answer:
+    """What an arm's answer is whose engine sends these events, word for word."""
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    reply = httpx.Response(200, text=body, headers={"content-type": "text/event-stream"})
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: reply)) as client:
+        return await Speaker(read_arm("a=http://e#m"), Host("e"), False).converse(client, QUESTIONS[0], 0, 0)
+
+
+async def test_halves_of_characters_are_put_together_or_replaced() -> None:
+    """An engine that cuts its answer between two UTF-16 units sends each half in an event of its own."""
+    texts = ["so \ud83d", "\ude42, but \ud83d alone"]
+    answer = await told_by(*({"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]} for text in texts))
+    assert answer.text == "so 🙂, but \ufffd alone"
+
+
+@pytest.mark.parametrize("usage", ["lots", [1], {"prompt_tokens": "9", "completion_tokens": -1},
+                                   {"prompt_tokens": True, "prompt_tokens_details": [1]}])  # fmt: skip
+async def test_tokens_that_are_told_in_a_strange_way_are_unknown(usage: Any) -> None:
+    last = {"choices": [], "usage": usage}
+    answer = await told_by({"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}]}, last)
+    assert (answer.text, answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == ("yes", *[None] * 3)
+
+
+def test_an_engines_words_do_nothing_to_the_terminal() -> None:
+    reply = httpx.Response(400, text=json.dumps({"error": {"message": "no\x1b[2J\n\u202eway \ud83d"}}))
+    assert host.said(reply) == "no [2J way"
 
 
 # ---------------------------------------------------------------- kill -9

@@ -188,6 +188,50 @@ def test_what_cannot_be_read_is_said_with_what_could(tmp_path: Path) -> None:
 def test_no_two_questions_have_one_id(tmp_path: Path) -> None:
     questions = read_prompts(rows(tmp_path, *({"id": "same", "prompt": p} for p in "abc")))
     assert [q.id for q in questions] == ["same", "same~2", "same~3"]
+    questions = read_prompts(rows(tmp_path, *({"id": ident, "prompt": "p"} for ident in ("a", "a~3", "a"))))
+    assert len({q.id for q in questions}) == 3
+
+
+@pytest.mark.parametrize(
+    ("expect", "message"),
+    [
+        ({"choices": 5, "answer": "A"}, "\"choices\" is '5', not a list of"),
+        ({"choices": [["A", "x"], ["B"]], "answer": "A"}, "not a list of"),
+        ({"choices": [["A", "x"], ["B", "y"]], "answer": "C"}, "none of the letters of the choices"),
+        ({"refuse": "yes"}, "\"refuse\" is 'yes', not true or false"),
+        ({"rules": 5}, '"rules" is'),
+        ({"rules": [5]}, '"rules" is'),
+        ({"language": 7}, '"language" is'),
+        ({"reference": {"a": 1}}, '"reference" is'),
+        ({"json": "an object"}, '"json" is'),
+        ({"json": {"type": "objct"}}, '"json" is'),
+        ({"json": {"required": "name"}}, '"json" is'),
+        ({"json": {"properties": {"a": {"minItems": "x"}}}}, '"json" is'),
+        ({"json": {"anyOf": [{"enum": 3}]}}, '"json" is'),
+    ],
+)
+def test_what_cannot_be_measured_by_dies_before_anything_is_asked(
+    tmp_path: Path, expect: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match="line 1: not of the form prompt") as error:
+        one(tmp_path, {"prompt": "p", "expect": expect})
+    assert message in str(error.value)
+
+
+def test_a_sound_expectation_passes(tmp_path: Path) -> None:
+    schema = {"type": ["object", "null"], "required": ["a"], "properties": {"a": {"minimum": 1}, "b": True}}
+    expect = {"json": schema, "rules": ["law-1"], "choices": [["A", "x"], ["B", "y"]], "answer": "B", "refuse": False}
+    assert one(tmp_path, {"prompt": "p", "expect": expect}).expect == expect
+
+
+def test_half_a_character_and_endless_nesting_are_refused_by_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"prompt": "whole \\ud83d\\ude42"}\n{"prompt": "half \\ud83d"}\n', "utf-8")
+    with pytest.raises(DataError, match=r"line 2: holds '\\ud83d', half a character"):
+        read_prompts(path)
+    path.write_text("[" * 100_000, "utf-8")
+    with pytest.raises(DataError, match="too deep"):
+        read_prompts(path)
 
 
 # ---------------------------------------------------------------- which of them
