@@ -8,6 +8,9 @@ decompression, proxies).
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -57,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._until_close, self._keep = False, True
         self._heard, self._paused = self._loop.time(), False
         self.silent = True  # of the response now awaited, not a byte has come
+        self.taken = True  # the engine has all of the request, for all we know
         self.closed = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -66,7 +70,7 @@ class Connection(asyncio.Protocol):
         """Send a request; `listener` hears the rest."""
         self._listener, self._headers, self._head_bytes, self._head_size = listener, [], 0, 0
         self._headed = self._complete = self._until_close = False
-        self.silent, self._heard = True, self._loop.time()
+        self.silent, self.taken, self._heard = True, True, self._loop.time()
         if body and len(body) > _LARGE:
             self._transport.writelines((head, body))
         else:
@@ -116,8 +120,14 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._finish(None)
 
+    def eof_received(self) -> None:  # under TLS uvloop does not say it: then the request counts as taken
+        if self._listener is not None and self.silent and _untaken(self._transport):
+            self.taken = False
+
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
+        if error is not None:  # a reset, as a kernel sends for what has not been read
+            self.taken = False
         self._lost(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -183,10 +193,23 @@ class Connection(asyncio.Protocol):
             return
         if error is None and self._complete:
             self._heard = self._loop.time()
-            if self.closed or not self._keep:
+            if self._transport.get_write_buffer_size():  # an engine that refuses a body may never read the rest
+                self.closed = True
+                self._transport.abort()
+            elif self.closed or not self._keep:
                 self.closed = True
                 self._transport.close()
             else:
                 self.resume()
                 self._spare(self)
         listener.end(error)
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that were sent and that the other end's kernel has not acknowledged.
+
+    An engine that closes an idle connection has not acknowledged the request that crosses this on its way. One that
+    closes upon a request that it has not read resets the connection. What is left has read it.
+    """
+    sent = transport.get_extra_info("socket").fileno()
+    return int(struct.unpack("i", fcntl.ioctl(sent, termios.TIOCOUTQ, bytes(4)))[0])

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from serve.connection import Connection
 from serve.upstream import FAILURES, Refused, Unconnected, Upstream, upstream_error
 
+_LONG_URL = 512
 STALE_S = 1.0  # a pooled connection that the engine had closed shows it within a round trip
 _NEXT_ADDRESS_S = 0.25  # the wait before another address of a name is tried beside the first (RFC 8305)
 
@@ -64,12 +65,14 @@ class Relay:
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Upstream:
         """Send a request and return when the response's headers are in. Raises an UpstreamError.
 
-        A request that met a pooled connection which the engine had closed is sent once more, over a new one.
+        A request that met a pooled connection which the engine had closed is sent once more, over a new one; one that
+        the engine took before it closed is not.
         """
         if self._closed:
             raise Refused(ConnectionAbortedError("the relay is closed"))
         try:
-            target = _target(method, url)
+            # A client's query may be long, and no two the same: that is nothing to remember.
+            target = (_target if len(url) < _LONG_URL else _target.__wrapped__)(method, url)
         except ValueError as error:  # UnicodeError too, for a name that is none
             raise Refused(error) from error
         head = _head(target.line, headers, body)
@@ -82,7 +85,8 @@ class Relay:
                     await upstream.headed()
                     return upstream
                 except ConnectionError:
-                    if not connection.silent or asyncio.get_running_loop().time() - began >= STALE_S:
+                    late = asyncio.get_running_loop().time() - began >= STALE_S
+                    if not connection.silent or connection.taken or late:
                         raise
             connection = await self._connect(target.origin)
             upstream = Upstream(connection)

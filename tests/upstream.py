@@ -217,8 +217,8 @@ class Reply:
 class FakeUpstream:
     """The engine, in a thread of its own: `with FakeUpstream() as upstream: … upstream.url …`.
 
-    `close_reused` makes it close a connection on which a second request arrives, unanswered and unrecorded, as an
-    engine does whose keep-alive runs out at that moment; `dropped` counts these.
+    `close_reused` makes it reset a connection on which a second request arrives, unanswered and unrecorded, as the
+    kernel of an engine does that closes it at that moment without having read it; `dropped` counts these.
     """
 
     def __init__(self, port: int = 0, *, close_reused: bool = False) -> None:
@@ -303,9 +303,11 @@ class FakeUpstream:
         try:
             for served in range(10**9):
                 record = await read_request(reader, number)
-                if record is None or (served and self.close_reused):
-                    self.dropped += record is not None
+                if record is None:
                     return
+                if served and self.close_reused:
+                    self.dropped += 1
+                    Reply(record, writer).hang_up(reset=True)
                 self.requests.append(record)
                 self._notify()
                 if not await self._answer(record, writer):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import select
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,7 +25,7 @@ import uvloop
 from serve import relay as serve_relay
 from serve.connection import Closed, Malformed
 from serve.headers import request_headers, response_headers
-from serve.relay import Relay
+from serve.relay import Relay, _target
 from serve.upstream import (
     FAILURES,
     Died,
@@ -593,7 +595,61 @@ async def test_request_on_a_new_connection_is_sent_once(relay: Relay) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize(("pause", "part"), [(1.2, b""), (0.0, b"HTTP/1.1 200 OK\r\nx-")])
+@pytest.mark.parametrize("unread", [False, True])
+async def test_request_that_crosses_its_connections_end_is_sent_again(relay: Relay, unread: bool) -> None:
+    """The engine closes before the request reaches it, or upon a request that it has not read."""
+    ok, seen = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", []
+    answered = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        for number in range(2):
+            sock, _ = listener.accept()
+            seen.append(sock.recv(65536))
+            sock.sendall(ok)
+            if not number and unread:
+                select.select([sock], [], [], 5)
+            sock.close()
+            answered.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        engine = threading.Thread(target=serve, args=(listener,))
+        engine.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        assert await (await relay.send("POST", url, {}, b"{}")).read(10) == b"ok"
+        if not unread:
+            answered.wait(5)  # on the loop's own thread, which must not see the end before it sends again
+        assert await (await relay.send("POST", url, {}, b"{}")).read(10) == b"ok"
+        engine.join()
+    assert len(seen) == 2
+
+
+async def test_a_refusal_before_all_was_sent_ends_the_connection(relay: Relay) -> None:
+    """What stands in it still would be before the next request."""
+    connections = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await asyncio.sleep(0.5)
+
+    async with wire(serve) as url:
+        for _ in range(2):
+            answer = await relay.send("POST", url, {}, bytes(2**24))
+            assert (answer.status, await answer.read(10)) == (413, b"no")
+    assert len(connections) == 2
+
+
+async def test_long_urls_are_not_remembered(relay: Relay, upstream: FakeUpstream) -> None:
+    before = _target.cache_info().currsize
+    answer = await relay.send("GET", f"{upstream.url}/v1/models?{'x' * 9000}", {}, None)
+    assert answer.status == 200
+    assert _target.cache_info().currsize == before
+    answer.abort()
+
+
+@pytest.mark.parametrize(("pause", "part"), [(1.2, b""), (0.2, b""), (0.0, b""), (0.0, b"HTTP/1.1 200 OK\r\nx-")])
 async def test_reused_connection_that_worked_on_the_request_is_not_retried(
     relay: Relay, pause: float, part: bytes
 ) -> None:
