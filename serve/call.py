@@ -35,6 +35,9 @@ class Wire(Protocol):
     def on_response_complete(self) -> None:
         """The next request may begin."""
 
+    def linger(self) -> None:
+        """Close, once a client that is still sending has had time to take its answer."""
+
 
 class Call:
     """A request and its answer, straight on uvicorn's protocol, which sees in it the cycle that it would make itself.
@@ -46,14 +49,25 @@ class Call:
     all of it is, `events` whether it is a stream of events (so an error can be its last one).
     """
 
+    bodiless = False  # HEAD: an answer has no body
+
     def __init__(
-        self, wire: Wire, path: str, query: bytes, headers: Sequence[tuple[bytes, bytes]], *, keep: bool, expect: bool
+        self,
+        wire: Wire,
+        path: str,
+        query: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        keep: bool,
+        expect: bool,
+        old: bool = False,
     ) -> None:
+        """`keep` the connection afterwards; the client `expect`s a 100; it speaks HTTP/1.0, which is `old`."""
         self.path, self.query, self.headers = path, query, headers
         self.started = self.ended = self.events = False
         self.status = 0
         self.extra: list[tuple[bytes, bytes]] = []  # headers of ours that every answer to this call carries
-        self._wire, self._expect = wire, expect
+        self._wire, self._expect, self._old = wire, expect and not old, old
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
@@ -67,6 +81,10 @@ class Call:
     @property
     def message_event(self) -> Call:
         return self  # whose `set` it calls; as an attribute it would be a cycle for the collector to find
+
+    @property
+    def response_started(self) -> bool:
+        return self.started
 
     @property
     def response_complete(self) -> bool:
@@ -90,7 +108,10 @@ class Call:
             if not self.started:
                 self.fail(ApiError("an internal error; the server's log has it", code="internal_error"))
         if not self.ended and not self.disconnected:
-            self._wire.transport.close()
+            if self.started and self._old:  # to which an orderly end would be the answer's
+                self._wire.transport.abort()
+            else:
+                self._wire.transport.close()
 
     # -- what came
 
@@ -187,7 +208,7 @@ class Call:
     def reply(self, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
         """Send a whole answer."""
         head = self._head(status, headers, len(body))
-        self._end(head if status in _BODILESS else head + body)
+        self._end(head if self.bodiless or status in _BODILESS else head + body)
 
     def fail(self, error: ApiError) -> None:
         """Send an error: as the answer, or, where a stream of events has begun, as its last one.
@@ -201,13 +222,14 @@ class Call:
             self.end(error.event())
 
     def _head(self, status: int, headers: Headers, length: int | None = None) -> bytes:
-        self.started, self.status = True, status
+        if self._expect and self.more_body:  # it may or may not send its body now
+            self.keep_alive = False
         pairs = [*headers, *self.extra]
         if status in _BODILESS:
             pass
         elif length is not None:
             pairs.append((b"content-length", b"%d" % length))
-        elif header(pairs, b"content-length") is None:
+        elif not self._old and header(pairs, b"content-length") is None:
             self._chunked = True
             pairs.append((b"transfer-encoding", b"chunked"))
         if not self.keep_alive:
@@ -215,14 +237,19 @@ class Call:
         lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
         if lines.count(b"\n") != len(pairs) or lines.count(b"\r") != len(pairs):
             raise ValueError("a header holds a line's end")
-        return b"%s%s\r\n" % (STATUS_LINE[status], lines)
+        head = b"%s%s\r\n" % (STATUS_LINE[status], lines)
+        self.started, self.status = True, status
+        return head
 
     def _end(self, last: bytes) -> None:
         self._write(last)
         self.ended = True
         if not self.disconnected:
             if not self.keep_alive:
-                self._wire.transport.close()
+                if self.more_body:
+                    self._wire.linger()
+                else:
+                    self._wire.transport.close()
             self._wire.on_response_complete()
 
     def _write(self, data: bytes) -> None:

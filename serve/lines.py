@@ -43,10 +43,21 @@ def lines(service: Callable[[], Service]) -> Lines:
         body, well = readiness(service())
         call.reply(200 if well else 503, msgspec.json.encode(body))
 
+    def head(line: Callable[[Call], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
+        """The same without the body."""
+
+        def bare(call: Call) -> Awaitable[None]:
+            call.bodiless = True
+            return line(call)
+
+        return bare
+
     posts = {CHAT: travel(chat_completions)} | dict.fromkeys(RELAYED, travel(relayed))
     return {("POST", path): line for path, line in posts.items()} | {
         ("GET", "/healthz"): alive,
         ("GET", "/readyz"): ready,
+        ("HEAD", "/healthz"): head(alive),
+        ("HEAD", "/readyz"): head(ready),
     }
 
 

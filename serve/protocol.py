@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import sys
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.call import Call
+from serve.errors import BadRequest
 
 Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 _HEAD_S = 30.0  # for a request's head to be complete
+_LINGER_S = 10.0  # for a client that is still sending to take the answer that it gets instead
 _HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
 
 
@@ -29,6 +31,7 @@ class Protocol(HttpToolsProtocol):
     _data = b""  # what is being read
     _begun = False  # a head that is not complete
     _late: asyncio.TimerHandle | None = None
+    _ahead: Sequence[Any] = ()  # requests before the last one, where some came pipelined
 
     def __init__(self, lines: Lines, **settings: Any) -> None:
         super().__init__(**settings)
@@ -40,15 +43,26 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
+        for cycle in self._ahead:  # uvicorn tells the last one only
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         self._outside += len(data)
         self._data = data
         super().data_received(data)
         self._data = b""
-        if self._begun and self._late is None:  # most heads come in one piece, and need no clock
-            self._late = self.loop.call_later(_HEAD_S, self.transport.close)
+        if self._late is None:
+            if self._begun:  # most heads come in one piece, and need no clock
+                self._late = self.loop.call_later(_HEAD_S, self.transport.close)
+            elif self.timeout_keep_alive_task is None and self.cycle is not None and self.cycle.response_complete:
+                # What came begins no request, and has stopped the clock all the same.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
         # Sixteen bytes around each of the body's are more than the smallest chunks need.
         if self._outside > _HEAD_BYTES + 16 * self._inside and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
@@ -64,18 +78,24 @@ class Protocol(HttpToolsProtocol):
             return  # and again, without the offer
         path, query = _split(self.url)
         line = self._lines.get((self.parser.get_method().decode("ascii"), path))
-        if line is None:
-            return super().on_headers_complete()
         before = self.cycle
-        keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue)
-        self.cycle = call
-        app: Any = line
-        if before is None or before.response_complete:
-            self._start_asgi_task(call, app)
-        else:  # pipelined: it waits for its turn
-            self.flow.pause_reading()
-            self.pipeline.appendleft((call, app))
+        waits = before is not None and not before.response_complete  # pipelined
+        if waits:
+            self._ahead = [*(cycle for cycle in self._ahead if not cycle.response_complete), before]
+        if line is None:
+            super().on_headers_complete()
+        else:
+            old = self.parser.get_http_version() < "1.1"
+            keep = not old and self.parser.should_keep_alive()
+            call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue, old=old)
+            self.cycle = call
+            app: Any = line
+            if waits:
+                self.flow.pause_reading()
+                self.pipeline.appendleft((call, app))
+            else:
+                self._start_asgi_task(call, app)
+        self.headers = []  # for trailers, which are nobody's: as headers they could say what was decided without them
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
@@ -94,7 +114,43 @@ class Protocol(HttpToolsProtocol):
         head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
         line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self.parser = httptools.HttpRequestParser(self)
-        super().data_received(b"%s%s\r\n%s" % (line, head, rest))
+        self._data = b"%s%s\r\n%s" % (line, head, rest)
+        super().data_received(self._data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, after the answers that are still due, and hear no more on this connection."""
+        if isinstance(self.parser, _Deaf):
+            return
+        self.parser = _Deaf()  # type: ignore[assignment]
+        self._in_time()
+        error, refusal = BadRequest(msg, code="invalid_http"), Call(self, "", b"", (), keep=False, expect=False)
+        refusal.more_body = False
+        last: Any = self.cycle
+        self.cycle = refusal  # type: ignore[assignment]
+        if last is None or last.response_complete:
+            return refusal.fail(error)
+        self._ahead = [*self._ahead, last]
+        if last.more_body:  # then it is its body that is broken
+            if self.pipeline and self.pipeline[0][0] is last:
+                self.pipeline.popleft()
+            elif last.response_started:
+                return self.transport.close()
+            else:
+                last.disconnected = True
+                last.message_event.set()
+                return refusal.fail(error)
+
+        async def refuse(call: Call) -> None:
+            call.fail(error)
+
+        self.pipeline.appendleft((refusal, refuse))  # type: ignore[arg-type]
+
+    def linger(self) -> None:
+        """Close, but not upon a client that is still sending: a reset would take the answer from it."""
+        self.parser = _Deaf()  # type: ignore[assignment]
+        self.transport.write_eof()
+        self._in_time()
+        self._late = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def on_body(self, body: bytes) -> None:
         self._outside -= len(body)
@@ -106,6 +162,13 @@ class Protocol(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+
+class _Deaf:
+    """In a parser's place, where nothing that comes matters any more."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Forget it."""
 
 
 def _split(url: bytes) -> tuple[str, bytes]:

@@ -25,6 +25,7 @@ from serve.upstream import Upstream, UpstreamError
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 DONE = b"data: [DONE]\n\n"
+_BOM = b"\xef\xbb\xbf"  # which a stream may begin with
 _REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
 _EVENT_LIMIT = 8 * 2**20  # bytes of one event of a stream
 _TAIL = 16384  # bytes kept of a stream's end: where its finish reason, usage and [DONE] are
@@ -133,7 +134,10 @@ async def _pass_events(call: Call, record: Record, engine: LiveEngine, upstream:
     elif not ended and not finished and record.path in (CHAT, TEXT):
         _end_event(call, tail)
         raise failed(engine, UpstreamError(message="the stream ended before its answer did"))
-    call.end(b"" if ended or failure is not None or engine.sends_done else DONE)
+    if ended or failure is not None or engine.sends_done:
+        return call.end()
+    _end_event(call, tail)
+    call.end(DONE)
 
 
 def _end_event(call: Call, tail: bytes) -> None:
@@ -223,6 +227,8 @@ async def _events(upstream: Upstream) -> AsyncGenerator[bytes, None]:
     buffer, data = b"", []
     async with aclosing(_lines(upstream)) as lines:
         async for line in lines:
+            if line.startswith(_BOM):
+                line = line.removeprefix(_BOM)
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
             if line or not data:

@@ -38,9 +38,9 @@ class Service:
 async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "") -> Upstream:
     """Send to the engine; an UpstreamError becomes an answer for the client.
 
-    So do two answers that are not for the client: a redirect, which would lead it (and its key) around us, and a word
-    on our own API key, parts of which engines like to quote. `prefix` names the constant part of the prompt, for an
-    engine that is several.
+    So do answers that are not for the client: a redirect, which would lead it (and its key) around us, a word on our
+    own API key, parts of which engines like to quote, and a status that is none. `prefix` names the constant part of
+    the prompt, for an engine that is several.
     """
     anonymous = not service.config.keys and engine.key is None
     headers = request_headers(call.headers, engine.key, authorization=anonymous)
@@ -49,13 +49,18 @@ async def send(service: Service, call: Call, engine: LiveEngine, path: str, body
         upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
     except UpstreamError as error:
         raise failed(engine, error) from error
-    if 300 <= upstream.status < 400:
-        upstream.abort()
-        raise failed(engine, UpstreamError(message=f"It redirects ({upstream.status}): configure its final URL."))
-    if upstream.status == 401 and engine.key is not None:
-        upstream.abort()
-        raise failed(engine, UpstreamError(message="It refuses the API key that this server has for it."))
-    return upstream
+    if upstream.status < 300:
+        return upstream
+    if upstream.status < 400:
+        why = f"It redirects ({upstream.status}): configure its final URL."
+    elif upstream.status == 401 and engine.key is not None:
+        why = "It refuses the API key that this server has for it."
+    elif upstream.status > 599:
+        why = f"It answered {upstream.status}, which is no status of HTTP."
+    else:
+        return upstream
+    upstream.abort()
+    raise failed(engine, UpstreamError(message=why))
 
 
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:

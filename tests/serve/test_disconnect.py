@@ -197,7 +197,7 @@ class Client:
 
     def __init__(self) -> None:
         self.sent = b""
-        self.closed = self.aborted = False
+        self.closed = self.aborted = self.half = False
         self.calls: list[Call] = []
         self.answered = asyncio.Event()
         config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
@@ -229,6 +229,9 @@ class Client:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def write_eof(self) -> None:
+        self.half = True
 
     def is_closing(self) -> bool:
         return self.closed or self.aborted
@@ -386,6 +389,100 @@ async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None
     assert await reading == b"{}"
 
 
+async def test_who_asks_first_and_is_refused_is_not_waited_for(client: Client) -> None:
+    """It may send its body now, or its next request in the body's place."""
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 60\r\n\r\n")
+    await asyncio.sleep(0)
+    client.calls[-1].reply(401, b"no")
+    assert b"connection: close\r\n" in client.sent
+    assert (client.half, client.closed) == (True, False)
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\n\r\n")
+    await asyncio.sleep(0)
+    assert len(client.calls) == 1
+
+
+async def test_trailers_are_no_headers(client: Client) -> None:
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\nx-a: 1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n")
+    await asyncio.sleep(0)
+    client.protocol.data_received(b"0\r\nauthorization: Bearer late\r\nx-trimtab-policy: late\r\n\r\n")
+    call = client.calls[-1]
+    assert await call.read(9) == b"{}"
+    assert [name for name, _ in call.headers] == [b"x-a", b"transfer-encoding"]
+
+
+async def test_leaving_is_told_to_every_request_of_a_pipeline(client: Client) -> None:
+    first = await client.call()
+    await client.call()
+    await client.call()
+    asyncio.get_running_loop().call_later(0.02, client.leave)
+    with pytest.raises(ClientGone), first:
+        await asyncio.sleep(5)
+
+
+@pytest.mark.parametrize("body", [None, b"3\r\nab"])
+async def test_nothing_is_written_into_an_answer_that_has_begun(client: Client, body: bytes | None) -> None:
+    first = await client.call()
+    first.start(200, [])
+    first.feed(b"one")
+    if body is not None:
+        client.protocol.data_received(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + body)
+    client.protocol.data_received(b"no HTTP\r\n\r\n")
+    client.protocol.data_received(b"no HTTP\r\n\r\n" * 9999)
+    first.end(b"two")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    answer, _, refusal = client.sent.partition(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert refusal.startswith(b"HTTP/1.1 400")
+    assert client.sent.count(b"HTTP/1.1") == 2
+    assert client.closed
+    assert len(client.calls) == 1
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"x"])
+async def test_a_connection_that_asks_nothing_more_is_closed_all_the_same(client: Client, rest: bytes) -> None:
+    call = await client.call(b"", 0 if rest == b"\r\n" else 9)
+    call.reply(200, b"")
+    assert client.protocol.timeout_keep_alive_task is not None
+    client.protocol.data_received(rest)
+    assert client.protocol.timeout_keep_alive_task is not None
+
+
+async def test_a_connection_that_was_reset_leaves_no_timer(client: Client) -> None:
+    call = await client.call()
+    call.reply(200, b"")
+    timer = client.protocol.timeout_keep_alive_task
+    assert timer is not None
+    client.leave()
+    assert timer.cancelled()
+
+
+async def test_an_old_client_gets_no_chunks_and_no_end_that_is_none(client: Client) -> None:
+    for ends in (True, False):
+        it = Client()
+        it.protocol.data_received(b"POST /x HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n{}")
+        await asyncio.sleep(0)
+        call = it.calls[-1]
+        assert await call.read(9) == b"{}"
+        call.start(200, [])
+        call.feed(b"one")
+        if ends:
+            call.end(b"two")
+        it.answered.set()
+        await asyncio.gather(*it.protocol.tasks)
+        assert it.sent == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\none" + b"two" * ends
+        assert (it.closed, it.aborted) == (ends, not ends)
+
+
+async def test_a_bug_in_the_head_of_an_answer_is_a_500(client: Client) -> None:
+    async def line(call: Call) -> None:
+        call.reply(200, b"", [(b"x", b"1\r\nset-cookie: a=b")])
+
+    call = await client.call()
+    await call.run_asgi(line)
+    assert client.sent.startswith(b"HTTP/1.1 500 ")
+
+
 async def test_a_line_that_ends_without_an_answer_breaks_the_connection(client: Client) -> None:
     await client.call()
     client.answered.set()
@@ -429,6 +526,14 @@ async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(cli
         call.reply(200, b"ok")
         assert client.sent.count(b"\r\n\r\nok") == number + 1
         await asyncio.sleep(0)
+    client.protocol.data_received(asked + asked)  # the second waits behind the first
+    for _ in range(2):
+        await asyncio.sleep(0)
+        call = client.calls[-1]
+        assert await call.read(9) == b"{}"
+        call.reply(200, b"ok")
+    assert client.sent.count(b"\r\n\r\nok") == 4
+    await asyncio.sleep(0)
     client.protocol.data_received(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n")
     assert client.sent.count(b"HTTP/1.1 400") == 1
     assert client.closed

@@ -182,6 +182,56 @@ def test_no_head_or_trailer_can_fill_the_memory(served: Served, name: str) -> No
     assert httpx.get(f"{served.url}/healthz", verify=False).is_success
 
 
+GOOD = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+NO_HTTP = {
+    "words": b"hello there\r\n\r\n",
+    "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "two framings": b"POST /healthz HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"POST /healthz HTTP/1.1\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcde",
+    "bare newlines": b"GET /healthz HTTP/1.1\nhost: x\n\n",
+    "a folded header": b"GET /healthz HTTP/1.1\r\nx-a: b\r\n c\r\n\r\n",
+    "a path beyond ascii": b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a broken chunk": CHUNKED + b"\r\n{}zz",
+}
+
+
+@pytest.mark.parametrize("before", [b"", GOOD, GOOD * 2], ids=len)
+@pytest.mark.parametrize("name", NO_HTTP)
+def test_what_is_no_http_is_refused_in_its_turn(served: Served, name: str, before: bytes) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as sock:
+        sock.sendall(before + NO_HTTP[name])
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+    *good, refused = answer.split(b"HTTP/1.1 ")[1:]
+    assert [text[:3] for text in good] == [b"200"] * (len(before) // len(GOOD))
+    head, _, body = refused.partition(b"\r\n\r\n")
+    assert head.startswith(b"400 ")
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+def test_who_is_still_sending_hears_why_the_connection_ends(served: Served) -> None:
+    """A close upon what has not been read would be a reset, which takes the answer away."""
+    host, port = served.url.removeprefix("http://").split(":")
+    length = 2**23
+    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=5) as sock:
+        sock.sendall(head.encode() + bytes(length))
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in answer
+
+
+async def test_health_is_told_to_who_wants_no_body(http: httpx.AsyncClient) -> None:
+    answer, whole = await http.head("/healthz"), await http.get("/healthz")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == whole.headers["content-length"]
+    assert (await http.head("/readyz")).status_code in (200, 503)
+
+
 async def test_a_body_in_the_smallest_chunks_is_no_flood(http: httpx.AsyncClient) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for byte in json.dumps(chat("x" * 2_000)).encode():
@@ -443,6 +493,7 @@ async def test_events_in_any_legal_spelling_are_understood(behind: tuple[int, Se
         + b"\r\n\r\ndata: [DONE]\r\n\r\n",
         b"data: " + first[:split] + b"\ndata: " + first[split:] + b"\n\ndata: " + last + b"\n\ndata: [DONE]",
         b"data: " + first + b"\n\ndata: " + last,  # no [DONE], no last newline
+        b"\xef\xbb\xbfdata: " + first + b"\n\ndata: " + last + b"\n\ndata: [DONE]\n\n",
     ):
         rude.says(stream, "text/event-stream; charset=utf-8")
         whole = await ask(behind, "rude-base")
@@ -494,6 +545,13 @@ async def test_redirects_and_words_on_our_key_stay_here(behind: tuple[int, Serve
         answer = await ask(behind, policy)
         assert "refuses the API key" in error(answer, 502)["message"]
         assert "sk-ru" not in answer.text
+
+
+@pytest.mark.parametrize("status", [600, 999])
+async def test_a_status_that_is_none_is_a_502(behind: tuple[int, Served], rude: Rude, status: int) -> None:
+    rude.says(b"{}", status=f"{status} Odd")
+    for policy in ("rude", "rude-base"):
+        assert str(status) in error(await ask(behind, policy), 502, "upstream_failed")["message"]
 
 
 async def test_headers_of_an_engine_are_cleaned(behind: tuple[int, Served], rude: Rude) -> None:
