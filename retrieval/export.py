@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 log = logging.getLogger(__name__)
-FORM = 2  # of what the cache holds; another number means: export anew
+FORM = 3  # of what the cache holds; another number means: export anew
+OPSET = 23  # the first in which attention is one node
 SAME = 0.999  # the least cosine, over every sample, at which an export is kept
 BLOCK = 16  # weights with one scale; at 32 the cosine of a short query can fall below SAME
 SAMPLES = (
@@ -173,7 +174,8 @@ def _to_onnx(reference: TorchRunner, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Unit(reference.model), (ids, torch.ones_like(ids)), path, dynamo=True, verbose=False,
+            Unit(reference.model), (ids, torch.ones_like(ids)), path, dynamo=True, opset_version=OPSET,
+            verbose=False,
             input_names=["ids", "mask"], output_names=["vectors"], external_data=False,
             dynamic_shapes={"ids": axes, "mask": axes},
         )  # fmt: skip

@@ -166,9 +166,10 @@ class _Asking:
 
 
 def _read(reply: httpx.Response) -> Answer | None:
+    """The answer; one without content (null: a model that thought until its tokens were gone) has no text."""
     try:
         choice = reply.json()["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    return Answer(text, str(finish or "stop")) if isinstance(text, str) else None
+    return Answer(text or "", str(finish or "stop")) if isinstance(text, str | None) else None

@@ -60,6 +60,7 @@ def _labelled(row: object, place: str) -> Labelled:
     if not isinstance(row, dict):
         raise DataError(f"{place}: not a JSON object")
     try:
+        json.dumps(row, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError: half a character
         if "annotator1" in row:
             people = tuple(_PANDALM[row[f"annotator{i}"]] for i in (1, 2, 3))
             asked = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else str(row["instruction"])
