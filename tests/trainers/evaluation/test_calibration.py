@@ -72,6 +72,7 @@ def test_our_own_lines_are_read(tmp_path: Path) -> None:
     ("", "no pairs"), ("[{]", "not JSON"), ('{"prompt": "x"}', r"line 1: no 'before'"), ("\n\nno", "line 3: not JSON"),
     ('{"prompt": "x", "before": "a", "after": "b", "people": ["better"]}', "valid are win, loss, tie"),
     ('[{"annotator1": 3}]', "row 1: no 3, or a label"), ("[3]", "row 1: not a JSON object"),
+    ('{"prompt": "half \\ud83d", "before": "a", "after": "b", "people": ["win"]}', "line 1: .*surrogates"),
     ('{"prompt": "x", "before": 1, "after": "b", "people": ["win"]}', "line 1"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, told: str) -> None:

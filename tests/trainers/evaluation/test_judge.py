@@ -165,6 +165,22 @@ def test_a_pair_that_the_engine_refuses_is_counted_as_that(tmp_path: Path) -> No
     assert (found.refused, found.unreadable, found.wins) == (1, 0, 2)
 
 
+class _Speechless(FakeUpstream):
+    """An engine whose model thinks until its tokens are gone, when it is asked about what is odd."""
+
+    async def _generate(self, chat: bool, body: dict[str, Any], reply: Reply) -> None:
+        text = None if "odd" in json.dumps(body) else "[BETTER] tie"
+        message = {"role": "assistant", "content": text}
+        await reply.json({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+
+def test_a_judge_that_says_nothing_of_one_pair_is_unreadable_there_and_goes_on(tmp_path: Path) -> None:
+    with _Speechless() as judge:
+        verdicts = judge_pairs(engine(judge.url), [item("x", "y"), item("odd", "y"), item("x", "z")], tmp_path)
+    assert [v.outcome for v in verdicts] == ["tie", "", "tie"]
+    assert len(judge.posts) == 6
+
+
 def test_a_judge_that_dies_is_asked_only_for_what_is_missing(tmp_path: Path) -> None:
     items = [item("x", "Better. y", f"q{i}") for i in range(5)]
     with judging(habits()) as judge:
