@@ -19,7 +19,8 @@ from prompt_opt.gate_language import lexicon, size
 from prompt_opt.gate_rules import Limits, Similarity
 from prompt_opt.gate_sense import overlap
 from prompt_opt.rewrite_cache import RewriteCache, cache_key
-from prompt_opt.rewriter import Candidate, Form, Rewriter, Turn
+from prompt_opt.rewriter import Rewriter
+from prompt_opt.template import Candidate, Form, Turn
 
 _EARLY_S = 0.002  # how early a timer may be
 

@@ -24,8 +24,9 @@ from typing import IO, Any, TypeVar, get_args
 from prompt_opt.breaker import Breaker
 from prompt_opt.diff import marked, word_diff
 from prompt_opt.gate import judge
-from prompt_opt.rewriter import DECODINGS, TEMPLATES, BadAnswer, Form
+from prompt_opt.rewriter import DECODINGS
 from prompt_opt.rewriting import Rewriting
+from prompt_opt.template import TEMPLATES, BadAnswer, Form
 from serve.config import ConfigError, Engine, Flags, RewriterSpec
 from serve.engines import LiveEngine
 from serve.pool import watch

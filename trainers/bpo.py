@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prompt_opt.rewriter import BPO, shielded
+from prompt_opt.rewriter import shielded
+from prompt_opt.template import BPO
 from trainers.ask import Engine, EngineError
 from trainers.bpo_data import prepare, read_rewrites, write, write_rows
 from trainers.data import Row, data_hash

@@ -18,8 +18,9 @@ from prompt_opt.core import Advice, Chat, Context, Message, Outcome, Policy, Pro
 from prompt_opt.diff import hinted, marked, word_diff
 from prompt_opt.layout import lay_out
 from prompt_opt.pipeline import advise
-from prompt_opt.rewriter import BPO, rewriter
+from prompt_opt.rewriter import rewriter
 from prompt_opt.rewriting import Rewriting
+from prompt_opt.template import BPO
 from tests.prompt_opt.scripted import COMPLEMENTS, HINT, PROMPT, QUESTION, REPLACES, Scripted, answer
 
 BETTER = QUESTION + " Please explain the most useful habits and why they work."
