@@ -9,7 +9,7 @@ from typing import Literal
 
 from trainers.evaluation.core import Answer, Comparison, Measure, Question
 from trainers.evaluation.judge import Verdict
-from trainers.evaluation.measures import measured
+from trainers.evaluation.measures import ANSWERED, measured
 
 MOST = 4  # gains, and as many losses, of an arm
 _NOT_READ = ("s", "tokens", "of the prompt")  # a unit that reading the answers does not explain
@@ -46,7 +46,7 @@ def cases(
     out: dict[str, list[Case]] = {}
     for baseline, arm in dict.fromkeys((c.baseline, c.arm) for c in comparisons):
         mine = [c for c in comparisons if (c.baseline, c.arm) == (baseline, arm)]
-        told = [c for c in mine if c.measure.better and c.measure.unit not in _NOT_READ]
+        told = [c for c in mine if c.measure.better and c.measure.unit not in _NOT_READ and c.measure != ANSWERED]
         told.sort(key=lambda c: c.holm)
         judged = {v.question: v for v in verdicts.get(arm, ()) if v.outcome in ("win", "loss")}
         chosen: list[Case] = []

@@ -27,6 +27,9 @@ examples:
   with a judge that is none of the models, first held against people's labels:
     trimtab eval … --judge https://api.openai.com#gpt-4o --judge-key-env OPENAI_API_KEY --calibrate testset-v1.json
 
+  the report once more, from the folder alone; no server need be up:
+    trimtab eval --report --out runs/x --baseline urial
+
   all of it from a file, which may say everything that a flag says; flags change it:
     trimtab eval --config trainers/evaluation/plan.yaml --out runs/z
 
@@ -71,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, metavar="S", help="seconds without a word from the engine (default: 120)")
     add("--price", type=_price, metavar="IN,OUT", help="of a million tokens in and out")
     add("--dry-run", action="store_true", default=False, help="find the arms, read the prompts, say what it would take")
+    add("--report", action="store_true", default=False,
+        help="write the report of --out anew from what it holds; --baseline and --price may be others")  # fmt: skip
     add("--effect", type=float, default=0.0, metavar="D", help="say how many prompts it takes to show this difference")
     add("--judge", metavar="URL#MODEL", help="an engine that compares each arm's answers with the baseline's")
     add("--judge-key-env", metavar="NAME", help="the environment variable that holds its key")
@@ -90,10 +95,11 @@ def _price(text: str) -> list[float]:
 
 def main(argv: list[str] | None = None) -> int:
     options = vars(parser().parse_args(argv))
-    config, out, dry, effect = (options.pop(name) for name in ("config", "out", "dry_run", "effect"))
+    config, out, dry, anew, effect = (options.pop(name) for name in ("config", "out", "dry_run", "report", "effect"))
     if effect:
         return _effect(effect, len(options.get("arms", ())))
     try:
+        from trainers.evaluation.anew import report_anew
         from trainers.evaluation.arms import ArmError
         from trainers.evaluation.folder import FolderError
         from trainers.evaluation.plan import read_plan
@@ -101,11 +107,15 @@ def main(argv: list[str] | None = None) -> int:
         from trainers.host import EngineError
         from trainers.kept import KeptError
         from trainers.lines import DataError
-        from trainers.recipe import RecipeError
+        from trainers.recipe import RecipeError, read_values
     except ModuleNotFoundError as error:
         print(f"trimtab eval: no {error.name}; it comes with pip install 'trimtab[train]'", file=sys.stderr)
         return 2
     try:
+        if anew:
+            if out is None:
+                raise RecipeError("no --out: the folder whose report is to be written anew")
+            return report_anew(out, (read_values(config) if config else {}) | options)
         plan = read_plan(config, options)
         if out is None and not dry:
             raise RecipeError("no --out: the folder for what was asked and answered, and for the report")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from trainers.evaluation.core import Answer, Comparison, Estimate, Measure, Question
 from trainers.evaluation.intervals import holm, mean, needed, paired_difference, paired_p, rate
-from trainers.evaluation.measures import MEASURES, measured
+from trainers.evaluation.measures import ANSWERED, MEASURES, measured
 
 Values = dict[str, dict[str, float]]  # measure -> question -> value
 MOST = 5  # gains and losses that are named
@@ -30,6 +30,9 @@ def compare(
     the questions for which both arms have it, and is left out where these are fewer than two. Holm's correction runs
     over all comparisons that are returned. Gains are changes for the better, or up where neither way is better.
 
+    Where an engine turned a request down for good, how many each arm got through is a measure of its own (ANSWERED):
+    the others know nothing of these. What failed is to be asked again, and is in none.
+
     Args:
         answers: by arm; those to no question of `questions` are passed over.
         extra: arm -> question id -> measure -> value, of a judge for instance.
@@ -43,7 +46,10 @@ def compare(
         raise ValueError(f"no arm is called {baseline!r}; there are {', '.join(answers) or 'none'}")
     chosen = {question.id: question for question in questions if kinds is None or question.kind in kinds}
     values = {arm: _values(chosen, rows, extra.get(arm, {})) for arm, rows in answers.items()}
-    known = {**MEASURES, **described}
+    if any(answer.status == "refused" for rows in answers.values() for answer in rows):
+        for arm, rows in answers.items():
+            values[arm][ANSWERED.name] = _answered(chosen, rows)
+    known = {ANSWERED.name: ANSWERED, **MEASURES, **described}
     for name in (name for arm in values.values() for name in arm):
         known.setdefault(name, Measure(name, "mean", "higher", name))
     found = [
@@ -101,6 +107,14 @@ def _values(
         for name, value in row.items() if ident in questions else ():
             samples.setdefault(name, {}).setdefault(ident, []).append(value)
     return {name: {ident: sum(some) / len(some) for ident, some in row.items()} for name, row in samples.items()}
+
+
+def _answered(questions: Mapping[str, Question], answers: Sequence[Answer]) -> dict[str, float]:
+    samples: dict[str, list[float]] = {}
+    for answer in answers:
+        if answer.question in questions and answer.status != "failed":
+            samples.setdefault(answer.question, []).append(float(answer.status == "ok"))
+    return {ident: sum(some) / len(some) for ident, some in samples.items()}
 
 
 def _estimate(measure: Measure | None, values: Sequence[float], seed: int) -> Estimate:

@@ -38,6 +38,22 @@ def counts(answers: Mapping[str, Sequence[Answer]], wanted: int = 0) -> dict[str
     return {arm: _counted(some, common, max(wanted, len(some))) for arm, some in answers.items()}
 
 
+def missing(arms: Mapping[str, ArmCounts], *names: str) -> list[str]:
+    """What a reader must know of each of these arms that did not answer everything."""
+    out = []
+    for name in names:
+        if not (counted := arms.get(name)) or counted.answered == counted.asked:
+            continue
+        why = [(counted.refused, "turned down by its engine"), (counted.failed, "failed or not asked")]
+        told = " and ".join(f"{count:,} {what}" for count, what in why if count)
+        out.append(
+            f"{name} has no answer to {counted.asked - counted.answered:,} of {counted.asked:,} requests ({told}). The "
+            "comparisons are over what both arms answered: if the others are the hard ones, they show it in too good "
+            "a light."
+        )
+    return out
+
+
 def absent(rows: Iterable[Mapping[str, Any]], answers: Mapping[str, Sequence[Answer]]) -> dict[str, ArmCounts]:
     """The arms of which nothing is compared, as run.json tells of them: an arm that failed is not to vanish."""
     return {

@@ -52,7 +52,7 @@ def _arm(arm: Arm, identity: Identity) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def begin(folder: Path, what: Mapping[str, Any], questions: Sequence[Question]) -> dict[str, Any]:
+def begin(folder: Path, what: Mapping[str, Any], questions: Sequence[Question], answered: int) -> dict[str, Any]:
     """What run.json said before, {} in a new folder. Writes it, and the questions, where they are not there yet.
 
     Raises:
@@ -66,12 +66,34 @@ def begin(folder: Path, what: Mapping[str, Any], questions: Sequence[Question]) 
             told = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
             raise FolderError(f"{folder} holds a run of another plan ({told}); use another --out, or the same plan")
         return before
-    if (folder / "answers.jsonl").exists():
+    if answered:
         raise FolderError(f"{folder} holds answers, but no run.json that says what they are to; use another --out")
-    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "questions.jsonl", _lines(questions))
     write(path, {"fixed": what})
     return {}
+
+
+def opened(folder: Path) -> tuple[dict[str, Any], list[Question]]:
+    """What run.json says of a run, and its questions.
+
+    Raises:
+        FolderError: there is none, or not whole.
+    """
+    path = folder / "run.json"
+    if not path.is_file() or not (folder / "answers.jsonl").is_file():
+        raise FolderError(f"{folder} holds no run: no run.json, or no answers.jsonl")
+    run: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if "plan" not in run:
+        raise FolderError(f"{folder} was made before run.json held the plan; run its own command once more")
+    lines = (folder / "questions.jsonl").read_bytes()
+    if hashlib.sha256(lines).hexdigest() != run["fixed"]["questions_sha256"]:
+        raise FolderError(f"{folder}/questions.jsonl is not what was asked: its hash is not the one in run.json")
+    return run, [_question(json.loads(line)) for line in lines.decode().split("\n") if line]
+
+
+def _question(row: dict[str, Any]) -> Question:
+    history = tuple((role, text) for role, text in row.pop("history"))
+    return Question(**{**row, "turns": tuple(row["turns"])}, history=history)
 
 
 def _differences(before: Any, now: Any, at: str = "") -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.ask import Engine
+from trainers.ask import Engine, EngineError
 from trainers.evaluation.arms import Arm
 from trainers.evaluation.aspects import Scores, score_aspects
 from trainers.evaluation.calibration import Calibration, calibrate
@@ -33,12 +33,19 @@ class Judged:
     untried: str = ""  # why nothing says how far it can be trusted
 
 
-def engine_of(plan: Plan) -> Engine:
+class Silent(Engine):
+    """A judge that is not asked: what it has said is there, and the rest is wanting."""
+
+    def headers(self) -> dict[str, str]:
+        raise EngineError("the judge has not said everything that this report takes, and --report asks nobody")
+
+
+def engine_of(plan: Plan, kind: type[Engine] = Engine) -> Engine:
     """Raises RecipeError where the judge is not written as URL#MODEL."""
     url, _, model = plan.judge.partition("#")
     if "://" not in url or not model:
         raise RecipeError(f"the judge {plan.judge!r} is not URL#MODEL, such as https://api.openai.com#gpt-4o")
-    return Engine(
+    return kind(
         url, model, plan.judge_key_env, 0.0, _LENGTH, plan.concurrency, plan.requests_per_minute, plan.retries,
         plan.timeout,
     )  # fmt: skip
@@ -62,10 +69,12 @@ def check(plan: Plan, arms: Sequence[Arm]) -> None:
 
 
 def judge(
-    plan: Plan, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]], baseline: str, folder: Path
-) -> Judged:
-    """Every verdict is kept in `folder`, so that the same command goes on. Raises EngineError as `ask_all` does."""
-    engine = engine_of(plan)
+    plan: Plan, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]], baseline: str, folder: Path,
+    *, asks: bool = True,
+) -> Judged:  # fmt: skip
+    """Every verdict is kept in `folder`, so that the same command goes on. Raises EngineError as `ask_all` does, and
+    without `asks` where there is anything left to ask."""
+    engine = engine_of(plan, Engine if asks else Silent)
     calibration, untried = None, ""
     if plan.calibrate:
         try:

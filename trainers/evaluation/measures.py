@@ -167,6 +167,9 @@ _ROWS: tuple[tuple[Measure, Taken], ...] = (
     (Measure("total_s", "mean", "lower", "time to the whole answer", "s"), lambda _, answer: answer.total_s),
 )  # fmt: skip
 
+# Of requests and not of answers, so `measured` does not take it; `compare` does, where an engine turned one down.
+ANSWERED = Measure("answered", "rate", "higher", "the engine takes the request; other rows want an answer of both arms")
+
 MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure, _ in _ROWS})
 
 

@@ -14,7 +14,7 @@ from trainers.evaluation.calibration import Calibration, warnings
 from trainers.evaluation.cases import cases
 from trainers.evaluation.compare import compare_kinds
 from trainers.evaluation.core import Answer, Comparison, Measure, Question
-from trainers.evaluation.counts import absent, counts
+from trainers.evaluation.counts import absent, counts, missing
 from trainers.evaluation.judge import Verdict
 from trainers.evaluation.page import Contents, page
 from trainers.evaluation.preference import Preference
@@ -80,7 +80,11 @@ def document(it: Contents) -> dict[str, Any]:
     """report.json. Numbers that are no numbers are null."""
     return {
         "schema": SCHEMA,
-        "summary": [line for said in summary(it.comparisons) for line in sentences(said)],
+        "summary": [
+            line
+            for said in summary(it.comparisons)
+            for line in sentences(said, missing(it.arms, said.baseline, said.arm))
+        ],
         "questions": it.questions,
         "arms": _plain(it.arms),
         "comparisons": [_comparison(c) for c in it.comparisons],

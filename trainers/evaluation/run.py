@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from trainers.evaluation import cost, folder
 from trainers.evaluation.arms import Arm, Identity, find
 from trainers.evaluation.core import Answer, Question
+from trainers.evaluation.counts import counts
 from trainers.evaluation.plan import Plan, all_questions, read_sets
 from trainers.evaluation.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.traces import read_found, with_principles, write_found
@@ -39,22 +41,29 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
         return 0
     _judge_allowed(plan, arms)
     what = folder.fixed(plan, found, sets, questions)
-    before = folder.begin(out, what, questions)
-    started = before.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    told: dict[str, Any] = {"version": version("trimtab"), "command": ["trimtab", "eval", *argv], "started": started}
-    with Kept(out / "answers.jsonl", read_answer, write_answer) as kept:
+    with Kept(out / "answers.jsonl", read_answer, write_answer) as kept:  # of two at once one begins
+        before = folder.begin(out, what, questions, len(kept.known))
+        told: dict[str, Any] = {
+            "version": version("trimtab"), "command": ["trimtab", "eval", *argv],
+            "started": before.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z"), "plan": asdict(plan),
+            "limits": before.get("limits", []), "turned_away": before.get("turned_away", 0),
+        }  # fmt: skip
         folder.write(out / "run.json", {**told, "fixed": what})
         there = sum(kept.get(job.key) is not None for job in todo)
         left = [job for job in todo if kept.get(job.key) is None]
         print(cost.before(plan, len(arms), questions, left, there))
         asked = _ask(plan, arms, todo, kept, there)
-    answers = _principles(arms, asked, out)
+    asked.turned_away += told["turned_away"]
+    asked.notes = told["limits"] = list(dict.fromkeys([*told["limits"], *asked.notes]))
+    answers = principles(arms, asked, out)
     baseline = plan.baseline or arms[0].name
-    told |= _outcome(plan, found, asked, answers, len(questions) * plan.samples, baseline)
+    told |= outcome(plan, found, asked, answers, len(questions) * plan.samples, baseline)
+    if not left and "finished" in before:
+        told["finished"] = before["finished"]
     folder.write(out / "run.json", {**told, "fixed": what})
     _say(told, asked)
     print(f"used: {cost.spent(plan, [a for some in answers.values() for a in some])}")
-    _report(plan, out, {**told, "fixed": what}, questions, answers, baseline)
+    report(plan, out, {**told, "fixed": what}, questions, answers, baseline)
     return 1 if asked.stopped or any(arm["failed"] for arm in told["arms"]) else 0
 
 
@@ -67,15 +76,16 @@ def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer
         return ask_arms(arms, todo, kept, plan.manner, bar, early)
 
 
-def _principles(arms: Sequence[Arm], asked: Asked, out: Path) -> dict[str, list[Answer]]:
+def principles(arms: Sequence[Arm], asked: Asked, out: Path) -> dict[str, list[Answer]]:
     with Kept(out / "traces.jsonl", read_found, write_found) as kept:
         answers, missing = with_principles(arms, asked.answers, kept)
     if missing:
-        asked.notes.append(f"the principles of {missing} answers are unknown: their traces could not be read")
+        unknown = f"the principles of {missing} answers are unknown: their traces could not be read"
+        asked.notes = [*asked.notes, unknown]
     return answers
 
 
-def _outcome(
+def outcome(
     plan: Plan, found: Sequence[tuple[Arm, Identity]], asked: Asked, answers: Mapping[str, Sequence[Answer]],
     wanted: int, baseline: str,
 ) -> dict[str, Any]:  # fmt: skip
@@ -121,11 +131,13 @@ def _judge_allowed(plan: Plan, arms: Sequence[Arm]) -> None:
         check(plan, arms)
 
 
-def _report(
+def report(
     plan: Plan, out: Path, told: Mapping[str, Any], questions: Sequence[Question],
-    answers: Mapping[str, Sequence[Answer]], baseline: str,
+    answers: Mapping[str, Sequence[Answer]], baseline: str, *, asks: bool = True,
 ) -> None:  # fmt: skip
     """Compare what there is to compare, have it judged where that was asked for, and write it down.
+
+    Without `asks` the judge is not asked, and counts where it has said everything.
 
     Raises EngineError where the judge could not be asked to the end, once the rest is written.
     """
@@ -147,7 +159,7 @@ def _report(
         from trainers.evaluation.judging import judge
 
         try:
-            judged = judge(plan, questions, some, baseline, out / "judge")
+            judged = judge(plan, questions, some, baseline, out / "judge", asks=asks)
         except EngineError as error:  # what needs no judge is told all the same
             away, untried = error, f"the judge did not finish, and this is without it: {error}"
         else:
@@ -166,7 +178,7 @@ def _report(
     else:
         write_report(out, told, questions, answers, comparisons)
     width = shutil.get_terminal_size((120, 24)).columns
-    print(table(comparisons, width))
+    print(table(comparisons, width, counts(answers, len(questions) * plan.samples)))
     if judged:
         print(told_by_judge(judged.preferences, baseline, judged.calibration, width))
     print(f"report: {out / 'report.html'} (and report.json)")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from trainers.evaluation.calibration import Calibration
 from trainers.evaluation.calibration import lines as calibrated
 from trainers.evaluation.core import Comparison, Estimate
+from trainers.evaluation.counts import ArmCounts, missing
 from trainers.evaluation.preference import Preference
 from trainers.evaluation.wording import (
     MARKS,
@@ -29,8 +30,9 @@ LONG = 32  # characters of a name; what is longer may be cut
 KEPT = ((1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 5, 7), (1, 3, 4, 5, 6, 7), (3, 4, 5, 6, 7))  # the first that has room
 
 
-def table(comparisons: Sequence[Comparison], width: int = 80) -> str:
-    """One block for each arm: the measure, both values, the difference and its interval, p after Holm, n, a word.
+def table(comparisons: Sequence[Comparison], width: int = 80, arms: Mapping[str, ArmCounts] = {}) -> str:
+    """One block for each arm: the measure, both values, the difference and its interval, p after Holm, n, a word; and
+    how many answers of `arms` are not there.
 
     Where the width does not hold all that, some columns go. Never wider than `width` from 72 on.
     """
@@ -41,6 +43,8 @@ def table(comparisons: Sequence[Comparison], width: int = 80) -> str:
         for text, found in (("better", said.better), ("worse", said.worse)):
             if found:
                 lines += _wrapped(f"{text}: {', '.join(name_of(c.measure) for c in found)}", width)
+        for text in missing(arms, said.baseline, said.arm):
+            lines += _wrapped(f"! {text}", width)
     note = (
         "Differences with their 95% intervals, paired by question; pt: percentage points; p: after Holm's correction. "
         f"Better and worse are said where p < 0.05 and the interval leaves 0 out. {NOT_SHOWN.capitalize()} is not the "

@@ -141,9 +141,10 @@ def summary(comparisons: Sequence[Comparison]) -> list[Said]:
     return out
 
 
-def sentences(said: Said) -> Iterator[str]:
-    """The same as plain sentences, for report.json."""
+def sentences(said: Said, missing: Sequence[str] = ()) -> Iterator[str]:
+    """The same as plain sentences, for report.json; `missing` says of which answers there are none."""
     yield f"{said.arm} against {said.baseline}: {said.headline}"
+    yield from missing
     for found in (*said.better, *said.worse, *said.changed):
         yield f"{name_of(found.measure)}: {moved(found)}"
     for found in said.unshown:

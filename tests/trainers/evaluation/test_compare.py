@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from trainers.evaluation.compare import compare, compare_kinds, levels
-from trainers.evaluation.core import Answer, Comparison, Measure, Question
+from trainers.evaluation.core import Answer, Comparison, Measure, Question, Status
 from trainers.evaluation.intervals import holm, rate
+from trainers.evaluation.wording import word
 
 NO, YES = "I'm sorry, but I can't help with that.", "Use the command kill."
 QUESTIONS = [
@@ -59,6 +60,17 @@ def test_only_questions_that_both_answered_count() -> None:
     refusals = pick(compare(QUESTIONS, {"raw": arm("raw", range(5)), "new": half}, "raw"), "over_refusal")
     assert refusals.difference.n == refusals.before.n == 28
     assert refusals.before.value == pytest.approx(4 / 28)
+
+
+def test_a_request_that_was_turned_down_counts_against_its_arm_and_one_that_failed_against_none() -> None:
+    def without(status: Status) -> list[Answer]:
+        return [*arm("new", (), n=20), *(Answer("new", f"q{i}", 0, 0, status) for i in range(20, 30))]
+
+    answered = pick(compare(QUESTIONS, {"raw": arm("raw", ()), "new": without("refused")}, "raw"), "answered")
+    assert (answered.before.value, answered.after.value) == (1.0, pytest.approx(2 / 3))
+    assert (answered.difference.n, answered.p, word(answered)) == (30, 2 / 2**10, "worse")
+    failed = compare(QUESTIONS, {"raw": arm("raw", ()), "new": without("failed")}, "raw")
+    assert "answered" not in {one.measure.name for one in failed}
 
 
 def test_more_samples_do_not_pass_for_more_questions() -> None:

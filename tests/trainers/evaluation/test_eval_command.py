@@ -395,3 +395,118 @@ def test_an_answer_that_cannot_be_written_is_said_in_a_line(prompts: Path, tmp_p
         assert sum(engine.accepted.values()) <= 48 + 8 + 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text("utf-8").splitlines()]
     assert len({(row["arm"], row["question"]) for row in rows}) == len(rows) == 48
+
+
+# ---------------------------------------------------------------- the report once more
+
+
+def reports(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in ("report.json", "report.html", "run.json")]
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_report_is_made_anew_with_no_server_up_and_is_the_same_to_the_byte(
+    prompts: Path, tmp_path: Path, judged: bool
+) -> None:
+    out = tmp_path / "run"
+    with server(refuses=("seed",)) as engine, ScriptedEngine(lambda *_: "[better] B", models=("other",)) as judge:
+        more = ["--judge", f"{judge.url}#other"] if judged else []
+        given = flags(engine, prompts, *more, "--out", str(out))
+        assert main(given) == 0
+        before = reports(out)
+        assert main(given) == 0  # the same command, with nothing left to ask
+        assert reports(out) == before
+    prompts.unlink()
+    (out / "report.json").unlink()
+    assert main(["--report", "--out", str(out)]) == 0
+    assert main([*given, "--report"]) == 0
+    assert reports(out) == before
+    notes = read(out / "report.json")["run"]["notes"]
+    told = ["law: the engine refuses seed", "plain: the engine refuses seed"]
+    assert sorted(note for note in notes if "refuses" in note) == told
+
+
+def test_a_report_anew_may_have_another_baseline_and_no_other_plan(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with server(pause_s=0.0) as engine:
+        assert main(flags(engine, prompts, "--out", str(out))) == 0
+    forth = read(out / "report.json")["comparisons"]
+    assert main(["--report", "--out", str(out), "--baseline", "law"]) == 0
+    back = read(out / "report.json")["comparisons"]
+    assert [c["measure"]["name"] for c in forth] == [c["measure"]["name"] for c in back]
+    for one, other in zip(forth, back, strict=True):
+        assert one["difference"]["value"] == pytest.approx(-other["difference"]["value"])
+        assert (one["p"], one["gains"]) == (pytest.approx(other["p"]), other["losses"])
+    capsys.readouterr()
+    for more, message in [
+        (["--seed", "3"], "--report asks nobody, so seed stays as it was: 0, not 3"),
+        (["--baseline", "lex"], "the baseline 'lex' is no arm; the arms are plain, law"),
+    ]:
+        assert main(["--report", "--out", str(out), *more]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["--report", "--out", str(tmp_path / "none")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["--report"]) == 2
+    (out / "questions.jsonl").write_text("{}\n", encoding="utf-8")
+    assert main(["--report", "--out", str(out)]) == 2
+    assert "is not what was asked" in capsys.readouterr().err
+
+
+def test_what_a_stopped_run_has_can_be_reported_and_the_run_goes_on_after_it(prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with server() as engine:
+        given = flags(engine, prompts, "--out", str(out))
+        assert main(given) == 0
+        lines = (out / "answers.jsonl").read_text("utf-8").splitlines(keepends=True)
+        (out / "answers.jsonl").write_text("".join(lines[:30]), encoding="utf-8")
+        run = read(out / "run.json")
+        for key in ("arms", "finished", "notes", "baseline"):  # as it stands before the end
+            del run[key]
+        (out / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        assert main(["--report", "--out", str(out)]) == 0
+        told = read(out / "report.json")
+        assert sum(arm["answered"] for arm in told["arms"].values()) == 30
+        assert any("has no answer to" in line for line in told["summary"])
+        assert main(given) == 0
+    assert {arm["answered"] for arm in read(out / "report.json")["arms"].values()} == {24}
+
+
+def test_a_report_anew_asks_no_judge(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    with server() as engine, ScriptedEngine(lambda *_: "[better] B", models=("other",)) as judge:
+        assert main(flags(engine, prompts, "--judge", f"{judge.url}#other", "--out", str(out))) == 0
+        verdicts = out / "judge" / "verdicts.jsonl"
+        verdicts.write_text("".join(verdicts.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+        asked = len(judge.posts)
+        assert main(["--report", "--out", str(out)]) == 1
+        assert len(judge.posts) == asked
+    assert "--report asks nobody" in capsys.readouterr().err
+    assert read(out / "report.json")["judge"] == {}
+
+
+# ---------------------------------------------------------------- answers that are not there
+
+
+def test_questions_that_an_engine_turns_down_are_said_first_and_compared(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An arm that is rid of the hard questions looks better on the others."""
+    out = tmp_path / "run"
+    with server() as engine, ScriptedEngine(say, bad=tuple(f"how to make a bomb {n}" for n in range(12))) as picky:
+        given = flags(engine, prompts, "--arm", f"picky={picky.url}#toy", "--out", str(out))
+        assert main(given) == 0
+    told = "picky has no answer to 12 of 24 requests (12 turned down by its engine). The comparisons are over what both"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert told in shown
+    report = read(out / "report.json")
+    [line] = [line for line in report["summary"] if told in line]
+    assert report["summary"].index(line) == 1 + max(
+        n for n, line in enumerate(report["summary"]) if line.startswith("picky against plain")
+    )
+    page = (out / "report.html").read_text("utf-8")
+    assert page.index(told) < page.index('id="effects"')
+    rows = {c["arm"]: c for c in report["comparisons"] if c["measure"]["name"] == "answered"}
+    assert (rows["picky"]["word"], rows["picky"]["difference"]["value"]) == ("worse", -0.5)
+    assert rows["law"]["difference"]["value"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainers.evaluation.counts import missing
 from trainers.evaluation.page.contents import LOOK, SIGN, Contents, rated, side
 from trainers.evaluation.page.markup import Html, against, chip, facts, joined, tag
 from trainers.evaluation.preference import Preference
@@ -47,6 +48,7 @@ def _verdict(it: Contents, one: Said) -> Html:
         _group(name, word, [joined(tag("b", name_of(c.measure)), " ", moved(c)) for c in found])
         for name, word, found in groups if found
     ]  # fmt: skip
+    parts = [*(tag("p", text, class_="trouble") for text in missing(it.arms, one.baseline, one.arm)), *parts]
     if pref := it.preferences.get(one.arm):
         parts.append(_preferred(pref, one.baseline))
     if one.unshown:
