@@ -35,8 +35,8 @@ class Wire(Protocol):
     def on_response_complete(self) -> None:
         """The next request may begin."""
 
-    def linger(self) -> None:
-        """Close, once a client that is still sending has had time to take its answer."""
+    def hang_up(self, *, unread: bool) -> None:
+        """Close, once the client has had time to take its answer."""
 
 
 class Call:
@@ -246,10 +246,7 @@ class Call:
         self.ended = True
         if not self.disconnected:
             if not self.keep_alive:
-                if self.more_body:
-                    self._wire.linger()
-                else:
-                    self._wire.transport.close()
+                self._wire.hang_up(unread=self.more_body)
             self._wire.on_response_complete()
 
     def _write(self, data: bytes) -> None:

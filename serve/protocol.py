@@ -28,6 +28,7 @@ class Protocol(HttpToolsProtocol):
     """One client's connection."""
 
     _outside = _inside = 0
+    _left = 0  # of an answer, unsent, when the connection was to be closed
     _data = b""  # what is being read
     _begun = False  # a head that is not complete
     _late: asyncio.TimerHandle | None = None
@@ -84,6 +85,8 @@ class Protocol(HttpToolsProtocol):
             self._ahead = [*(cycle for cycle in self._ahead if not cycle.response_complete), before]
         if line is None:
             super().on_headers_complete()
+            if self.expect_100_continue:  # refused, it may send its body or its next request
+                self.cycle.keep_alive = False
         else:
             old = self.parser.get_http_version() < "1.1"
             keep = not old and self.parser.should_keep_alive()
@@ -127,8 +130,10 @@ class Protocol(HttpToolsProtocol):
         refusal.more_body = False
         last: Any = self.cycle
         self.cycle = refusal  # type: ignore[assignment]
-        if last is None or last.response_complete:
+        if last is None or (last.response_complete and not last.more_body):
             return refusal.fail(error)
+        if last.response_complete:  # what is broken is the rest of a body that has its answer
+            return self.transport.close()
         self._ahead = [*self._ahead, last]
         if last.more_body:  # then it is its body that is broken
             if self.pipeline and self.pipeline[0][0] is last:
@@ -145,12 +150,25 @@ class Protocol(HttpToolsProtocol):
 
         self.pipeline.appendleft((refusal, refuse))  # type: ignore[arg-type]
 
-    def linger(self) -> None:
-        """Close, but not upon a client that is still sending: a reset would take the answer from it."""
+    def hang_up(self, *, unread: bool) -> None:
+        """Close; where a body is `unread` only later, since a reset would take the answer from who still sends it."""
+        if not unread:
+            return self.timeout_keep_alive_handler()
         self.parser = _Deaf()  # type: ignore[assignment]
         self.transport.write_eof()
         self._in_time()
-        self._late = self.loop.call_later(_LINGER_S, self.transport.close)
+        self._late = self.loop.call_later(_LINGER_S, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close, once all is written. A client that takes nothing of it for so long has left, or holds it for ever."""
+        before, self._left = self._left, self.transport.get_write_buffer_size()
+        if self._left and self._left == before:
+            return self.transport.abort()
+        self.transport.close()
+        if self._left:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_body(self, body: bytes) -> None:
         self._outside -= len(body)

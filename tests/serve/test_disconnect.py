@@ -198,6 +198,7 @@ class Client:
     def __init__(self) -> None:
         self.sent = b""
         self.closed = self.aborted = self.half = False
+        self.stuck = 0  # bytes that nobody takes
         self.calls: list[Call] = []
         self.answered = asyncio.Event()
         config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
@@ -229,6 +230,9 @@ class Client:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.stuck
 
     def write_eof(self) -> None:
         self.half = True
@@ -446,6 +450,30 @@ async def test_a_connection_that_asks_nothing_more_is_closed_all_the_same(client
     assert client.protocol.timeout_keep_alive_task is not None
     client.protocol.data_received(rest)
     assert client.protocol.timeout_keep_alive_task is not None
+
+
+@pytest.mark.parametrize("close", [b"", b"connection: close\r\n"])
+async def test_an_answer_that_nobody_takes_is_dropped_in_the_end(client: Client, close: bytes) -> None:
+    client.protocol.timeout_keep_alive = 0.02  # type: ignore[assignment]
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\n" + close + b"\r\n")
+    await asyncio.sleep(0)
+    client.stuck = 99
+    client.calls[-1].reply(200, bytes(99))
+    async with asyncio.timeout(5):
+        while not client.closed:
+            await asyncio.sleep(0.001)
+        client.stuck = 98  # it takes some yet
+        while not client.aborted:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_refused_body_that_breaks_off_gets_no_second_answer(client: Client) -> None:
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n")
+    await asyncio.sleep(0)
+    client.calls[-1].reply(415, b"no")
+    client.protocol.data_received(b"zz\r\n")
+    assert client.sent.count(b"HTTP/1.1") == 1
+    assert client.closed
 
 
 async def test_a_connection_that_was_reset_leaves_no_timer(client: Client) -> None:
