@@ -24,9 +24,11 @@ import uvicorn
 
 from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
+from serve.catalog import listed
 from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
 from serve.flags import parse
+from serve.headers import request_headers
 from serve.indexes import Indexes
 from serve.lines import Application, lines
 from serve.pool import Pool, watch
@@ -43,7 +45,7 @@ log = logging.getLogger("trimtab.worker")
 # libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
 # come at once the last would wait for more than a second. So we listen on the same socket several times over.
 _ACCEPT = 16
-_PATIENCE_S, _LIST = 5.0, 2**23  # for an engine's list of models, and the bytes that it may have
+_PATIENCE_S = 5.0  # for an engine's list of models
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
 
 
@@ -141,17 +143,11 @@ class Worker:
 
 
 async def _learn(engine: LiveEngine, relay: Relay) -> None:
-    headers = {"authorization": f"Bearer {engine.key}"} if engine.key else {}
     try:
-        async with asyncio.timeout(_PATIENCE_S):
-            answer = await relay.send("GET", engine.url + "/v1/models", headers, None)
-            with answer:
-                body = await answer.read(_LIST)
-        models = msgspec.json.decode(body).get("data", []) if answer.status == 200 else []
-        engine.learn([model for model in models if isinstance(model, dict)])
-    except (UpstreamError, TimeoutError, msgspec.MsgspecError, ValueError, AttributeError, TypeError) as error:
+        engine.learn(await listed(relay, engine, request_headers((), engine.key), _PATIENCE_S))
+    except UpstreamError as error:
         # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
-        log.debug("engine %s: /v1/models: %r", engine.spec.name, error)
+        log.debug("engine %s: %s (%r)", engine.spec.name, error, error.cause)
 
 
 _Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
