@@ -16,7 +16,7 @@ import msgspec
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
 from prompt_opt.layout import NoPlace
 from prompt_opt.pipeline import StageFailed, advise, bare, fit
-from serve import wire
+from serve import completion, wire
 from serve.call import Call, ClientGone
 from serve.choose import choose
 from serve.config import RAW
@@ -154,7 +154,7 @@ async def _aligned(
         engine.refuse_chat(config)
     engine.refuse(request, chat)
     if policy.render == "base":
-        record.notes = wire.refuse_unplaced(request)
+        record.notes = completion.refuse_unplaced(request)
     record.notes += notes(policy, engine, "cache_salt" in request.fields)
     deadline = time.monotonic() + policy.budget_ms / 1000
     context = Context(policy, caller.tenant, caller.options(request.options), deadline, engine.count, key=caller.name)
@@ -222,7 +222,7 @@ async def _ask(
         if engine.must_adapt(request.fields):
             body = msgspec.json.encode(engine.adapt(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
         return await send(service, call, engine, CHAT, body, prefix)
-    fields = wire.completion_fields(
+    fields = completion.fields(
         request, prompt, policy, model, _answer_tokens(engine, request, policy, prompt), engine.spec.max_stop
     )
     adapted = engine.adapt(fields)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from prompt_opt.core import Prompt
-from serve import wire
+from serve import completion, wire
 from serve.call import EVENTS, JSON, Call
 from serve.config import Config
 from serve.engines import LiveEngine
@@ -180,10 +180,10 @@ async def translate(call: Call, record: Record, engine: LiveEngine, request: wir
     if upstream.status != 200:
         return hand_over(call, record, upstream, await read(engine, upstream))
     assert record.prompt is not None
-    top = wire.logprobs(request)
+    top = completion.logprobs(request)
     translation = Translation(
-        record.prompt, wire.stops(request), request.value("n", 1), f"chatcmpl-{record.ident}", record.model,
-        int(time.time()), logprobs=top, usage_chunk=wire.includes_usage(request),
+        record.prompt, completion.stops(request), request.value("n", 1), f"chatcmpl-{record.ident}", record.model,
+        int(time.time()), logprobs=top, usage_chunk=completion.includes_usage(request),
     )  # fmt: skip
     headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in _OWN_SHAPE]
     if request.stream:

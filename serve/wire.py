@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from prompt_opt.core import Chat, Message, Policy, Prompt
+from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
 from serve.errors import BadRequest
 
 Raw = msgspec.Raw
-_NULL = Raw(b"null")
+NULL = Raw(b"null")
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _rows = msgspec.json.Decoder(list[Raw])
 # Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
@@ -31,16 +31,6 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one l
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
-# Chat fields that a text completion has no place for, or another name.
-_CHAT_ONLY = frozenset({
-    "messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
-    "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort",
-})  # fmt: skip
-# Of those, what changes an answer so much that leaving it out must not happen in silence; and completion fields that
-# would put the policy's prompt into the answer, or another prompt in its place.
-_REFUSED = {"modalities": (["text"],), "audio": (), "function_call": ("none", "auto")}
-_NOT_CHATS = ("prompt", "suffix", "echo", "prompt_logprobs", "prompt_embeds")
-_UNHEARD = ("prediction", "reasoning_effort")
 
 
 class _Head(msgspec.Struct):
@@ -103,14 +93,14 @@ def parse(body: bytes, limits: Server) -> Request:
     options = _options(fields.pop("trimtab")) if "trimtab" in fields else None
     request = Request(
         fields,
-        _typed(fields, "model", str, ""),
-        _typed(fields, "stream", bool, False),
+        typed(fields, "model", str, ""),
+        typed(fields, "stream", bool, False),
         options or {},
         body,
         options is not None,
     )
     for name in ("n", "best_of"):  # each is a multiplier of the work
-        if not 1 <= _typed(fields, name, int, 1) <= limits.max_n:
+        if not 1 <= typed(fields, name, int, 1) <= limits.max_n:
             raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
 
@@ -171,7 +161,12 @@ def _is_date(text: str) -> bool:
     return len(text) == 10 and text[4] == text[7] == "-"
 
 
-def _typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any:
+def typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any:
+    """A field decoded; `default` where it is missing or null.
+
+    Raises:
+        BadRequest: it is of another kind.
+    """
     if name not in fields:
         return default
     value = _decoded(name, fields[name])
@@ -201,7 +196,7 @@ def chat(request: Request, limits: Server) -> Chat:
     Raises:
         BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
     """
-    if request.fields.get("messages", _NULL) == _NULL:
+    if request.fields.get("messages", NULL) == NULL:
         raise BadRequest("messages is missing", param="messages")
     try:
         rows = _rows.decode(request.fields["messages"])
@@ -247,23 +242,10 @@ def _encode(fields: Mapping[str, Raw], model: str, salt: str) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def stops(request: Request) -> tuple[str, ...]:
-    """The client's stop strings.
-
-    Raises:
-        BadRequest: `stop` is neither a string nor a list of strings.
-    """
-    stop = request.value("stop", ())
-    stop = (stop,) if isinstance(stop, str) else stop
-    if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
-        raise BadRequest("stop must be a string or a list of strings", param="stop")
-    return tuple(s for s in stop if s)
-
-
 def max_tokens(request: Request) -> int | None:
     """What the client allows an answer to have, by either name."""
     for name in ("max_completion_tokens", "max_tokens"):
-        if (value := _typed(request.fields, name, int, None)) is not None:
+        if (value := typed(request.fields, name, int, None)) is not None:
             if value < 1:
                 raise BadRequest(f"{name} must be at least 1", param=name)
             return int(value)
@@ -274,65 +256,3 @@ def loose_max_tokens(request: Request) -> int:
     """The same as far as it makes sense, else 1: where we send the client's value on as it is, the engine judges it."""
     values = (request.value(name) for name in ("max_completion_tokens", "max_tokens"))
     return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 1)
-
-
-def refuse_unplaced(request: Request) -> tuple[str, ...]:
-    """What a text completion has no place for: notes on what can be left out, an error for what can't.
-
-    Raises:
-        BadRequest: naming the field.
-    """
-    for name, harmless in _REFUSED.items():
-        if request.value(name) not in (None, *harmless):
-            raise BadRequest(
-                f"{name} can't be given to a base model: a text completion has no place for it",
-                code="no_place_in_base_render",
-                param=name,
-            )
-    for name in _NOT_CHATS:
-        if request.value(name) not in (None, False):
-            raise BadRequest(f"{name} is no field of a chat completion", code="no_place_in_base_render", param=name)
-    return tuple(f"{name} not sent: a base model has no use for it" for name in _UNHEARD if name in request.fields)
-
-
-def logprobs(request: Request) -> int | None:
-    """How many alternatives each token is to have; None where no log-probabilities are asked for.
-
-    Raises:
-        BadRequest: not OpenAI's boolean and its number up to 20.
-    """
-    wanted = _typed(request.fields, "logprobs", bool, False)
-    top = _typed(request.fields, "top_logprobs", int, 0)
-    if not 0 <= top <= 20:
-        raise BadRequest("top_logprobs must be between 0 and 20", param="top_logprobs")
-    return int(top) if wanted else None
-
-
-def includes_usage(request: Request) -> bool:
-    """Whether the stream is to end with a chunk that tells the usage."""
-    options = _typed(request.fields, "stream_options", dict, {})
-    return options.get("include_usage") is True
-
-
-def completion_fields(
-    request: Request, prompt: Prompt, policy: Policy, model: str, tokens: int, max_stop: int
-) -> dict[str, Any]:
-    """The fields for /v1/completions: the client's, the profile's decoding where the client says nothing, the prompt.
-
-    Stops: the layout's first, then the client's, as many as the engine takes; `Ending` enforces all of them.
-    """
-    fields: dict[str, Any] = dict(policy.profile.decoding)
-    fields |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY and raw != _NULL}
-    if model:
-        fields["model"] = model
-    fields["prompt"] = prompt.text
-    fields["max_tokens"] = tokens
-    wanted = list(dict.fromkeys([*prompt.stops, *stops(request)]))[:max_stop]
-    fields.pop("stop", None)
-    if wanted:
-        fields["stop"] = wanted
-    if (top := logprobs(request)) is not None:
-        fields["logprobs"] = max(1, top)
-    if request.value("response_format", {}) in ({}, {"type": "text"}):
-        fields.pop("response_format", None)
-    return fields

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_opt.core import Prompt
-from serve import wire
+from serve import completion, wire
 from serve.config import Server
 from serve.errors import BadRequest
 
@@ -95,7 +95,7 @@ def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
         for name in request.fields:
             request.value(name)
         wire.chat(request, LIMITS)
-        wire.stops(request), wire.max_tokens(request), wire.logprobs(request)
+        completion.stops(request), wire.max_tokens(request), completion.logprobs(request)
     except BadRequest:
         return
 
