@@ -56,10 +56,10 @@ class Protocol(HttpToolsProtocol):
         self._data = data
         super().data_received(data)
         self._data = b""
-        if self._late is None:
+        if self._late is None and (self.cycle is None or self.cycle.response_complete):
             if self._begun:  # most heads come in one piece, and need no clock
                 self._late = self.loop.call_later(_HEAD_S, self.transport.close)
-            elif self.timeout_keep_alive_task is None and self.cycle is not None and self.cycle.response_complete:
+            elif self.timeout_keep_alive_task is None and self.cycle is not None:
                 # What came begins no request, and has stopped the clock all the same.
                 self.timeout_keep_alive_task = self.loop.call_later(
                     self.timeout_keep_alive, self.timeout_keep_alive_handler

@@ -476,6 +476,21 @@ async def test_a_refused_body_that_breaks_off_gets_no_second_answer(client: Clie
     assert client.closed
 
 
+async def test_half_a_head_behind_a_request_does_not_cut_its_answer_off(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.protocol._HEAD_S", 0.01)
+    call = await client.call()
+    client.protocol.data_received(b"POST /x HT")
+    await asyncio.sleep(0.03)
+    assert not client.closed
+    call.reply(200, b"")
+    client.protocol.data_received(b"TP/1.1\r\n")
+    async with asyncio.timeout(5):
+        while not client.closed:
+            await asyncio.sleep(0.001)
+
+
 async def test_a_connection_that_was_reset_leaves_no_timer(client: Client) -> None:
     call = await client.call()
     call.reply(200, b"")
