@@ -420,6 +420,8 @@ def behind(start: Start) -> tuple[int, Served]:
     more = f'[engine.rude]\nurl = "http://127.0.0.1:{port}"\nkey_env = "RUDE_KEY"\n'
     more += '[policy.rude]\nengine = "rude"\nstages = []\nrender = "chat"\n'
     more += '[policy.rude-base]\nengine = "rude"\nrender = "base"\n'
+    more += f'[engine.rude-hf]\nurl = "http://127.0.0.1:{port}"\nkind = "transformers"\n'
+    more += '[policy.rude-hf]\nengine = "rude-hf"\nstages = []\nrender = "chat"\n'
     return port, start(more=more, env={"RUDE_KEY": "sk-rude"})
 
 
@@ -545,6 +547,15 @@ async def test_redirects_and_words_on_our_key_stay_here(behind: tuple[int, Serve
         answer = await ask(behind, policy)
         assert "refuses the API key" in error(answer, 502)["message"]
         assert "sk-ru" not in answer.text
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+async def test_a_done_that_we_add_is_an_event_of_its_own(behind: tuple[int, Served], rude: Rude, end: bytes) -> None:
+    last = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+    rude.says(b"data: " + last + end, "text/event-stream")
+    answer = await ask(behind, "rude-hf", stream=True)
+    assert events(answer.text) == [json.loads(last), "[DONE]"]
+    assert "\n\ndata: [DONE]\n\n" in answer.text
 
 
 @pytest.mark.parametrize("status", [600, 999])

@@ -632,7 +632,7 @@ async def test_a_refusal_before_all_was_sent_ends_the_connection(relay: Relay) -
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)  # longer than what counts as closed before
 
     async with wire(serve) as url:
         for _ in range(2):
