@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 RIDGE = 1e-3  # on every coefficient: keeps a fit finite where the verdicts leave no doubt, and moves no other visibly
 RESAMPLES = 999
 STEEP = 4.0
+FEW = 10  # pairs on which the correction for length may hang
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ def length_controlled(verdicts: Sequence[Verdict], *, seed: int = 0, steep: bool
     longer answer however little longer it is: there the first alone leaves a part of the length in the rate
     (`benchmarks/judging.py` shows it; `steep=False` is the paper's). And their term for a question's difficulty wants
     many models' answers. The interval is symmetric in the logit: Student's, with the spread that a bootstrap over the
-    questions gives; where every verdict is the same, `share`'s.
+    questions gives; where every verdict is the same, `share`'s. Where one arm is longer in every pair, and the verdicts
+    or the differences are all the same, nothing tells length from worth: the rate is unknown, from 0 to 1.
     """
     read = [v for v in verdicts if v.readable]
     lengths = np.array([v.longer for v in read], dtype=np.float64)
@@ -180,9 +182,13 @@ def length_controlled(verdicts: Sequence[Verdict], *, seed: int = 0, steep: bool
     terms = _terms(lengths / spread, steep)
     rarer = min(int((lengths > 0).sum()), int((lengths < 0).sum()))
     groups = [v.question for v in read]
-    if np.all(scores == scores[0]) or not lengths.any():
+    unknown = Estimate(0.5, 0.0, 1.0, len(read))
+    same = bool(np.all(scores == scores[0]))
+    if (lengths.all() and not rarer) and (same or np.ptp(lengths) == 0):
+        return Controlled(unknown, unknown, spread, rarer)
+    if same or not lengths.any():
         flat = share(scores.tolist(), groups)
-        return Controlled(flat, Estimate(0.5, 0.0, 1.0, len(read)), spread, rarer)
+        return Controlled(flat, unknown, spread, rarer)
     fits = logistic(terms, scores, _drawn(groups, seed))
     at = _terms(np.array([1.0]), steep)[0, 1:]
     return Controlled(

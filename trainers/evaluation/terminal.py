@@ -9,7 +9,7 @@ from trainers.evaluation.calibration import Calibration
 from trainers.evaluation.calibration import lines as calibrated
 from trainers.evaluation.core import Comparison, Estimate
 from trainers.evaluation.counts import ArmCounts, missing
-from trainers.evaluation.preference import Preference
+from trainers.evaluation.preference import FEW, Preference
 from trainers.evaluation.wording import (
     MARKS,
     NOT_SHOWN,
@@ -110,6 +110,8 @@ def _preferred(found: Preference) -> Iterator[str]:
     if equal := found.controlled:
         said = "better" if equal.rate.low > 0.5 else "worse" if equal.rate.high < 0.5 else "no preference shown"
         yield f"  win rate at equal length     {_rate(equal.rate)}  {said}"
+        if equal.rarer < FEW:
+            yield f"  ! it hangs on {equal.rarer} pairs: in the others one arm's answer is always the longer one"
     yield f"  win rate, both orders' mean  {_rate(found.mean_rate)}"
     for name, bias in (("for the first place", found.position), ("for the longer one", found.length)):
         if bias:

@@ -24,6 +24,7 @@ from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.judge import Item, Verdict, compare, judge_pairs, pairs, quoted, read_mark, words
 from trainers.evaluation.kinship import Served, judge_is_arm, served
 from trainers.evaluation.preference import length_controlled, logistic, position_bias, preference, share, win_rate
+from trainers.evaluation.terminal import judged
 
 FENCED = re.compile(r"^(~{4,})\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 
@@ -309,7 +310,7 @@ def test_weights_stand_for_repeated_rows() -> None:
 
 
 def test_verdicts_that_leave_no_doubt_give_finite_numbers_and_an_honest_interval() -> None:
-    same = [verdict("B", "A", 10 + i, f"q{i}") for i in range(30)]
+    same = [verdict("B", "A", (-1) ** i * (10 + i), f"q{i}") for i in range(30)]
     found = length_controlled(same).rate
     assert found.value == 1.0
     assert 0.8 < found.low < 0.95
@@ -319,6 +320,19 @@ def test_verdicts_that_leave_no_doubt_give_finite_numbers_and_an_honest_interval
     assert split.longer.value > 0.95
     assert preference([verdict("A", "tie", 3)]).controlled is None
     assert preference([]).win_rate is None
+
+
+def test_nothing_is_said_of_equal_length_where_one_arm_is_always_longer_by_as_much_or_always_wins() -> None:
+    """A judge that takes the longer answer whatever it says would give these verdicts; so would one that does not."""
+    always = [verdict("B", "A", 10 + i, f"q{i}") for i in range(30)]
+    as_much = [verdict(*("BA" if i % 4 else "AB"), 185, f"q{i}") for i in range(200)]
+    for verdicts in (always, as_much):
+        found = length_controlled(verdicts)
+        assert (found.rate.value, found.rate.low, found.rate.high, found.rarer) == (0.5, 0.0, 1.0, 0)
+    assert win_rate(as_much).low > 0.6
+    told = judged({"arm": preference(as_much)}, "base")
+    assert "no preference shown" in told
+    assert "! it hangs on 0 pairs" in told
 
 
 def test_many_verdicts_on_one_question_are_worth_one_question() -> None:

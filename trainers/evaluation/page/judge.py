@@ -7,10 +7,9 @@ from trainers.evaluation.core import Estimate
 from trainers.evaluation.page.contents import Contents, rated, side
 from trainers.evaluation.page.markup import Html, against, joined, number, table, tag
 from trainers.evaluation.page.plots import axis, forest, stack
-from trainers.evaluation.preference import Preference
+from trainers.evaluation.preference import FEW, Preference
 from trainers.evaluation.wording import probability
 
-FEW = 10  # pairs on which the correction for length may hang
 UNTRIED = "This judge was not held against people's labels (--calibrate): nothing here says how far it can be trusted."
 
 
