@@ -5,7 +5,7 @@ of it mixed: plain chats and streams under `raw` and under aligned policies, cli
 before the first chunk and in mid-stream, an engine that says 500 or 429 or breaks off, bodies of 1 and 8 MB and one
 too large, bad JSON, paths and policies that don't exist. Every answer is compared with what it should have been: whole
 ones byte by byte of their text. Beside it, every few seconds: memory, open files and threads of every process,
-connections to the engine and, where /metrics tells them, tasks.
+connections to the engine, requests that it has not answered, tasks of the event loops.
 
 Ends with the memory's slope in the second half, what was not as expected, and whether the files and connections that
 the load took were given back. The exit status is 1 where something was lost or not given back. `--requests N` ends it
@@ -247,8 +247,8 @@ def held(row: dict[str, float]) -> dict[str, float]:
 
 
 def beyond(row: dict[str, float], least: dict[str, float]) -> list[str]:
-    """What is still held. Two files a process are a thread's own connections to a database."""
-    spare = {key: 2 if key.endswith("files") else 0 for key in least}
+    """What is still held. Two files a process are a thread's own connections to a database; two tasks are who asks."""
+    spare = {key: 2 if key.endswith(("files", "tasks")) else 0 for key in least}
     return [
         f"{key} {value:.0f}, was {least[key]:.0f}"
         for key, value in held(row).items()

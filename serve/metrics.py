@@ -47,6 +47,7 @@ retries = Counter(
     "trimtab_engine_retries", "Requests tried again, here, because another engine had not served them",
     ["engine", "url"], registry=REGISTRY,
 )  # fmt: skip
+tasks = Gauge("trimtab_tasks", "Tasks on the event loops, seconds ago", multiprocess_mode="livesum", registry=REGISTRY)
 traces_dropped = Counter("trimtab_traces_dropped", "Traces that came faster than the disk", registry=REGISTRY)
 
 

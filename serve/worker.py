@@ -24,6 +24,7 @@ import uvicorn
 
 from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
+from serve import metrics
 from serve.catalog import listed
 from serve.config import Config, ConfigError
 from serve.engines import LiveEngine
@@ -47,6 +48,7 @@ log = logging.getLogger("trimtab.worker")
 _ACCEPT = 16
 _PATIENCE_S = 5.0  # for an engine's list of models
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
+_COUNT_S = 2.0  # between looks at how many tasks there are, which would tell of a leak
 
 
 class Worker:
@@ -209,8 +211,13 @@ async def serve(told: Mapping[str, Any]) -> None:
         while True:
             await worker.service.indexes.keep_up()
 
+    async def count() -> None:
+        while True:
+            metrics.tasks.set(len(asyncio.all_tasks()))
+            await asyncio.sleep(_COUNT_S)
+
     watching = watch(worker.pools, lambda: worker.service.relay)
-    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching)]
+    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching, count())]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()

@@ -406,6 +406,7 @@ async def test_one_engine_killed_under_load(engines: list[FakeUpstream], start: 
             metrics = (await http.get("/metrics")).text
             assert f'trimtab_engine_ejections_total{{engine="many",url="{doomed.url}"}} 1.0' in metrics
             assert f'trimtab_engine_pending{{engine="many",url="{doomed.url}"}} 0.0' in metrics
+            assert re.search(r"^trimtab_tasks [1-9]", metrics, re.MULTILINE)
             lost = {tag for tag, result in results.items() if result != "ok"}
             assert len(results) == 72
             assert lost
