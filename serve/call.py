@@ -141,7 +141,9 @@ class Call:
             raise ClientGone
         if len(self.body) > limit:
             raise too_large(limit)
-        return bytes(self.body)
+        whole = bytes(self.body)
+        self.body.clear()
+        return whole
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -244,6 +246,7 @@ class Call:
     def _end(self, last: bytes) -> None:
         self._write(last)
         self.ended = True
+        self.body.clear()  # the connection keeps its last call, perhaps for long
         if not self.disconnected:
             if not self.keep_alive:
                 self._wire.hang_up(unread=self.more_body)
