@@ -413,8 +413,9 @@ async def test_one_engine_killed_under_load(engines: list[FakeUpstream], start: 
             assert lost
             for tag in results:
                 reached = reaches(everyone, tag)
-                if tag in lost:  # it was with the dead one, and went nowhere else
-                    assert [record in posts(doomed) and record.window != "done" for record in reached] == [True], tag
+                if tag in lost:  # the dead one had it, perhaps not yet as a request, and nobody else
+                    assert len(reached) <= 1, tag
+                    assert all(record in posts(doomed) and record.window != "done" for record in reached), tag
                 else:
                     assert sum(record.window == "done" for record in reached) == 1, tag
                     assert sum(record.sent > 0 for record in reached) == 1, tag
