@@ -9,6 +9,7 @@ It reads one character at a time and keeps a few counters, so the pieces that a 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Literal
 
@@ -28,6 +29,7 @@ class Ending:
         self.length = 0  # characters of the answer passed on so far
         self._anchored = [_Stop(stop) for stop in stops]
         self._stops = [*self._anchored, *(_Stop(stop) for stop in client if stop)]
+        self._news = re.compile(f"[{re.escape(''.join(dict.fromkeys(stop.text[0] for stop in self._stops)))}\n]")
         self._tail = _Tail(fence)
         for stop in self._anchored:
             stop.step("\n")
@@ -57,11 +59,11 @@ class Ending:
         return self._pass(self._tail.cut)
 
     def _skip(self, piece: str, i: int) -> int:
-        """The next character that matters: inside a line of text, and with no client's stop, the newline."""
-        if not self._tail.plain or len(self._stops) > len(self._anchored) or any(s.size for s in self._stops):
+        """The next character that matters: inside a line of text, the newline or what a stop begins with."""
+        if not self._tail.plain or any(stop.size for stop in self._stops):
             return i
-        j = piece.find("\n", i)
-        j = len(piece) if j < 0 else j
+        news = self._news.search(piece, i)
+        j = news.start() if news else len(piece)
         self._tail.at += j - i
         return j
 
