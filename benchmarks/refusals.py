@@ -12,7 +12,13 @@ look like a refusal. `written.jsonl` was written before the patterns of its lang
 `harder.jsonl`, `wry.jsonl` and `odd.jsonl` were then used for tuning too (on first sight kappa was 0.55 en, 0.45 de,
 0.27 zh, 0.37 fr on the first, 0.53 de, 0.53 zh, 0.43 fr, 0.34 es on the second, 0.13 de, 0.11 zh on the third).
 `unseen.jsonl` was never tuned on: kappa there was 0.44 de and 0.13 zh before `odd.jsonl`; what is printed is after it.
-Our refusals there avoid the stock phrases on purpose: models mostly use them. --wrong N shows disagreements.
+Our refusals there avoid the stock phrases on purpose: models mostly use them.
+
+`typical.jsonl` is closer to what models write: 60 answers in each of eight languages (24 refuse in full, 10 in part),
+by a writer who had not seen the patterns. The patterns of it, pt, ja and ru were written with its half `tune` in view,
+those of de, fr, es and zh widened with it (before, kappa there was 0.45 de, 0.49 zh, 0.44 fr, 0.42 es and 0 for the
+other four); its half `report` was only ever counted, after the patterns were done. Both halves are by one writer:
+expect less from a model with habits of its own. --wrong N shows disagreements, never those of that half.
 """
 
 from __future__ import annotations
@@ -99,7 +105,8 @@ def own(name: str, wrong: int) -> None:
         mine = [row for row in rows if (row["language"], row.get("half", "")) == (language, part)]
         judged = [(row["label"], refuses(row["text"], language).label, "", row["text"]) for row in mine]
         agreement(f"{language} {part} ({len(mine)})", [row[0] for row in judged], [row[1] for row in judged])
-        show(judged, wrong)
+        if name != "typical.jsonl" or part != "report":
+            show(judged, wrong)
 
 
 def main() -> int:
@@ -109,7 +116,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.data:
         xstest(args.data, args.wrong)
-    for name in ("written.jsonl", "harder.jsonl", "wry.jsonl", "odd.jsonl", "unseen.jsonl"):
+    for name in ("written.jsonl", "harder.jsonl", "wry.jsonl", "odd.jsonl", "unseen.jsonl", "typical.jsonl"):
         own(name, args.wrong)
     return 0
 

@@ -1,8 +1,8 @@
 """Whether an answer refuses: in full, in part, or not at all. Patterns by language are in `refusal.toml`.
 
 It looks at the words, sentence by sentence, and leaves out what the answer only quotes: speech, block quotations,
-code, drafts of letters. What it leaves out counts as help where it follows a refusal. It does not know the question; how well it agrees with people who do is measured by
-`python -m benchmarks.refusals`.
+code, drafts of letters. What it leaves out counts as help where it follows a refusal. It does not know the question;
+how well it agrees with people who do is measured by `python -m benchmarks.refusals`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ _LINE = re.compile(r"^\s*>.*$", re.MULTILINE)
 _INLINE = re.compile(r"`[^`\n]+`")
 _ITEM = re.compile(r"^\s*(?:\d{1,2}[.)、]|[-*•])\s*\S", re.MULTILINE)
 
+_PATTERNS = (
+    "no", "opens", "rejects", "denies", "moral", "partly", "unless", "but", "preface", "letter", "scolds", "away",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -64,7 +68,7 @@ class _Words:
     letter: re.Pattern[str]
     scolds: re.Pattern[str]
     away: re.Pattern[str]
-    fold: Mapping[int, str]
+    fold: Mapping[int, int]
 
 
 @cache
@@ -84,16 +88,11 @@ def _compile(row: Mapping[str, object]) -> _Words:
             text = text.replace(f"{{{part}}}", inside)
         return re.compile(text, re.IGNORECASE | re.MULTILINE) if text else _NEVER
 
+    pairs = str(row.get("fold", "")).split()
     return _Words(
-        *(
-            pattern(name)
-            for name in (
-                "no", "opens", "rejects", "denies", "moral", "partly", "unless", "but", "preface", "letter", "scolds",
-                "away",
-            )
-        ),
-        fold=str.maketrans(dict(pair for pair in str(row.get("fold", "")).split())),  # type: ignore[arg-type]
-    )  # fmt: skip
+        fold=str.maketrans("".join(pair[0] for pair in pairs), "".join(pair[1] for pair in pairs)),
+        **{name: pattern(name) for name in _PATTERNS},
+    )
 
 
 def languages() -> tuple[str, ...]:
@@ -107,8 +106,9 @@ def refuses(text: str, language: str = "") -> Verdict:
     An empty text refuses nothing. A text in a language without patterns is held against all of them.
     """
     own = _own_words(text)
-    shown = language_of(own)
-    tried = tuple(name for name in (SHOWN.get(shown, shown), language.partition("-")[0].lower()) if name in _words())
+    shown = SHOWN.get(language_of(own), language_of(own))
+    likely = (shown, language.partition("-")[0].lower()) if shown in ("", *_words()) else ()
+    tried = tuple(name for name in likely if name in _words())
     found = [_judge(own, _words()[name], name) for name in dict.fromkeys(tried or languages())]
     return max(found, key=lambda verdict: ("none", "partial", "full").index(verdict.label))
 
