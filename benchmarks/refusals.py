@@ -11,14 +11,16 @@ Without human labels: examples of our own in other languages (`tests/data/refusa
 look like a refusal. `written.jsonl` was written before the patterns of its language, which saw one half of it;
 `harder.jsonl`, `wry.jsonl` and `odd.jsonl` were then used for tuning too (on first sight kappa was 0.55 en, 0.45 de,
 0.27 zh, 0.37 fr on the first, 0.53 de, 0.53 zh, 0.43 fr, 0.34 es on the second, 0.13 de, 0.11 zh on the third).
-`unseen.jsonl` was never tuned on: kappa there was 0.44 de and 0.13 zh before `odd.jsonl`; what is printed is after it.
+`unseen.jsonl` was never tuned on: kappa there was 0.44 de and 0.13 zh before `odd.jsonl`,
+0.53 and 0.13 before `typical.jsonl`.
 Our refusals there avoid the stock phrases on purpose: models mostly use them.
 
 `typical.jsonl` is closer to what models write: 60 answers in each of eight languages (24 refuse in full, 10 in part),
 by a writer who had not seen the patterns. The patterns of it, pt, ja and ru were written with its half `tune` in view,
 those of de, fr, es and zh widened with it (before, kappa there was 0.45 de, 0.49 zh, 0.44 fr, 0.42 es and 0 for the
-other four); its half `report` was only ever counted, after the patterns were done. Both halves are by one writer:
-expect less from a model with habits of its own. --wrong N shows disagreements, never those of that half.
+other four); its half `report` was only ever counted, after the patterns were done: over all eight languages kappa is
+0.64 there (0.19 before), and 0.99 on the half tuned on, so most of what that shows is learnt by heart. Both halves are
+by one writer: expect less from a model with habits of its own. --wrong N shows disagreements, never those of that half.
 """
 
 from __future__ import annotations
