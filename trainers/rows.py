@@ -36,7 +36,7 @@ def jsonl(path: Path) -> Iterator[Placed]:
 def json_list(path: Path) -> Iterator[Placed]:
     """A list of objects, or such a list under "data"."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     rows = rows.get("data", rows) if isinstance(rows, dict) else rows

@@ -113,22 +113,26 @@ def read_arm(written: str | Mapping[str, Any], url: str = "", key_env: str = "")
     where = own_url or url
     if not where:
         raise ArmError(f"arm {shown!r}: no URL; give --url for the server whose policy it is, or NAME=URL#MODEL")
-    _check_address(shown, where)
+    check_address(f"arm {shown!r}", where)
     key = told.get("key_env", "" if own_url and _origin(own_url) != _origin(url) else key_env)  # a key has one host
     name = told.get("name") or told.get("policy") or told.get("model") or _origin(where)
     return Arm(name, where, told.get("model", ""), told.get("policy", ""), key, decoding)
 
 
-def _check_address(shown: str, where: str) -> None:
+def check_address(who: str, where: str) -> None:
+    """Raises ArmError where it is none, or holds what a report is not to show."""
     try:
         parts = urlsplit(where)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of a port, or of brackets
         sound = False
     if not sound:
-        raise ArmError(f"arm {shown!r}: {where!r} is no http:// or https:// address")
+        raise ArmError(f"{who}: {where!r} is no http:// or https:// address")
     if parts.username or parts.password:  # run.json and the report show the address
-        raise ArmError("an arm's address holds a name or a password; put the key into a variable, and say key_env=NAME")
+        raise ArmError(
+            "an address holds a name or a password, which the report would show; put the key into a variable "
+            "(key_env=, --judge-key-env)"
+        )
 
 
 def _origin(url: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.ask import Engine, EngineError
-from trainers.evaluation.arms import Arm
+from trainers.evaluation.arms import Arm, check_address
 from trainers.evaluation.aspects import Scores, score_aspects
 from trainers.evaluation.calibration import Calibration, calibrate
 from trainers.evaluation.core import Answer, Question
@@ -45,6 +45,7 @@ def engine_of(plan: Plan, kind: type[Engine] = Engine) -> Engine:
     url, _, model = plan.judge.partition("#")
     if "://" not in url or not model:
         raise RecipeError(f"the judge {plan.judge!r} is not URL#MODEL, such as https://api.openai.com#gpt-4o")
+    check_address("the judge", url)
     return kind(
         url, model, plan.judge_key_env, 0.0, _LENGTH, plan.concurrency, plan.requests_per_minute, plan.retries,
         plan.timeout,

@@ -41,7 +41,11 @@ def test_an_arm_is_written_in_a_line_or_a_mapping(written: Any, arm: Arm) -> Non
         ("plain,body.messages=[]", URL, "messages is set by the run"),
         ("x=http://[b", URL, "'http://[b' is no http:// or https:// address"),
         ("x=http://b:port#m", URL, "'http://b:port' is no http:// or https:// address"),
-        ("x=http://me:secret@b#m", URL, "holds a name or a password; put the key into a variable, and say key_env"),
+        (
+            "x=http://me:secret@b#m",
+            URL,
+            "holds a name or a password, which the report would show",
+        ),
         ("x=ftp://b", URL, "'ftp://b' is no http:// or https:// address"),
         ("plain,stop=[", URL, "the value of 'stop' is not YAML"),
     ],

@@ -203,6 +203,8 @@ def test_an_effect_has_its_number_of_prompts(capsys: pytest.CaptureFixture[str])
         (["--price", "3"], "'price' is two numbers"),
         (["--aspects"], "'aspects' wants a judge"),
         (["--judge", "gpt-4o"], "the judge 'gpt-4o' is not URL#MODEL"),
+        (["--judge", "http://me:secret@judge#m"], "holds a name or a password, which the report would show"),
+        (["--judge", "http://[judge#m"], "the judge: 'http://[judge' is no http:// or https:// address"),
     ],
 )
 def test_a_wrong_plan_dies_before_anything_is_sent(

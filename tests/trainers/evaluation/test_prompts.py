@@ -224,6 +224,13 @@ def test_a_sound_expectation_passes(tmp_path: Path) -> None:
     assert one(tmp_path, {"prompt": "p", "expect": expect}).expect == expect
 
 
+@pytest.mark.parametrize("name", ["set.jsonl", "set.json", "set.csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, name: str) -> None:
+    path = rows(tmp_path, {"prompt": "Grüße,\r\nalle"}, {"prompt": "zwei"}, name=name)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [q.turns for q in read_prompts(path)] == [("Grüße,\r\nalle",), ("zwei",)]
+
+
 def test_half_a_character_and_endless_nesting_are_refused_by_their_place(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text('{"prompt": "whole \\ud83d\\ude42"}\n{"prompt": "half \\ud83d"}\n', "utf-8")
