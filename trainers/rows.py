@@ -53,6 +53,9 @@ def csv_rows(path: Path) -> Iterator[Placed]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            names = reader.fieldnames or ()
+            if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+                raise DataError(f"{path}: the column {twice!r} stands there twice")
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(f"{path}, line {reader.line_num}: not as many fields as there are columns")

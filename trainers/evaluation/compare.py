@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from trainers.evaluation.core import Answer, Comparison, Estimate, Measure, Question
-from trainers.evaluation.intervals import holm, mean, needed, paired_difference, paired_p, rate
+from trainers.evaluation.intervals import differing, holm, mean, needed, paired_difference, paired_p, rate
 from trainers.evaluation.measures import ANSWERED, MEASURES, measured
 
 Values = dict[str, dict[str, float]]  # measure -> question -> value
@@ -28,7 +28,8 @@ def compare(
 
     Several samples of a question are averaged first: the question is what is compared and resampled. A measure counts
     the questions for which both arms have it, and is left out where these are fewer than two. Holm's correction runs
-    over all comparisons that are returned. Gains are changes for the better, or up where neither way is better.
+    over all comparisons that are returned and in which enough questions differ to tell anything. Gains are changes for
+    the better, or up where neither way is better.
 
     Where an engine turned a request down for good, how many each arm got through is a measure of its own (ANSWERED):
     the others know nothing of these. What failed is to be asked again, and is in none.
@@ -58,7 +59,7 @@ def compare(
         for name, measure in known.items()
         if name in values[arm] and len(values[arm][name].keys() & values[baseline].get(name, {}).keys()) >= LEAST
     ]  # fmt: skip
-    return [replace(one, holm=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+    return _corrected(found)
 
 
 def compare_kinds(
@@ -72,8 +73,13 @@ def compare_kinds(
         kind: compare(questions, answers, baseline, extra, described=described, kinds={kind}, seed=seed)
         for kind in kinds
     }
-    corrected = iter(holm([one.p for rows in split.values() for one in rows]))
-    return {kind: [replace(one, holm=next(corrected)) for one in rows] for kind, rows in split.items()}
+    corrected = iter(_corrected([one for rows in split.values() for one in rows]))
+    return {kind: [next(corrected) for _ in rows] for kind, rows in split.items()}
+
+
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    ps = holm([one.p for one in found], [one.differ for one in found])
+    return [replace(one, holm=p) for one, p in zip(found, ps, strict=True)]
 
 
 def levels(
@@ -136,7 +142,7 @@ def _compared(
         after=_estimate(measure, after, seed),
         difference=paired_difference(before, after, seed=seed, share=measure.kind == "rate"),
         test=test, p=p, holm=p,
-        needed=needed(before, after),
+        needed=needed(before, after), differ=differing(before, after),
         gains=tuple(ident for ident in sorted(common, key=lambda one: -change[one])[:MOST] if change[ident] > 0),
         losses=tuple(ident for ident in sorted(common, key=lambda one: change[one])[:MOST] if change[ident] < 0),
     )  # fmt: skip

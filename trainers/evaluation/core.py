@@ -87,8 +87,9 @@ class Estimate:
 class Comparison:
     """An arm against the baseline, by one measure, over the questions that both answered.
 
-    `p` is two-sided; `holm` the same after Holm's correction over all comparisons with that baseline. `needed` is the
-    number of questions that would show a difference of this size with 80% power; None where there is none to show.
+    `p` is two-sided, of the `differ` questions whose values differ; `holm` the same after Holm's correction over all
+    comparisons with that baseline in which enough of them do. `needed` is the number of questions that would show a
+    difference of this size with 80% power; None where there is none to show.
     """
 
     measure: Measure
@@ -101,6 +102,7 @@ class Comparison:
     p: float
     holm: float
     needed: int | None = None
+    differ: int = 0
     gains: Sequence[str] = ()  # ids of the questions with the largest gains, then losses
     losses: Sequence[str] = ()
 

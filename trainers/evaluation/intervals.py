@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.evaluation.core import Estimate
-from trainers.evaluation.significance import Values, array, binary, holm, needed, needed_for, paired_p, pairs
+from trainers.evaluation.significance import Values, array, binary, differing, holm, needed, needed_for, paired_p, pairs
 
-__all__ = ["holm", "kappa", "mean", "needed", "needed_for", "paired_difference", "paired_p", "rate"]
+__all__ = ["differing", "holm", "kappa", "mean", "needed", "needed_for", "paired_difference", "paired_p", "rate"]
 
 LEVEL = 0.95
 RESAMPLES = 1999

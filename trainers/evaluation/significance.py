@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 FLIPS = 19_999  # the smallest p that the sign-flip test can give is 1 in 20,000
+DECISIVE = 6  # pairs, all going one way, that give a p under 0.05: 2 / 2^6
 ENOUGH = 200  # of the flips beyond what was observed; more would only make a large p more exact
 _NORMAL = NormalDist()
 
@@ -75,12 +76,23 @@ def _flip_p(change: Values, seed: int) -> float:
     return (beyond + 1) / (drawn + 1)
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def differing(before: Sequence[float], after: Sequence[float]) -> int:
+    """How many pairs differ; by them alone both tests judge."""
+    one, two = pairs(before, after)
+    return int(np.count_nonzero(two - one))
+
+
+def holm(ps: Sequence[float], differ: Sequence[int] | None = None) -> list[float]:
     """The p values corrected for being many (Holm 1979): with 0.05 as the limit, the chance that any of the true null
-    hypotheses is rejected stays under 5%, however they depend on each other."""
-    out, running = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        running = max(running, min(1.0, (len(ps) - rank) * ps[i]))
+    hypotheses is rejected stays under 5%, however they depend on each other.
+
+    `differ` says how many pairs differ in each. Of fewer than DECISIVE no test can reach 0.05, whichever way they go,
+    so such a comparison gets a p of 1 and the others need not pay for it (Tarone 1990).
+    """
+    counted = [i for i in range(len(ps)) if differ is None or differ[i] >= DECISIVE]
+    out, running = [1.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(counted, key=lambda i: ps[i])):
+        running = max(running, min(1.0, (len(counted) - rank) * ps[i]))
         out[i] = running
     return out
 

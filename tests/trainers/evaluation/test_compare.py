@@ -47,7 +47,7 @@ def test_a_difference_is_paired_named_and_corrected() -> None:
     assert slower.difference.value == pytest.approx(1.0)
     assert slower.significant
     assert slower.losses[:2] == ("q0", "q1")
-    assert [one.holm for one in found] == holm([one.p for one in found])
+    assert [one.holm for one in found] == holm([one.p for one in found], [one.differ for one in found])
     assert {one.arm for one in found} == {"new", "twin"}
     twin = pick(found, "over_refusal", "twin")
     assert (twin.p, twin.needed, twin.gains, twin.losses) == (1.0, None, (), ())
@@ -107,7 +107,7 @@ def test_kinds_are_compared_apart_and_corrected_together() -> None:
     assert (safe.difference.value, odd.difference.value) == (1.0, 0.0)
     assert safe.difference.n == odd.difference.n == 15
     every = [one for rows in split.values() for one in rows]
-    assert [one.holm for one in every] == holm([one.p for one in every])
+    assert [one.holm for one in every] == holm([one.p for one in every], [one.differ for one in every])
     assert compare(QUESTIONS, answers, "raw", kinds={"nothing"}) == []
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trainers.evaluation.core import Estimate
 from trainers.evaluation.intervals import (
+    differing,
     holm,
     kappa,
     mean,
@@ -21,8 +22,10 @@ from trainers.evaluation.intervals import (
     rate,
     student_quantile,
 )
+from trainers.evaluation.significance import DECISIVE
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=40)
+SHARES = (0.02, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.4, 0.6)  # of questions whose answers differ
 BITS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40)
 
 
@@ -223,6 +226,26 @@ def test_arms_that_do_the_same_are_called_different_in_a_twentieth() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
+
+
+def test_what_no_test_could_show_costs_the_others_nothing() -> None:
+    ps, differ = [0.03, 1.0, 0.0625, 0.02], [6, 0, 5, 9]
+    assert holm(ps, differ) == pytest.approx([0.04, 1.0, 1.0, 0.04])
+    for k in range(DECISIVE + 1):  # all that differ go one way, which is as far as a p can fall
+        before, after = [0.0] * 40, [1.0] * k + [0.0] * (40 - k)
+        assert differing(before, after) == k
+        assert (paired_p(before, after)[1] < 0.05) == (k >= DECISIVE)
+        assert (paired_p(before, [0.1 * i for i in range(1, k + 1)] + [0.0] * (40 - k))[1] < 0.05) == (k >= DECISIVE)
+
+
+def test_holm_over_what_can_tell_anything_keeps_its_promise() -> None:
+    rng = np.random.default_rng(8)
+    hits = 0
+    for _ in range(1500):  # ten true null hypotheses, most of them with few that differ
+        both = [pairs(*rng.multinomial(40, [share / 2, share / 2, 1 - share])[:2].tolist(), 40) for share in SHARES]
+        ps = holm([paired_p(*two)[1] for two in both], [differing(*two) for two in both])
+        hits += min(ps) < 0.05
+    assert hits / 1500 < 0.065
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))

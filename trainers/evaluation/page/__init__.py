@@ -20,9 +20,10 @@ from trainers.evaluation.wording import listed, summary
 __all__ = ["Contents", "page"]
 
 FOOT = """Intervals are 95%, paired by question: the question is what is resampled, and several answers to one are
-averaged first. p is two-sided, after Holm's correction over all comparisons with the baseline. A difference is shown
-where p < 0.05 and the interval leaves 0 out. “No difference shown” is not the same as no difference: it means that
-these questions cannot tell. What models and people wrote is shown as text, as they wrote it."""
+averaged first. p is two-sided, after Holm's correction over all comparisons with the baseline in which six questions
+or more differ; with fewer no test can tell. A difference is shown where p < 0.05 and the interval leaves 0 out. “No
+difference shown” is not the same as no difference: it means that these questions cannot tell. What models and people
+wrote is shown as text, as they wrote it."""
 
 
 def page(it: Contents) -> str:
