@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from retrieval_toys import Words
 
+from retrieval import lexical
 from retrieval.index import Index
 from retrieval.passage import Filter, Passage
 
@@ -50,6 +51,18 @@ def test_chinese_is_found_by_its_pairs_of_characters(index: Index) -> None:
 
 def test_a_stem_is_found_by_another_form_of_its_word(index: Index) -> None:
     assert ids(index.search("dogs leashed", 1, mode="lexical")) == ["ca-9"]
+
+
+def test_words_that_are_everywhere_are_asked_for_only_where_there_are_no_others(
+    local: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.add(Passage(f"many-{i}", f"the street of number {i}") for i in range(40))
+    few = set(ids(local.search("the cat of the house", 30, mode="lexical")))
+    assert len(few) == 30  # in a small index every word is asked for
+    monkeypatch.setattr(lexical, "SMALL", 10)
+    local.add([Passage("cat", "a cat sleeps")])
+    assert ids(local.search("the cat of the house", 30, mode="lexical")) == ["cat"]
+    assert len(local.search("of the", 30, mode="lexical")) == 30
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "lexical"])
