@@ -18,6 +18,13 @@ from trainers.evaluation.command import main
 from trainers.evaluation.plan import Plan, read_plan
 
 ROOT = Path(__file__).parents[3]
+# The command, hearing Ctrl-C even where the tests run in the background: shells have it ignored there, children and all.
+HEARS = """
+import signal, sys
+from serve.command import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -362,12 +369,12 @@ def test_ctrl_c_says_that_the_same_command_goes_on(prompts: Path, tmp_path: Path
     with server(most=5) as engine:
         given = flags(engine, prompts, "--concurrency", "2", "--out", str(tmp_path / "run"))
         child = subprocess.Popen(
-            [sys.executable, "-m", "serve.command", "eval", *given], cwd=ROOT, stdout=subprocess.DEVNULL,
+            [sys.executable, "-c", HEARS, "eval", *given], cwd=ROOT, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         engine._wait(lambda: len(engine.posts) == 7, 60, "the requests did not arrive")
         child.send_signal(signal.SIGINT)
-        _, told = child.communicate()
+        _, told = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "the same command goes on" in told
     assert "Traceback" not in told
