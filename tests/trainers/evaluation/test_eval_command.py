@@ -18,7 +18,7 @@ from trainers.evaluation.command import main
 from trainers.evaluation.plan import Plan, read_plan
 
 ROOT = Path(__file__).parents[3]
-# The command, hearing Ctrl-C even where the tests run in the background: shells have it ignored there, children and all.
+# The command, hearing Ctrl-C even where the tests run in the background: a shell has it ignored there, by children too.
 HEARS = """
 import signal, sys
 from serve.command import main
