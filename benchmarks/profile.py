@@ -65,7 +65,7 @@ LAYERS = {
     "client's HTTP (uvicorn, protocol, call)": r"uvicorn/|httptools|serve/(protocol|call|body)\.py",
     "framework (FastAPI, Starlette)": r"fastapi/|starlette/",
     "engine's HTTP (relay)": r"serve/(relay|upstream|connection|service|headers|pool)\.py|aiohttp/|multidict|yarl",
-    "the request parsed and written": r"serve/wire\.py|msgspec",
+    "the request parsed and written": r"serve/(wire|completion)\.py|msgspec",
     "the answer passed on or translated": r"serve/(reply|translate|said)\.py|prompt_opt/ending\.py",
     "trace and metrics": r"serve/(record|traces|metrics)\.py|prometheus_client/|uuid\.py",
     "layout": r"prompt_opt/(layout|turns|defuse|principles)\.py",

@@ -227,8 +227,7 @@ async def _events(upstream: Upstream) -> AsyncGenerator[bytes, None]:
     buffer, data = b"", []
     async with aclosing(_lines(upstream)) as lines:
         async for line in lines:
-            if line.startswith(_BOM):
-                line = line.removeprefix(_BOM)
+            line = line.removeprefix(_BOM)
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
             if line or not data:
