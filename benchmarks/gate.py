@@ -81,7 +81,7 @@ def show(judged: Sequence[Judged], count: int) -> None:
 
 def similarities(name: str, chosen: Sequence[Case]) -> None:
     """For each language and threshold, the share of texts below it."""
-    from retrieval.embed import load
+    from retrieval.embedding.embedder import load
 
     embedder = load(name)
     rng = random.Random(7)

@@ -254,7 +254,7 @@ _embedder: list[Any] = []
 
 def ceiling(texts: list[str], seconds: float) -> dict[str, float]:
     """Queries a second of the index's embedder with nothing beside it, in batches of 16 and 32."""
-    from retrieval.embed import load
+    from retrieval.embedding.embedder import load
 
     if not _embedder:
         _embedder.append(load())

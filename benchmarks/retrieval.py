@@ -35,14 +35,15 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file is called as the package that it measures
 
-from retrieval import analyse, evaluate
-from retrieval.ask import Ask
-from retrieval.build import bar
-from retrieval.embed import Model, load
-from retrieval.index import Index
+from retrieval.backends.local.record import Entry
+from retrieval.embedding.embedder import Model, load
 from retrieval.passage import Filter, Passage
-from retrieval.store import Entry
-from retrieval.tune import ranked, sides, tune
+from retrieval.search import evaluation
+from retrieval.search.build import bar
+from retrieval.search.index import Index
+from retrieval.search.query import Ask
+from retrieval.search.tuning import ranked, sides, tune
+from retrieval.text import analysis
 
 CORPORA = {
     "zh": ("lawir_zh/corpus", "lawir_zh/queries.dev", "lawir_zh/qrels.dev", "zh"),
@@ -81,9 +82,9 @@ def passages(data: Path, name: str) -> Iterator[Passage]:
         )
 
 
-def questions(data: Path, name: str) -> tuple[dict[str, str], evaluate.Qrels]:
+def questions(data: Path, name: str) -> tuple[dict[str, str], evaluation.Qrels]:
     queries, qrels = (data / f"{CORPORA[name][1]}.jsonl", data / f"{CORPORA[name][2]}.tsv")
-    return evaluate.read_queries(queries), evaluate.read_qrels(qrels)
+    return evaluation.read_queries(queries), evaluation.read_qrels(qrels)
 
 
 def built(data: Path, work: Path, name: str, embedder: Any, label: str) -> Index:
@@ -107,7 +108,9 @@ def built(data: Path, work: Path, name: str, embedder: Any, label: str) -> Index
 
 def plain(text: str) -> list[str]:
     """Lower-cased words, or pairs of characters where words are not spaced."""
-    return [term for term in analyse.terms(text, "") if len(term) > 1 or analyse.detect(term) not in {"zh", "ja", "ko"}]
+    return [
+        term for term in analysis.terms(text, "") if len(term) > 1 or analysis.detect(term) not in {"zh", "ja", "ko"}
+    ]
 
 
 def floor(data: Path, name: str, queries: dict[str, str]) -> dict[str, list[tuple[str, float]]]:
@@ -138,7 +141,7 @@ def quality(options: argparse.Namespace) -> None:
     print("| corpus | | nDCG@10 | recall@10 | recall@100 |\n|---|---|---|---|---|")
     for name in options.corpora:
         queries, qrels = questions(options.data, name)
-        row(name, "BM25 floor", evaluate.score(floor(options.data, name, queries), qrels))
+        row(name, "BM25 floor", evaluation.score(floor(options.data, name, queries), qrels))
         spoken = name in ("en", "spec") or options.dense
         with built(
             options.data, options.work, name, None if spoken else "none", "minilm" if spoken else "terms"
@@ -146,12 +149,12 @@ def quality(options: argparse.Namespace) -> None:
             for mode in ("lexical", "dense", "hybrid") if spoken else ("lexical",):
                 run = {q: documents(index, text, 100, mode) for q, text in queries.items()}
                 label = f"hybrid, weight {index.weight}" if mode == "hybrid" else mode
-                row(name, label, evaluate.score(run, qrels))
+                row(name, label, evaluation.score(run, qrels))
             if spoken:
                 two_fold(index, name, queries, qrels)
 
 
-def two_fold(index: Index, name: str, queries: dict[str, str], qrels: evaluate.Qrels) -> None:
+def two_fold(index: Index, name: str, queries: dict[str, str], qrels: evaluation.Qrels) -> None:
     found = tune(index, queries, qrels)
     judged = [q for q in queries if q in qrels]
     run = {}
@@ -159,7 +162,7 @@ def two_fold(index: Index, name: str, queries: dict[str, str], qrels: evaluate.Q
         for query in judged[fold::2]:
             documents_ = ranked(sides(index, queries[query], 300), found.folds[1 - fold])[:100]
             run[query] = [(key, 1.0) for key in documents_]
-    row(name, f"hybrid, tuned two-fold ({found.folds[0]}, {found.folds[1]})", evaluate.score(run, qrels))
+    row(name, f"hybrid, tuned two-fold ({found.folds[0]}, {found.folds[1]})", evaluation.score(run, qrels))
 
 
 def row(name: str, label: str, measured: dict[str, float]) -> None:
@@ -167,7 +170,7 @@ def row(name: str, label: str, measured: dict[str, float]) -> None:
 
 
 def documents(index: Index, query: str, k: int, mode: str) -> list[tuple[str, float]]:
-    return evaluate.documents(lambda wanted: index.search(query, wanted, mode=mode), k)
+    return evaluation.documents(lambda wanted: index.search(query, wanted, mode=mode), k)
 
 
 # What a floor would keep
@@ -212,7 +215,7 @@ class Projected:
 
     def _one(self, text: str) -> Any:
         vector = np.zeros(self.dimension, np.float32)
-        for term in analyse.terms(text, "zh"):
+        for term in analysis.terms(text, "zh"):
             digest = hashlib.blake2b(term.encode(), digest_size=48).digest()
             vector += np.unpackbits(np.frombuffer(digest, np.uint8)).astype(np.float32) - 0.5
         return vector / max(1e-9, float(np.linalg.norm(vector)))

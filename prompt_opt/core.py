@@ -234,7 +234,7 @@ class Context:
 
 
 class Indexes(Protocol):
-    """The indexes of principles that the configuration names (`retrieval.index.Index`, which we do not import here)."""
+    """The indexes that the configuration names (`retrieval.search.index.Index`, not imported here)."""
 
     def opened(self, name: str) -> Any | None:
         """The index, if it is open. Never blocks."""

@@ -19,8 +19,8 @@ from prompt_opt.principles import line
 from prompt_opt.regions import detect
 
 if TYPE_CHECKING:
-    from retrieval.index import Index
     from retrieval.passage import Filter, Hit
+    from retrieval.search.index import Index
 
 log = logging.getLogger("trimtab.opo")
 _QUERY = 2000  # characters of the last user turn that are searched for: its end, where a question usually stands
@@ -110,11 +110,11 @@ class Opo:
         )
 
     def _filter(self, query: str, asked: Mapping[str, Any]) -> Filter:
-        from retrieval import analyse
         from retrieval.passage import Filter
+        from retrieval.text import analysis
 
         options = self._options
-        spoken = analyse.detect(query) if options.detect_language else ""
+        spoken = analysis.detect(query) if options.detect_language else ""
         region = asked.get("region") or (detect(query) if options.detect_region else None) or options.region or None
         if region is None and options.without_region == "national":
             region = ""

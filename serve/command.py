@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("serve a model, or stand before one, with alignment policies", "serve.command:serve"),
     "check": ("check the configuration and print it resolved", "serve.command:check"),
     "explain": ("print the prompt that a chat becomes, without sending it", "serve.explain:main"),
-    "index": ("make, change and search an index of principles", "retrieval.command:main"),
+    "index": ("make, change and search an index of principles", "retrieval.cli.command:main"),
     "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.rewrite:main"),
     "feedback": ("write what people said of answers as data for `trimtab train`", "serve.verdicts:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from serve.config import IndexSpec
 
 if TYPE_CHECKING:
-    from retrieval.index import Index
+    from retrieval.search.index import Index
 
 log = logging.getLogger("trimtab.indexes")
 _COMPACT_S = 10.0  # between looks for an index whose new rows deserve a base of their own
@@ -38,7 +38,7 @@ class Indexes:
             return index
         with self._lock:
             if name not in self._open:
-                from retrieval.index import Index
+                from retrieval.search.index import Index
 
                 spec = self.specs[name]
                 self._open[name] = Index.open(
@@ -72,7 +72,7 @@ class Indexes:
         await asyncio.sleep(_REFRESH_S)
 
     def _follow(self, name: str) -> None:
-        from retrieval.store import Moved
+        from retrieval.backends.local.record import Moved
 
         index = self.open(name)
         try:

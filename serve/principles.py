@@ -17,8 +17,8 @@ from serve.keys import Caller
 from serve.service import Service
 
 if TYPE_CHECKING:
-    from retrieval.index import Index
     from retrieval.passage import Passage
+    from retrieval.search.index import Index
 
 _MOST = 1000  # principles in one call
 _QUERY = 10_000  # characters; an embedder reads fewer, and a megabyte would keep it from everybody else for seconds

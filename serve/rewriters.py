@@ -124,7 +124,7 @@ def _whole(events: bytes) -> dict[str, Any]:
 
 
 def _similarity(name: str) -> Callable[[str, str], float]:
-    from retrieval.embed import load
+    from retrieval.embedding.embedder import load
 
     embedder = load(name)
 

@@ -12,9 +12,9 @@ from prompt_opt.core import Advice, Chat, Context, Message, Policy, Skip, Suppli
 from prompt_opt.layout import lay_out
 from prompt_opt.opo import Opo, Options
 from prompt_opt.regions import detect
-from retrieval.index import Index
 from retrieval.passage import Passage
-from retrieval.rerank import Reranker
+from retrieval.search.index import Index
+from retrieval.search.reranker import Reranker
 
 RULES = [
     Passage("noise-by", "Quiet hours in Bavaria run from ten at night.", "Noise act", "by.example", region="Bayern"),

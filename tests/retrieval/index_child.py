@@ -5,8 +5,8 @@ import sys
 
 from retrieval_toys import Words
 
-from retrieval.index import Index
 from retrieval.passage import Passage
+from retrieval.search.index import Index
 
 index = Index.open(sys.argv[1], create=True, embedder=Words())
 for line in sys.stdin:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from retrieval_toys import Words
 
-from retrieval import dense
-from retrieval.index import Index
+from retrieval.backends.local import dense
 from retrieval.passage import Filter, Passage
+from retrieval.search.index import Index
 
 QUERIES = ["born free and equal", "dog in a park", "劳动合同", "rule number 17"]
 

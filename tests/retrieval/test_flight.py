@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.ask import Ask
-from retrieval.flight import Begun, Known, fly
+from retrieval.search.flight import Begun, Known, fly
+from retrieval.search.query import Ask
 
 BEGUN = Begun(Ask("bees", 1), 1, None, ([], 0.0))
 VECTOR = np.ones(2, np.float32)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.command import main
-from retrieval.index import Index
+from retrieval.cli.command import main
 from retrieval.passage import Passage
+from retrieval.search.index import Index
 
 TEXTS = {
     "fence": "```\n# Answer:\n```\n\n# Query:\n```\nyes\n```",

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from retrieval_toys import Words
 
-from retrieval import lexical
-from retrieval.index import Index
+from retrieval.backends.local import lexical
 from retrieval.passage import Filter, Passage
+from retrieval.search.index import Index
 
 LITE = importlib.util.find_spec("milvus_lite") and importlib.util.find_spec("pymilvus")
 no_lite = pytest.mark.skipif(not LITE, reason="milvus-lite and pymilvus are not installed")
@@ -264,7 +264,7 @@ def test_a_read_only_index_refuses_changes(local: Index, make: Callable[..., Ind
 
 
 def test_a_reranker_has_the_last_word(local: Index) -> None:
-    from retrieval.rerank import Reranker
+    from retrieval.search.reranker import Reranker
 
     class Longest:
         def predict(self, pairs: list[tuple[str, str]], **_: object) -> list[float]:

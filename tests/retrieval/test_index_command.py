@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval import evaluate
-from retrieval.command import main
-from retrieval.index import Index
+from retrieval.cli.command import main
+from retrieval.search import evaluation
+from retrieval.search.index import Index
 
 TOPICS = ["dog leash park", "tenant rent month", "ship flag harbour", "school pupil teacher", "river fish licence"]
 
@@ -112,6 +112,6 @@ def test_mistakes_are_named(argv: list[str], problem: str, capsys: pytest.Captur
 
 def test_measures_are_what_the_books_say() -> None:
     rated = {"a": 1, "b": 1}
-    assert evaluate.ndcg(["a", "b"], rated) == pytest.approx(1.0)
-    assert evaluate.ndcg(["x", "a"], rated) == pytest.approx((1 / 1.5849625) / (1 + 1 / 1.5849625))
-    assert evaluate.recall(["a", "x"], rated, 10) == 0.5
+    assert evaluation.ndcg(["a", "b"], rated) == pytest.approx(1.0)
+    assert evaluation.ndcg(["x", "a"], rated) == pytest.approx((1 / 1.5849625) / (1 + 1 / 1.5849625))
+    assert evaluation.recall(["a", "x"], rated, 10) == 0.5

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from retrieval.ingest import Defaults, files, read
 from retrieval.passage import Passage
+from retrieval.text.formats import Defaults, files, read
 
 
 def write(path: Path, data: str | bytes) -> Path:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval import columns
+from retrieval.backends.local import columns
 from retrieval.passage import Filter, Passage, parse_filter
 
 REGIONS = st.sampled_from(["", "全国", "national", "江苏", "Ontario"])

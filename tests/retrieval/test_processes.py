@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval import dense
-from retrieval.index import Index
+from retrieval.backends.local import dense
+from retrieval.search.index import Index
 
 HERE = Path(__file__).parent
 

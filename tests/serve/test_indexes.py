@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retrieval import dense
+from retrieval.backends.local import dense
 from serve import indexes
 from serve.config import IndexSpec
 
@@ -60,8 +60,8 @@ def test_a_reranker_of_the_configuration_orders_what_is_found(tmp_path: Path) ->
 
 
 async def test_a_deleted_index_is_a_trouble_and_one_put_in_its_place_is_opened(tmp_path: Path) -> None:
-    from retrieval.index import Index
     from retrieval.passage import Passage
+    from retrieval.search.index import Index
 
     spec = IndexSpec("law", path=str(tmp_path / "law"), embedder="none")
     opened = indexes.Indexes({"law": spec})

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from retrieval.ask import ANY
-from retrieval.evaluate import Qrels, ndcg
-from retrieval.fuse import Key, Ranked, fuse
-from retrieval.index import WEIGHT, Index
+from retrieval.fusion import Key, Ranked, fuse
+from retrieval.search.evaluation import Qrels, ndcg
+from retrieval.search.index import WEIGHT, Index
+from retrieval.search.query import ANY
 
 STEPS = tuple(i / 20 for i in range(21))
 DEPTH = 100

@@ -17,11 +17,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from retrieval import analyse
-from retrieval.lexical import Reader
+from retrieval.backends.local.lexical import Reader
+from retrieval.backends.local.record import Store
 from retrieval.lock import locked, replace_durably
 from retrieval.passage import primary
-from retrieval.store import Store
+from retrieval.text import analysis
 
 VERSION = 5  # of the analysis and the fields; another number means: build anew
 AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
@@ -104,7 +104,7 @@ class Terms:
             writer.delete_documents_by_term("n", n)
         for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
             chunks = list(group)
-            language = primary(chunks[0][4]) or analyse.detect(chunks[0][3])
+            language = primary(chunks[0][4]) or analysis.detect(chunks[0][3])
             languages.add(language)
             for document in _documents(chunks, language):
                 writer.add_document(document)
@@ -130,9 +130,9 @@ def _documents(chunks: list[tuple[int, str, str, str, str]], language: str) -> I
     import tantivy
 
     title, several = chunks[0][2], 1 < len(chunks) <= AROUND
-    whole = analyse.terms("\n".join([title, *(chunk[3] for chunk in chunks)]), language) if several else []
+    whole = analysis.terms("\n".join([title, *(chunk[3] for chunk in chunks)]), language) if several else []
     for n, _, own_title, text, _ in chunks:
-        own = analyse.terms(f"{own_title}\n{text}", language)
+        own = analysis.terms(f"{own_title}\n{text}", language)
         document = tantivy.Document()
         document.add_unsigned("n", n)
         document.add_text("terms", " ".join(whole or own))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from retrieval.backend import Backend, Progress
-from retrieval.embed import DEFAULT, Embedder
-from retrieval.local import Local
-from retrieval.store import Store
+from retrieval.backends.backend import Backend, Progress
+from retrieval.backends.local.machine import Local
+from retrieval.backends.local.record import Store
+from retrieval.embedding.embedder import DEFAULT, Embedder
 
 NONE = "none"
 
@@ -17,7 +17,7 @@ def open_backend(
     path: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
 ) -> tuple[Backend, Embedder | None]:
     if remote(path):
-        from retrieval.milvus import open_milvus
+        from retrieval.backends.milvus.cluster import open_milvus
 
         return open_milvus(path, create, embedder, threads)
     folder = Path(path)
@@ -75,6 +75,6 @@ def load_embedder(embedder: str | Embedder, threads: int | None) -> Embedder | N
         return embedder
     if embedder == NONE:
         return None
-    from retrieval.embed import load
+    from retrieval.embedding.embedder import load
 
     return load(embedder, threads=threads)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval import analyse
-from retrieval.columns import Allowed, Columns, best_first
+from retrieval.backends.local.columns import Allowed, Columns, best_first
 from retrieval.passage import primary
+from retrieval.text import analysis
 
 COMMON, SLOW = 0.5, 0.2  # the share of passages beyond which a term, or a slow one, is left out of a query …
 SMALL = 20_000  # … of an index with more passages than this: in a small one no term is slow
@@ -68,7 +68,7 @@ def search(
 
 def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Counter[str], float]:
     """The query's terms and the score that no passage reaches: each term so often that once more adds nothing."""
-    counts = Counter(analyse.query_terms(query[:READ], languages))
+    counts = Counter(analysis.query_terms(query[:READ], languages))
     total = reader.searcher.num_docs + 1
     df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
     if len(counts) > MOST:
@@ -76,7 +76,7 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Coun
     rare = {t: count for t, count in counts.items() if df[t] <= max((SLOW if _slow(t) else COMMON) * total, SMALL)}
     counts = Counter(rare) if rare else counts
     idf = {term: math.log1p((total - df[term] + 0.5) / (df[term] + 0.5)) for term in counts}
-    return counts, sum(2.2 * count * analyse.weight(term) * idf[term] for term, count in counts.items())
+    return counts, sum(2.2 * count * analysis.weight(term) * idf[term] for term, count in counts.items())
 
 
 def _slow(term: str) -> bool:
@@ -127,7 +127,7 @@ def _any_of(schema: Any, counts: Counter[str], field: str = "terms") -> Any:
 
     query, clauses = tantivy.Query, []
     for term, count in counts.items():
-        clause, weight = query.term_query(schema, field, term, "freq"), count * analyse.weight(term)
+        clause, weight = query.term_query(schema, field, term, "freq"), count * analysis.weight(term)
         clauses.append((tantivy.Occur.Should, clause if weight == 1.0 else query.boost_query(clause, weight)))
     return query.boolean_query(clauses)
 

@@ -15,8 +15,8 @@ BATCH = 256  # documents in a transaction, and sorted by length to be embedded
 
 
 def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
-    from retrieval import ingest as files
-    from retrieval.index import Index
+    from retrieval.search.index import Index
+    from retrieval.text import formats as files
 
     inputs = [file for given in arguments.input for file in files.files(given)]
     defaults = files.Defaults(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrieval.fuse import Fused
+from retrieval.fusion import Fused
 from retrieval.passage import Filter, Hit, Passage
 
 MODES = ("hybrid", "dense", "lexical")

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from retrieval import analyse
-from retrieval.backend import Progress, Vector
-from retrieval.embed import DEFAULT, Embedder
-from retrieval.fuse import Key, Ranked
-from retrieval.milvus_schema import TEXTS, passages, settings
+from retrieval.backends.backend import Progress, Vector
+from retrieval.backends.local.record import Entry
+from retrieval.backends.milvus.schema import TEXTS, passages, settings
+from retrieval.embedding.embedder import DEFAULT, Embedder
+from retrieval.fusion import Key, Ranked
 from retrieval.passage import NATIONAL, Filter, Passage, primary
-from retrieval.store import Entry
+from retrieval.text import analysis
 
 FRESH = 0.25  # seconds for which a revision that was read is believed
 NEVER = "9999-12-31"
@@ -45,7 +45,7 @@ class MilvusView:
 def open_milvus(
     url: str, create: bool, embedder: str | Embedder | None, threads: int | None
 ) -> tuple[Milvus, Embedder | None]:
-    from retrieval.place import about, check, load_embedder
+    from retrieval.backends.place import about, check, load_embedder
 
     backend = Milvus(url)
     try:
@@ -129,7 +129,7 @@ class Milvus:
         rows, spoken = [], set[str]()
         for entry in entries:
             for i, chunk in enumerate(entry.chunks):
-                language = primary(chunk.language) or analyse.detect(chunk.text)
+                language = primary(chunk.language) or analysis.detect(chunk.text)
                 spoken.add(language)
                 rows.append(_row(entry.document, chunk, language))
                 if entry.vectors is not None:
@@ -247,7 +247,7 @@ class Milvus:
     def lexical(self, view: MilvusView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
         known = self._languages
         spoken = frozenset({primary(view.language)}) & known if view.language else known
-        terms = Counter(analyse.query_terms(query, spoken or known))
+        terms = Counter(analysis.query_terms(query, spoken or known))
         if not terms:
             return [], 0.0
         found = self._search("sparse", _plain(terms.elements()), view, k, "BM25")
@@ -318,7 +318,7 @@ def _row(document: Passage, chunk: Passage, language: str) -> dict[str, Any]:
         **fields, "document": chunk.document, "tags": list(chunk.tags), "spoken": primary(chunk.language),
         "in_force_to": chunk.in_force_to or NEVER, "signature": document.signature.hex(),
         "content_hash": document.content_hash.hex(),
-        "terms": _plain(analyse.terms(chunk.search_text, language)),
+        "terms": _plain(analysis.terms(chunk.search_text, language)),
     }  # fmt: skip
 
 

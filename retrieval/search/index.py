@@ -12,17 +12,17 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from retrieval.ask import ANY, Ask, hit, varied
-from retrieval.backend import Backend, Progress, Vector, View
-from retrieval.batch import QueryVectors
+from retrieval.backends.backend import Backend, Progress, Vector, View
+from retrieval.backends.local.record import Entry
 from retrieval.cache import Cache
-from retrieval.chunk import chunk_passage
-from retrieval.embed import Embedder
-from retrieval.flight import Begun, Known, fly
-from retrieval.fuse import Fused, Key, Ranked, fuse
+from retrieval.embedding.batches import QueryVectors
+from retrieval.embedding.embedder import Embedder
+from retrieval.fusion import Fused, Key, Ranked, fuse
 from retrieval.passage import Filter, Hit, Passage, primary
-from retrieval.rerank import Reranker
-from retrieval.store import Entry
+from retrieval.search.flight import Begun, Known, fly
+from retrieval.search.query import ANY, Ask, hit, varied
+from retrieval.search.reranker import Reranker
+from retrieval.text.structure import chunk_passage
 
 CHARACTERS = 1200  # the most in a chunk of an index without an embedder
 WEIGHT = 0.5  # of the lexical side, until `trimtab index tune` has found the index's own
@@ -53,7 +53,7 @@ class Index:
 
         An index keeps the embedder that it was made with ("none": terms only) and refuses another.
         """
-        from retrieval.place import open_backend
+        from retrieval.backends.place import open_backend
 
         backend, model = open_backend(str(path), create and not readonly, embedder, threads, progress)
         return cls(backend, model, readonly=readonly, reranker=Reranker(reranker) if reranker else None)

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from retrieval.build import bar, ingest
 from retrieval.passage import Filter, Hit, parse_filter
+from retrieval.search.build import bar, ingest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,7 +92,7 @@ def add(arguments: argparse.Namespace) -> int:
 
 
 def withdraw(arguments: argparse.Namespace) -> int:
-    from retrieval.index import Index
+    from retrieval.search.index import Index
 
     with Index.open(arguments.index, threads=arguments.threads) as index:
         revision, gone = index.backend.withdraw(arguments.ids)
@@ -104,7 +104,7 @@ def withdraw(arguments: argparse.Namespace) -> int:
 
 
 def search(arguments: argparse.Namespace) -> int:
-    from retrieval.index import Index
+    from retrieval.search.index import Index
 
     if (arguments.query is None) == (arguments.queries is None):
         raise ValueError("give either a query or --queries FILE")
@@ -134,30 +134,30 @@ def _hits(index: Any, query: str, arguments: argparse.Namespace, where: Filter, 
 
 
 def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> int:
-    from retrieval import evaluate
+    from retrieval.search import evaluation
 
-    queries = evaluate.read_queries(arguments.queries)
+    queries = evaluation.read_queries(arguments.queries)
     run: dict[str, list[tuple[str, float]]] = {}
     took = []
     with bar("searching", len(queries), " queries") as advance:
         for key, query in queries.items():
             started = time.perf_counter()
-            run[key] = evaluate.documents(partial(_hits, index, query, arguments, where), arguments.k)
+            run[key] = evaluation.documents(partial(_hits, index, query, arguments, where), arguments.k)
             took.append((time.perf_counter() - started) * 1000)
             advance(1)
     took.sort()
     if took:
         print(f"{len(run)} queries, p50 {took[len(took) // 2]:.2f} ms, p99 {took[int(len(took) * 0.99)]:.2f} ms")
     if arguments.run:
-        evaluate.write_run(arguments.run, run)
+        evaluation.write_run(arguments.run, run)
     if arguments.qrels:
-        found = evaluate.score(run, evaluate.read_qrels(arguments.qrels))
+        found = evaluation.score(run, evaluation.read_qrels(arguments.qrels))
         print("  ".join(f"{name} {value:.4f}" for name, value in found.items()))
     return 0
 
 
 def stats(arguments: argparse.Namespace) -> int:
-    from retrieval.index import Index
+    from retrieval.search.index import Index
 
     with Index.open(arguments.index, readonly=True, threads=arguments.threads) as index:
         labels: dict[str, Counter[str]] = {"region": Counter(), "language": Counter(), "kind": Counter()}
@@ -177,7 +177,7 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    from retrieval.index import Index
+    from retrieval.search.index import Index
 
     target = arguments.output.open("w", encoding="utf-8") if arguments.output else None
     with Index.open(arguments.index, readonly=True) as index:
@@ -190,11 +190,11 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def tune(arguments: argparse.Namespace) -> int:
-    from retrieval import evaluate
-    from retrieval.index import Index
-    from retrieval.tune import tune as run
+    from retrieval.search import evaluation
+    from retrieval.search.index import Index
+    from retrieval.search.tuning import tune as run
 
-    queries, qrels = evaluate.read_queries(arguments.queries), evaluate.read_qrels(arguments.qrels)
+    queries, qrels = evaluation.read_queries(arguments.queries), evaluation.read_qrels(arguments.qrels)
     with Index.open(arguments.index, threads=arguments.threads) as index:
         before = index.weight
         with bar("asking", len(queries), " queries") as advance:

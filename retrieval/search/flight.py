@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from retrieval.ask import Ask
-from retrieval.backend import Vector, View
-from retrieval.fuse import Ranked
+from retrieval.backends.backend import Vector, View
+from retrieval.fusion import Ranked
 from retrieval.passage import Hit
+from retrieval.search.query import Ask
 
 
 @dataclass(frozen=True, slots=True)

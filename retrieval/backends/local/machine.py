@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval import columns as labels
-from retrieval import dense as vectors
-from retrieval import lexical as terms
-from retrieval.backend import Progress, Vector
+from retrieval.backends.backend import Progress, Vector
+from retrieval.backends.local import columns as labels
+from retrieval.backends.local import dense as vectors
+from retrieval.backends.local import lexical as terms
+from retrieval.backends.local.columns import Allowed, Columns
+from retrieval.backends.local.dense import Dense
+from retrieval.backends.local.record import Store
+from retrieval.backends.local.terms import Terms
 from retrieval.cache import Cache
-from retrieval.columns import Allowed, Columns
-from retrieval.dense import Dense
-from retrieval.fuse import Key, Ranked
+from retrieval.fusion import Key, Ranked
 from retrieval.passage import Filter
-from retrieval.store import Store
-from retrieval.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)

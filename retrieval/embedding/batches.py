@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 
 from retrieval.cache import Cache
-from retrieval.embed import Embedder, Vectors
+from retrieval.embedding.embedder import Embedder, Vectors
 
 MOST = 32
 _Waiting = tuple[str, "Future[Vectors]"]

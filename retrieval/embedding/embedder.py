@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.chunk import chunk
+from retrieval.text.structure import chunk
 
 DEFAULT = "all-MiniLM-L6-v2"
 BATCH = 32  # larger ones are slower: they pad to their longest text
@@ -115,7 +115,7 @@ def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "aut
     """
     from tokenizers import Tokenizer
 
-    from retrieval import export
+    from retrieval.embedding import runners
 
     if runtime not in {"auto", "onnx", "torch"}:
         raise ValueError(f"unknown runtime {runtime!r}: auto, onnx or torch")
@@ -126,10 +126,10 @@ def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "aut
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    exports = export.open_exports(folder, weights_hash(folder), threads) if runtime != "torch" else None
+    exports = runners.open_exports(folder, weights_hash(folder), threads) if runtime != "torch" else None
     if exports is None and runtime == "onnx":
         raise ValueError(f"{name} does not give the same vectors on ONNX Runtime; use runtime auto or torch")
-    runner, asked = exports or (export.TorchRunner(folder, threads), None)
+    runner, asked = exports or (runners.TorchRunner(folder, threads), None)
     model = Model(folder, Path(name).name, runner, tokenizer, asked)
     model.source = name
     return model

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.fuse import Key, Ranked
+from retrieval.backends.local.record import Entry
+from retrieval.fusion import Key, Ranked
 from retrieval.passage import Filter, Passage
-from retrieval.store import Entry
 
 Vector = npt.NDArray[np.float32]
 View = Any  # one moment of the index and what a filter allows in it; opaque to the caller

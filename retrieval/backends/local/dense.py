@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.columns import Allowed, best_first
+from retrieval.backends.local.columns import Allowed, best_first
+from retrieval.backends.local.record import Store
 from retrieval.lock import locked, replace_durably
-from retrieval.store import Store
 
 Numbers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.backends.local.record import Label
 from retrieval.passage import Filter, in_force, national, speaks
-from retrieval.store import Label
 
 Mask = npt.NDArray[np.bool_]
 
