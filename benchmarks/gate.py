@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gate_cases import OWN, Case, cases
-from prompt_opt.gate import RULES, Verdict, judge
+from prompt_opt.gate.verdict import RULES, Verdict, judge
 
 Judged = tuple[Case, Verdict]
 HAND = ("written.jsonl", "hard.jsonl", "unseen.jsonl", "reworded.jsonl", "later.jsonl")

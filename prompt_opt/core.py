@@ -248,7 +248,7 @@ class Supplies:
     """What stages are made of beside their policy. A stage whose supply is missing cannot be built."""
 
     indexes: Indexes | None = None
-    rewriting: Callable[[str], Any] | None = None  # name of a rewriter -> prompt_opt.rewriting.Rewriting
+    rewriting: Callable[[str], Any] | None = None  # name of a rewriter -> prompt_opt.rewriter.calls.Rewriting
 
 
 class Stage(Protocol):

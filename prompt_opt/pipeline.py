@@ -15,16 +15,16 @@ from importlib import import_module
 from typing import Any
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Status, Supplies
-from prompt_opt.layout import lay_out, shed
+from prompt_opt.layout.order import lay_out, shed
 
 log = logging.getLogger("trimtab.pipeline")
 
 # name -> "module:class", made with the policy and the supplies; loaded when a policy names it. The module's `Options`,
 # where it has them, is what `[policy.NAME.STAGE]` resolves to.
 STAGES: Mapping[str, str] = {
-    "urial": "prompt_opt.urial:Urial",
-    "opo": "prompt_opt.opo:Opo",
-    "bpo": "prompt_opt.bpo:Bpo",
+    "urial": "prompt_opt.stages.urial:Urial",
+    "opo": "prompt_opt.stages.opo:Opo",
+    "bpo": "prompt_opt.stages.bpo:Bpo",
 }
 _NOTHING = Supplies()
 _NO_ADVICE = Advice()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_opt.core import Exemplar, Form, Profile
-from prompt_opt.defuse import defuse
+from prompt_opt.layout.defuse import defuse
 
 SHIPPED = Path(__file__).with_name("profiles")
 _FIELDS = {

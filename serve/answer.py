@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
-from prompt_opt.layout import NoPlace
+from prompt_opt.layout.order import NoPlace
 from prompt_opt.pipeline import StageFailed, advise, bare, fit
 from serve import completion, wire
 from serve.call import Call, ClientGone

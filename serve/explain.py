@@ -16,8 +16,8 @@ import msgspec
 
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage, Supplies
-from prompt_opt.diff import hinted, marked, word_diff
-from prompt_opt.layout import NoPlace, lay_out
+from prompt_opt.gate.diff import hinted, marked, word_diff
+from prompt_opt.layout.order import NoPlace, lay_out
 from prompt_opt.pipeline import StageFailed, advise, build
 from serve import wire
 from serve.answer import laid_out

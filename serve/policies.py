@@ -109,8 +109,8 @@ def _opo(toml: Toml, section: str, policy: Policy, indexes: Mapping[str, IndexSp
 
 
 def _bpo(toml: Toml, section: str, policy: Policy, rewriters: Mapping[str, RewriterSpec]) -> None:
-    from prompt_opt.bpo import form_of
-    from prompt_opt.rewriter import rewriter
+    from prompt_opt.rewriter.settings import rewriter
+    from prompt_opt.stages.bpo import form_of
 
     section = f"{section}.bpo"
     if "bpo" not in policy.options:

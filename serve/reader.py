@@ -194,7 +194,7 @@ def _indexes(toml: Toml, state: Path) -> dict[str, IndexSpec]:
 def _rewriters(toml: Toml, engines: Mapping[str, Engine]) -> dict[str, RewriterSpec]:
     if not (named := toml.section("rewriter")):
         return {}
-    from prompt_opt.rewriter import rewriter
+    from prompt_opt.rewriter.settings import rewriter
 
     out = {}
     for name, table in named.items():

@@ -151,7 +151,7 @@ def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
     if texts is not None and content:
         detail |= texts
         if isinstance(texts.get("after"), str) and isinstance(texts.get("before"), str):
-            from prompt_opt.diff import hinted, word_diff
+            from prompt_opt.gate.diff import hinted, word_diff
 
             both = texts["before"], texts["after"]
 

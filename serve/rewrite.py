@@ -21,12 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, TypeVar, get_args
 
-from prompt_opt.breaker import Breaker
-from prompt_opt.diff import marked, word_diff
-from prompt_opt.gate import judge
-from prompt_opt.rewriter import DECODINGS
-from prompt_opt.rewriting import Rewriting
-from prompt_opt.template import TEMPLATES, BadAnswer, Form
+from prompt_opt.gate.diff import marked, word_diff
+from prompt_opt.gate.verdict import judge
+from prompt_opt.rewriter.breaker import Breaker
+from prompt_opt.rewriter.calls import Rewriting
+from prompt_opt.rewriter.settings import DECODINGS
+from prompt_opt.rewriter.template import TEMPLATES, BadAnswer, Form
 from serve.config import ConfigError, Engine, Flags, RewriterSpec
 from serve.engines import LiveEngine
 from serve.pool import watch

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from prompt_opt.breaker import Breaker
-from prompt_opt.rewrite_cache import RewriteCache
-from prompt_opt.rewriter import rewriter
-from prompt_opt.rewriting import Rewriting
+from prompt_opt.rewriter.breaker import Breaker
+from prompt_opt.rewriter.cache import RewriteCache
+from prompt_opt.rewriter.calls import Rewriting
+from prompt_opt.rewriter.settings import rewriter
 from serve.config import RewriterSpec
 from serve.engines import LiveEngine
 from serve.headers import request_headers

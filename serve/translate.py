@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from prompt_opt.core import Prompt
-from prompt_opt.ending import Ending
+from prompt_opt.layout.ending import Ending
 
 _encode = msgspec.json.encode
 # How many more pieces an engine may send after an answer has ended before it is cut off: its own stop usually comes

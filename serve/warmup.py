@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from prompt_opt.core import Chat, Context, Message, Policy
-from prompt_opt.layout import lay_out
+from prompt_opt.layout.order import lay_out
 from prompt_opt.pipeline import advise
 from serve.engines import LiveEngine
 from serve.headers import request_headers

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from prompt_opt import bpo, opo, profile
+from prompt_opt import profile
 from prompt_opt.pipeline import STAGES
+from prompt_opt.stages import bpo, opo
 from serve.command import COMMANDS
 from serve.config import RIGHTS, Alias, Config, Engine, Flags, IndexSpec, Key, RewriterSpec, Server
 from serve.engines import FEATURES

@@ -5,7 +5,7 @@
 Cheng et al. 2024 (arXiv:2311.04155): a critic compares a good and a bad response and writes the prompt that would have
 led to the good one (x, y_good, y_bad -> x'); the rewriter learns L = -Σ_t log π(x'_t | x, x'_<t), on the rewrite only.
 Then, if the recipe asks for it, DPO on its own samples, marked by the critic. What the rewriter is asked in training is
-what the server asks it: prompt_opt.rewriter's template.
+what the server asks it: prompt_opt.rewriter.settings's template.
 
     pairs -> critic -> filters -> SFT (OUT/sft) -> [samples -> marks -> DPO (OUT/dpo)] -> held-out report, OUT/final
 
@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prompt_opt.rewriter import shielded
-from prompt_opt.template import BPO
+from prompt_opt.rewriter.settings import shielded
+from prompt_opt.rewriter.template import BPO
 from trainers.ask import Engine, EngineError
 from trainers.bpo_data import prepare, read_rewrites, write, write_rows
 from trainers.data import Row, data_hash

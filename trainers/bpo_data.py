@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from prompt_opt.gate import judge
-from prompt_opt.gate_language import size
-from prompt_opt.template import BPO
+from prompt_opt.gate.language import size
+from prompt_opt.gate.verdict import judge
+from prompt_opt.rewriter.template import BPO
 from trainers.ask import Answer, Engine, ask_all
 from trainers.critic import compare, read_rewrite, together, words
 from trainers.data import Row, ShapeError, opening, preference, split, wanted

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_opt.rewriter import shielded
-from prompt_opt.template import BPO
+from prompt_opt.rewriter.settings import shielded
+from prompt_opt.rewriter.template import BPO
 from trainers.ask import Engine, ask_all
 from trainers.bpo_data import write, write_rows
 from trainers.bpo_report import Writer, specials_of, verdict

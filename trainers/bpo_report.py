@@ -11,9 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prompt_opt.gate import judge
-from prompt_opt.rewriter import Rewriter
-from prompt_opt.template import BPO, Candidate
+from prompt_opt.gate.verdict import judge
+from prompt_opt.rewriter.settings import Rewriter
+from prompt_opt.rewriter.template import BPO, Candidate
 from trainers.bpo_data import write, write_rows
 from trainers.data import Row
 

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from prompt_opt.defuse import fence_for
+from prompt_opt.layout.defuse import fence_for
 from trainers.ask import Messages
 
 _REWRITE = re.compile(r"\[REWRITE\]\s*\n?(.*?)\n?\s*\[/REWRITE\]", re.DOTALL)

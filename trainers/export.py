@@ -208,8 +208,8 @@ def as_served(asked: Any, tokenizer: Any) -> list[int]:
 
 def rewriter_prompts(run: Path, tokenizer: Any) -> list[tuple[str, str]]:
     """(what was trained on, what the server sends) for the prompts of a bpo run."""
-    from prompt_opt.rewriter import Rewriter
-    from prompt_opt.template import BPO
+    from prompt_opt.rewriter.settings import Rewriter
+    from prompt_opt.rewriter.template import BPO
     from trainers.bpo_data import read_rewrites
     from trainers.bpo_report import specials_of
 

@@ -12,15 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from prompt_opt.bpo import Bpo, Options, chosen, tail
-from prompt_opt.breaker import Breaker
 from prompt_opt.core import Advice, Chat, Context, Message, Outcome, Policy, Prompt, Supplies
-from prompt_opt.diff import hinted, marked, word_diff
-from prompt_opt.layout import lay_out
+from prompt_opt.gate.diff import hinted, marked, word_diff
+from prompt_opt.layout.order import lay_out
 from prompt_opt.pipeline import advise
-from prompt_opt.rewriter import rewriter
-from prompt_opt.rewriting import Rewriting
-from prompt_opt.template import BPO
+from prompt_opt.rewriter.breaker import Breaker
+from prompt_opt.rewriter.calls import Rewriting
+from prompt_opt.rewriter.settings import rewriter
+from prompt_opt.rewriter.template import BPO
+from prompt_opt.stages.bpo import Bpo, Options, chosen, tail
 from tests.prompt_opt.scripted import COMPLEMENTS, HINT, PROMPT, QUESTION, REPLACES, Scripted, answer
 
 BETTER = QUESTION + " Please explain the most useful habits and why they work."

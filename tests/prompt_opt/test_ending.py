@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_opt.core import Profile
-from prompt_opt.ending import Ending
-from prompt_opt.turns import stops
+from prompt_opt.layout.ending import Ending
+from prompt_opt.layout.turns import stops
 
 OURS = (stops(Profile("ours"), "````"), "````")
 THREE = (("\n# Query:",), "```")  # the original's fenced files

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.gate_cases import cases
-from prompt_opt.gate import RULES, judge
-from prompt_opt.gate_facts import code_share, facts, value
-from prompt_opt.gate_language import language, lexicon, size
-from prompt_opt.gate_rules import Limits
+from prompt_opt.gate.facts import code_share, facts, value
+from prompt_opt.gate.language import language, lexicon, size
+from prompt_opt.gate.rules import Limits
+from prompt_opt.gate.verdict import RULES, judge
 
 DATA = Path(__file__).parent.parent / "data" / "gate"
 WRITTEN = [

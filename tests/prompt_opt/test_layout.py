@@ -14,7 +14,7 @@ import pytest
 
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Exemplar, Message, Policy, Principle, Profile, Prompt, Render
-from prompt_opt.layout import NoPlace, lay_out, shed
+from prompt_opt.layout.order import NoPlace, lay_out, shed
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "urial"
 GOLDEN = Path(__file__).with_name("golden")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from prompt_opt.core import Advice, Chat, Context, Message, Policy, Skip, Supplies
-from prompt_opt.layout import lay_out
-from prompt_opt.opo import Opo, Options
-from prompt_opt.regions import detect
+from prompt_opt.layout.order import lay_out
+from prompt_opt.stages.opo import Opo, Options
+from prompt_opt.stages.regions import detect
 from retrieval.passage import Passage
 from retrieval.search.index import Index
 from retrieval.search.reranker import Reranker

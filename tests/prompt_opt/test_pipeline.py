@@ -12,7 +12,7 @@ import pytest
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Context, Exemplar, Message, Policy, Principle, Prompt, Skip
 from prompt_opt.pipeline import STAGES, StageFailed, advise, bare, build, fit, merge
-from prompt_opt.urial import Urial
+from prompt_opt.stages.urial import Urial
 
 CHAT = Chat((Message("user", "Why?"),))
 RULES = tuple(Principle(f"r{i}", "x" * 100, score=i / 10) for i in range(4))

@@ -7,7 +7,7 @@ import pytest
 
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Message, Policy, Profile
-from prompt_opt.layout import lay_out
+from prompt_opt.layout.order import lay_out
 from prompt_opt.profile import ProfileError, load, parse_original, parse_toml
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "urial"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prompt_opt.breaker import Breaker
-from prompt_opt.rewrite_cache import RewriteCache, cache_key
+from prompt_opt.rewriter.breaker import Breaker
+from prompt_opt.rewriter.cache import RewriteCache, cache_key
 
 BODY = {"prompt": "a", "temperature": 0.6}
 

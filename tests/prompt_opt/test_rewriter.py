@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_opt.rewriter import DECODINGS, rewriter, shielded
-from prompt_opt.template import BPO, INSTRUCT, BadAnswer, unwrapped
+from prompt_opt.rewriter.settings import DECODINGS, rewriter, shielded
+from prompt_opt.rewriter.template import BPO, INSTRUCT, BadAnswer, unwrapped
 from tests.prompt_opt.scripted import answer
 
 RELEASED = (  # the model card of THUDM/BPO, "Prompt Template"

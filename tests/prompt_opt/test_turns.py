@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Exemplar, Message, Policy, Principle, Profile, Prompt
-from prompt_opt.layout import lay_out
+from prompt_opt.layout.order import lay_out
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "urial"
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from prompt_opt.gate import RULES
+from prompt_opt.gate.verdict import RULES
 from tests.serve.conftest import Running, Served, Start
 from tests.upstream import FakeUpstream
 

@@ -30,7 +30,7 @@ HEAVY = (
     "fastapi",
     "pydantic",
     "httpx",
-    "prompt_opt.bpo",
+    "prompt_opt.stages.bpo",
 )
 
 

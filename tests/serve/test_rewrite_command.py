@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prompt_opt.template import BPO
+from prompt_opt.rewriter.template import BPO
 from serve.rewrite import main
 
 

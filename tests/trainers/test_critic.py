@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prompt_opt.gate import judge
+from prompt_opt.gate.verdict import judge
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
 from trainers import critic
 from trainers.ask import Answers, Engine, EngineError, ask_all

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prompt_opt.template import BPO, Candidate
+from prompt_opt.rewriter.template import BPO, Candidate
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
 from tests.trainers.toy import arguments, write
 from trainers import bpo, bpo_data, bpo_report, command

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from prompt_opt.defuse import defuse, fence_for
+from prompt_opt.layout.defuse import defuse, fence_for
 from trainers import ask
 from trainers.evaluation.core import Answer, Question
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from prompt_opt.gate_language import language, lexicon, plain, size
+from prompt_opt.gate.language import language, lexicon, plain, size
 from trainers.evaluation.core import Answer, Measure, Question
 from trainers.evaluation.refusal import Verdict, refuses
 from trainers.evaluation.shape import cut_off, fences_balanced, fits, letter_of, loops, read_json, runs_away

@@ -15,8 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from prompt_opt.gate_language import language as language_of
-from prompt_opt.gate_language import plain, sentences, size
+from prompt_opt.gate.language import language as language_of
+from prompt_opt.gate.language import plain, sentences, size
 
 Label = Literal["full", "partial", "none"]
 _NEVER = re.compile(r"(?!)")

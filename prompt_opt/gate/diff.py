@@ -6,7 +6,7 @@ import re
 from difflib import SequenceMatcher
 from typing import Literal
 
-from prompt_opt.gate_language import CJK
+from prompt_opt.gate.language import CJK
 
 Change = tuple[Literal["=", "-", "+"], str]
 _PIECE = re.compile(f"\\s+|[{CJK}]|[^\\W{CJK}]+|[^\\w\\s]")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from prompt_opt.gate_dates import is_date_word
-from prompt_opt.gate_language import Lexicon, plain, unaccented
+from prompt_opt.gate.dates import is_date_word
+from prompt_opt.gate.language import Lexicon, plain, unaccented
 
 _WORD = re.compile(r"(?<![\w’/.@-])[^\W\d_][\w’+#-]*")
 _STARTS = re.compile(r"(?:\A|[.!?:;¿¡•\n\"“«(\[]|^[-*\d.)]+)\s*\Z")

@@ -13,8 +13,8 @@ from functools import lru_cache
 import msgspec
 
 from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Exemplar, Message, Origin, Profile, Prompt, Span
-from prompt_opt.defuse import close_block, defuse, fence_for
-from prompt_opt.principles import pinned, retrieved
+from prompt_opt.layout.defuse import close_block, defuse, fence_for
+from prompt_opt.layout.quotation import pinned, retrieved
 
 _SYSTEM_HEADING = "The operator of this conversation adds:"
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from prompt_opt.gate_dates import dates, take
-from prompt_opt.gate_language import CJK, Lexicon, lexicons, plain
-from prompt_opt.gate_names import names
+from prompt_opt.gate.dates import dates, take
+from prompt_opt.gate.language import CJK, Lexicon, lexicons, plain
+from prompt_opt.gate.names import names
 
 Facts = Mapping[str, str]  # key -> the text that shows it
 _LINK = re.compile(

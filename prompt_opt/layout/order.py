@@ -22,9 +22,9 @@ from itertools import takewhile
 from typing import Any
 
 from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Exemplar, Message, Origin, Policy, Prompt, Span
-from prompt_opt.defuse import defuse
-from prompt_opt.principles import pinned, retrieved
-from prompt_opt.turns import NoPlace, base_prompt
+from prompt_opt.layout.defuse import defuse
+from prompt_opt.layout.quotation import pinned, retrieved
+from prompt_opt.layout.turns import NoPlace, base_prompt
 
 __all__ = ["NoPlace", "lay_out", "shed"]
 

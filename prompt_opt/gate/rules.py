@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from prompt_opt import gate_changes as changes
-from prompt_opt import gate_question as question
-from prompt_opt import gate_sense as sense
-from prompt_opt.defuse import defuse
-from prompt_opt.gate_facts import Facts, all_numbers, even, folded, holds, squeeze, units
-from prompt_opt.gate_language import Lexicon, bare, language, plain, scores, script, sentences, size, uses
-from prompt_opt.gate_names import folded_names, keeps
+from prompt_opt.gate import changes, question, sense
+from prompt_opt.gate.facts import Facts, all_numbers, even, folded, holds, squeeze, units
+from prompt_opt.gate.language import Lexicon, bare, language, plain, scores, script, sentences, size, uses
+from prompt_opt.gate.names import folded_names, keeps
+from prompt_opt.layout.defuse import defuse
 
 Mode = Literal["replace", "complement"]
 Similarity = Callable[[str, str], float]  # cosine of two texts, or the like

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prompt_opt.core import Advice, Chat, Context, Frame, Policy, Principle, Skip, Supplies
-from prompt_opt.principles import line
-from prompt_opt.regions import detect
+from prompt_opt.layout.quotation import line
+from prompt_opt.stages.regions import detect
 
 if TYPE_CHECKING:
     from retrieval.passage import Filter, Hit

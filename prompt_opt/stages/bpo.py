@@ -18,10 +18,10 @@ from typing import Any, Literal
 import msgspec
 
 from prompt_opt.core import Advice, Chat, Context, Exemplar, Policy, Skip, Supplies
-from prompt_opt.gate import judge
-from prompt_opt.gate_facts import code_share
-from prompt_opt.rewriting import Rewrite, Rewriting
-from prompt_opt.template import BadAnswer, Form, Template, Turn
+from prompt_opt.gate.facts import code_share
+from prompt_opt.gate.verdict import judge
+from prompt_opt.rewriter.calls import Rewrite, Rewriting
+from prompt_opt.rewriter.template import BadAnswer, Form, Template, Turn
 
 Mode = Literal["replace", "complement", "demo", "shadow"]
 # Fields that bind the answer's form: a rewritten prompt could fight them.

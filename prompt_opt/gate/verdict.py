@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prompt_opt import gate_rules as rules
-from prompt_opt.gate_facts import facts
-from prompt_opt.gate_language import language, lexicon
-from prompt_opt.gate_rules import Limits, Mode, Pair, Rule, Similarity, own
+from prompt_opt.gate import rules
+from prompt_opt.gate.facts import facts
+from prompt_opt.gate.language import language, lexicon
+from prompt_opt.gate.rules import Limits, Mode, Pair, Rule, Similarity, own
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prompt_opt.defuse import defuse
-from prompt_opt.template import INSTRUCT, TEMPLATES, Candidate, Form, Template, Turn
+from prompt_opt.layout.defuse import defuse
+from prompt_opt.rewriter.template import INSTRUCT, TEMPLATES, Candidate, Form, Template, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from prompt_opt.gate_language import tables
+from prompt_opt.gate.language import tables
 
 _TIME = re.compile(
     r"\b(\d{1,2})[:h](\d{2})\b\s*(am|pm|a\.m\.|p\.m\.)?|\b(\d{1,2})\s*(am|pm|a\.m\.|p\.m\.)\b", re.IGNORECASE

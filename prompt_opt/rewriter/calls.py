@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from prompt_opt.breaker import Breaker
 from prompt_opt.core import Skip
-from prompt_opt.gate import Verdict, judge
-from prompt_opt.gate_language import lexicon, size
-from prompt_opt.gate_rules import Limits, Similarity
-from prompt_opt.gate_sense import overlap
-from prompt_opt.rewrite_cache import RewriteCache, cache_key
-from prompt_opt.rewriter import Rewriter
-from prompt_opt.template import Candidate, Form, Turn
+from prompt_opt.gate.language import lexicon, size
+from prompt_opt.gate.rules import Limits, Similarity
+from prompt_opt.gate.sense import overlap
+from prompt_opt.gate.verdict import Verdict, judge
+from prompt_opt.rewriter.breaker import Breaker
+from prompt_opt.rewriter.cache import RewriteCache, cache_key
+from prompt_opt.rewriter.settings import Rewriter
+from prompt_opt.rewriter.template import Candidate, Form, Turn
 
 _EARLY_S = 0.002  # how early a timer may be
 

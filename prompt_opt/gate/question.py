@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from prompt_opt.gate_changes import tokens
-from prompt_opt.gate_facts import all_numbers, even
-from prompt_opt.gate_language import Lexicon, bare, plain, sentences
+from prompt_opt.gate.changes import tokens
+from prompt_opt.gate.facts import all_numbers, even
+from prompt_opt.gate.language import Lexicon, bare, plain, sentences
 
 
 def passage_changed(original: str, rewrite: str, lex: Lexicon) -> str:

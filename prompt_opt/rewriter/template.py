@@ -15,8 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Protocol
 
-from prompt_opt.defuse import fence_for
-from prompt_opt.gate_language import language
+from prompt_opt.gate.language import language
+from prompt_opt.layout.defuse import fence_for
 
 Form = Literal["replace", "complement"]  # what a rewriter is asked for
 Turn = tuple[str, str]  # role, text
@@ -172,7 +172,7 @@ def _choices(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @cache
 def _instructions() -> Mapping[str, Mapping[str, str]]:
-    return tomllib.loads(files("prompt_opt").joinpath("rewriters", "instruct.toml").read_text("utf-8"))
+    return tomllib.loads(files("prompt_opt.rewriter").joinpath("instruct.toml").read_text("utf-8"))
 
 
 def _words(prompt: str) -> Mapping[str, str]:

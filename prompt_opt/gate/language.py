@@ -82,7 +82,7 @@ class Lexicon:
 
 @cache
 def tables() -> Mapping[str, Mapping[str, object]]:
-    return tomllib.loads(files("prompt_opt").joinpath("gate_words.toml").read_text("utf-8"))
+    return tomllib.loads(files("prompt_opt.gate").joinpath("words.toml").read_text("utf-8"))
 
 
 def _cell(words: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from itertools import pairwise
 
-from prompt_opt.gate_language import CJK, Lexicon, plain
+from prompt_opt.gate.language import CJK, Lexicon, plain
 
 _TOKEN = re.compile(f"[{CJK}]|[^\\W_{CJK}]+")
 _CLAUSE = re.compile(r"[^.!?。！？;；\n]+")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 
-from prompt_opt.gate_facts import CONTAINERS, Facts, all_numbers
-from prompt_opt.gate_language import CJK, Lexicon, bare, lexicons, plain, sentences, size, stems
+from prompt_opt.gate.facts import CONTAINERS, Facts, all_numbers
+from prompt_opt.gate.language import CJK, Lexicon, bare, lexicons, plain, sentences, size, stems
 
 _UNITS = frozenset({"words", "sentences", "lines", "characters"})
 _MOST = 100  # negations of a text that are compared; what comes after them is not
