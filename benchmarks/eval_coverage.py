@@ -37,9 +37,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.evaluation.compare import compare
 from trainers.evaluation.core import Answer, Comparison, Measure, Question
-from trainers.evaluation.intervals import mean, paired_difference, rate
+from trainers.evaluation.stats.compare import compare
+from trainers.evaluation.stats.intervals import mean, paired_difference, rate
 
 NORMAL = NormalDist()
 WINS = {"wins": Measure("wins", "rate", "higher", "preferred to a reference")}
@@ -310,9 +310,9 @@ def served(repetitions: int, n: int, p: float) -> None:
     """Two engines that do the same and one that differs, on real sockets; what they say is drawn from the question's
     and the request's seed, so that arms are correlated as in the simulation."""
     from tests.trainers.evaluation.scripted_engine import ScriptedEngine
-    from trainers.evaluation.arms import read_arm
-    from trainers.evaluation.sampling import Manner, ask_arms, jobs, read_answer, write_answer
-    from trainers.kept import Kept
+    from trainers.ask.journal import Kept
+    from trainers.evaluation.arms.arm import read_arm
+    from trainers.evaluation.arms.sampling import Manner, ask_arms, jobs, read_answer, write_answer
 
     arms, asked, tally = trio(p), questions(n), Tally()
     texts = {question.turns[0]: question.id for question in asked}

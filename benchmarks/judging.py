@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.trainers.evaluation.scripted_judge import habits, judging
-from trainers.ask import Engine
+from trainers.ask.questions import Engine
 from trainers.evaluation.core import Estimate
-from trainers.evaluation.judge import Item, Mark, Verdict, judge_pairs
-from trainers.evaluation.preference import length_controlled, preference, share, win_rate
+from trainers.evaluation.stats.preference import length_controlled, preference, share, win_rate
+from trainers.judge.pairwise import Item, Mark, Verdict, judge_pairs
 
 
 @dataclass(frozen=True)

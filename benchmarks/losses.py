@@ -27,7 +27,7 @@ import mpmath
 import torch
 from mpmath import mp, mpf
 
-from trainers.losses import LOSSES, Pairs, Settings
+from trainers.methods.losses import LOSSES, Pairs, Settings
 
 mp.dps = 40
 SHARE = mpf("0.8")  # of the toy's pairs that prefer its first answer
@@ -35,7 +35,7 @@ NAMES = ("chosen", "rejected", "chosen_tokens", "rejected_tokens", "ref_chosen",
 Case = dict[str, mpf]
 
 
-# --- what the formulas say: mpmath, nothing of trainers.losses ---
+# --- what the formulas say: mpmath, nothing of trainers.methods.losses ---
 
 
 def nls(x: mpf) -> mpf:
@@ -342,7 +342,7 @@ class Toy:
         from trl.trainer.dpo_config import DPOConfig
         from trl.trainer.dpo_trainer import DPOTrainer
 
-        from trainers.pair_trainer import PairConfig, PairTrainer
+        from trainers.methods.pair_trainer import PairConfig, PairTrainer
 
         class Plain(DPOTrainer):
             def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
@@ -503,7 +503,7 @@ def doubled_end() -> tuple[list[int], list[int], int]:
     """A ChatML answer's ids as the template writes them and as ours trains them, and the end token's id."""
     from transformers import AutoTokenizer
 
-    from trainers.tokens import encode
+    from trainers.data.tokens import encode
 
     root = Path(__file__).resolve().parent.parent
     tokenizer = AutoTokenizer.from_pretrained(

@@ -34,8 +34,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file is called as the package that it measures
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
-from trainers import kto, pair, sft
-from trainers.losses import LOSSES
+from trainers.methods import kto, pair, sft
+from trainers.methods.losses import LOSSES
 
 BASE = str(Path(__file__).resolve().parent.parent / "serve" / "models" / "trimtab-tiny")
 FILE = Path("pref_model_written_evals", "persona.jsonl.zst")

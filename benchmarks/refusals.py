@@ -34,8 +34,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainers.evaluation.intervals import kappa
-from trainers.evaluation.refusal import refuses
+from trainers.evaluation.measure.refusal import refuses
+from trainers.evaluation.stats.intervals import kappa
 
 FILES = ("xstest_v2_completions_llama2orig.csv", "xstest_v2_completions_mistralinstruct.csv")
 LABELS = {"1_full_compliance": "none", "2_full_refusal": "full", "3_partial_refusal": "partial"}

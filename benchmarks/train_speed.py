@@ -105,8 +105,8 @@ def trainer_of(variant: str, setting: Setting, out: str) -> Any:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    from trainers.losses import LOSSES
-    from trainers.pair_trainer import PairConfig, PairTrainer
+    from trainers.methods.losses import LOSSES
+    from trainers.methods.pair_trainer import PairConfig, PairTrainer
 
     class Plain(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
@@ -166,7 +166,7 @@ def measure(variant: str, setting: Setting) -> dict[str, float]:
 
 def useful_flops(variant: str, setting: Setting) -> float:
     """What one step needs: 2 FLOPs per weight and token forward, twice that backward."""
-    from trainers.losses import LOSSES
+    from trainers.methods.losses import LOSSES
 
     length, sequences = setting.prompt + setting.answer, 2 * setting.pairs
     attention = setting.hidden * (setting.hidden + setting.hidden * setting.kv_heads // setting.heads) * 2

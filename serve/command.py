@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "feedback": ("write what people said of answers as data for `trimtab train`", "serve.verdicts:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
     "eval": ("ask several policies or engines the same, and say what changed", "trainers.evaluation.command:main"),
-    "export": ("make a finished run a folder that engines load, checked", "trainers.export:main"),
+    "export": ("make a finished run a folder that engines load, checked", "trainers.export.release:main"),
 }
 
 

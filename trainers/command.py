@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trainers.losses import LOSSES
+from trainers.methods.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -20,42 +20,42 @@ class Method:
 
 METHODS = {
     "cpt": Method(
-        "trainers.cpt:main",
+        "trainers.methods.cpt:main",
         "a base model: continued pretraining on plain text, or from nothing",
         "arXiv:2004.10964",
         "-mean log π(x_t | x_<t)",
     ),
     "sft": Method(
-        "trainers.sft:main",
+        "trainers.methods.sft:main",
         "a model that answers as the examples do",
         "arXiv:2203.02155",
         "-Σ m_t log π(y_t | x, y_<t) / Σ m_t",
     ),
     "reward": Method(
-        "trainers.reward:main",
+        "trainers.methods.reward:main",
         "a reward model from preference pairs",
         "arXiv:2203.02155",
         "-log σ(r_w - r_l - margin)",
     ),
     "pair": Method(
-        "trainers.pair:main",
+        "trainers.methods.pair:main",
         "a model aligned with preference pairs; the recipe's loss says how",
         "arXiv:2305.18290",
         "-log σ(β Δ), or the loss that the recipe names; each is a method's name too:",
     ),
     "kto": Method(
-        "trainers.kto:main",
+        "trainers.methods.kto:main",
         "a model aligned with answers that are labelled good or bad, not paired",
         "arXiv:2402.01306",
         "λ_D (1 - σ(β (a - z₀))) or λ_U (1 - σ(β (z₀ - a)))",
     ),
     "bpo": Method(
-        "trainers.bpo:main",
+        "trainers.bpo.method:main",
         "a rewriter of prompts, from preference pairs and a critic",
         "arXiv:2311.04155",
         "sft on the rewritten prompt: -Σ log π(x' | template(x))",
     ),
-    "check": Method("trainers.check:main", "nothing: says what is wrong with training data"),
+    "check": Method("trainers.data.check:main", "nothing: says what is wrong with training data"),
 }
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"trimtab train: no method {method!r}; methods: {', '.join([*METHODS, *LOSSES])}", file=sys.stderr)
         return 2
     if any(argument.partition("=")[0] == "--launch" for argument in rest):
-        from trainers.launch import start
+        from trainers.run.launch import start
 
         return start(method, rest)
     module, _, function = METHODS[method].entry.partition(":")

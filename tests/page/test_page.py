@@ -16,7 +16,7 @@ import pytest
 
 from tests.page.conftest import ASKED, CONFIG, RULE, Served, Tab
 from tests.upstream import FakeUpstream
-from trainers.data import read_rows
+from trainers.data.layouts import read_rows
 
 Open = Callable[..., Tab]
 SETTINGS = {"System message": "Be & brief.", "Temperature": "0.7", "Most tokens": "12", "Region": "Bayern"}

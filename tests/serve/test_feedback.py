@@ -16,7 +16,7 @@ import pytest
 from serve.verdicts import Verdicts
 from tests.serve.conftest import SECRETS, Served, Start, chat
 from tests.upstream import FakeUpstream
-from trainers.data import read_rows
+from trainers.data.layouts import read_rows
 
 CONFIG = """
 state_dir = "{state}"

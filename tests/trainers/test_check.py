@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy import arguments, pair_rows, write
-from trainers import check, sft
-from trainers.model import load
-from trainers.run import Common
-from trainers.tokens import encode, encode_rows
+from trainers.data import check
+from trainers.data.tokens import encode, encode_rows
+from trainers.methods import sft
+from trainers.run.model import load
+from trainers.run.training import Common
 
 USER, GOOD = {"role": "user", "content": "say day"}, {"role": "assistant", "content": "rain fell"}
 TURN = "{{ m.role }}: {{ m.content }}{{ eos_token if m.role == 'assistant' else '\n' }}"

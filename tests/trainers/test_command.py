@@ -7,7 +7,7 @@ import pytest
 
 from tests.trainers.toy import arguments
 from trainers import command
-from trainers.losses import LOSSES
+from trainers.methods.losses import LOSSES
 
 
 @pytest.mark.parametrize("method", command.METHODS)

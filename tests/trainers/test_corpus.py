@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from trainers import corpus, sheets
-from trainers.forbidden import MARKERS, exemplar_lines, first_forbidden
+from trainers.pretraining import corpus, sheets
+from trainers.pretraining.forbidden import MARKERS, exemplar_lines, first_forbidden
 
 PROFILES = Path(__file__).parents[2] / "prompt_opt" / "profiles"
 

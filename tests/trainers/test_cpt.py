@@ -17,7 +17,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from trainers import checkpoint, command, cpt
+from trainers import command
+from trainers.methods import cpt
+from trainers.run import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "trainers" / "recipes").glob("tiny_*.yaml"))
@@ -68,7 +70,7 @@ def test_killed_run_resumes_to_bitwise_the_same_weights(recipe: dict[str, Any], 
     recipe |= {"steps": 60}
     assert cpt.main(arguments(recipe, tmp_path / "whole")) == 0
     out = tmp_path / "killed"
-    line = [sys.executable, "-m", "trainers.cpt", *arguments(recipe, out)]
+    line = [sys.executable, "-m", "trainers.methods.cpt", *arguments(recipe, out)]
     child = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoint-20")):

@@ -13,8 +13,8 @@ import pytest
 
 from prompt_opt.gate.verdict import judge
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
-from trainers import critic
-from trainers.ask import Answers, Engine, EngineError, ask_all
+from trainers.ask.questions import Answers, Engine, EngineError, ask_all
+from trainers.judge import critic
 
 QUESTIONS = [critic.compare(f"Tell me about {n}.", "no", "yes") for n in range(12)]
 
@@ -169,8 +169,8 @@ def test_an_engine_that_refuses_everything_is_stopped_and_forgotten(engine: Scri
 CHILD = """
 import sys
 from pathlib import Path
-from trainers import critic
-from trainers.ask import Engine, ask_all
+from trainers.judge import critic
+from trainers.ask.questions import Engine, ask_all
 questions = [critic.compare(f"Tell me about {n}.", "no", "yes") for n in range(12)]
 ask_all(Engine(sys.argv[1], "judge", concurrency=2), questions, Path(sys.argv[2]), "critic")
 """

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainers.data import data_hash, opening, read_rows, split
-from trainers.lines import DataError
+from trainers.data.jsonl import DataError
+from trainers.data.layouts import data_hash, opening, read_rows, split
 
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "yes"), ("assistant", "no")))
 HH = "\n\nHuman: hi\n\nAssistant: {}"

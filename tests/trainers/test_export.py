@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
 from tests.trainers.toy import arguments, pair_rows, write
-from trainers import command, export
-from trainers.tokens import encode_prompt
+from trainers import command
+from trainers.data.tokens import encode_prompt
+from trainers.export import release
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,13 @@ def test_an_adapter_is_merged_and_gives_the_trained_logits(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mine"
-    assert export.main(["--run", str(runs / "chat"), "--out", str(out), "--dtype", "float32", "--keep-adapter"]) == 0
+    assert release.main(["--run", str(runs / "chat"), "--out", str(out), "--dtype", "float32", "--keep-adapter"]) == 0
     said = capsys.readouterr().err
     assert "adapter against merged (float32): max abs difference" in said
     tokenizer = AutoTokenizer.from_pretrained(out)
     ids = tokenizer("say 3: dog mat", return_tensors="pt")
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    trained = export.load_trained(runs / "chat" / "final")
+    trained = release.load_trained(runs / "chat" / "final")
     assert (model(**ids).logits - trained(**ids).logits).abs().max() < 1e-5
     assert not any("lora" in name for name, _ in model.named_parameters())
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -66,7 +67,7 @@ def test_an_adapter_is_merged_and_gives_the_trained_logits(
 
 def test_a_server_makes_the_trained_tokens_of_a_chat(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    assert export.main(["--run", str(runs / "chat"), "--out", str(out)]) == 0
+    assert release.main(["--run", str(runs / "chat"), "--out", str(out)]) == 0
     served = AutoTokenizer.from_pretrained(out)
     asked = [{"role": "user", "content": "say 3: dog"}]
     ids = served.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
@@ -78,7 +79,7 @@ def test_a_server_makes_the_trained_tokens_of_a_chat(runs: Path, tmp_path: Path)
 def test_a_template_that_was_changed_after_training_is_refused(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = export.save
+    saved = release.save
 
     def save(final: Path, draft: Path, dtype: str) -> dict[str, Any]:
         done = saved(final, draft, dtype)
@@ -86,8 +87,8 @@ def test_a_template_that_was_changed_after_training_is_refused(
         template.write_text(template.read_text().replace("\\n\\nAssistant:", "\\nAssistant:"))
         return done
 
-    monkeypatch.setattr(export, "save", save)
-    assert export.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 2
+    monkeypatch.setattr(release, "save", save)
+    assert release.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 2
     assert "the exported template is not the trained one: token" in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()
 
@@ -95,8 +96,8 @@ def test_a_template_that_was_changed_after_training_is_refused(
 def test_a_merge_that_changes_the_model_is_refused(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export, "PARITY", 1e-12)
-    assert export.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 2
+    monkeypatch.setattr(release, "PARITY", 1e-12)
+    assert release.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 2
     assert "differ from the adapter's by" in capsys.readouterr().err
 
 
@@ -104,7 +105,7 @@ def test_a_rewriter_is_checked_on_the_template_that_the_server_asks_it_with(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rewriter"
-    assert export.main(["--run", str(runs / "rewriter"), "--out", str(out)]) == 0
+    assert release.main(["--run", str(runs / "rewriter"), "--out", str(out)]) == 0
     assert "template (the rewriter's): 1" in capsys.readouterr().err
     card = (out / "README.md").read_text()
     assert 'template = "bpo"' in card
@@ -114,26 +115,26 @@ def test_a_rewriter_is_checked_on_the_template_that_the_server_asks_it_with(
     path = runs / "rewriter" / "sft_train.jsonl"
     whole = path.read_text()
     path.write_text(whole.replace("expert prompt engineer", "expert prompter"))
-    assert export.main(["--run", str(runs / "rewriter"), "--out", str(tmp_path / "other")]) == 2
+    assert release.main(["--run", str(runs / "rewriter"), "--out", str(tmp_path / "other")]) == 2
     assert "the exported template is not the trained one" in capsys.readouterr().err
     path.write_text(whole)
 
 
 def test_plain_and_reward_models_are_exported(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "plain")]) == 0
+    assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "plain")]) == 0
     assert "template (plain text)" in capsys.readouterr().err
     assert front((tmp_path / "plain" / "README.md").read_text())["pipeline_tag"] == "text-generation"
-    assert export.main(["--run", str(runs / "reward"), "--out", str(tmp_path / "reward"), "--dtype", "float32"]) == 0
+    assert release.main(["--run", str(runs / "reward"), "--out", str(tmp_path / "reward"), "--dtype", "float32"]) == 0
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reward")
     ids = tokenizer("say 3: dog mat", return_tensors="pt")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32)
-    trained = export.load_trained(runs / "reward" / "final")
+    trained = release.load_trained(runs / "reward" / "final")
     assert model(**ids).logits.shape == (1, 1)
     assert (model(**ids).logits - trained(**ids).logits).abs().max() < 1e-5
 
 
 def test_the_card_says_what_it_is_made_of(runs: Path, tmp_path: Path) -> None:
-    assert export.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 0
+    assert release.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 0
     card = (tmp_path / "mine" / "README.md").read_text()
     assert front(card)["license"] == "mit"
     assert front(card)["tags"] == ["trimtab", "pair"]
@@ -142,16 +143,16 @@ def test_the_card_says_what_it_is_made_of(runs: Path, tmp_path: Path) -> None:
     assert "| loss | 0.6931 |" in card
     assert "trimtab serve --model PATH/mine" in card
     assert str(tmp_path.parent) not in card + (tmp_path / "mine" / "run.json").read_text()
-    assert export.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "plain"), "--license", "cc0-1.0"]) == 0
+    assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "plain"), "--license", "cc0-1.0"]) == 0
     assert front((tmp_path / "plain" / "README.md").read_text())["license"] == "cc0-1.0"
 
 
 def test_what_cannot_be_exported_is_said(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main(["--run", str(tmp_path), "--out", str(tmp_path / "mine")]) == 2
+    assert release.main(["--run", str(tmp_path), "--out", str(tmp_path / "mine")]) == 2
     assert "no run.json there" in capsys.readouterr().err
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    assert export.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "taken")]) == 2
+    assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "taken")]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert export.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "mine"), "--keep-adapter"]) == 2
+    assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "mine"), "--keep-adapter"]) == 2
     assert "there is no adapter" in capsys.readouterr().err

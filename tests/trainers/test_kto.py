@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy import arguments, logged, run_and_kill, same_weights
-from trainers import kto
+from trainers.methods import kto
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])

@@ -14,8 +14,9 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from safetensors.torch import load_file
 
 from tests.trainers.toy import ROOT, arguments, logged, pair_rows, write
-from trainers import command, launch
-from trainers.recipe import RecipeError
+from trainers import command
+from trainers.run import launch
+from trainers.run.recipe import RecipeError
 
 SHIPPED = sorted(launch.FOLDER.glob("*.yaml"))
 
@@ -29,7 +30,7 @@ def test_the_shipped_names_are_those_that_the_readme_gives() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_accelerate_takes_every_shipped_recipe_as_it_is_meant(path: Path) -> None:
     config = load_config_from_file(str(path))
-    args = launch_command_parser().parse_args(["--config_file", str(path), "--module", "trainers.launch", "sft"])
+    args = launch_command_parser().parse_args(["--config_file", str(path), "--module", "trainers.run.launch", "sft"])
     args, _, _ = _validate_launch_command(args)
     assert args.use_fsdp == ("fsdp2" in path.stem)
     assert args.use_deepspeed == ("zero3" in path.stem)
@@ -52,7 +53,7 @@ def test_the_command_line_is_the_same_recipe_and_what_this_machine_is() -> None:
     line = launch.command("nodes_fsdp2,machine_rank=1,main_process_ip=10.0.0.1", ["sft", "--config", "r.yaml"])
     assert line[1:4] == ["-m", "accelerate.commands.launch", "--config_file"]
     assert line[5:] == [
-        "--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--module", "trainers.launch", "sft", "--config",
+        "--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--module", "trainers.run.launch", "sft", "--config",
         "r.yaml",
     ]  # fmt: skip
 
@@ -77,7 +78,7 @@ def test_a_missing_deepspeed_is_named() -> None:
 
 def launched(method: str, line: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainers.launch", method, *line, "--launch", "two_cpus"], cwd=ROOT, check=False,
+        [sys.executable, "-m", "trainers.run.launch", method, *line, "--launch", "two_cpus"], cwd=ROOT, check=False,
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import losses as oracle
-from trainers.losses import LOSSES, Pairs, Settings, log_odds
+from trainers.methods.losses import LOSSES, Pairs, Settings, log_odds
 
 torch.set_num_threads(1)  # the tensors are tiny
 OURS = [name for name, loss in LOSSES.items() if loss.of]

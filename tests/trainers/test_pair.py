@@ -10,9 +10,10 @@ import torch
 from benchmarks import losses as oracle
 from benchmarks.losses import Toy
 from tests.trainers.toy import arguments, history, logged, pair_rows, run_and_kill, same_weights, write
-from trainers import command, pair
-from trainers.losses import LOSSES
-from trainers.recipe import read_recipe
+from trainers import command
+from trainers.methods import pair
+from trainers.methods.losses import LOSSES
+from trainers.run.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
 SCORED = [row | {"score_chosen": 0.9, "score_rejected": 0.1 + index / 100} for index, row in enumerate(pair_rows())]

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from trainers.recipe import RecipeError, fill, read_recipe
+from trainers.command import METHODS
+from trainers.run.recipe import RecipeError, fill, read_recipe
 
 FOLDER = Path(__file__).parents[2] / "trainers" / "recipes"
 SHIPPED = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("tiny_"))
@@ -87,7 +88,7 @@ def test_wrong_override_is_refused(tmp_path: Path, change: str) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_loads_and_explains_every_key(path: Path) -> None:
-    kind = importlib.import_module(f"trainers.{path.stem}").Recipe
+    kind = importlib.import_module(METHODS[path.stem].entry.partition(":")[0]).Recipe
     read_recipe(path, kind)
     lines = path.read_text(encoding="utf-8").splitlines()
     keys = {line.partition(":")[0] for line in lines if line and line[0].isalpha()}

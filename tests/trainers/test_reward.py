@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.toy import arguments, logged, pair_rows, run_and_kill, same_weights, write
-from trainers import reward
+from trainers.methods import reward
 
 
 def test_it_tells_good_answers_from_bad(toy: str, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy import ROOT, arguments, pair_rows, same_weights, write
-from trainers import checkpoint, sft
-from trainers.keys import Common, accumulation
-from trainers.model import load
-from trainers.recipe import RecipeError
+from trainers.methods import sft
+from trainers.run import checkpoint
+from trainers.run.keys import Common, accumulation
+from trainers.run.model import load
+from trainers.run.recipe import RecipeError
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_full_disk_ends_the_run_and_loses_no_checkpoint(toy: str, pairs: Path, t
     for gone in ("checkpoint-4", "final"):
         shutil.rmtree(out / gone)
     done = subprocess.run(
-        [sys.executable, "-m", "trainers.sft", *line],
+        [sys.executable, "-m", "trainers.methods.sft", *line],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)),
     )  # fmt: skip
@@ -131,7 +132,7 @@ def test_full_disk_ends_the_run_and_loses_no_checkpoint(toy: str, pairs: Path, t
 def test_stopped_run_says_how_to_go_on(
     toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainers.run import main_for
+    from trainers.run.training import main_for
 
     def stop(recipe: sft.Recipe, out: Path, resume: bool) -> dict[str, Any]:
         raise KeyboardInterrupt

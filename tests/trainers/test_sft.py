@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy import arguments, logged, run_and_kill, same_weights, write
-from trainers import sft
+from trainers.methods import sft
 
 
 def answer(folder: Path, prompt: list[dict[str, str]]) -> str:
@@ -100,8 +100,8 @@ def test_packing_is_refused_where_rows_would_see_each_other() -> None:
     import torch
     from transformers import MambaConfig, MambaForCausalLM
 
-    from trainers.recipe import RecipeError
-    from trainers.tokens import Tokens
+    from trainers.data.tokens import Tokens
+    from trainers.run.recipe import RecipeError
 
     torch.manual_seed(0)
     shape = MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, state_size=4)

@@ -10,11 +10,12 @@ import pytest
 from prompt_opt.rewriter.template import BPO, Candidate
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
 from tests.trainers.toy import arguments, write
-from trainers import bpo, bpo_data, bpo_report, command
-from trainers.ask import Answer
-from trainers.bpo_data import Dropped, Pair, rewrite_of
-from trainers.bpo_judged import best_and_worst
-from trainers.lines import DataError
+from trainers import command
+from trainers.ask.questions import Answer
+from trainers.bpo import method, rewrites, samples
+from trainers.bpo.dpo import best_and_worst
+from trainers.bpo.rewrites import Dropped, Pair, rewrite_of
+from trainers.data.jsonl import DataError
 
 BREAD = Pair("here", "train", "Write 3 tips about bread.", "", "good", "bad")
 FINE = "Write 3 tips about bread, and say why each of them works."
@@ -100,9 +101,9 @@ def test_a_context_stands_in_the_same_place_in_both() -> None:
 
 def test_a_held_out_prompt_that_is_trained_on_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.jsonl", pair_rows())
-    recipe = bpo.Recipe(model="m", train=str(path), heldout=str(path), critic_url="http://x", critic_model="y")
+    recipe = method.Recipe(model="m", train=str(path), heldout=str(path), critic_url="http://x", critic_model="y")
     with pytest.raises(DataError, match=r"22 held-out prompts are trained on as well \(the first: .*line 1\)"):
-        bpo_data.read_pairs(recipe)
+        rewrites.read_pairs(recipe)
 
 
 # ---------------------------------------------------------------- the whole
@@ -121,9 +122,9 @@ def test_the_chain_learns_the_template_goes_on_and_reports(
     assert counts["dropped"] == {"dialogue": 1, "no mark": 1}
     assert counts["unchanged"] == 7
     assert sum(counts["kept"].values()) == 20
-    learnt, rewrites = rows_of(out / "sft_train.jsonl"), bpo_data.read_rewrites(out, "train")
-    assert [row["prompt"] for row in learnt] == [BPO.text(row["prompt"]) for row in rewrites]
-    assert [row["completion"] for row in learnt] == [row["rewrite"] for row in rewrites]
+    learnt, kept = rows_of(out / "sft_train.jsonl"), rewrites.read_rewrites(out, "train")
+    assert [row["prompt"] for row in learnt] == [BPO.text(row["prompt"]) for row in kept]
+    assert [row["completion"] for row in learnt] == [row["rewrite"] for row in kept]
     assert run["heldout"]["prompts"] == counts["kept"]["heldout"] == len(rows_of(out / "report.jsonl"))
     assert run["heldout"]["constant_suffix"] == " Give reasons."
     assert run["heldout"]["constant_suffix_exact_match"] > 0.4
@@ -140,10 +141,10 @@ def test_the_chain_learns_the_template_goes_on_and_reports(
 def test_the_loss_counts_the_rewrite_and_one_end_only(toy: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from trainers.tokens import encode
+    from trainers.data.tokens import encode
 
     tokenizer = AutoTokenizer.from_pretrained(toy)
-    example = bpo.example({"prompt": "Why <|eos|>?", "rewrite": "Why <|eos|>? Say."}, frozenset({"<|eos|>"}))
+    example = method.example({"prompt": "Why <|eos|>?", "rewrite": "Why <|eos|>? Say."}, frozenset({"<|eos|>"}))
     row = encode({"place": "here", **example}, tokenizer)
     ids = row.whole("completion")
     assert ids[: len(row.prompt)] == tokenizer(BPO.text("Why <\\|eos|>?"))["input_ids"]
@@ -227,7 +228,7 @@ def test_the_report_counts_what_the_server_would_send(tmp_path: Path) -> None:
         {"prompt": f"Say {i} why.", "rewrite": f"Say {i} why." + (" Fully." if i != 2 else "")} for i in (1, 2, 3, 4)
     ]
     train = [{"prompt": f"Say {i}.", "rewrite": f"Say {i}." + (" Fully." if i > 6 else "")} for i in range(10, 0, -1)]
-    said = bpo_report.report(Scripted(), train, held, tmp_path)  # type: ignore[arg-type]
+    said = samples.report(Scripted(), train, held, tmp_path)  # type: ignore[arg-type]
     assert said["exact_match"] == said["served_match"] == 0.5
     assert (said["already_good"], said["already_good_left_alone"]) == (1, 1.0)
     assert said["to_improve_exact_match"] == pytest.approx(1 / 3)

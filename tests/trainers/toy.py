@@ -24,7 +24,7 @@ def build_toy(folder: Path) -> str:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from trainers.tokenizer import train_tokenizer
+    from trainers.pretraining.tokenizer import train_tokenizer
 
     texts = ["the cat sat on the mat and a dog ran off", "rain fell all day", "user assistant Human: Assistant:"]
     tokenizer = train_tokenizer(iter(texts * 3), 300, 256)
@@ -76,7 +76,7 @@ def logged(out: Path, key: str) -> list[float]:
 def run_and_kill(method: str, out: Path, line: list[str]) -> None:
     """Start the run in a process of its own, and kill it as soon as a second checkpoint appears."""
     child = subprocess.Popen(
-        [sys.executable, "-m", f"trainers.{method}", *line],
+        [sys.executable, "-m", f"trainers.methods.{method}", *line],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 300

@@ -99,15 +99,15 @@ def main(argv: list[str] | None = None) -> int:
     if effect:
         return _effect(effect, len(options.get("arms", ())))
     try:
-        from trainers.evaluation.anew import report_anew
-        from trainers.evaluation.arms import ArmError
+        from trainers.ask.host import EngineError
+        from trainers.ask.journal import KeptError
+        from trainers.data.jsonl import DataError
+        from trainers.evaluation.arms.arm import ArmError
         from trainers.evaluation.folder import FolderError
         from trainers.evaluation.plan import read_plan
+        from trainers.evaluation.report.anew import report_anew
         from trainers.evaluation.run import run
-        from trainers.host import EngineError
-        from trainers.kept import KeptError
-        from trainers.lines import DataError
-        from trainers.recipe import RecipeError, read_values
+        from trainers.run.recipe import RecipeError, read_values
     except ModuleNotFoundError as error:
         print(f"trimtab eval: no {error.name}; it comes with pip install 'trimtab[train]'", file=sys.stderr)
         return 2
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _effect(effect: float, arms: int) -> int:
     """How many prompts it takes depends on how many of them the arms answer differently, which nobody knows yet."""
-    from trainers.evaluation.significance import needed_for
+    from trainers.evaluation.stats.significance import needed_for
 
     size, others = abs(effect), max(1, arms - 1)
     if not 0 < size <= 1:

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainers.evaluation.arms import Arm, Identity
+from trainers.ask.journal import write_whole
+from trainers.data.jsonl import file_hash
+from trainers.evaluation.arms.arm import Arm, Identity
 from trainers.evaluation.core import Question
 from trainers.evaluation.plan import Plan
-from trainers.kept import write_whole
-from trainers.lines import file_hash
 
 
 class FolderError(Exception):

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers.evaluation.arms import Arm, read_arms
+from trainers.data.jsonl import DataError
+from trainers.evaluation.arms.arm import Arm, read_arms
+from trainers.evaluation.arms.sampling import Manner
 from trainers.evaluation.core import Question
-from trainers.evaluation.forms import ALSO, FORMS
-from trainers.evaluation.prompts import named, picked, read_prompts, together
-from trainers.evaluation.sampling import Manner
-from trainers.lines import DataError
-from trainers.recipe import RecipeError, fill, read_values
+from trainers.evaluation.questions.forms import ALSO, FORMS
+from trainers.evaluation.questions.prompts import named, picked, read_prompts, together
+from trainers.run.recipe import RecipeError, fill, read_values
 
 
 @dataclass(frozen=True, slots=True)

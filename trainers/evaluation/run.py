@@ -12,15 +12,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trainers.evaluation import cost, folder
-from trainers.evaluation.arms import Arm, Identity, find
+from trainers.ask.host import EngineError
+from trainers.ask.journal import Kept
+from trainers.evaluation import folder
+from trainers.evaluation.arms.arm import Arm, Identity, find
+from trainers.evaluation.arms.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.core import Answer, Question
-from trainers.evaluation.counts import counts
+from trainers.evaluation.measure import cost
+from trainers.evaluation.measure.counts import counts
+from trainers.evaluation.measure.traces import read_found, with_principles, write_found
 from trainers.evaluation.plan import Plan, all_questions, read_sets
-from trainers.evaluation.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
-from trainers.evaluation.traces import read_found, with_principles, write_found
-from trainers.host import EngineError
-from trainers.kept import Kept
 
 
 def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
@@ -126,7 +127,7 @@ def _say(told: Mapping[str, Any], asked: Asked) -> None:
 
 def _judge_allowed(plan: Plan, arms: Sequence[Arm]) -> None:
     if plan.judge:
-        from trainers.evaluation.judging import check
+        from trainers.evaluation.judging.judge_run import check
 
         check(plan, arms)
 
@@ -141,10 +142,10 @@ def report(
 
     Raises EngineError where the judge could not be asked to the end, once the rest is written.
     """
-    from trainers.evaluation.compare import compare
-    from trainers.evaluation.report import write_report
-    from trainers.evaluation.terminal import judged as told_by_judge
-    from trainers.evaluation.terminal import table
+    from trainers.evaluation.report.report_files import write_report
+    from trainers.evaluation.report.terminal import judged as told_by_judge
+    from trainers.evaluation.report.terminal import table
+    from trainers.evaluation.stats.compare import compare
 
     some = {name: said for name, said in answers.items() if any(answer.status == "ok" for answer in said)}
     if baseline not in some or len(some) < 2:
@@ -155,8 +156,8 @@ def report(
     marks: Mapping[str, Any] = {}
     described: Mapping[str, Any] = {}
     if plan.judge:
-        from trainers.evaluation.aspects import MEASURES
-        from trainers.evaluation.judging import judge
+        from trainers.evaluation.judging.judge_run import judge
+        from trainers.judge.aspects import MEASURES
 
         try:
             judged = judge(plan, questions, some, baseline, out / "judge", asks=asks)

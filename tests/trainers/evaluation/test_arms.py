@@ -7,8 +7,8 @@ import pytest
 
 from tests.trainers.evaluation.scripted_engine import ScriptedEngine
 from tests.upstream import FakeUpstream
-from trainers.evaluation.arms import Arm, ArmError, find, read_arm, read_arms
-from trainers.host import EngineError
+from trainers.ask.host import EngineError
+from trainers.evaluation.arms.arm import Arm, ArmError, find, read_arm, read_arms
 
 URL = "http://127.0.0.1:8000"
 

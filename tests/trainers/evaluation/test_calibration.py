@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.trainers.evaluation.scripted_judge import habits, judging
-from trainers import ask
-from trainers.evaluation.calibration import calibrate, compared, lines, warnings
-from trainers.evaluation.intervals import kappa
-from trainers.evaluation.judge import Item, Outcome, Verdict
-from trainers.evaluation.labelled import Labelled, read_labelled
-from trainers.lines import DataError
+from trainers.ask import questions
+from trainers.data.jsonl import DataError
+from trainers.evaluation.judging.calibration import calibrate, compared, lines, warnings
+from trainers.evaluation.judging.labelled import Labelled, read_labelled
+from trainers.evaluation.stats.intervals import kappa
+from trainers.judge.pairwise import Item, Outcome, Verdict
 
 MARKS: dict[str, tuple[Any, Any]] = {
     "win": ("B", "A"),
@@ -168,9 +168,9 @@ def test_a_judge_is_calibrated_over_http(tmp_path: Path) -> None:
         texts = (f"{'Worse' if better else 'Better'}. {'w' * (9 + i)}", f"{'Better' if better else 'Worse'}. www")
         labelled.append(pair("wwl" if better else "llw", f"q{i}", *texts))
     with judging(habits(first=0.4)) as judge:
-        found = calibrate(ask.Engine(judge.url, "scripted"), labelled, tmp_path)
+        found = calibrate(questions.Engine(judge.url, "scripted"), labelled, tmp_path)
         assert judge.answered == 120
-        again = calibrate(ask.Engine(judge.url, "scripted"), labelled, tmp_path)
+        again = calibrate(questions.Engine(judge.url, "scripted"), labelled, tmp_path)
         assert judge.answered == 120
     assert again == found
     assert found.judge.position

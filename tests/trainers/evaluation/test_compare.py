@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from trainers.evaluation.compare import compare, compare_kinds, levels
 from trainers.evaluation.core import Answer, Comparison, Measure, Question, Status
-from trainers.evaluation.intervals import holm, rate
-from trainers.evaluation.wording import word
+from trainers.evaluation.report.wording import word
+from trainers.evaluation.stats.compare import compare, compare_kinds, levels
+from trainers.evaluation.stats.intervals import holm, rate
 
 NO, YES = "I'm sorry, but I can't help with that.", "Use the command kill."
 QUESTIONS = [

@@ -292,8 +292,8 @@ def test_kill_9_and_the_same_command_is_as_if_nothing_had_been(prompts: Path, tm
 def test_a_folder_that_another_run_writes_is_left_alone(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainers.evaluation.sampling import read_answer, write_answer
-    from trainers.kept import Kept
+    from trainers.ask.journal import Kept
+    from trainers.evaluation.arms.sampling import read_answer, write_answer
 
     with server() as engine:
         given = flags(engine, prompts, "--limit", "2", "--out", str(tmp_path / "run"))

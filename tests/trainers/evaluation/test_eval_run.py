@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from tests.trainers.evaluation.scripted_engine import ScriptedEngine, told
 from tests.upstream import FakeUpstream
-from trainers import host
-from trainers.evaluation.arms import Arm, read_arm
-from trainers.evaluation.conversation import Speaker
+from trainers.ask import host
+from trainers.ask.host import Again, Host
+from trainers.ask.journal import Kept
+from trainers.evaluation.arms.arm import Arm, read_arm
+from trainers.evaluation.arms.conversation import Speaker
+from trainers.evaluation.arms.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.core import Answer, Question
-from trainers.evaluation.measures import measured
-from trainers.evaluation.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
-from trainers.evaluation.traces import read_found, with_principles, write_found
-from trainers.host import Again, Host
-from trainers.kept import Kept
+from trainers.evaluation.measure.measures import measured
+from trainers.evaluation.measure.traces import read_found, with_principles, write_found
 
 QUESTIONS = [Question(f"q{n}", (f"Tell me about {n}.",)) for n in range(12)]
 QUICK = Manner(concurrency=4, retries=3, timeout_s=20, backoff_s=0.01)
@@ -330,7 +330,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from tests.trainers.evaluation.test_eval_run import QUESTIONS, ask, two
-from trainers.evaluation.arms import read_arm
+from trainers.evaluation.arms.arm import read_arm
 ask([read_arm(name, sys.argv[1]) for name in ("plain", "law")], Path(sys.argv[2]), samples=2)
 """
 

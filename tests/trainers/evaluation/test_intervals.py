@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.evaluation.core import Estimate
-from trainers.evaluation.intervals import (
+from trainers.evaluation.stats.intervals import (
     differing,
     holm,
     kappa,
@@ -22,7 +22,7 @@ from trainers.evaluation.intervals import (
     rate,
     student_quantile,
 )
-from trainers.evaluation.significance import DECISIVE
+from trainers.evaluation.stats.significance import DECISIVE
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6).map(lambda x: round(x, 3)), min_size=2, max_size=40)
 SHARES = (0.02, 0.02, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.4, 0.6)  # of questions whose answers differ

@@ -18,19 +18,19 @@ from benchmarks.judging import WORLDS, World, drawn
 from tests.trainers.evaluation.scripted_judge import habits, judging, marked
 from tests.trainers.scripted_critic import ScriptedCritic, parts
 from tests.upstream import FakeUpstream, Recorded, Reply
-from trainers import ask
-from trainers.evaluation.aspects import ASPECTS, read_marks, score_aspects
+from trainers.ask import questions
 from trainers.evaluation.core import Answer, Question
-from trainers.evaluation.judge import Item, Verdict, compare, judge_pairs, pairs, quoted, read_mark, words
-from trainers.evaluation.kinship import Served, judge_is_arm, served
-from trainers.evaluation.preference import length_controlled, logistic, position_bias, preference, share, win_rate
-from trainers.evaluation.terminal import judged
+from trainers.evaluation.judging.kinship import Served, judge_is_arm, served
+from trainers.evaluation.report.terminal import judged
+from trainers.evaluation.stats.preference import length_controlled, logistic, position_bias, preference, share, win_rate
+from trainers.judge.aspects import ASPECTS, read_marks, score_aspects
+from trainers.judge.pairwise import Item, Verdict, compare, judge_pairs, pairs, quoted, read_mark, words
 
 FENCED = re.compile(r"^(~{4,})\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 
 
-def engine(url: str, **more: Any) -> ask.Engine:
-    return ask.Engine(url, "scripted", temperature=0.0, backoff_s=0.01, **more)
+def engine(url: str, **more: Any) -> questions.Engine:
+    return questions.Engine(url, "scripted", temperature=0.0, backoff_s=0.01, **more)
 
 
 def item(before: str, after: str, name: str = "q", **more: Any) -> Item:
@@ -38,7 +38,7 @@ def item(before: str, after: str, name: str = "q", **more: Any) -> Item:
 
 
 def read(text: str, finish: str = "stop") -> str:
-    return read_mark(ask.Answer(text, finish))
+    return read_mark(questions.Answer(text, finish))
 
 
 # ---------------------------------------------------------------- what it is asked
@@ -186,7 +186,7 @@ def test_a_judge_that_dies_is_asked_only_for_what_is_missing(tmp_path: Path) -> 
     items = [item("x", "Better. y", f"q{i}") for i in range(5)]
     with judging(habits()) as judge:
         judge.say = _then_fails(judge, 4)
-        with pytest.raises(ask.EngineError, match="kept"):
+        with pytest.raises(questions.EngineError, match="kept"):
             judge_pairs(engine(judge.url, concurrency=1, retries=0), items, tmp_path)
     with judging(habits()) as judge:
         verdicts = judge_pairs(engine(judge.url), items, tmp_path)
@@ -358,7 +358,7 @@ MARKS = dict(zip(ASPECTS, (4, 5, 3, 2, 3, 5), strict=True))
     json.dumps(dict.fromkeys(ASPECTS, 1)) + " no: " + json.dumps(MARKS),
 ])  # fmt: skip
 def test_marks_are_read(text: str) -> None:
-    assert read_marks(ask.Answer(text)) == MARKS
+    assert read_marks(questions.Answer(text)) == MARKS
 
 
 @pytest.mark.parametrize("text", [
@@ -367,7 +367,7 @@ def test_marks_are_read(text: str) -> None:
     json.dumps(MARKS | {"depth": "NaN"}),
 ])  # fmt: skip
 def test_marks_that_are_missing_or_no_marks_are_not_made_up(text: str) -> None:
-    assert read_marks(ask.Answer(text)) == {}
+    assert read_marks(questions.Answer(text)) == {}
 
 
 def test_every_answer_is_marked_by_itself(tmp_path: Path) -> None:
@@ -447,5 +447,5 @@ def test_an_alias_hides_no_model() -> None:
 def test_an_engine_that_says_nothing_goes_by_its_name(tmp_path: Path) -> None:
     with FakeUpstream() as engine_:
         assert served(engine_.url + "/v1", "error-500").names == {"error-500"}
-    with pytest.raises(ask.EngineError, match="cannot be reached"):
+    with pytest.raises(questions.EngineError, match="cannot be reached"):
         served(engine_.url, "gone")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.evaluation.core import Answer, Question
-from trainers.evaluation.measures import MEASURES, measured
-from trainers.evaluation.shape import cut_off, fences_balanced, fits, letter_of, loops, read_json, runs_away
+from trainers.evaluation.measure.measures import MEASURES, measured
+from trainers.evaluation.measure.shape import cut_off, fences_balanced, fits, letter_of, loops, read_json, runs_away
 
 ASKED = Question("q", ("How do I bake bread without an oven?",))
 

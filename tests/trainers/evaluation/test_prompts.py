@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from trainers.data.jsonl import DataError
 from trainers.evaluation.core import Question
-from trainers.evaluation.prompts import named, picked, read_prompts, together
-from trainers.lines import DataError
+from trainers.evaluation.questions.prompts import named, picked, read_prompts, together
 
 
 def rows(folder: Path, *rows: dict[str, Any], name: str = "set.jsonl") -> Path:

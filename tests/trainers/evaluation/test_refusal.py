@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.evaluation.intervals import kappa
-from trainers.evaluation.refusal import languages, refuses
+from trainers.evaluation.measure.refusal import languages, refuses
+from trainers.evaluation.stats.intervals import kappa
 
 DATA = Path(__file__).parents[2] / "data"
 

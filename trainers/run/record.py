@@ -1,0 +1,181 @@
+"""What a finished run leaves behind: the model, `run.json` and the learning curve."""
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.methods.cpt import Recipe
+    from trainers.pretraining.loop import Loop
+    from trainers.run.keys import Common
+
+
+def save_final(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Weights in bfloat16 as safetensors, and the tokenizer; the folder appears whole or not at all."""
+    import torch
+    from transformers import GenerationConfig
+
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    draft = draft_of(folder)
+    model.to(torch.bfloat16).save_pretrained(draft)
+    put(draft, tokenizer, folder)
+
+
+def save_trained(trainer: Any, recipe: "Common", folder: Path) -> None:
+    """The model, or the adapter alone where there is one, and the tokenizer with its chat template.
+
+    All processes call this: sharded weights are gathered. The folder appears whole or not at all.
+    """
+    import torch
+
+    tokenizer = trainer.processing_class
+    plain = not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if plain and not recipe.lora_rank:
+        trainer.model.to(getattr(torch, recipe.final_dtype))
+    trainer.model.config.use_cache = True
+    if trainer.model.can_generate():
+        trainer.model.generation_config.eos_token_id = tokenizer.eos_token_id
+        trainer.model.generation_config.bos_token_id = tokenizer.bos_token_id
+    with trainer.args.main_process_first(local=False):  # only the first clears away what an earlier run left
+        draft = draft_of(folder) if trainer.is_world_process_zero() else part_of(folder)
+    trainer.save_model(str(draft))
+    if trainer.is_world_process_zero():
+        (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing that serving needs
+        adapter = draft / "adapter_config.json"
+        if adapter.is_file():  # the base by the name that the recipe gives, not by where it lies on this machine
+            values = json.loads(adapter.read_text(encoding="utf-8"))
+            values["base_model_name_or_path"] = recipe.model
+            adapter.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        put(draft, tokenizer, folder)
+
+
+def draft_of(folder: Path) -> Path:
+    """Where a folder is written before it takes its name; what is there is cleared away."""
+    draft = part_of(folder)
+    shutil.rmtree(draft, ignore_errors=True)
+    return draft
+
+
+def part_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".part")
+
+
+def put(draft: Path, tokenizer: Any, folder: Path) -> None:
+    tokenizer.save_pretrained(draft)
+    tidy(draft / "tokenizer_config.json")
+    (draft / "README.md").unlink(missing_ok=True)  # peft's card, empty; ours is made on export
+    for path in draft.iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(draft, folder)
+
+
+def tidy(config: Path) -> None:
+    """Take out how the tokenizer was loaded here, and name its class as transformers 4 knows it."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    for key in ("is_local", "local_files_only"):
+        values.pop(key, None)
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def record(recipe: "Recipe", init: str, loop: "Loop", out: Path) -> dict[str, Any]:
+    """Measure the saved (bfloat16) weights on all held-out text, and write run.json and curve.png."""
+    history = loop.trainer.state.log_history
+    lengths = sorted({recipe.block, recipe.long_block})
+    losses = {length: loop.heldout_losses(length) for length in lengths}
+    run = {
+        "recipe": asdict(recipe),
+        "init": init,
+        "data_sha256": loop.hashes,
+        "parameters": sum(p.numel() for p in loop.model.parameters()),
+        "corpus_tokens": len(loop.blocks.row),
+        "tokens_seen": loop.trainer.state.global_step * recipe.batch * recipe.block,
+        "seconds": max((entry["seconds"] for entry in history if "seconds" in entry), default=0.0),
+        "heldout": {
+            str(length): {name: {"loss": loss, "perplexity": math.exp(loss)} for name, loss in by_source.items()}
+            for length, by_source in losses.items()
+        },
+        **surroundings("torch", "transformers", "tokenizers", "accelerate"),
+    }
+    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    draw_curve(history, out / "curve.png", "loss, nats per token")
+    return run
+
+
+def record_run(trainer: Any, recipe: "Common", method: str, out: Path, extra: dict[str, Any]) -> dict[str, Any]:
+    """Write run.json and curve.png of a TRL trainer's run; `extra`: data hashes, held-out numbers and whatever else."""
+    history = trainer.state.log_history
+    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    run = {
+        "method": method,
+        "recipe": asdict(recipe),
+        **extra,
+        "parameters": sum(number for number, _ in sizes),
+        "trained_parameters": sum(number for number, trained in sizes if trained),
+        "steps": trainer.state.global_step,
+        "seconds": max((entry["seconds"] for entry in history if "seconds" in entry), default=0.0),
+        "processes": trainer.args.world_size,
+        "device": str(trainer.args.device),
+        **surroundings("torch", "transformers", "tokenizers", "accelerate", "trl", "peft", "datasets"),
+    }
+    if trainer.is_world_process_zero():
+        (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        draw_curve(history, out / "curve.png")
+    return run
+
+
+def surroundings(*packages: str) -> dict[str, Any]:
+    """What the run's numbers may depend on beside the recipe and the data."""
+    return {
+        "versions": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the code that runs; None where it is not a checkout."""
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+PANELS = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "accuracy", "margin", "kl")
+
+
+def draw_curve(history: list[dict[str, float]], path: Path, unit: str = "loss") -> None:
+    """Training and held-out loss over the steps, and a panel for each of PANELS that the log has."""
+    from matplotlib.figure import Figure
+
+    present = {key for entry in history for key in entry}
+    losses = sorted(key for key in present if key in ("loss", "eval_loss") or re.fullmatch("eval_.*_loss", key))
+    panels = [(unit, losses)]
+    panels += [(name, [key for key in (name, f"eval_{name}") if key in present]) for name in PANELS if name in present]
+    figure = Figure(figsize=(8, 1 + 4 * len(panels) if len(panels) == 1 else 1 + 2 * len(panels)), layout="constrained")
+    for axes, (title, keys) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        for key in keys:
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            source = key.removeprefix("eval_").removesuffix("_loss")
+            held = "held out" if source in ("loss", title) else f"held out: {source}"
+            axes.plot(*zip(*points, strict=True), label=held if key.startswith("eval_") else "training", linewidth=1)
+        axes.set_ylabel(title)
+        if keys:
+            axes.legend()
+    axes.set_xlabel("step")
+    figure.savefig(path, dpi=120)
