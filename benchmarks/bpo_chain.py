@@ -132,7 +132,7 @@ def write_pairs(data: Path, work: Path, heldout: int) -> None:
 
 def trimtab(*args: str) -> None:
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", "serve.command", *args], cwd=ROOT, check=True, env=environment())
+    subprocess.run([sys.executable, "-m", "serve.cli.command", *args], cwd=ROOT, check=True, env=environment())
     print(f"\n(trimtab {' '.join(args[:2])}: {time.monotonic() - started:.0f} s)\n", flush=True)
 
 
@@ -145,7 +145,7 @@ def served(config: Path, log: Path) -> Iterator[str]:
     """`trimtab serve` with that configuration, as soon as its engines are ready; its URL."""
     with log.open("w") as err:
         server = subprocess.Popen(
-            [sys.executable, "-m", "serve.command", "serve", "--config", str(config), "--port", "0"],
+            [sys.executable, "-m", "serve.cli.command", "serve", "--config", str(config), "--port", "0"],
             stdout=subprocess.PIPE, stderr=err, text=True, cwd=ROOT, env=environment(),
         )  # fmt: skip
     assert server.stdout is not None

@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 from benchmarks.endings import prompts
 from serve.config import EMBEDDED, Engine
-from serve.launcher import command, free_port, resolve
+from serve.process.launcher import command, free_port, resolve
 
 TEMPLATE = """{% for m in messages %}<|im_start|>{{ m.role }}
 {{ m.content }}<|im_end|>

@@ -62,14 +62,14 @@ url = "http://127.0.0.1:{engine}"
 """
 # The first whose pattern is in a frame's file is its layer.
 LAYERS = {
-    "client's HTTP (uvicorn, protocol, call)": r"uvicorn/|httptools|serve/(protocol|call|body)\.py",
+    "client's HTTP (uvicorn, protocol, call)": r"uvicorn/|httptools|serve/http/(protocol|call|body)\.py",
     "framework (FastAPI, Starlette)": r"fastapi/|starlette/",
-    "engine's HTTP (relay)": r"serve/(relay|upstream|connection|service|headers|pool)\.py|aiohttp/|multidict|yarl",
-    "the request parsed and written": r"serve/(wire|completion)\.py|msgspec",
-    "the answer passed on or translated": r"serve/(reply|translate|said)\.py|prompt_opt/ending\.py",
-    "trace and metrics": r"serve/(record|traces|metrics)\.py|prometheus_client/|uuid\.py",
-    "layout": r"prompt_opt/(layout|turns|defuse|principles)\.py",
-    "stages": r"prompt_opt/|retrieval/|serve/(rewriters|indexes)\.py",
+    "engine's HTTP (relay)": r"serve/(engine/(relay|upstream|connection|pool)|chat/service|http/headers)\.py|aiohttp/|multidict|yarl",
+    "the request parsed and written": r"serve/dialects/(wire|completion)\.py|msgspec",
+    "the answer passed on or translated": r"serve/(chat/reply|dialects/(translate|said))\.py|prompt_opt/layout/ending\.py",
+    "trace and metrics": r"serve/(chat/record|store/traces|metrics)\.py|prometheus_client/|uuid\.py",
+    "layout": r"prompt_opt/layout/",
+    "stages": r"prompt_opt/|retrieval/|serve/chat/(rewriters|indexes)\.py",
     "who, which policy, the line itself": r"serve/",
     "event loop and tasks": r"asyncio/|uvloop/|_weakrefset|contextlib",
 }
@@ -135,7 +135,7 @@ def one(policy: str, arguments: argparse.Namespace) -> None:
     sys.path.insert(0, str(Path(arguments.source or HERE.parent).resolve()))
     import uvloop
 
-    from serve import worker
+    from serve.process import worker
 
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         engine, port = free_port(), listener.getsockname()[1]

@@ -144,7 +144,7 @@ def main() -> int:
         config = Path(folder, "trimtab.toml")
         config.write_text(CONFIG.format(folder=folder, url=upstream.url))
         server = subprocess.Popen(
-            [sys.executable, "-m", "serve.command", "serve", "--config", str(config), "--port", "0"],
+            [sys.executable, "-m", "serve.cli.command", "serve", "--config", str(config), "--port", "0"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert server.stdout is not None

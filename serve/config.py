@@ -1,4 +1,4 @@
-"""The nouns of the configuration: what `trimtab.toml` and the flags resolve to. `serve.reader` makes them."""
+"""The nouns of the configuration: what `trimtab.toml` and the flags resolve to. `serve.configure.reader` makes them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Engine:
 
     name: str
     url: str = ""  # with or without /v1
-    urls: tuple[str, ...] = ()  # instead of url: several engines that serve the same (serve.pool)
+    urls: tuple[str, ...] = ()  # instead of url: several engines that serve the same (serve.engine.pool)
     affinity: int = 8  # of urls: the pending requests above the least loaded that keep a prefix with its engine
     model: str = ""  # launched: path or hub id; by URL: the model sent where a request names none of the engine's
     launcher: Literal["", "auto", "vllm", "transformers"] = ""
@@ -58,7 +58,7 @@ class Engine:
     served_name: str = ""  # the name clients use for a launched model; "": the model's last path component
     kind: Literal["", "openai", "vllm", "transformers"] = ""  # the dialect; "": probed
     key_env: str = ""  # environment variable that holds the engine's API key
-    supports: tuple[str, ...] | None = None  # features of `serve.engines.FEATURES`; unset: by kind
+    supports: tuple[str, ...] | None = None  # features of `serve.engine.live.FEATURES`; unset: by kind
     context: int | None = None  # tokens; unset: probed
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate
     max_stop: int = 4  # stop strings that the engine accepts; we enforce the rest

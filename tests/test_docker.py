@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from serve.config import Config, ConfigError, Flags
-from serve.flags import parse
-from serve.reader import load
+from serve.configure.flags import parse
+from serve.configure.reader import load
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"

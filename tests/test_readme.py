@@ -11,12 +11,12 @@ import pytest
 from prompt_opt import profile
 from prompt_opt.pipeline import STAGES
 from prompt_opt.stages import bpo, opo
-from serve.command import COMMANDS
+from serve.api.routes import RELAYED
+from serve.cli.command import COMMANDS
 from serve.config import RIGHTS, Alias, Config, Engine, Flags, IndexSpec, Key, RewriterSpec, Server
-from serve.engines import FEATURES
-from serve.flags import parse
-from serve.lines import RELAYED
-from serve.reader import load
+from serve.configure.flags import parse
+from serve.configure.reader import load
+from serve.engine.live import FEATURES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

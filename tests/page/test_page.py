@@ -51,9 +51,9 @@ def test_it_is_served_with_a_policy_that_runs_no_inline_script(server: Served) -
 
 
 def test_every_module_is_loaded_ahead_and_every_file_is_served(server: Served) -> None:
-    import serve.page
+    import serve.api.page
 
-    folder = Path(serve.page.__file__).parent
+    folder = Path(serve.api.page.__file__).parent
     page = httpx.get(server.url + "/").text
     files = {path.name for path in folder.iterdir() if path.suffix not in (".py", ".html") and path.is_file()}
     assert {part.rsplit("/", 1)[1] for part in re.findall(r'"(page/[^"]+)"', page)} == files
@@ -375,7 +375,7 @@ def test_feedback_is_kept_changed_withdrawn_and_exported(tab: Tab, server: Serve
     assert (row["chosen"]["policy"], row["rejected"]["policy"]) == ("careful", "raw")
     out = tmp_path / "pairs.jsonl"
     argv = ["feedback", "export", "--config", str(server.config), "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "serve.command", *argv], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "serve.cli.command", *argv], check=True, capture_output=True)
     [pair] = read_rows(out, "preference")
     assert pair["prompt"] == [{"role": "user", "content": "Which of these is better?"}]
     careful.get_by_role("button", name="This one is better").click()

@@ -123,7 +123,7 @@ class Served:
         self.config = config
         self.said: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serve.command", "serve", *argv],
+            [sys.executable, "-m", "serve.cli.command", "serve", *argv],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -150,7 +150,9 @@ class Served:
     def workers(self) -> list[int]:
         """The ids of its worker processes."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [pid for pid in map(int, children) if b"serve.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [
+            pid for pid in map(int, children) if b"serve.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
 
     def stop(self) -> None:
         if self.process.poll() is None:

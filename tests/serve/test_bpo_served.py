@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from serve.config import ConfigError, Flags
-from serve.reader import load
+from serve.configure.reader import load
 from tests.serve.conftest import Served, Start, chat
 from tests.upstream import FakeUpstream
 

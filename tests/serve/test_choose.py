@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_opt.core import Policy
-from serve.choose import choose
+from serve.chat.choose import choose
+from serve.chat.keys import ANYBODY, Caller
 from serve.config import Alias, Config, Engine, Key, Server
 from serve.errors import Forbidden, NotFound
-from serve.keys import ANYBODY, Caller
 
 POLICIES = {name: Policy(name) for name in ("raw", "urial", "a", "b")}
 CONFIG = Config(

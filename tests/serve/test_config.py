@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve.config import ConfigError, Flags, Server
-from serve.reader import load
+from serve.configure.reader import load
 
 A, B = "a" * 64, "b" * 64
 ONE = f'[[key]]\nid = "a"\nsha256 = "{A}"\n'

@@ -19,18 +19,18 @@ import pytest
 import uvicorn
 
 from prompt_opt.pipeline import build as build_stages
-from serve.app import build
-from serve.call import Call, ClientGone
+from serve.api.app import build
+from serve.api.routes import lines
+from serve.chat.indexes import Indexes
+from serve.chat.service import Service
 from serve.config import Flags
-from serve.engines import LiveEngine
+from serve.configure.reader import load
+from serve.engine.live import LiveEngine
+from serve.engine.relay import Relay
 from serve.errors import TooLarge, TooSlow
-from serve.indexes import Indexes
-from serve.lines import lines
-from serve.protocol import Protocol
-from serve.reader import load
-from serve.relay import Relay
-from serve.service import Service
-from serve.traces import Traces
+from serve.http.call import Call, ClientGone
+from serve.http.protocol import Protocol
+from serve.store.traces import Traces
 from tests.serve.conftest import Served, chat
 from tests.upstream import FakeUpstream
 
@@ -332,7 +332,7 @@ async def test_the_servers_own_cancellation_is_not_taken_for_the_clients(client:
 
 
 async def test_a_client_that_takes_nothing_any_more_has_left(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.call.STUCK_S", 0.2)
+    monkeypatch.setattr("serve.http.call.STUCK_S", 0.2)
     call = await client.call()
     call.start(200, [])
     # One that is slow, but takes something, has not.
@@ -348,8 +348,8 @@ async def test_a_client_that_takes_nothing_any_more_has_left(client: Client, mon
 
 
 async def test_a_body_that_does_not_come_is_a_408(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.body.BODY_S", 0.05)
-    monkeypatch.setattr("serve.call.BODY_S", 0.05)
+    monkeypatch.setattr("serve.http.body.BODY_S", 0.05)
+    monkeypatch.setattr("serve.http.call.BODY_S", 0.05)
     call = await client.call(b"{", 2)
     with pytest.raises(TooSlow) as caught:
         await call.read(100)
@@ -481,7 +481,7 @@ async def test_a_refused_body_that_breaks_off_gets_no_second_answer(client: Clie
 async def test_half_a_head_behind_a_request_does_not_cut_its_answer_off(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.protocol._HEAD_S", 0.01)
+    monkeypatch.setattr("serve.http.protocol._HEAD_S", 0.01)
     call = await client.call()
     client.protocol.data_received(b"POST /x HT")
     await asyncio.sleep(0.03)

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from prompt_opt.core import Message, Policy, Prompt
-from serve import wire
 from serve.config import Config, ConfigError, Engine, Server
-from serve.engines import FEATURES, LiveEngine
+from serve.dialects import wire
+from serve.engine.live import FEATURES, LiveEngine
 from serve.errors import BadRequest, Unavailable
 
 URL = Engine("main", url="http://x")

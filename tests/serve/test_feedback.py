@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.verdicts import Verdicts
+from serve.store.feedback import Verdicts
 from tests.serve.conftest import SECRETS, Served, Start, chat
 from tests.upstream import FakeUpstream
 from trainers.data.layouts import read_rows
@@ -95,7 +95,9 @@ async def test_a_preference_becomes_a_row_that_training_reads(voted: Served, tmp
     assert (listed[0]["key"], listed[0]["comment"]) == ("house", "kinder")
     out = tmp_path / "pairs.jsonl"
     argv = ["feedback", "export", "--config", str(voted.config), "--tenant", "house", "--out", str(out)]
-    done = subprocess.run([sys.executable, "-m", "serve.command", *argv], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "serve.cli.command", *argv], capture_output=True, text=True, check=True
+    )
     assert "1 rows from" in done.stderr
     [row] = read_rows(out, "preference")
     assert row["prompt"] == [{"role": "user", "content": "hello there"}]
@@ -103,7 +105,7 @@ async def test_a_preference_becomes_a_row_that_training_reads(voted: Served, tmp
 
 
 async def test_thumbs_become_labels(voted: Served, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from serve.verdicts import main
+    from serve.store.feedback import main
 
     async with by(voted, "house") as http:
         ids = [await ask(http, "chat", text) for text in ("up goes this", "down goes that")]
@@ -218,7 +220,7 @@ async def test_content_that_is_too_much_is_left_out(voted: Served) -> None:
 
 
 def test_an_export_of_nothing_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from serve.verdicts import main
+    from serve.store.feedback import main
 
     assert main(["export", "--state-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == ""

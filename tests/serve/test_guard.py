@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve import guard
+from serve.process import guard
 
 Guarded = Callable[..., subprocess.Popen[bytes]]
 ORPHANS = [sys.executable, str(Path(__file__).with_name("fake_engine.py")), "--port", "0", "--orphan", "--stubborn"]

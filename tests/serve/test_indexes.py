@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from retrieval.backends.local import dense
-from serve import indexes
+from serve.chat import indexes
 from serve.config import IndexSpec
 
 

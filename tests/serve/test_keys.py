@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.chat.keys import ANYBODY, identify
 from serve.config import Key
 from serve.errors import Forbidden, Unauthorized
-from serve.keys import ANYBODY, identify
 from tests.serve.conftest import SECRETS, Served, chat
 from tests.upstream import FakeUpstream
 

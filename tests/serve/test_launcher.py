@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serve import launcher
 from serve.config import ConfigError, Engine
-from serve.launcher import Launch, ask_health, command, free_port, resolve
+from serve.process import launcher
+from serve.process.launcher import Launch, ask_health, command, free_port, resolve
 
 
 @pytest.fixture

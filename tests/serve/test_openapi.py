@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from serve.lines import RELAYED
+from serve.api.routes import RELAYED
 
 
 async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from serve import pool as pools
-from serve.pool import Down, Member, Pool
-from serve.relay import Relay
-from serve.upstream import Died, Refused, Upstream
+from serve.engine import pool as pools
+from serve.engine.pool import Down, Member, Pool
+from serve.engine.relay import Relay
+from serve.engine.upstream import Died, Refused, Upstream
 from tests.serve.conftest import SECRETS, Start, chat, events
 from tests.upstream import FakeUpstream, Recorded
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve.command import COMMANDS, main
+from serve.cli.command import COMMANDS, main
 from tests.serve.conftest import Start, chat
 from tests.upstream import FakeUpstream
 
@@ -36,14 +36,15 @@ HEAVY = (
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "serve.command", *argv], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "serve.cli.command", *argv], capture_output=True, text=True, timeout=30, check=False
     )
 
 
 def test_a_plain_proxy_imports_nothing_heavy() -> None:
     code = (
-        "import sys, serve.command, serve.supervisor, serve.worker, serve.explain\n"
-        "from serve.config import Flags\nfrom serve.reader import load\nfrom serve.engines import LiveEngine\n"
+        "import sys, serve.cli.command, serve.process.parent, serve.process.worker, serve.api.explain\n"
+        "from serve.config import Flags\nfrom serve.configure.reader import load\n"
+        "from serve.engine.live import LiveEngine\n"
         "from prompt_opt.pipeline import build\n"
         "config = load(Flags(upstream='http://x'), {})\n"
         "[LiveEngine(e) for e in config.engines.values()], [build(p) for p in config.policies.values()]\n"

@@ -22,11 +22,10 @@ import psutil
 import pytest
 import uvloop
 
-from serve import relay as serve_relay
-from serve.connection import Closed, Malformed
-from serve.headers import request_headers, response_headers
-from serve.relay import Relay, _target
-from serve.upstream import (
+from serve.engine import relay as serve_relay
+from serve.engine.connection import Closed, Malformed
+from serve.engine.relay import Relay, _target
+from serve.engine.upstream import (
     FAILURES,
     Died,
     Oversized,
@@ -37,6 +36,7 @@ from serve.upstream import (
     UpstreamError,
     upstream_error,
 )
+from serve.http.headers import request_headers, response_headers
 from tests.upstream import FakeUpstream
 
 JSON = {"content-type": "application/json"}
@@ -381,8 +381,8 @@ async def test_word_in_advance_is_not_the_answer_and_what_follows_it_is_nobodys(
 async def test_an_unused_connection_is_closed_after_a_while(
     upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.connection._IDLE_S", 0.1)
-    monkeypatch.setattr("serve.connection._TICK_S", 0.05)
+    monkeypatch.setattr("serve.engine.connection._IDLE_S", 0.1)
+    monkeypatch.setattr("serve.engine.connection._TICK_S", 0.05)
     relay = Relay(connect_s=2, timeout_s=5)
     await (await chat(relay, upstream, ask("echo"))).read(10**6)
     assert len(relay._open) == 1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prompt_opt.rewriter.template import BPO
-from serve.rewrite import main
+from serve.cli.rewrite import main
 
 
 class Engine(ThreadingHTTPServer):

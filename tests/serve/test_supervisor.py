@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from serve.config import ConfigError
-from serve.supervisor import _listen
+from serve.process.parent import _listen
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py")), "--port", "{port}", "--name", "{name}"]
 
@@ -26,8 +26,8 @@ FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py")), "--port
 PARENT = """
 import json, sys
 from serve.config import Config, ConfigError, Engine, Server
-from serve.engine_child import Pace
-from serve.supervisor import run
+from serve.process.engine_child import Pace
+from serve.process.parent import run
 
 def load():
     with open(sys.argv[1]) as file:

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from prompt_opt.core import Outcome, Policy
-from serve.record import Record
-from serve.traces import Traces
+from serve.chat.record import Record
+from serve.store.traces import Traces
 from tests.serve.conftest import SECRETS, Served, Start, chat
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_opt.core import Prompt
-from serve.translate import BadEvent, Translation
+from serve.dialects.translate import BadEvent, Translation
 
 PROMPT = Prompt((), stops=("\n````\n", "\n## Question\n````"), fence="````")
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_opt.core import Prompt
-from serve import completion, wire
 from serve.config import Server
+from serve.dialects import completion, wire
 from serve.errors import BadRequest
 
 LIMITS = Server()

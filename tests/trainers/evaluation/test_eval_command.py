@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 # The command, hearing Ctrl-C even where the tests run in the background: a shell has it ignored there, by children too.
 HEARS = """
 import signal, sys
-from serve.command import main
+from serve.cli.command import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())
 """
@@ -263,7 +263,7 @@ def test_kill_9_and_the_same_command_is_as_if_nothing_had_been(prompts: Path, tm
     with server(most=13) as engine:
         given = flags(engine, prompts, "--concurrency", "4", "--out", str(out))
         child = subprocess.Popen(
-            [sys.executable, "-m", "serve.command", "eval", *given], cwd=ROOT, env=dict(os.environ),
+            [sys.executable, "-m", "serve.cli.command", "eval", *given], cwd=ROOT, env=dict(os.environ),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         # Thirteen answers, and four requests that hang, so that the thirteen are on disk.
@@ -392,7 +392,7 @@ def test_an_answer_that_cannot_be_written_is_said_in_a_line(prompts: Path, tmp_p
             sys.executable,
             "-B",
             "-m",
-            "serve.command",
+            "serve.cli.command",
             "eval",
             *given,
         ]

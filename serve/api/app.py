@@ -1,0 +1,143 @@
+"""The routes that FastAPI carries, and the OpenAPI page: all but those of `serve.api.routes`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+
+from serve import metrics
+from serve.api import catalog, openapi, page, principles, recent, verdicts
+from serve.api.routes import HEALTH, RELAYED, lines
+from serve.chat.keys import Caller, identify
+from serve.chat.service import Service
+from serve.config import RAW, RIGHTS
+from serve.dialects import wire
+from serve.errors import ApiError, NotFound
+from serve.http.body import read_json
+
+
+async def _hot(request: Request) -> Response:
+    raise AssertionError("a hot path is answered before the application is asked")
+
+
+def build(service: Callable[[], Service]) -> FastAPI:
+    """The application. `service` gives the current one, so that a reload reaches the next request."""
+    app = FastAPI(
+        title="Trimtab",
+        description=openapi.ABOUT,
+        version=openapi.VERSION,
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for method, path in lines(service):  # for whoever comes with another method
+        app.router.routes.append(Route(path, _hot, methods=[method]))
+    page.add_routes(app)
+    plain = openapi.document(app)
+    app.openapi = lambda: plain(RELAYED, HEALTH)  # type: ignore[method-assign]
+
+    def caller(request: Request) -> Caller:
+        return identify(service().config.keys, request.headers.get("authorization"))
+
+    _add_errors(app)
+
+    @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
+    async def exposition(request: Request) -> Response:
+        caller(request).require("metrics")
+        text = await asyncio.to_thread(metrics.exposition)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models", tags=["openai"], summary="Aliases, and the engines' own models")
+    async def models(request: Request) -> Response:
+        rows = await catalog.shown(service(), caller(request), request.scope["headers"])
+        return _json({"object": "list", "data": rows})
+
+    @app.get("/v1/models/{name:path}", tags=["openai"], summary="One model")
+    async def model(request: Request, name: str) -> Response:
+        rows = await catalog.shown(service(), caller(request), request.scope["headers"])
+        for row in rows:
+            if row["id"] == name:
+                return _json(row)
+        raise NotFound(
+            f"no model {name!r}; valid are {', '.join(row['id'] for row in rows) or 'none'}", code="model_not_found"
+        )
+
+    @app.get("/v1/policies", tags=["trimtab"], summary="The policies that the key may use")
+    async def policies(request: Request) -> Response:
+        who, config = caller(request), service().config
+        default = who.key.policy if who.key and who.key.policy else config.server.policy
+        rows = [
+            {
+                "id": p.name, "object": "policy", "digest": p.digest, "engine": p.engine, "stages": list(p.stages),
+                "render": p.render, "profile": p.profile.name if p.stages else None, "budget_ms": p.budget_ms,
+                "on_error": p.on_error, "default": p.name == default,
+                "model": config.engines[p.engine].public_name or None,
+            }
+            for p in config.policies.values() if who.may_use(p.name)
+        ]  # fmt: skip
+        return _json({"object": "list", "data": rows})
+
+    @app.get("/v1/key", tags=["trimtab"], summary="Whose key this is, and what it may do")
+    async def key(request: Request) -> Response:
+        who = caller(request)
+        rights = [right for right in RIGHTS if (who.may_use(right) if right == RAW else who.may(right))]
+        body = {"object": "key", "id": who.name, "tenant": who.tenant, "needed": who.key is not None, "rights": rights}
+        return _json(body)
+
+    principles.add_routes(app, service, caller)
+    recent.add_routes(app, service, caller)
+    verdicts.add_routes(app, service, caller)
+
+    @app.post("/v1/explain", tags=["trimtab"], summary="The prompt that a chat would become, without sending it")
+    async def explain(request: Request) -> Response:
+        who = caller(request)
+        who.require("explain")
+        return _json(await _explain(service(), who, request))
+
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's shape."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        headers = {name.decode(): value.decode() for name, value in error.headers}
+        return Response(error.json(), error.status, headers, media_type="application/json")
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(404)
+    async def not_found(request: Request, error: Exception) -> Response:
+        return await api_error(request, NotFound(f"no {request.method} {request.url.path} here", code="path_not_found"))
+
+    @app.exception_handler(405)
+    async def not_allowed(request: Request, error: Exception) -> Response:
+        wrong = ApiError(f"{request.url.path} does not take {request.method}", code="method_not_allowed")
+        wrong.status, wrong.type = 405, "invalid_request_error"
+        wrong.headers = tuple((n.encode(), v.encode()) for n, v in (getattr(error, "headers", None) or {}).items())
+        return await api_error(request, wrong)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return await api_error(request, ApiError("an internal error; the server's log has it", code="internal_error"))
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+async def _explain(service: Service, who: Caller, http: Request) -> dict[str, Any]:
+    from serve.api.explain import explained
+
+    limits = service.config.server
+    request = wire.parse(await read_json(http, int(limits.max_body_mb * 2**20)), limits)
+    return await explained(service, who, request, http.headers.get("x-trimtab-policy"))

@@ -1,0 +1,95 @@
+"""The paths that are answered straight from the protocol: chats, what is relayed, and whether we are well.
+
+The rest waits in `serve.api.app`, which is loaded when it is first asked for: a plain proxy starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from serve.chat.answer import Line, chat_completions, relayed, run
+from serve.chat.reply import CHAT
+from serve.chat.service import Service
+from serve.http.call import Call
+from serve.http.protocol import Lines
+
+# What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
+RELAYED = (
+    "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/rerank", "/v1/score",
+    "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations",
+    "/v1/images/generations", "/v1/images/edits", "/v1/images/variations",
+)  # fmt: skip
+HEALTH = {"/healthz": "The process is alive", "/readyz": "Every engine answers, every index is open; 503 until then"}
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def lines(service: Callable[[], Service]) -> Lines:
+    """By method and path. `service` gives the current one, so that a reload reaches the next request."""
+
+    def travel(line: Line) -> Callable[[Call], Awaitable[None]]:
+        return lambda call: run(service(), call, line)
+
+    async def alive(call: Call) -> None:
+        call.reply(200, b'{"status":"ok"}')
+
+    async def ready(call: Call) -> None:
+        body, well = readiness(service())
+        call.reply(200 if well else 503, msgspec.json.encode(body))
+
+    def head(line: Callable[[Call], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
+        """The same without the body."""
+
+        def bare(call: Call) -> Awaitable[None]:
+            call.bodiless = True
+            return line(call)
+
+        return bare
+
+    posts = {CHAT: travel(chat_completions)} | dict.fromkeys(RELAYED, travel(relayed))
+    return {("POST", path): line for path, line in posts.items()} | {
+        ("GET", "/healthz"): alive,
+        ("GET", "/readyz"): ready,
+        ("HEAD", "/healthz"): head(alive),
+        ("HEAD", "/readyz"): head(ready),
+    }
+
+
+def readiness(service: Service) -> tuple[dict[str, Any], bool]:
+    """What /readyz says, and whether all is well."""
+    engines, indexes = service.engines, service.indexes
+    named = not service.config.keys  # where keys are needed, nobody without one learns an engine's address
+    told = {
+        name: {"state": e.state, "reason": e.reason} | ({"urls": e.pool.told(urls=named)} if e.pool else {})
+        for name, e in engines.items()
+    }
+    opened = {name: indexes.state(name) for name in indexes.specs}
+    well = all(e.ready and (e.pool is None or e.pool.up) for e in engines.values())
+    ready = well and all(s["state"] == "ready" for s in opened.values())
+    return {"status": "ready" if ready else "not ready", "engines": told, "indexes": opened}, ready
+
+
+class Application:
+    """The ASGI application of all other paths, loaded beside the event loop when the first request for one comes."""
+
+    def __init__(self, service: Callable[[], Service]) -> None:
+        self._service = service
+        self._loading = asyncio.Lock()
+        self._app: Any = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            async with self._loading:
+                self._app = self._app or await asyncio.to_thread(self._load)
+        await self._app(scope, receive, send)
+
+    def _load(self) -> Any:
+        from serve.api.app import build
+
+        return build(self._service)

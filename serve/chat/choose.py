@@ -1,0 +1,39 @@
+"""Which policy and model a request gets: trusted channels only, never the text of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prompt_opt.core import Policy
+from serve.chat.keys import Caller
+from serve.config import Config
+from serve.errors import BadRequest, Forbidden, NotFound
+
+
+def choose(
+    config: Config, caller: Caller, model: str, header: str | None, options: Mapping[str, Any]
+) -> tuple[Policy, str]:
+    """The policy and the model name to send, "" for the engine's own.
+
+    The first that says something wins: the `trimtab` body field, the X-Trimtab-Policy header, the model alias, the
+    key's default, the server's default.
+
+    Raises:
+        NotFound: no such policy; the message lists those that the caller may use.
+        Forbidden: the caller may not use it.
+    """
+    alias = config.aliases.get(model)
+    named = options.get("policy") or header or (alias.policy if alias else None)
+    if named is not None and not isinstance(named, str):
+        raise BadRequest("trimtab.policy must be a string", param="trimtab.policy")
+    name = named or (caller.key.policy if caller.key and caller.key.policy else config.server.policy)
+    if not named and not caller.may_use(name) and caller.key and len(caller.key.policies) == 1:
+        # A key that may use one policy only needn't name it.
+        name = caller.key.policies[0]
+    if name in config.policies and caller.may_use(name):
+        return config.policies[name], (alias.model if alias else model)
+    allowed = ", ".join(sorted(p for p in config.policies if caller.may_use(p))) or "none"
+    if name not in config.policies:
+        raise NotFound(f"no policy {name!r}; valid are {allowed}", code="policy_not_found", param="policy")
+    raise Forbidden(f"this key may not use the policy {name!r}; it may use {allowed}", code="policy_not_allowed")

@@ -1,0 +1,183 @@
+"""What is remembered of a request: the response's headers, the trace and the metrics are made of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from prompt_opt.core import Advice, Outcome, Policy, Prompt
+from serve import metrics
+from serve.store.traces import Traces
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+_HEADER = 2048  # characters of a header of ours
+_CONTENT = 2**20  # characters of a prompt, or of an answer, that a trace keeps; a longer one is left out of it
+
+
+_NO_ADVICE = Advice()
+
+
+def _random(size: int, at_once: int = 512) -> Iterator[str]:
+    """Endless unguessable words of `size` bytes in hex, many from one question to the kernel."""
+    while True:
+        pool = os.urandom(size * at_once).hex()
+        yield from (pool[i : i + 2 * size] for i in range(0, len(pool), 2 * size))
+
+
+_words = _random(10)
+
+
+def new_id() -> str:
+    """A request's id, 32 hexadecimal digits: milliseconds since 1970, then 80 random bits.
+
+    Ids of about the same time stand together, so that a table of traces grows at its end and not all over.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{next(_words)}"
+
+
+@lru_cache(1024)
+def _header(text: str) -> bytes:
+    """A reason may quote anything; a header must not carry what could end it."""
+    return _UNPRINTABLE.sub("?", text)[:_HEADER].encode()
+
+
+@dataclass(slots=True)
+class Record:
+    """What a trace and the metrics are made of, filled in on the way."""
+
+    path: str
+    ident: str = field(default_factory=new_id)
+    started: float = field(default_factory=time.monotonic)
+    tenant: str = ""
+    key: str = ""  # its id
+    policy: Policy | None = None
+    engine: str = ""
+    model: str = ""
+    stream: bool = False
+    outcomes: tuple[Outcome, ...] = ()
+    notes: tuple[str, ...] = ()
+    advice: Advice = _NO_ADVICE
+    prompt: Prompt | None = None
+    content: bool = False  # keep the prompt before and after, and the answer
+    asked: Mapping[str, msgspec.Raw] = field(default_factory=dict)  # the request's fields, where content is kept
+    answer: str | None = None  # what its first choice said, likewise
+    first_byte: float | None = None
+    usage: Mapping[str, Any] | None = None
+    error: str = ""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The short form of the trace, which every answer carries."""
+        applied = ", ".join(map(str, self.outcomes)) or "none"
+        pairs = [(b"x-trimtab-policy", _header(self.policy.name))] if self.policy else []
+        return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode())]
+
+    def saw_first_byte(self) -> None:
+        if self.first_byte is None:
+            self.first_byte = time.monotonic() - self.started
+
+    def body(self, status: int) -> dict[str, Any]:
+        """The whole trace."""
+        policy = self.policy
+        out: dict[str, Any] = {
+            "id": self.ident,
+            "object": "trace",
+            "created": int(time.time() - (time.monotonic() - self.started)),
+            "path": self.path,
+            "policy": policy.name if policy else None,
+            "key": self.key,
+            "policy_digest": policy.digest if policy else None,
+            "render": policy.render if policy and policy.stages else None,
+            "engine": self.engine,
+            "model": self.model,
+            "stream": self.stream,
+            "stages": [_stage(o, self.content) for o in self.outcomes],
+            "notes": list(self.notes),
+            "principles": [
+                {
+                    "id": p.id,
+                    "index": p.index,
+                    "title": p.title,
+                    "source": p.source,
+                    "url": p.url,
+                    "region": p.region,
+                    "score": p.score,
+                    "dense": p.dense,
+                    "lexical": p.lexical,
+                    "pinned": pin,
+                }
+                for pin, some in ((True, self.advice.pinned), (False, self.advice.principles))
+                for p in some
+            ],
+            "status": status,
+            "error": self.error or None,
+            "usage": self.usage,
+            "first_byte_ms": None if self.first_byte is None else round(self.first_byte * 1000, 3),
+            "total_ms": round((time.monotonic() - self.started) * 1000, 3),
+        }
+        if self.content:
+            self._keep_content(out)
+        return out
+
+    def _keep_content(self, out: dict[str, Any]) -> None:
+        """Add what was asked, what was sent and what came back; all of it, or none where it is too much."""
+        spans = self.prompt.spans if self.prompt is not None else ()
+        sizes = sum(map(len, map(bytes, self.asked.values()))), sum(len(s.text) for s in spans), len(self.answer or "")
+        if max(sizes) > _CONTENT:
+            out["notes"].append(f"content left out: {max(sizes)} characters")
+            return
+        # Copies, since a Raw keeps the whole body alive; as they came, since nothing here needs to read them.
+        fields = {name: raw.copy() for name, raw in self.asked.items()}
+        out["before"] = fields.pop("messages", None)
+        out["params"] = {name: raw for name, raw in fields.items() if name not in ("model", "stream")}
+        out["answer"] = self.answer
+        if self.prompt is not None:
+            messages = self.prompt.messages
+            out["after"] = self.prompt.text if messages is None else [msgspec.Raw(m.json()) for m in messages]
+            out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in spans]
+
+
+def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
+    """A stage's part of the trace; texts only where content is kept."""
+    row = {"stage": outcome.stage, "status": outcome.status, "reason": outcome.reason, "ms": outcome.ms}
+    detail = dict(outcome.detail)
+    texts = detail.pop("content", None)
+    if texts is not None and content:
+        detail |= texts
+        if isinstance(texts.get("after"), str) and isinstance(texts.get("before"), str):
+            from prompt_opt.gate.diff import hinted, word_diff
+
+            both = texts["before"], texts["after"]
+
+            hint = detail.get("mode") == "complement"
+            detail["diff"] = hinted(*both) if hint else word_diff(*both)
+    return {**row, "detail": detail} if detail else row
+
+
+def account(record: Record, status: int, traces: Traces) -> None:
+    """Count a request, and keep its trace."""
+    policy = record.policy.name if record.policy else ""
+    metrics.answered(record.path, policy, status).inc()
+    for outcome in record.outcomes:
+        metrics.stages.labels(outcome.stage, outcome.status).inc()
+        metrics.stage_seconds.labels(outcome.stage).observe(outcome.ms / 1000)
+        if "rewriter" in outcome.detail:
+            told = outcome.detail
+            cached = "yes" if told["cached"] else "no"
+            metrics.rewrites.labels(told["rewriter"], told["rule"] or "accepted", cached).inc()
+    if record.first_byte is not None:
+        metrics.waited(policy).observe(record.first_byte)
+    for kind in ("prompt_tokens", "completion_tokens"):
+        count = record.usage.get(kind) if record.usage else None
+        if isinstance(count, int) and 0 < count < 2**53:  # whatever an engine may say there
+            metrics.counted(policy, kind.removesuffix("_tokens")).inc(count)
+    dropped = traces.dropped
+    traces.put(record.ident, record.tenant, record.body(status))
+    if traces.dropped > dropped:
+        metrics.traces_dropped.inc()

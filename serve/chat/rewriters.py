@@ -1,0 +1,136 @@
+"""The rewriters of one worker: what asks their engines, and what each remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from prompt_opt.rewriter.breaker import Breaker
+from prompt_opt.rewriter.cache import RewriteCache
+from prompt_opt.rewriter.calls import Rewriting
+from prompt_opt.rewriter.settings import rewriter
+from serve.chat.salt import on_behalf
+from serve.config import RewriterSpec
+from serve.engine.live import LiveEngine
+from serve.engine.relay import Relay
+from serve.engine.upstream import UpstreamError
+from serve.http.headers import request_headers
+
+_ANSWER = 2**22  # bytes of a rewriter's answer
+
+Ask = Callable[[str, str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class RewriterFailed(Exception):
+    """The rewriter's engine did not answer as it should; the outcome of the stage names this."""
+
+
+class Rewriters:
+    """Owns the rewriters that the configuration names; each is made when a policy first needs it.
+
+    Each has a circuit breaker of its own, unless there is one for all.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, RewriterSpec],
+        engines: Mapping[str, LiveEngine],
+        relay: Relay,
+        breaker: Breaker | None = None,
+    ) -> None:
+        self.specs, self._engines, self._relay, self._breaker = specs, engines, relay, breaker
+        self._made: dict[str, Rewriting] = {}
+
+    def get(self, name: str) -> Rewriting:
+        """The rewriter of that name, one for all policies: they share its cache, its calls in flight, its breaker."""
+        if name not in self._made:
+            spec = self.specs[name]
+            self._made[name] = Rewriting(
+                rewriter(name, spec.engine, spec.template, spec.decoding, spec.max_tokens, model=spec.model,
+                         specials=self._engines[spec.engine].specials),
+                partial(ask, self._engines, self._relay),
+                breaker=self._breaker,
+                cache=RewriteCache(int(spec.cache_mb * 2**20)),
+                similarity=_similarity(spec.embedder) if spec.embedder else None,
+                limit_s=spec.timeout_s,
+            )  # fmt: skip
+        return self._made[name]
+
+
+async def ask(
+    engines: Mapping[str, LiveEngine], relay: Relay, engine: str, path: str, body: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """One JSON call to an engine, in its dialect.
+
+    Raises:
+        RewriterFailed: it is not there, answers with an error, or with something that is no JSON object.
+    """
+    live = engines[engine]
+    if not live.ready:
+        raise RewriterFailed(f"engine {engine} is {live.state}")
+    fields = {**body, "model": live.name_for(str(body.get("model", ""))) or next(iter(live.names), "")}
+    if not fields["model"]:
+        del fields["model"]
+    if live.kind == "vllm" and (own := on_behalf.get()):
+        fields["cache_salt"] = own
+    if "n" not in live.supports and fields.get("n", 1) > 1:
+        fields["n"] = 1  # fewer samples to choose from; the detail of the outcome says how many were offered
+    headers = {**request_headers((), live.key), "content-type": "application/json"}
+    adapted = live.adapt(fields)
+    if live.streams_always:
+        adapted["stream"] = True  # or it writes on after we have given up
+    try:
+        upstream = await live.post(relay, path, headers, msgspec.json.encode(adapted))
+        answer = await upstream.read(_ANSWER)
+    except UpstreamError as error:
+        raise RewriterFailed(f"engine {engine}: {error}") from error
+    if upstream.status != 200:
+        raise RewriterFailed(f"engine {engine} answered {upstream.status}")
+    try:
+        if "text/event-stream" in upstream.headers.get("content-type", ""):
+            return _whole(answer)
+        decoded: Mapping[str, Any] = msgspec.json.decode(answer, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RewriterFailed(f"engine {engine} answered with no JSON object") from error
+    return decoded
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+def _whole(events: bytes) -> dict[str, Any]:
+    """The answer that a stream of one choice's pieces adds up to, in both shapes."""
+    text, ended = "", None
+    for line in events.splitlines():
+        if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
+            for choice in msgspec.json.decode(line[5:], type=_Chunk).choices:
+                text += choice.text or (choice.delta and choice.delta.content) or ""
+                ended = choice.finish_reason or ended
+    return {"choices": [{"text": text, "message": {"content": text}, "finish_reason": ended}] if ended else []}
+
+
+def _similarity(name: str) -> Callable[[str, str], float]:
+    from retrieval.embedding.embedder import load
+
+    embedder = load(name)
+
+    def similarity(one: str, other: str) -> float:
+        """Cosine of the two texts' embeddings."""
+        vectors = embedder.queries([one, other])
+        return float(vectors[0] @ vectors[1])
+
+    return similarity

@@ -1,0 +1,83 @@
+"""What a request needs of its worker, and the one way to an engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prompt_opt.core import Stage
+from serve import metrics
+from serve.chat.indexes import Indexes
+from serve.config import Config
+from serve.engine.live import LiveEngine
+from serve.engine.pool import Down
+from serve.engine.relay import Relay
+from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError
+from serve.errors import ApiError, Unavailable, UpstreamFailed
+from serve.http.call import Call
+from serve.http.headers import request_headers
+from serve.store.traces import Traces
+
+log = logging.getLogger("trimtab.engine")
+SAID = "the engine sent an error in its answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a request needs of its worker; replaced as a whole on reload, so a request keeps the one it began with."""
+
+    config: Config
+    engines: Mapping[str, LiveEngine]
+    stages: Mapping[str, tuple[Stage, ...]]  # by policy
+    relay: Relay
+    traces: Traces
+    indexes: Indexes
+
+
+async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "") -> Upstream:
+    """Send to the engine; an UpstreamError becomes an answer for the client.
+
+    So do answers that are not for the client: a redirect, which would lead it (and its key) around us, a word on our
+    own API key, parts of which engines like to quote, and a status that is none. `prefix` names the constant part of
+    the prompt, for an engine that is several.
+    """
+    anonymous = not service.config.keys and engine.key is None
+    headers = request_headers(call.headers, engine.key, authorization=anonymous)
+    query = call.query.decode("latin-1")
+    try:
+        upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
+    except UpstreamError as error:
+        raise failed(engine, error) from error
+    if upstream.status < 300:
+        return upstream
+    if upstream.status < 400:
+        why = f"It redirects ({upstream.status}): configure its final URL."
+    elif upstream.status == 401 and engine.key is not None:
+        why = "It refuses the API key that this server has for it."
+    elif upstream.status > 599:
+        why = f"It answered {upstream.status}, which is no status of HTTP."
+    else:
+        return upstream
+    upstream.abort()
+    raise failed(engine, UpstreamError(message=why))
+
+
+def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
+    metrics.upstream_errors.labels(engine.spec.name, type(error).__name__).inc()
+    log.warning("engine %s: %s (%r)", engine.spec.name, error, error.cause)
+    if isinstance(error, Down):
+        message = f"engine {engine.spec.name!r}: none of its {len(engine.spec.urls)} URLs answers; try again soon"
+        return Unavailable(message, code="engine_not_ready")
+    if isinstance(error, Refused) and engine.spec.launched:
+        return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
+    return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+
+
+def said(engine: LiveEngine, message: str) -> ApiError:
+    """An error that the engine itself put into its answer. Its words are for the client, not for our log."""
+    metrics.upstream_errors.labels(engine.spec.name, "Said").inc()
+    log.warning("engine %s: sent an error in its answer", engine.spec.name)
+    error = UpstreamFailed(f"engine {engine.spec.name!r}: {message}")
+    error.brief = SAID
+    return error

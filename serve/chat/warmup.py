@@ -1,0 +1,72 @@
+"""Warm-up: the constant part of each policy's prompts is sent once, so that no client's first request pays for it.
+
+Only vLLM gets one: its prefix cache keeps what it has read, and nobody is billed for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import msgspec
+
+from prompt_opt.core import Chat, Context, Message, Policy
+from prompt_opt.layout.order import lay_out
+from prompt_opt.pipeline import advise
+from serve.chat.reply import CHAT, TEXT
+from serve.chat.salt import salt
+from serve.chat.service import Service
+from serve.engine.live import LiveEngine
+from serve.engine.upstream import UpstreamError
+from serve.http.headers import request_headers
+
+log = logging.getLogger("trimtab.warmup")
+_GREETING = Chat((Message("user", "Hello."),))
+_TENANTS = 64  # with a salt each, beyond which the rest meet a cold cache once
+
+Done = set[tuple[str, str, str]]  # engine, policy digest, salt
+
+
+async def warm(service: Service, done: Done) -> None:
+    """Send what has not been sent yet to each engine that is ready; an engine that is not loses what it knew."""
+    done -= {it for it in done if it[0] not in service.engines or not service.engines[it[0]].ready}
+    for policy in service.config.policies.values():
+        engine = service.engines[policy.engine]
+        constant = "urial" in policy.stages and not (policy.render == "chat" and engine.base)
+        if not constant or not engine.ready or engine.kind != "vllm" or not engine.spec.warm_up:
+            continue
+        for own in _salts(service, policy, engine):
+            if (key := (engine.spec.name, policy.digest, own)) not in done:
+                done.add(key)
+                await _send(service, policy, engine, own)
+
+
+def _salts(service: Service, policy: Policy, engine: LiveEngine) -> Iterator[str]:
+    """One "" where all share; else each tenant's that may use the policy."""
+    if policy.cache_salt != "tenant":
+        yield ""
+        return
+    tenants = {k.tenant: None for k in service.config.keys if not k.policies or policy.name in k.policies}
+    for tenant in list(tenants or {"": None})[:_TENANTS]:
+        yield salt(service.config, policy, engine, tenant)
+
+
+async def _send(service: Service, policy: Policy, engine: LiveEngine, own: str) -> None:
+    stages = [stage for stage in service.stages[policy.name] if stage.name == "urial"]
+    advice, _ = await advise(_GREETING, Context(policy), stages)
+    prompt = lay_out(_GREETING, advice, policy, specials=engine.specials)
+    body: dict[str, object] = {"model": engine.name_for("") or next(iter(engine.names), ""), "max_tokens": 1}
+    body |= {"cache_salt": own} if own else {}
+    if prompt.messages is None:
+        path, body = TEXT, body | {"prompt": prompt.text}
+    else:
+        path = CHAT
+        body["messages"] = [msgspec.Raw(message.json()) for message in prompt.messages]
+    headers = {**request_headers((), engine.key), "content-type": "application/json"}
+    try:
+        upstream = await engine.post(service.relay, path, headers, msgspec.json.encode(body), policy.digest + own)
+        await upstream.read(2**20)
+        said = "warmed" if upstream.status == 200 else f"not warmed: the engine answered {upstream.status}"
+    except UpstreamError as error:
+        said = f"not warmed: {error}"
+    log.info("engine %s, policy %s: %s", engine.spec.name, policy.name, said)

@@ -1,0 +1,88 @@
+"""The command `trimtab`: a table of sub-commands, each loaded when it is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from importlib import import_module
+from importlib.metadata import version
+
+from serve.config import Config, ConfigError
+from serve.configure.reader import load
+
+# name -> (what it does, "module:function"); the function takes the arguments after the name, returns an exit status.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "serve": ("serve a model, or stand before one, with alignment policies", "serve.cli.command:serve"),
+    "check": ("check the configuration and print it resolved", "serve.cli.command:check"),
+    "explain": ("print the prompt that a chat becomes, without sending it", "serve.api.explain:main"),
+    "index": ("make, change and search an index of principles", "retrieval.cli.command:main"),
+    "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.cli.rewrite:main"),
+    "feedback": ("write what people said of answers as data for `trimtab train`", "serve.store.feedback:main"),
+    "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
+    "eval": ("ask several policies or engines the same, and say what changed", "trainers.evaluation.command:main"),
+    "export": ("make a finished run a folder that engines load, checked", "trainers.export.release:main"),
+}
+
+
+def serve(argv: list[str]) -> int:
+    """`trimtab serve`: returns when the server has drained."""
+    from serve.configure.flags import parse, parser
+    from serve.process.parent import run
+
+    parser("trimtab serve", "An OpenAI-compatible server that aligns every chat by a policy.").parse_args(argv)
+
+    def read() -> Config:
+        return load(parse(argv))
+
+    try:
+        return run(read, argv=argv)
+    except ConfigError as error:
+        print(f"trimtab serve: {error}", file=sys.stderr)
+        return 2
+
+
+def check(argv: list[str]) -> int:
+    """`trimtab check`: the resolved configuration as JSON, or what is wrong with it."""
+    from serve.configure.flags import parse, parser
+
+    parser("trimtab check", "Check the configuration and print it resolved, defaults and all.").parse_args(argv)
+    try:
+        config = load(parse(argv))
+    except ConfigError as error:
+        print(f"trimtab check: {error}", file=sys.stderr)
+        return 2
+    table = asdict(replace(config, profiles={}, keys=()))
+    table["state_dir"] = str(config.state_dir)
+    table["profiles"] = {name: profile.source for name, profile in config.profiles.items()}
+    table["keys"] = [{**asdict(key), "sha256": "…"} for key in config.keys]
+    for name, policy in table["policies"].items():
+        policy["profile"] = config.policies[name].profile.name
+    print(json.dumps(table, indent=2, ensure_ascii=False))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; `argv` without the program's name."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help", "help"):
+        print("usage: trimtab COMMAND [OPTIONS]\n\nThe alignment layer for any language model.\n\ncommands:")
+        for command, (about, _) in COMMANDS.items():
+            print(f"  {command:<9} {about}")
+        print("\n`trimtab COMMAND --help` says more.")
+        return 0
+    if name in ("-V", "--version"):
+        print(f"trimtab {version('trimtab')}")
+        return 0
+    if name not in COMMANDS:
+        print(f"trimtab: no command {name!r}; valid are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module, _, function = COMMANDS[name][1].partition(":")
+    run: Callable[[list[str]], int] = getattr(import_module(module), function)
+    return run(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The sections that say what is done to whom: policies, aliases and keys."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import msgspec
+
+from prompt_opt import pipeline
+from prompt_opt.core import Policy, Profile
+from prompt_opt.pipeline import STAGES
+from serve.chat.keys import Caller
+from serve.config import (
+    RAW,
+    RIGHTS,
+    Alias,
+    ConfigError,
+    Engine,
+    Flags,
+    IndexSpec,
+    Key,
+    RewriterSpec,
+    is_base,
+)
+from serve.configure.toml import Toml, given
+
+_POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error", "cache_salt")
+
+
+def read_policies(
+    toml: Toml,
+    engines: Mapping[str, Engine],
+    loaded: Mapping[str, Profile],
+    indexes: Mapping[str, IndexSpec],
+    rewriters: Mapping[str, RewriterSpec],
+    flags: Flags,
+    shared: Literal["none", "tenant"],
+) -> dict[str, Policy]:
+    if flags.render and flags.render not in ("chat", "base"):
+        raise ConfigError(f"--render {flags.render}: valid are chat, base")
+    first = "main" if "main" in engines else next(iter(engines))
+    render: Any = flags.render or ("base" if is_base(engines[first]) else "chat")
+    urial = Policy("urial", first, ("urial",), render, loaded["default"], cache_salt=shared)
+    policies = {
+        RAW: Policy(RAW, first, cache_salt=shared),
+        "urial": urial,
+        "urial-helpful": replace(urial, name="urial-helpful", profile=loaded["helpful"]),
+        "urial-plain": replace(urial, name="urial-plain", profile=loaded["plain"]),
+    }
+    for name, table in toml.section("policy").items():
+        section = f"policy.{name}"
+        toml.name(section, name)
+        if name == RAW:
+            raise toml.fail(section, "", "raw is built in: it has no stage, and can't be another")
+        subs = {k: v for k, v in table.items() if isinstance(v, dict)}
+        toml.known(section, table, (*_POLICY_FIELDS, *STAGES))
+        settings = {stage: _settings(toml, section, stage, table) for stage, table in subs.items()}
+        values = dict(given(**{k: table.get(k) for k in _POLICY_FIELDS}))
+        values["profile"] = toml.one(section, "profile", values.get("profile", "default"), loaded, "profile")
+        engine = toml.one(section, "engine", values.get("engine", first), engines, "engine")
+        values["engine"] = engine.name
+        values.setdefault("render", "base" if is_base(engine) else "chat")
+        values.setdefault("stages", ("urial",))
+        values.setdefault("cache_salt", shared)
+        policy = toml.fill(Policy, section, values, name=name, options=settings)
+        toml.names(section, "stages", policy.stages, STAGES, "stage")
+        if len(set(policy.stages)) < len(policy.stages):
+            raise toml.fail(section, "stages", "each stage stands once")
+        if "opo" in policy.stages:
+            _opo(toml, section, policy, indexes)
+        if "bpo" in policy.stages:
+            _bpo(toml, section, policy, rewriters)
+        if policy.budget_ms <= 0:
+            raise toml.fail(section, "budget_ms", "must be more than zero")
+        policies[name] = policy
+    return {name: replace(policy, digest=_digest(policy)) for name, policy in policies.items()}
+
+
+def _settings(toml: Toml, section: str, stage: str, table: Any) -> Any:
+    """A stage's own table, as the dataclass that its module has for it."""
+    cls = pipeline.options(stage)
+    if cls is None:
+        toml.known(f"{section}.{stage}", table, ())
+        return table
+    return toml.fill(cls, f"{section}.{stage}", table)
+
+
+def _opo(toml: Toml, section: str, policy: Policy, indexes: Mapping[str, IndexSpec]) -> None:
+    section = f"{section}.opo"
+    if "opo" not in policy.options:
+        raise toml.fail(section, "", 'the stage opo needs a table with index = ["NAME"]')
+    options = policy.options["opo"]
+    toml.names(section, "index", options.index, indexes, "index")
+    if not options.index and not options.pinned:
+        raise toml.fail(section, "index", "names no index to search")
+    for name in options.pinned:
+        if name.partition("/")[0] not in indexes or not name.partition("/")[2]:
+            valid = ", ".join(sorted(indexes)) or "none"
+            raise toml.fail(section, "pinned", f"{name!r} is no INDEX/ID; indexes are {valid}")
+    if options.mode not in ("hybrid", "dense", "lexical"):
+        raise toml.fail(section, "mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
+    for name in ("k", "budget_tokens"):
+        if getattr(options, name) <= 0:
+            raise toml.fail(section, name, "must be more than zero")
+
+
+def _bpo(toml: Toml, section: str, policy: Policy, rewriters: Mapping[str, RewriterSpec]) -> None:
+    from prompt_opt.rewriter.settings import rewriter
+    from prompt_opt.stages.bpo import form_of
+
+    section = f"{section}.bpo"
+    if "bpo" not in policy.options:
+        raise toml.fail(section, "", 'the stage bpo needs a table with rewriter = "NAME"')
+    options = policy.options["bpo"]
+    spec = toml.one(section, "rewriter", options.rewriter, rewriters, "rewriter")
+    try:
+        form_of(options, rewriter(spec.name, spec.engine, spec.template, spec.decoding).template)
+    except ValueError as error:
+        raise toml.fail(section, "mode", str(error)) from None
+    if options.mode == "demo" and policy.render != "chat":
+        raise toml.fail(section, "mode", 'demo needs render = "chat": its example is a chat model\'s answer')
+
+
+def read_aliases(toml: Toml, policies: Mapping[str, Policy]) -> dict[str, Alias]:
+    out = {}
+    for name, table in toml.section("alias").items():
+        if not isinstance(table, dict):
+            raise toml.fail("alias", name, 'must be a table: { policy = "NAME", model = "NAME" }')
+        alias = toml.fill(Alias, "alias", table, name=name, spot=name)
+        toml.one("alias", name, alias.policy, policies, "policy")
+        out[name] = alias
+    return out
+
+
+def read_keys(toml: Toml, policies: Mapping[str, Policy]) -> tuple[Key, ...]:
+    rows = toml.values.get("key", [])
+    if not isinstance(rows, list):
+        raise toml.fail("key", "", "write [[key]], with two brackets: there may be several")
+    out: list[Key] = []
+    for toml.row, row in enumerate(rows):
+        key = toml.fill(Key, "key", row)
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", key.sha256):
+            raise toml.fail("key", "sha256", f"key {key.id!r}: must be the SHA-256 of the secret in hexadecimal")
+        if any(other.id == key.id for other in out):
+            raise toml.fail("key", "id", f"{key.id!r} stands twice")
+        toml.names("key", "policies", key.policies, policies, "policy")
+        toml.names("key", "rights", key.rights, RIGHTS, "right")
+        if key.policy:
+            toml.names("key", "policy", [key.policy], policies, "policy")
+        if any(other.sha256 == key.sha256.lower() for other in out):
+            raise toml.fail("key", "sha256", f"key {key.id!r} has the secret of another")
+        if key.policy and not Caller(key.tenant, key).may_use(key.policy):
+            raise toml.fail("key", "policy", f"key {key.id!r} may not use its own default {key.policy!r}")
+        if not key.id:
+            raise toml.fail("key", "id", "must not be empty")
+        out.append(replace(key, sha256=key.sha256.lower(), tenant=key.tenant or key.id))
+    return tuple(out)
+
+
+def _digest(policy: Policy) -> str:
+    """A hash of everything that the policy does to a prompt."""
+    return hashlib.sha256(msgspec.json.encode(asdict(policy), order="sorted")).hexdigest()[:12]

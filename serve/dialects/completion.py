@@ -1,0 +1,93 @@
+"""A chat request as a text completion: what of it has a place there, and the fields that go to the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prompt_opt.core import Policy, Prompt
+from serve.dialects.wire import NULL, Request, typed
+from serve.errors import BadRequest
+
+# Chat fields that a text completion has no place for, or another name.
+_CHAT_ONLY = frozenset({
+    "messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort",
+})  # fmt: skip
+# Of those, what changes an answer so much that leaving it out must not happen in silence; and completion fields that
+# would put the policy's prompt into the answer, or another prompt in its place.
+_REFUSED = {"modalities": (["text"],), "audio": (), "function_call": ("none", "auto")}
+_NOT_CHATS = ("prompt", "suffix", "echo", "prompt_logprobs", "prompt_embeds")
+_UNHEARD = ("prediction", "reasoning_effort")
+
+
+def refuse_unplaced(request: Request) -> tuple[str, ...]:
+    """What a text completion has no place for: notes on what can be left out, an error for what can't.
+
+    Raises:
+        BadRequest: naming the field.
+    """
+    for name, harmless in _REFUSED.items():
+        if request.value(name) not in (None, *harmless):
+            raise BadRequest(
+                f"{name} can't be given to a base model: a text completion has no place for it",
+                code="no_place_in_base_render",
+                param=name,
+            )
+    for name in _NOT_CHATS:
+        if request.value(name) not in (None, False):
+            raise BadRequest(f"{name} is no field of a chat completion", code="no_place_in_base_render", param=name)
+    return tuple(f"{name} not sent: a base model has no use for it" for name in _UNHEARD if name in request.fields)
+
+
+def stops(request: Request) -> tuple[str, ...]:
+    """The client's stop strings.
+
+    Raises:
+        BadRequest: `stop` is neither a string nor a list of strings.
+    """
+    stop = request.value("stop", ())
+    stop = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
+        raise BadRequest("stop must be a string or a list of strings", param="stop")
+    return tuple(s for s in stop if s)
+
+
+def logprobs(request: Request) -> int | None:
+    """How many alternatives each token is to have; None where no log-probabilities are asked for.
+
+    Raises:
+        BadRequest: not OpenAI's boolean and its number up to 20.
+    """
+    wanted = typed(request.fields, "logprobs", bool, False)
+    top = typed(request.fields, "top_logprobs", int, 0)
+    if not 0 <= top <= 20:
+        raise BadRequest("top_logprobs must be between 0 and 20", param="top_logprobs")
+    return int(top) if wanted else None
+
+
+def includes_usage(request: Request) -> bool:
+    """Whether the stream is to end with a chunk that tells the usage."""
+    options = typed(request.fields, "stream_options", dict, {})
+    return options.get("include_usage") is True
+
+
+def fields(request: Request, prompt: Prompt, policy: Policy, model: str, tokens: int, max_stop: int) -> dict[str, Any]:
+    """The fields for /v1/completions: the client's, the profile's decoding where the client says nothing, the prompt.
+
+    Stops: the layout's first, then the client's, as many as the engine takes; `Ending` enforces all of them.
+    """
+    out: dict[str, Any] = dict(policy.profile.decoding)
+    out |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY and raw != NULL}
+    if model:
+        out["model"] = model
+    out["prompt"] = prompt.text
+    out["max_tokens"] = tokens
+    wanted = list(dict.fromkeys([*prompt.stops, *stops(request)]))[:max_stop]
+    out.pop("stop", None)
+    if wanted:
+        out["stop"] = wanted
+    if (top := logprobs(request)) is not None:
+        out["logprobs"] = max(1, top)
+    if request.value("response_format", {}) in ({}, {"type": "text"}):
+        out.pop("response_format", None)
+    return out

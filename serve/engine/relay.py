@@ -1,0 +1,162 @@
+"""The one seam to an engine's HTTP: send a request, stream what comes back, abort.
+
+Nothing is buffered, decompressed, redirected or remembered (no cookies, no proxies from the environment). Whoever
+gives up on a response, by `abort` or by cancelling the task that waits for it, closes the engine's connection at
+once, since that is what makes an engine stop generating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Mapping
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from serve.engine.connection import Connection
+from serve.engine.upstream import FAILURES, Refused, Unconnected, Upstream, upstream_error
+
+_LONG_URL = 512
+STALE_S = 1.0  # a pooled connection that the engine had closed shows it within a round trip
+_NEXT_ADDRESS_S = 0.25  # the wait before another address of a name is tried beside the first (RFC 8305)
+
+
+class _Target(NamedTuple):
+    """Where a URL leads: the key of its connections, and the request's line and first headers."""
+
+    origin: tuple[str, str, int]
+    line: bytes
+
+
+@lru_cache(1024)
+def _target(method: str, url: str) -> _Target:
+    """Raises ValueError for what is no URL of HTTP."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an HTTP URL")
+    host = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    named = f"[{host}]" if ":" in host else host
+    named += f":{parts.port}" if parts.port else ""
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii() or any(c <= " " or c == "\x7f" for c in path):
+        raise ValueError("a URL with blanks or letters beyond ASCII")
+    line = f"{method} {path} HTTP/1.1\r\nhost: {named}\r\naccept-encoding: identity\r\n".encode("ascii")
+    return _Target((parts.scheme, host, port), line)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+class Relay:
+    """The client of one worker process: a pool of connections. Make it inside the running loop."""
+
+    def __init__(self, *, connect_s: float, timeout_s: float) -> None:
+        self._connect_s, self._timeout_s = connect_s, timeout_s
+        self._idle: dict[tuple[str, str, int], list[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._closed = False
+
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Upstream:
+        """Send a request and return when the response's headers are in. Raises an UpstreamError.
+
+        A request that met a pooled connection which the engine had closed is sent once more, over a new one; one that
+        the engine took before it closed is not.
+        """
+        if self._closed:
+            raise Refused(ConnectionAbortedError("the relay is closed"))
+        try:
+            # A client's query may be long, and no two the same: that is nothing to remember.
+            target = (_target if len(url) < _LONG_URL else _target.__wrapped__)(method, url)
+        except ValueError as error:  # UnicodeError too, for a name that is none
+            raise Refused(error) from error
+        head = _head(target.line, headers, body)
+        try:
+            if (connection := self._spare(target.origin)) is not None:
+                began = asyncio.get_running_loop().time()
+                upstream = Upstream(connection)
+                connection.ask(head, body, upstream)
+                try:
+                    await upstream.headed()
+                    return upstream
+                except ConnectionError:
+                    late = asyncio.get_running_loop().time() - began >= STALE_S
+                    if not connection.silent or connection.taken or late:
+                        raise
+            connection = await self._connect(target.origin)
+            upstream = Upstream(connection)
+            connection.ask(head, body, upstream)
+            await upstream.headed()
+            return upstream
+        except FAILURES as error:
+            raise upstream_error(error) from error
+
+    def _spare(self, origin: tuple[str, str, int]) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    async def _connect(self, origin: tuple[str, str, int]) -> Connection:
+        """A new connection. Raises Refused, or Unconnected where it takes too long."""
+        scheme, host, port = origin
+        loop = asyncio.get_running_loop()
+        context = _tls() if scheme == "https" else None
+
+        def spare(connection: Connection) -> None:
+            self._idle.setdefault(origin, []).append(connection)
+
+        def lost(connection: Connection) -> None:
+            self._open.discard(connection)
+            with contextlib.suppress(ValueError):
+                self._idle.get(origin, []).remove(connection)
+
+        try:
+            async with asyncio.timeout(self._connect_s):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                where: dict[str, Any] = (
+                    {"host": found[0][4][0], "port": port} if len(found) == 1 else {"sock": await _race(found)}
+                )
+                where |= {"ssl": context, "server_hostname": host if context is not None else None}
+                made = partial(Connection, self._timeout_s, spare, lost)
+                connection: Connection = (await loop.create_connection(made, **where))[1]
+        except TimeoutError as error:
+            raise Unconnected from error
+        except OSError as error:  # ssl.SSLError among them
+            raise Refused(error) from error
+        self._open.add(connection)
+        if self._closed:  # meanwhile
+            connection.abort()
+        return connection
+
+    async def close(self) -> None:
+        """Abort what is under way. Nothing can be sent afterwards."""
+        self._closed = True
+        for connection in list(self._open):
+            connection.abort()
+        while self._open:  # noqa: ASYNC110  the event loop closes the sockets in its next turns
+            await asyncio.sleep(0)
+        self._idle.clear()
+
+
+async def _race(found: list[Any]) -> socket.socket:
+    """A socket connected to one of several addresses: a dead one must not cost the others their turn."""
+    import aiohappyeyeballs
+
+    return await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_S, interleave=1)
+
+
+def _head(line: bytes, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """The request's head. Raises Refused for a header that would end it."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
+        raise Refused(ValueError("a header holds a line's end"))
+    length = b"" if body is None else b"content-length: %d\r\n" % len(body)
+    return b"%s%s%s\r\n" % (line, text.encode("latin-1"), length)

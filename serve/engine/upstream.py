@@ -1,0 +1,244 @@
+"""What comes back from an engine: one response as it arrives, and the errors it can end in.
+
+UpstreamError      what went wrong, in words that a client may read; `cause` is for the log
+├── Refused        no connection: nobody listens, the name does not resolve, TLS fails
+├── TimedOut       no connection in `connect_s`, or not a byte for `timeout_s`
+├── Died           the connection broke after it began, or what came over it was not HTTP
+└── Oversized      the body is longer than the caller allows
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cached_property
+from types import TracebackType
+from typing import ClassVar
+
+from serve.engine.connection import READ, Connection, Malformed
+
+
+class UpstreamError(Exception):
+    """The engine did not answer as it should. `str()` names no address and no path."""
+
+    message: ClassVar[str]
+
+    def __init__(self, cause: BaseException | None = None, message: str = "") -> None:
+        super().__init__(message or self.message)
+        self.cause = cause
+
+
+class Refused(UpstreamError):
+    message = "The engine cannot be reached."
+
+
+class TimedOut(UpstreamError):
+    message = "The engine sent nothing for too long."
+
+
+class Died(UpstreamError):
+    message = "The connection to the engine broke before its answer was complete."
+
+
+class Oversized(UpstreamError):
+    message = "The engine's answer is larger than this server accepts."
+
+
+class Unconnected(TimeoutError):
+    """No connection came about in time."""
+
+
+# What a request can end in: timeouts and TLS are among the sockets' own.
+FAILURES = (OSError, Malformed)
+
+
+def upstream_error(error: BaseException) -> UpstreamError:
+    """Any of FAILURES as one of ours."""
+    if isinstance(error, Unconnected):
+        return TimedOut(error, "The engine could not be reached in time.")
+    if isinstance(error, TimeoutError):
+        return TimedOut(error)
+    if isinstance(error, ConnectionRefusedError | ssl.SSLCertVerificationError | socket.gaierror):
+        return Refused(error)
+    if isinstance(error, Malformed):
+        return Died(error, "The engine's answer is not valid HTTP.")
+    return Died(error)
+
+
+def unreached(error: UpstreamError) -> bool:
+    """Whether no connection came about, so that not a byte of the request can have arrived."""
+    return isinstance(error, Refused) or isinstance(error.cause, Unconnected)
+
+
+class Upstream:
+    """One response, from the moment its headers are in. Read it to its end, or `abort` it."""
+
+    status = 0
+    raw_headers: list[tuple[bytes, bytes]]  # their names in lower case
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        # Told once, when nothing more is read of it; whether that is because the connection broke.
+        self.on_over: Callable[[bool], None] | None = None
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """By name in lower case; of several the last."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+
+    @cached_property
+    def media(self) -> str:
+        """The media type of what can be read as it is; "" for a coded body."""
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            return ""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def streams(self) -> bool:
+        return self.status == 200 and self.media == "text/event-stream"
+
+    def __enter__(self) -> Upstream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Whatever ends the block early, the client's leaving above all, cuts the engine off."""
+        if kind is not None:
+            self.abort()
+
+    # -- what the connection tells
+
+    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status, self.raw_headers = status, headers
+        self._wake()
+
+    def pieces(self, parts: list[bytes]) -> None:
+        if self._take is not None and not self._parts:
+            if not self._take(parts[0] if len(parts) == 1 else b"".join(parts)):
+                self._take = None  # it is behind: from here on the task goes on
+                self._connection.pause()
+                self._wake()
+            return
+        self._parts += parts
+        self._size += sum(map(len, parts))
+        if self._size > READ:
+            self._connection.pause()
+        self._wake()
+
+    def end(self, error: Exception | None) -> None:
+        self._ended, self._error = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    # -- reading it
+
+    async def headed(self) -> None:
+        """Wait for the status and the headers. Raises one of FAILURES."""
+        while not self.status:
+            if self._ended:
+                assert self._error is not None
+                raise self._error
+            await self._wait()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes off the socket; what has come since the last chunk is one chunk.
+
+        Raises an UpstreamError where the body breaks off, after all that came before.
+        """
+        while True:
+            if self._parts:
+                chunk = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+                self._parts, self._size = [], 0
+                if not self._ended:
+                    self._connection.resume()
+                yield chunk
+            elif self._ended:
+                break
+            else:
+                await self._wait()
+        self._check()
+
+    async def pump(self, take: Callable[[bytes], bool], ready: Callable[[], Awaitable[None]]) -> None:
+        """Give the body to `take`, chunk by chunk, in the very callback that brings it: no task is woken for it.
+
+        Where `take` returns False it is full; reading then rests until `ready` returns. Raises as `chunks` does.
+        """
+        while not self._ended or self._parts:
+            if self._parts:
+                chunk = b"".join(self._parts)
+                self._parts, self._size = [], 0
+                full = not take(chunk)
+            else:
+                self._take = take
+                await self._wait()
+                full, self._take = self._take is None, None
+            if full:
+                await ready()
+            if not self._ended:
+                self._connection.resume()
+        self._check()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes."""
+        while not self._ended and self._size <= limit:
+            if self._size > READ:
+                self._connection.resume()
+            await self._wait()
+        if self._size > limit:
+            self.abort()
+            raise Oversized
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts, self._size = [], 0
+        self._check()
+        return body
+
+    def abort(self) -> None:
+        """Close the connection now, whatever it still carries. Does nothing after the body's end."""
+        self._over(broke=False)
+        if not self._ended:
+            self._connection.abort()
+
+    async def done(self, within_s: float = 1.0) -> None:
+        """Let go of a response whose content is over but perhaps not its body.
+
+        What still comes is thrown away, so that the connection can serve again; if its end does not come, it is
+        closed.
+        """
+        if self._ended and self._error is None:
+            return self._over(broke=False)
+        try:
+            async with asyncio.timeout(within_s):
+                await self.read(READ)
+        except (UpstreamError, TimeoutError):
+            self.abort()
+
+    def _check(self) -> None:
+        """At the end: was it one?"""
+        self._over(broke=self._error is not None)
+        if self._error is not None:
+            raise upstream_error(self._error) from self._error
+
+    def _over(self, *, broke: bool) -> None:
+        told, self.on_over = self.on_over, None
+        if told is not None:
+            told(broke)

@@ -1,0 +1,244 @@
+"""The parent process: it owns the port, the workers, the launched engines and the signals. It answers no request.
+
+    parent ── worker 0…n    one JSON object per line on stdin; its reports on a pipe of its own
+           └─ guard ── engine ── whatever it starts
+
+SIGTERM, SIGINT: the workers drain for up to `drain_s`, then the engines stop. A second one kills at once.
+SIGHUP: the configuration is loaded again; a wrong one changes nothing.
+kill -9: the pipes to workers and guards close, which is what they watch; nothing is left within two seconds.
+
+What a worker reads (each line is the whole truth; only the highest `revision` counts):
+
+    {"config": [...], "fd": 3, "report_fd": 5, "worker": 0, "revision": 7,
+     "engines": {"main": {"url": "http://127.0.0.1:4711", "model": "tiny", "kind": "transformers",
+                          "state": "starting" | "ready" | "down", "reason": ""}}}
+
+with `"reload": true` where it must load its configuration again. End of file: the parent is dead, leave at once.
+What it reports: {"ready": true} once it listens; {"reloaded": REVISION}; {"error": "…"}, then the old stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from serve.config import Config, ConfigError, Engine
+from serve.process.console import Console
+from serve.process.engine_child import EngineChild, Pace
+from serve.process.launcher import resolve
+from serve.process.pipes import pause
+from serve.process.worker_child import WorkerChild
+
+WORKER = (sys.executable, "-P", "-m", "serve.process.worker")
+
+
+def run(
+    load: Callable[[], Config], *, argv: Sequence[str], worker: Sequence[str] = WORKER, pace: Pace | None = None
+) -> int:
+    """Serve until told to stop; the exit status. Raises ConfigError for what is wrong before anything has started.
+
+    `argv` is what a worker needs to load the same configuration.
+    """
+    config = load()
+    engines = _resolved(config)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(config.server.host, config.server.port))
+        env = dict(os.environ)
+        if config.server.workers > 1:
+            import tempfile
+
+            env["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-"))
+        return asyncio.run(_Supervisor(load, config, argv, worker, pace or Pace(), listener, env).serve(engines))
+
+
+class _Supervisor:
+    """The one owner of every child."""
+
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        config: Config,
+        argv: Sequence[str],
+        worker: Sequence[str],
+        pace: Pace,
+        listener: socket.socket,
+        env: dict[str, str],
+    ) -> None:
+        self.load, self.config, self.pace = load, config, pace
+        self.listener, self.fd = listener, listener.fileno()
+        self.console = Console()
+        self.stopping, self.reload_wanted, self.news = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.status = 0
+        self.boots = 0  # workers that died before any was ever ready
+        self.announced = False
+        self.revision, self.told = 1, ""
+        self.engines: dict[str, EngineChild] = {}  # those of the configuration in force
+        self.children: set[EngineChild] = set()  # these, the ones being tried and the ones being retired
+        self.workers = [WorkerChild(i, self, worker, list(argv), env) for i in range(config.server.workers)]
+
+    async def serve(self, engines: Mapping[str, Engine]) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        # Should one of these tasks raise, the group ends the others, we end, and what is left sees its pipe close.
+        async with asyncio.TaskGroup() as self.tasks:
+            self.engines = {name: self._start(engine) for name, engine in engines.items()}
+            running = [self.tasks.create_task(worker.run()) for worker in self.workers]
+            aside = [self.tasks.create_task(self._reloads()), self.tasks.create_task(self._show_progress())]
+            await self.stopping.wait()
+            self.console.say(f"trimtab: stopping; running answers have {self.config.server.drain_s:g} s")
+            self.listener.close()
+            for worker in self.workers:
+                worker.signal(signal.SIGTERM)
+            await asyncio.wait(running, timeout=self.config.server.drain_s + 5)
+            for worker in self.workers:
+                worker.signal(signal.SIGKILL)
+            for task in aside:
+                task.cancel()
+            for child in self.children:
+                child.stop()
+        return self.status
+
+    def _start(self, engine: Engine) -> EngineChild:
+        child = EngineChild(engine, self.pace, self.console, self.tell)
+        self.children.add(child)
+        self.tasks.create_task(child.run()).add_done_callback(lambda _: self.children.discard(child))
+        return child
+
+    def _on_stop(self, number: signal.Signals) -> None:
+        if not self.stopping.is_set():
+            self.stopping.set()
+            return
+        self.status = 128 + number
+        for worker in self.workers:
+            worker.signal(signal.SIGKILL)
+        for child in self.children:
+            child.stop(at_once=True)
+
+    def _on_hangup(self) -> None:
+        if self.console.terminal and not os.isatty(2):
+            self.stopping.set()  # the terminal that we were started from is gone
+        else:
+            self.reload_wanted.set()
+
+    def message(self) -> dict[str, Any]:
+        """What every worker must know now."""
+        return {"revision": self.revision, "engines": {name: child.state for name, child in self.engines.items()}}
+
+    def tell(self, *, reload: bool = False) -> None:
+        """Send the workers the state of the engines, if it is news."""
+        self.news.set()
+        news = json.dumps(self.message()["engines"])
+        if news != self.told or reload:
+            self.told = news
+            self.revision += 1
+            for worker in self.workers:
+                worker.tell(reload=reload)
+
+    def worker_ready(self) -> None:
+        if not self.announced:
+            self.announced = True
+            host, port = self.config.server.host, self.listener.getsockname()[1]
+            self.console.say(f"trimtab: serving on http://{f'[{host}]' if ':' in host else host}:{port}", sys.stdout)
+
+    def worker_failed(self, *, hopeless: bool) -> None:
+        """A worker died. Before any has ever listened, the third time is a mistake that waiting won't mend."""
+        self.boots += not self.announced
+        if not self.announced and not self.stopping.is_set() and (hopeless or self.boots >= 3):
+            self.console.say("trimtab: the workers do not start; giving up")
+            self.status = 1
+            self.stopping.set()
+
+    async def _reloads(self) -> None:
+        while True:
+            await self.reload_wanted.wait()
+            self.reload_wanted.clear()
+            try:
+                await self._reload(self.load())
+            except (ValueError, OSError) as error:  # ConfigError or not: no slip of a file's editor may end us
+                self.console.say(f"trimtab: not reloaded, the old configuration stays: {error}")
+
+    async def _reload(self, config: Config) -> None:
+        """Start what is new, switch the workers over, retire what is old. What is unchanged runs on."""
+        engines = _resolved(config)
+        kept = {n: c for n, c in self.engines.items() if n in engines and _spec(c.engine) == _spec(engines[n])}
+        new = {name: self._start(engine) for name, engine in engines.items() if name not in kept}
+        await self._until(lambda: not any(child.phase == "starting" for child in new.values()))
+        if failed := [c for c in new.values() if c.phase == "down"]:
+            for child in new.values():
+                child.stop()
+            raise ConfigError("; ".join(f"engine {c.engine.name} {c.reason}" for c in failed))
+        old = [child for name, child in self.engines.items() if name not in kept]
+        for name, child in kept.items():
+            child.engine = engines[name]
+        self.engines = {name: (kept | new)[name] for name in engines}
+        fixed = [k for k in ("host", "port", "workers") if getattr(config.server, k) != getattr(self.config.server, k)]
+        self.config = config
+        self.tell(reload=True)
+        revision = self.revision
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.pace.reload):
+                await self._until(lambda: not any(w.ready and w.answered < revision for w in self.workers))
+        self.console.say("trimtab: reloaded" + (f"; server.{', '.join(fixed)} after a restart" if fixed else ""))
+        if old:
+            self.tasks.create_task(self._retire(old))
+
+    async def _until(self, met: Callable[[], bool]) -> None:
+        """Wait for something that engines and workers bring about."""
+        while not met():
+            self.news.clear()
+            await self.news.wait()
+
+    async def _retire(self, old: Sequence[EngineChild]) -> None:
+        """Stop engines once the requests that began with them have had their time."""
+        await pause(self.config.server.drain_s, self.stopping)
+        for child in old if not self.stopping.is_set() else ():
+            child.stop()
+
+    async def _show_progress(self) -> None:
+        said = time.monotonic()
+        while True:
+            texts = [text for child in self.children if (text := child.progress())]
+            if self.console.terminal:
+                self.console.show(" · ".join(texts))
+            elif time.monotonic() - said >= self.pace.progress:
+                said = time.monotonic()
+                for text in texts:
+                    self.console.say(text)
+            await asyncio.sleep(0.25)
+
+
+def _resolved(config: Config) -> dict[str, Engine]:
+    return {name: resolve(engine) for name, engine in config.engines.items() if engine.launched}
+
+
+def _spec(engine: Engine) -> tuple[object, ...]:
+    """What an engine must be started again for."""
+    return (
+        engine.launcher, engine.command, engine.model, engine.served_name, engine.python, engine.args,
+        tuple(engine.adapters.items()), engine.tensor_parallel, engine.pipeline_parallel,
+    )  # fmt: skip
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen, as ConfigError where we can't. Connections wait in the backlog until a worker takes them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=host == "::")
+    except OSError as error:
+        why = {
+            errno.EADDRINUSE: f"port {port} is in use, try --port",
+            errno.EACCES: f"port {port} is not ours to open, try --port with one above 1023",
+            errno.EADDRNOTAVAIL: f"server.host {host!r} is no address of this machine",
+        }
+        raise ConfigError(why.get(error.errno or 0, f"server.host {host!r}: {error.strerror}")) from error

@@ -1,0 +1,259 @@
+"""One worker process: the application on a socket that the parent owns, told by the parent how the engines are.
+
+It reads JSON lines on stdin (`serve.process.parent` has their shape) and leaves at once when stdin closes: the parent
+is dead then, and nobody would stop this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+import uvicorn
+
+from prompt_opt.core import Stage, Supplies
+from prompt_opt.pipeline import build as build_stages
+from serve import metrics
+from serve.api.catalog import listed
+from serve.api.routes import Application, lines
+from serve.chat.indexes import Indexes
+from serve.chat.rewriters import Rewriters
+from serve.chat.service import Service
+from serve.chat.warmup import Done, warm
+from serve.config import Config, ConfigError
+from serve.configure.flags import parse
+from serve.configure.reader import load
+from serve.engine.live import LiveEngine
+from serve.engine.pool import Pool, watch
+from serve.engine.relay import Relay
+from serve.engine.upstream import UpstreamError
+from serve.http.headers import request_headers
+from serve.http.protocol import Protocol
+from serve.store.traces import Traces
+
+log = logging.getLogger("trimtab.worker")
+# libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
+# come at once the last would wait for more than a second. So we listen on the same socket several times over.
+_ACCEPT = 16
+_PATIENCE_S = 5.0  # for an engine's list of models
+_PROBE_S = 30.0  # between tries to learn what an engine by URL is
+_COUNT_S = 2.0  # between looks at how many tasks there are, which would tell of a leak
+
+
+class Worker:
+    """Owns the worker's relay, traces and current service."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        self._argv: list[str] = told["config"]
+        self._report = told.get("report_fd")
+        self._revision = 0
+        self._engines: Mapping[str, Any] = {}
+        config = load(parse(self._argv))
+        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
+        # What requests that began before a reload may still be using.
+        self._retired: list[Relay | Traces | Indexes] = []
+        indexes = Indexes(config.indexes)
+        relay = _relay(config)
+        self.service = Service(config, *_parts(config, {}, indexes, relay), relay, _traces(config), indexes)
+        self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
+        self._warmed: Done = set()
+        self._state(told)
+
+    async def tell(self, told: Mapping[str, Any]) -> None:
+        """A line from the parent: the engines' states, perhaps the word to load the configuration again."""
+        if told["revision"] <= self._revision:
+            return
+        if told.get("reload"):
+            try:
+                config = await asyncio.to_thread(load, parse(self._argv))
+                old = self.service
+                indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
+                relay = old.relay if _timeouts(config) == _timeouts(old.config) else _relay(config)
+                parts = await asyncio.to_thread(_parts, config, old.engines, indexes, relay)
+            except ConfigError as error:
+                self.report({"error": str(error)})
+            else:
+                self._replace(config, parts, relay, indexes)
+                self.report({"reloaded": told["revision"]})
+        self._state(told)
+
+    def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes) -> None:
+        """Serve from now on by another configuration; requests that have begun keep theirs."""
+        old, server, was = self.service, config.server, self.service.config.server
+        traces = old.traces
+        if relay is not old.relay:
+            self._retired.append(old.relay)
+        if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
+            self._retired.append(traces)
+            traces = _traces(config)
+        if indexes is not old.indexes:
+            self._retired.append(old.indexes)
+        self.service = Service(config, *parts, relay, traces, indexes)
+        for pool in self.pools():
+            pool.check(relay)  # a new one is not ready before
+        if self.settings is not None:
+            self.settings.timeout_graceful_shutdown = _drain(config)
+
+    def pools(self) -> Iterator[Pool]:
+        """Of the engines that are several."""
+        return (engine.pool for engine in self.service.engines.values() if engine.pool is not None)
+
+    async def close(self) -> None:
+        for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
+            await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
+
+    def _state(self, told: Mapping[str, Any]) -> None:
+        self._revision, self._engines = told["revision"], told["engines"]
+        for name, state in self._engines.items():
+            if name in self.service.engines:
+                self.service.engines[name].update(state)
+        self._changed.set()
+
+    def report(self, message: Mapping[str, Any]) -> None:
+        if self._report is not None:
+            os.write(self._report, json.dumps(message).encode() + b"\n")
+
+    async def listen_to_parent(self) -> None:
+        """Take the parent's lines as they come. Its end is ours."""
+        reader = asyncio.StreamReader(limit=2**20)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            await self.tell(json.loads(line))
+        os._exit(1)
+
+    async def probe(self) -> None:
+        """Learn of engines what their /v1/models says, and warm them up."""
+        while True:
+            self._changed.clear()
+            for engine in self.service.engines.values():
+                if engine.ready and engine.url and not engine.names and engine.kind != "transformers":
+                    await _learn(engine, self.service.relay)
+            await warm(self.service, self._warmed)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _PROBE_S)
+
+
+async def _learn(engine: LiveEngine, relay: Relay) -> None:
+    try:
+        engine.learn(await listed(relay, engine, request_headers((), engine.key), _PATIENCE_S))
+    except UpstreamError as error:
+        # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
+        log.debug("engine %s: %s (%r)", engine.spec.name, error, error.cause)
+
+
+_Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
+
+
+def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes, relay: Relay) -> _Parts:
+    """A configuration's engines and stages. Engines that have not changed keep their state."""
+    engines = {
+        name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
+        for name, spec in config.engines.items()
+    }
+    supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)
+    return engines, {name: build_stages(policy, supplies) for name, policy in config.policies.items()}
+
+
+def _drain(config: Config) -> int:
+    return max(1, round(config.server.drain_s))
+
+
+def _timeouts(config: Config) -> tuple[float, float]:
+    return config.server.connect_s, config.server.timeout_s
+
+
+def _relay(config: Config) -> Relay:
+    return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
+
+
+def _traces(config: Config) -> Traces:
+    return Traces(config.state_dir, config.server.trace_ttl_s)
+
+
+async def serve(told: Mapping[str, Any]) -> None:
+    """Serve until SIGTERM, then drain."""
+    worker = Worker(told)
+    settings = uvicorn.Config(
+        Application(lambda: worker.service),
+        http=cast(Any, partial(Protocol, lines(lambda: worker.service))),
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        proxy_headers=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_drain(worker.service.config),
+        backlog=2048,
+    )
+    server = uvicorn.Server(settings)
+    worker.settings = settings
+
+    async def announce() -> None:
+        while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.005)
+        worker.report({"ready": True})
+        await worker.probe()
+
+    async def follow() -> None:
+        while True:
+            await worker.service.indexes.keep_up()
+
+    async def count() -> None:
+        while True:
+            metrics.tasks.set(len(asyncio.all_tasks()))
+            await asyncio.sleep(_COUNT_S)
+
+    watching = watch(worker.pools, lambda: worker.service.relay)
+    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching, count())]
+    # What is alive now lives as long as the process: the collector needn't look at it again and again.
+    gc.collect()
+    gc.freeze()
+    listeners = [
+        socket.socket(fileno=told["fd"]),
+        *(socket.socket(fileno=os.dup(told["fd"])) for _ in range(_ACCEPT - 1)),
+    ]
+    serving = asyncio.create_task(server.serve(sockets=listeners))
+    # None of the others ends before the server does, unless by a bug: then we go, and the parent starts us again.
+    await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    await serving
+    await worker.close()
+
+
+def main() -> None:
+    """Run as `python -m serve.process.worker`, by the supervisor."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # uvicorn drains on these and then raises them again, which would end the process before it has tidied up.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda number, frame: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(1)
+    told = msgspec.json.decode(line)
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        asyncio.run(serve(told))
+    else:
+        uvloop.run(serve(told))
+
+
+if __name__ == "__main__":
+    main()
