@@ -64,9 +64,9 @@ url = "http://127.0.0.1:{engine}"
 LAYERS = {
     "client's HTTP (uvicorn, protocol, call)": r"uvicorn/|httptools|serve/http/(protocol|call|body)\.py",
     "framework (FastAPI, Starlette)": r"fastapi/|starlette/",
-    "engine's HTTP (relay)": r"serve/(engine/(relay|upstream|connection|pool)|chat/service|http/headers)\.py|aiohttp/|multidict|yarl",
+    "engine's HTTP (relay)": r"serve/(engine/|chat/service|http/headers)|aiohttp/|multidict|yarl",
     "the request parsed and written": r"serve/dialects/(wire|completion)\.py|msgspec",
-    "the answer passed on or translated": r"serve/(chat/reply|dialects/(translate|said))\.py|prompt_opt/layout/ending\.py",
+    "the answer passed on or translated": r"serve/(chat/reply|dialects/(translate|said))|prompt_opt/layout/ending",
     "trace and metrics": r"serve/(chat/record|store/traces|metrics)\.py|prometheus_client/|uuid\.py",
     "layout": r"prompt_opt/layout/",
     "stages": r"prompt_opt/|retrieval/|serve/chat/(rewriters|indexes)\.py",

@@ -176,7 +176,7 @@ def test_no_special_token_of_the_engine_survives(text: str, rewrite: str | None)
         assert token not in prompt.text
 
 
-@pytest.mark.parametrize("token", [*TOKENS, *(t for t in ITS_OWN if len(t) > 1 and t.strip())])
+@pytest.mark.parametrize("token", [*TOKENS, *(t for t in sorted(ITS_OWN) if len(t) > 1 and t.strip())])
 def test_an_escaped_token_is_reported_and_nothing_else_changes(token: str) -> None:
     prompt = laid(Chat((Message("user", f"What does {token} mean?"),)), Advice(), PROFILES["plain"])
     assert [s.text for s in prompt.spans if s.origin == "user"] == [f"What does {token[0]}\\{token[1:]} mean?"]

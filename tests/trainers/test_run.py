@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy import ROOT, arguments, pair_rows, same_weights, write
+from trainers.command import METHODS
 from trainers.methods import sft
 from trainers.run import checkpoint
 from trainers.run.keys import Common, accumulation
@@ -155,7 +156,7 @@ def test_rows_whose_prompt_is_held_out_are_not_learnt_from(toy: str, pairs: Path
 @pytest.mark.parametrize("method", ["sft", "reward", "kto", "pair", "check"])
 def test_help_loads_nothing_heavy(method: str) -> None:
     code = (
-        f"import sys, trainers.{method} as m\n"
+        f"import sys, {METHODS[method].entry.partition(':')[0]} as m\n"
         "try: m.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)"
