@@ -139,7 +139,7 @@ def wanted(recipe: Recipe, init: str) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="trimtab train cpt", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
+    parser.add_argument("--config", type=Path, required=True, help="a recipe: a file, or a shipped one's name")
     parser.add_argument("--init", required=True, help='a model\'s folder, or "config" for a new model')
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the checkpoints and the logs")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where OUT stopped")

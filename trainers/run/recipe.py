@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 R = TypeVar("R")
+RECIPES = Path(__file__).parents[1] / "recipes"
 PLAIN = {type(None): "null", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -18,11 +19,27 @@ class RecipeError(Exception):
 
 
 def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
-    """The recipe at `path`, `key=value` overrides laid over it. Errors name the file and the key."""
+    """The recipe at `path`, or the shipped one of that name, with `key=value` overrides laid over it.
+
+    Raises:
+        RecipeError: the recipe is missing or wrong; the message names the file and the key.
+    """
+    shipped = RECIPES / f"{path}.yaml"
+    if not path.is_file() and shipped.is_file():
+        path = shipped
     try:
-        return fill(kind, read_values(path) | dict(map(override, overrides)))
+        values = read_values(path)
+        if path is shipped:
+            values |= _at_home(values)
+        return fill(kind, values | dict(map(override, overrides)))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def _at_home(values: dict[Any, Any]) -> dict[str, str]:
+    """A shipped recipe's packaged model, where it is installed: its path is relative to the packages' own folder."""
+    model = RECIPES.parents[1] / str(values.get("model"))
+    return {"model": str(model)} if "model" in values and model.is_dir() else {}
 
 
 class OnceLoader(yaml.SafeLoader):

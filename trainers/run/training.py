@@ -163,7 +163,7 @@ def main_for(
     """The command line that all methods share. 2: recipe or data are wrong; 1: the disk is full; 130: stopped."""
     about = (sys.modules[kind.__module__].__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog=f"trimtab train {method}", description=about)
-    parser.add_argument("--config", type=Path, required=True, help="the recipe, a YAML file")
+    parser.add_argument("--config", type=Path, required=True, help="a recipe: a file, or a shipped one's name")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the checkpoints and the logs")
     parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on where OUT stopped")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe, changed")
