@@ -35,7 +35,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file is called as the package that it measures
 
-from retrieval.backends.local.record import Entry
+from retrieval.backends.entry import Entry
 from retrieval.embedding.embedder import Model, load
 from retrieval.passage import Filter, Passage
 from retrieval.search import evaluation

@@ -19,7 +19,7 @@ Key = int | str
 Ranked = list[tuple[Key, float]]  # best first
 
 
-class Fused(NamedTuple):  # a hundred of them a search: a frozen dataclass takes three times as long to make
+class Candidate(NamedTuple):  # a hundred of them a search: a frozen dataclass takes three times as long to make
     """One candidate; a rank counts from 1, None where that side did not return it."""
 
     key: Key
@@ -30,7 +30,7 @@ class Fused(NamedTuple):  # a hundred of them a search: a frozen dataclass takes
     lexical_rank: int | None
 
 
-def fuse(lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: float) -> list[Fused]:
+def fuse(lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: float) -> list[Candidate]:
     """Best first, ties by key. `more` has the cosines of what only `lexical` found."""
     bm25, cosine = dict(lexical), dict(more) | dict(dense)
     lexical_rank = {key: i for i, (key, _) in enumerate(lexical, 1)}
@@ -39,11 +39,11 @@ def fuse(lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: f
     for key in bm25.keys() | cosine.keys():
         sparse, near = bm25.get(key), cosine.get(key)
         score = weight * normal_lexical(sparse, ceiling) + (1.0 - weight) * normal_dense(near)
-        found.append(Fused(key, round(score, 6), near, sparse, dense_rank.get(key), lexical_rank.get(key)))
+        found.append(Candidate(key, round(score, 6), near, sparse, dense_rank.get(key), lexical_rank.get(key)))
     return _by_score(found)
 
 
-def _by_score(found: list[Fused]) -> list[Fused]:
+def _by_score(found: list[Candidate]) -> list[Candidate]:
     """Ties by key; scores a hair apart are the same sum in another order."""
     found.sort(key=lambda f: -f.score)
     ties, last, tie = {}, 1.0, 0

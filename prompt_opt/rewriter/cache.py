@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
+
+from retrieval.cache import Cache
 
 T = TypeVar("T")
 _OVERHEAD = 256  # bytes that an entry costs beside its text
@@ -22,36 +23,12 @@ def cache_key(tenant: str, policy: str, path: str, body: Mapping[str, Any]) -> s
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class RewriteCache(Generic[T]):
-    """Entries with their sizes, `limit` bytes in all."""
+class RewriteCache(Cache[T]):
+    """Rewrites, `limit` bytes in all."""
 
     def __init__(self, limit: int = 16 << 20) -> None:
-        self._limit, self._held = limit, 0
-        self._entries: OrderedDict[str, tuple[T, int]] = OrderedDict()
+        super().__init__(limit)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def held(self) -> int:
-        """Bytes in use."""
-        return self._held
-
-    def get(self, key: str) -> T | None:
-        """The entry, which is then the last to go."""
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key][0]
-
-    def put(self, key: str, entry: T, size: int) -> None:
-        """Keep an entry whose texts have `size` bytes, if it fits at all."""
-        size += _OVERHEAD
-        if size > self._limit:
-            return
-        if key in self._entries:
-            self._held -= self._entries.pop(key)[1]
-        self._entries[key] = (entry, size)
-        self._held += size
-        while self._held > self._limit:
-            self._held -= self._entries.popitem(last=False)[1][1]
+    def put(self, key: Hashable, value: T, size: int = 0) -> None:
+        """Keep a rewrite whose texts have `size` bytes, if it fits at all."""
+        super().put(key, value, size + _OVERHEAD)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.local.record import Entry
+from retrieval.backends.entry import Entry
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import Filter, Passage
 

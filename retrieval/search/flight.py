@@ -17,7 +17,7 @@ from retrieval.search.query import Ask
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class PendingSearch:
     """What a search has before its vector: what it sees, and what the lexical side found there."""
 
     ask: Ask
@@ -27,7 +27,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedResult:
     """A result from the cache: it waits for no vector."""
 
     hits: list[Hit]
@@ -35,9 +35,9 @@ class Known:
 
 def fly(
     pool: Executor,
-    begin: Callable[[], Begun | Known],
+    begin: Callable[[], PendingSearch | CachedResult],
     vector: Future[Vector] | None,
-    end: Callable[[Begun, Vector | None], list[Hit]],
+    end: Callable[[PendingSearch, Vector | None], list[Hit]],
 ) -> Future[list[Hit]]:
     """`end` of what `begin` gives and of the vector. A result that is cancelled takes along what has not begun."""
     result: Future[list[Hit]] = Future()
@@ -61,7 +61,7 @@ def fly(
             failed = error
             settle(lambda: _raised(failed))
             return
-        if isinstance(begun, Known):
+        if isinstance(begun, CachedResult):
             if vector is not None:
                 vector.cancel()
             settle(lambda: begun.hits)

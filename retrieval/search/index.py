@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from retrieval.backends.backend import Backend, Progress, Vector, View
-from retrieval.backends.local.record import Entry
+from retrieval.backends.entry import Entry
 from retrieval.cache import Cache
 from retrieval.embedding.batches import QueryVectors
 from retrieval.embedding.embedder import Embedder
-from retrieval.fusion import Fused, Key, Ranked, fuse
+from retrieval.fusion import Candidate, Key, Ranked, fuse
 from retrieval.passage import Filter, Hit, Passage, primary
-from retrieval.search.flight import Begun, Known, fly
+from retrieval.search.flight import CachedResult, PendingSearch, fly
 from retrieval.search.query import ANY, Ask, hit, varied
 from retrieval.search.reranker import Reranker
 from retrieval.text.structure import chunk_passage
@@ -175,15 +175,15 @@ class Index:
         vector = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
         return await asyncio.wrap_future(fly(self._pool, lambda: self._begin(ask), vector, self._end))
 
-    def _begin(self, ask: Ask) -> Begun | Known:
+    def _begin(self, ask: Ask) -> PendingSearch | CachedResult:
         revision = self._refresh()
         known = self._results.get((revision, ask))
         if known is not None:
-            return Known(list(known))
+            return CachedResult(list(known))
         view = self.backend.view(ask.where)
-        return Begun(ask, revision, view, self._lexical(ask, view, self._depth(ask)))
+        return PendingSearch(ask, revision, view, self._lexical(ask, view, self._depth(ask)))
 
-    def _end(self, begun: Begun, vector: Vector | None) -> list[Hit]:
+    def _end(self, begun: PendingSearch, vector: Vector | None) -> list[Hit]:
         return self._finish(begun.ask, begun.revision, begun.view, begun.lexical, vector)
 
     def _mode(self, mode: str) -> str:
@@ -238,7 +238,7 @@ class Index:
 
     def _fuse(
         self, ask: Ask, view: View, lexical: tuple[Ranked, float], vector: Vector | None, depth: int
-    ) -> list[Fused]:
+    ) -> list[Candidate]:
         if vector is None:
             return fuse(*lexical, [], [], 1.0)
         dense = self.backend.dense(view, vector, depth, ask.exact)
@@ -249,7 +249,7 @@ class Index:
         more = self.backend.cosines(view, vector, missing) if missing else []
         return fuse(*lexical, dense, more, self._weight)
 
-    def _hits(self, ask: Ask, fused: list[Fused]) -> list[Hit]:
+    def _hits(self, ask: Ask, fused: list[Candidate]) -> list[Hit]:
         if ask.floor is not None:
             fused = [f for f in fused if f.score >= ask.floor]
         reach = ask.k if ask.most is None and self._reranker is None else len(fused)

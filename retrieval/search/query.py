@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrieval.fusion import Fused
+from retrieval.fusion import Candidate
 from retrieval.passage import Filter, Hit, Passage
 
 MODES = ("hybrid", "dense", "lexical")
@@ -32,7 +32,7 @@ class Ask:
         object.__setattr__(self, "query", self.query.encode("utf-8", "replace").decode())
 
 
-def hit(p: Passage, f: Fused) -> Hit:
+def hit(p: Passage, f: Candidate) -> Hit:
     return Hit(
         p.id, p.text, p.title, p.source, p.url, p.region, p.language, f.score, f.dense, f.lexical,
         f.dense_rank, f.lexical_rank, None, p.document, p.kind, p.tags, p.in_force_from, p.in_force_to,

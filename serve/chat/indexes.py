@@ -72,12 +72,12 @@ class Indexes:
         await asyncio.sleep(_REFRESH_S)
 
     def _follow(self, name: str) -> None:
-        from retrieval.backends.local.record import Moved
+        from retrieval.backends.local.record import RecordReplaced
 
         index = self.open(name)
         try:
             index.refresh()
-        except Moved:
+        except RecordReplaced:
             if not Path(self.specs[name].location, "record.db").exists():
                 raise  # an empty one in its place would be worse
             with self._lock:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.search.flight import Begun, Known, fly
+from retrieval.search.flight import CachedResult, PendingSearch, fly
 from retrieval.search.query import Ask
 
-BEGUN = Begun(Ask("bees", 1), 1, None, ([], 0.0))
+BEGUN = PendingSearch(Ask("bees", 1), 1, None, ([], 0.0))
 VECTOR = np.ones(2, np.float32)
 
 
@@ -21,7 +21,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def ended(begun: Begun, vector: Any) -> list[Any]:
+def ended(begun: PendingSearch, vector: Any) -> list[Any]:
     return [begun.ask.query, vector is VECTOR, threading.current_thread().name.partition("_")[0]]
 
 
@@ -39,12 +39,12 @@ def test_whichever_half_comes_last_the_pool_goes_on(pool: ThreadPoolExecutor, fi
 
 def test_what_is_known_waits_for_no_vector(pool: ThreadPoolExecutor) -> None:
     vector: Future[Any] = Future()
-    assert fly(pool, lambda: Known([]), vector, ended).result(10) == []
+    assert fly(pool, lambda: CachedResult([]), vector, ended).result(10) == []
     assert vector.cancelled()
 
 
 def test_either_halfs_error_is_the_searchs(pool: ThreadPoolExecutor) -> None:
-    def broken() -> Begun:
+    def broken() -> PendingSearch:
         raise OSError("no record")
 
     with pytest.raises(OSError, match="no record"):

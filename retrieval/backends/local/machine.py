@@ -17,8 +17,38 @@ from retrieval.backends.local.dense import Dense
 from retrieval.backends.local.record import Store
 from retrieval.backends.local.terms import Terms
 from retrieval.cache import Cache
+from retrieval.embedding import choice
+from retrieval.embedding.embedder import DEFAULT, Embedder
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import Filter
+
+
+def open_folder(
+    path: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
+) -> tuple[Local, Embedder | None]:
+    """An index in a folder, and its embedder (None: terms only). `progress` hears of each passage that is analysed.
+
+    Raises:
+        FileNotFoundError: there is no index and `create` is false.
+        ValueError: the folder's record is none, or has another embedder than the one asked for.
+    """
+    folder = Path(path)
+    exists = (folder / "record.db").is_file()
+    if not exists and not create:
+        raise FileNotFoundError(f"no index at {folder}: make one with `trimtab index build {folder} --input FILE`")
+    model: Embedder | None = None
+    if not exists:
+        model = choice.load_embedder(embedder if embedder is not None else DEFAULT, threads)
+        folder.mkdir(parents=True, exist_ok=True)
+    store = Store(folder / "record.db", create=None if exists else choice.settings(model, embedder))
+    try:
+        own, name = store.setting("embedder"), store.setting("embedder_name")
+        model = choice.verify(own, name, model or embedder, threads)
+        dimension = model.dimension if model else 0
+        return Local(folder, store, model.id if model else "", dimension, progress), model
+    except BaseException:
+        store.close()
+        raise
 
 
 @dataclass(frozen=True, slots=True)

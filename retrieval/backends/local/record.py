@@ -22,6 +22,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.backends.entry import Entry
 from retrieval.lock import write_ahead
 from retrieval.passage import Passage
 
@@ -49,15 +50,6 @@ Label = tuple[int, str, str, str, str, str, str]  # n, region, language, kind, t
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A document ready to be stored: its chunks, and a vector for each where the index has an embedder."""
-
-    document: Passage
-    chunks: tuple[Passage, ...]
-    vectors: npt.NDArray[np.float16] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Delta:
     """What a process that knew an older revision has to take in. `vectors` are those of `labels`' last rows."""
 
@@ -67,7 +59,7 @@ class Delta:
     vectors: npt.NDArray[np.float16]
 
 
-class Moved(OSError):
+class RecordReplaced(OSError):
     """The record is no longer where it was opened: what is written to it now would be lost with it."""
 
 
@@ -97,7 +89,7 @@ class Store:
 
     def _must_be_here(self) -> None:
         if self._file != (0, 0) and self._here() != self._file:
-            raise Moved(f"{self.path} was deleted or replaced while it was open")
+            raise RecordReplaced(f"{self.path} was deleted or replaced while it was open")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)

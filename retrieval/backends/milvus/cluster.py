@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from retrieval.backends.backend import Progress, Vector
-from retrieval.backends.local.record import Entry
+from retrieval.backends.entry import Entry
 from retrieval.backends.milvus.schema import TEXTS, passages, settings
+from retrieval.embedding import choice
 from retrieval.embedding.embedder import DEFAULT, Embedder
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import NATIONAL, Filter, Passage, primary
@@ -43,21 +44,19 @@ class MilvusView:
 
 
 def open_milvus(
-    url: str, create: bool, embedder: str | Embedder | None, threads: int | None
+    url: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
 ) -> tuple[Milvus, Embedder | None]:
-    from retrieval.backends.place import about, check, load_embedder
-
     backend = Milvus(url)
     try:
         model: Embedder | None = None
         if not backend.exists():
             if not create:
                 raise FileNotFoundError(f"no index at {url}: make one with `trimtab index build {url} --input FILE`")
-            model = load_embedder(embedder if embedder is not None else DEFAULT, threads)
-            backend.create(model.dimension if model else 0, about(model, embedder))
+            model = choice.load_embedder(embedder if embedder is not None else DEFAULT, threads)
+            backend.create(model.dimension if model else 0, choice.settings(model, embedder))
         backend.load()
         own, name = backend.setting("embedder"), backend.setting("embedder_name")
-        return backend, check(own, name, model or embedder, threads)
+        return backend, choice.verify(own, name, model or embedder, threads)
     except BaseException:
         backend.close()
         raise
