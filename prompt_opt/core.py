@@ -167,6 +167,7 @@ class Prompt:
 
     @property
     def text(self) -> str | None:
+        """The base render's text; None for a chat."""
         return None if self.messages is not None else "".join(span.text for span in self.spans)
 
 
@@ -260,7 +261,13 @@ class Stage(Protocol):
     name: str
     instant: bool
 
-    async def __call__(self, chat: Chat, ctx: Context) -> Advice: ...
+    async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        """What the stage contributes to this chat.
+
+        Raises:
+            Skip: it has nothing to do here, for the reason that the exception carries.
+        """
+        ...
 
 
 class Skip(Exception):

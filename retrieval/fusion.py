@@ -54,8 +54,10 @@ def _by_score(found: list[Candidate]) -> list[Candidate]:
 
 
 def normal_lexical(score: float | None, ceiling: float) -> float:
+    """A BM25 score as 0 to 1: its share of the ceiling, to the power STEEP."""
     return min(1.0, score / ceiling) ** STEEP if score and ceiling > 0 else 0.0
 
 
 def normal_dense(score: float | None) -> float:
+    """A cosine as 0 to 1; negative ones are 0."""
     return min(1.0, max(0.0, score)) if score else 0.0

@@ -53,6 +53,7 @@ class Passage:
 
     @property
     def document(self) -> str:
+        """The id of the document that this is, or is a chunk of."""
         return self.parent or self.id
 
     @property
@@ -97,6 +98,7 @@ class Filter:
 
     @property
     def empty(self) -> bool:
+        """Whether the filter admits everything."""
         return self.region is self.language is self.kind is self.on is None and not self.tags
 
     def admits(self, passage: Passage) -> bool:
@@ -137,6 +139,7 @@ class Hit:
 
 
 def national(region: str) -> bool:
+    """Whether a region means everywhere."""
     return region in NATIONAL
 
 
@@ -148,14 +151,21 @@ def speaks(language: str, wanted: str, strict: bool = False) -> bool:
 
 
 def primary(language: str) -> str:
+    """The primary subtag of a language tag, lower-cased: zh for zh-CN."""
     return re.split(r"[-_]", language.lower(), maxsplit=1)[0]
 
 
 def in_force(start: str, end: str, on: str) -> bool:
+    """Whether the ISO date `on` lies between two dates, both included; an empty one is an open end."""
     return (not start or start <= on) and (not end or on <= end)
 
 
 def check_date(name: str, value: str) -> None:
+    """Accept an empty text or a date like 2026-01-31.
+
+    Raises:
+        ValueError: it is neither; the message opens with `name`.
+    """
     if value:
         try:
             date.fromisoformat(value)

@@ -82,6 +82,7 @@ class Lexicon:
 
 @cache
 def tables() -> Mapping[str, Mapping[str, object]]:
+    """The tables of words.toml, by name."""
     return tomllib.loads(files("prompt_opt.gate").joinpath("words.toml").read_text("utf-8"))
 
 

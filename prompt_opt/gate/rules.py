@@ -74,10 +74,12 @@ def own(text: str) -> str:
 
 
 def empty(p: Pair) -> str:
+    """The rewrite has no text."""
     return "" if re.search(r"\w", p.rewrite) else "no text"
 
 
 def unchanged(p: Pair) -> str:
+    """The rewrite is the prompt."""
     return "the same as the prompt" if p.rewrite.split() == p.original.split() else ""
 
 
@@ -151,6 +153,7 @@ def wrong_language(p: Pair) -> str:
 
 
 def length(p: Pair) -> str:
+    """The rewrite is too long or too short beside the prompt, or the hint is too long."""
     before, after = size(p.original), size(p.rewrite)
     if p.mode == "complement":
         return f"{after} words, at most {p.limits.hint}" if after > p.limits.hint else ""
@@ -165,25 +168,30 @@ def length(p: Pair) -> str:
 
 
 def link(p: Pair) -> str:
+    """A link of the prompt is missing."""
     return next((shown for key, shown in p.before["link"].items() if key not in p.after["link"]), "")
 
 
 def code(p: Pair) -> str:
+    """A piece of the prompt's code is missing."""
     said = even(p.rewrite)
     return next((shown for key, shown in p.before["code"].items() if not holds(said, key)), "")
 
 
 def quote(p: Pair) -> str:
+    """A quotation of the prompt is missing."""
     said = folded(p.rewrite)
     return next((shown for key, shown in p.before["quote"].items() if key and not holds(said, key)), "")
 
 
 def name(p: Pair) -> str:
+    """A name of the prompt is missing."""
     said = folded_names(p.rewrite)
     return next((shown for key, shown in p.before["name"].items() if not keeps(said, key)), "")
 
 
 def date(p: Pair) -> str:
+    """A date of the prompt is missing."""
     numbers = all_numbers(p.rewrite, p.lex)
     for key, shown in p.before["date"].items():
         if key not in p.after["date"] and not (key.startswith("year ") and key[5:] in numbers):
@@ -192,6 +200,7 @@ def date(p: Pair) -> str:
 
 
 def number(p: Pair) -> str:
+    """A number of the prompt is missing, or its unit changed."""
     have, said = all_numbers(p.rewrite, p.lex), squeeze(plain(p.rewrite))
     for key, shown in p.before["number"].items():
         if key not in have and key not in said if re.search(r"\D", key) else key not in have:
@@ -204,6 +213,7 @@ def number(p: Pair) -> str:
 
 
 def form(p: Pair) -> str:
+    """The answer's format that the prompt asks for is missing."""
     return next((shown for key, shown in p.before["format"].items() if key not in p.after["format"]), "")
 
 
@@ -211,6 +221,7 @@ def form(p: Pair) -> str:
 
 
 def answered(p: Pair) -> str:
+    """The rewrite answers the prompt, or asks the user back."""
     if reason := sense.opened(p.original, p.rewrite):
         return reason
     if p.mode == "complement":
@@ -229,10 +240,12 @@ def answered(p: Pair) -> str:
 
 
 def refusal(p: Pair) -> str:
+    """The rewrite refuses the request."""
     return sense.refused(p.original, p.rewrite)
 
 
 def negation(p: Pair) -> str:
+    """A negation was lost or added."""
     if lost := sense.negation_lost(p.original, p.rewrite, p.lex) if p.mode == "replace" else "":
         return f"lost: {lost}"
     added = sense.negation_added(p.original, p.rewrite, p.lex)
@@ -240,34 +253,42 @@ def negation(p: Pair) -> str:
 
 
 def opposite(p: Pair) -> str:
+    """A word became its opposite."""
     return changes.turned(p.original, p.rewrite, p.lex)
 
 
 def strayed(p: Pair) -> str:
+    """The rewrite leaves the prompt's subject."""
     return sense.strayed(p.original, p.rewrite, p.lex)
 
 
 def replaced(p: Pair) -> str:
+    """A content word was replaced by another."""
     return changes.replaced(p.original, p.rewrite, p.lex)
 
 
 def dropped(p: Pair) -> str:
+    """A part of the request was dropped."""
     return changes.dropped(p.original, p.rewrite, p.lex)
 
 
 def swapped(p: Pair) -> str:
+    """Two roles were exchanged."""
     return changes.swapped(p.original, p.rewrite, p.lex)
 
 
 def passage(p: Pair) -> str:
+    """A text that the prompt quotes was changed."""
     return question.passage_changed(p.original, p.rewrite, p.lex)
 
 
 def assumed(p: Pair) -> str:
+    """The rewrite states something that the prompt does not."""
     return question.assumed(p.original, p.rewrite, p.lex)
 
 
 def contradiction(p: Pair) -> str:
+    """The rewrite asks for two formats that exclude each other."""
     return sense.contradiction(p.original, p.rewrite, p.before["format"], p.after["format"], p.lex)
 
 

@@ -1,0 +1,1 @@
+"""Where each piece of advice goes in a prompt."""

@@ -1,0 +1,1 @@
+"""Asking a rewriter: its template, cache, calls in flight and circuit breaker."""

@@ -28,7 +28,9 @@ _EARLY_S = 0.002  # how early a timer may be
 class Ask(Protocol):
     """One JSON call to an engine, in the engine's dialect and under its own name for the model."""
 
-    async def __call__(self, engine: str, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    async def __call__(self, engine: str, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The engine's answer to a body, as JSON. Raises what the transport raises."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,16 +38,24 @@ class Template(Protocol):
     """How a rewriter is asked and read."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As the configuration calls it."""
+        ...
+
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """The engine's path that it asks."""
+        ...
+
     @property
     def forms(self) -> tuple[Form, ...]:
         """What it can be asked for; the first is the default."""
         ...
 
     @property
-    def sees_history(self) -> bool: ...
+    def sees_history(self) -> bool:
+        """Whether it is given earlier turns."""
+        ...
 
     def fields(self, prompt: str, form: Form, history: Sequence[Turn] = ()) -> dict[str, Any]:
         """`prompt` or `messages` of the request. The texts have been through `shielded`."""
@@ -85,12 +93,19 @@ class BpoTemplate:
         return self.before + prompt + self.after
 
     def fields(self, prompt: str, form: Form, history: Sequence[Turn] = ()) -> dict[str, Any]:
+        """The request's `prompt`; the history is left out, as in training."""
         return {"prompt": self.text(prompt)}
 
     def instruction(self, prompt: str, form: Form) -> str:
+        """The text before the prompt."""
         return self.before
 
     def read(self, answer: Mapping[str, Any]) -> tuple[Candidate, ...]:
+        """The candidates of a text completion.
+
+        Raises:
+            BadAnswer: it is none, or a choice has no text.
+        """
         out = []
         for choice in _choices(answer):
             if not isinstance(text := choice.get("text"), str):
@@ -111,6 +126,7 @@ class InstructTemplate:
     sees_history: bool = True
 
     def fields(self, prompt: str, form: Form, history: Sequence[Turn] = ()) -> dict[str, Any]:
+        """The request's `messages`: the instruction, then history and prompt in fences."""
         words = _words(prompt)
         parts = []
         if history:
@@ -124,9 +140,15 @@ class InstructTemplate:
         }
 
     def instruction(self, prompt: str, form: Form) -> str:
+        """The system message for this form, in the prompt's language."""
         return _words(prompt)[form]
 
     def read(self, answer: Mapping[str, Any]) -> tuple[Candidate, ...]:
+        """The candidates of a chat completion.
+
+        Raises:
+            BadAnswer: it is none, or a choice has no text.
+        """
         out = []
         for choice in _choices(answer):
             message = choice.get("message")

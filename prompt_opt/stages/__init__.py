@@ -1,0 +1,1 @@
+"""The stages urial, opo and bpo."""

@@ -79,6 +79,11 @@ class Bpo:
         self._shadows: set[asyncio.Task[Rewrite]] = set()
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        """The rewrite of the last user turn, in the policy's mode.
+
+        Raises:
+            Skip: the chat is not for rewriting, or the gate rejected the rewrite.
+        """
         template = self._rewriting.rewriter.template
         if reason := unfit(chat, self._options, template):
             raise Skip(reason)

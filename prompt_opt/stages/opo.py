@@ -58,6 +58,11 @@ class Opo:
         self._indexes = supplies.indexes
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        """The pinned principles, and those found for the last user turn.
+
+        Raises:
+            Skip: there is nothing to search for, or nothing relevant.
+        """
         options = self._options
         query = _query(chat)
         pinned = await self._pinned()

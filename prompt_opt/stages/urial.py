@@ -16,4 +16,5 @@ class Urial:
         self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
+        """The profile's instruction and exemplars."""
         return self._advice

@@ -18,6 +18,7 @@ from retrieval.search.build import bar, ingest
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `trimtab index` and return its exit status: 0, 1 for an error (printed), 130 for Ctrl-C."""
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run_command(arguments))
@@ -25,11 +26,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"trimtab index: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; what was added stays, and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; completed batches are kept, and the same command resumes from there", file=sys.stderr)
         return 130
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     top = argparse.ArgumentParser(prog="trimtab index", description="Principles to search: laws, rules, norms.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -84,14 +86,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def build(arguments: argparse.Namespace) -> int:
+    """Make an index from files, or go on with one. Returns the exit status."""
     return ingest(arguments, create=True)
 
 
 def add(arguments: argparse.Namespace) -> int:
+    """Add files to an index that is there. Returns the exit status."""
     return ingest(arguments, create=False)
 
 
 def withdraw(arguments: argparse.Namespace) -> int:
+    """Withdraw documents or passages; exit status 1 if one of the ids is unknown."""
     from retrieval.search.index import Index
 
     with Index.open(arguments.index, threads=arguments.threads) as index:
@@ -104,6 +109,11 @@ def withdraw(arguments: argparse.Namespace) -> int:
 
 
 def search(arguments: argparse.Namespace) -> int:
+    """Print the hits of one query, or run a file of queries. Returns the exit status.
+
+    Raises:
+        ValueError: neither or both of a query and a file of queries, or a filter that cannot be read.
+    """
     from retrieval.search.index import Index
 
     if (arguments.query is None) == (arguments.queries is None):
@@ -157,6 +167,7 @@ def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> in
 
 
 def stats(arguments: argparse.Namespace) -> int:
+    """Print what an index holds as JSON. Returns the exit status."""
     from retrieval.search.index import Index
 
     with Index.open(arguments.index, readonly=True, threads=arguments.threads) as index:
@@ -177,6 +188,7 @@ def stats(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
+    """Write every document as JSONL. Returns the exit status."""
     from retrieval.search.index import Index
 
     target = arguments.output.open("w", encoding="utf-8") if arguments.output else None
@@ -190,6 +202,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def tune(arguments: argparse.Namespace) -> int:
+    """Find the lexical side's weight, print it and keep it. Returns the exit status."""
     from retrieval.search import evaluation
     from retrieval.search.index import Index
     from retrieval.search.tuning import tune as run

@@ -24,6 +24,7 @@ class QueryVectors:
         self._thread.start()
 
     def vector(self, query: str) -> Future[Vectors]:
+        """A future of the query's unit vector, shape (dimension,)."""
         future: Future[Vectors] = Future()
         known = self._cache.get(query)
         if known is not None:
@@ -33,6 +34,7 @@ class QueryVectors:
         return future
 
     def close(self) -> None:
+        """Stop the thread; queries that still wait are cancelled."""
         self._waiting.put(None)
         self._thread.join()
 

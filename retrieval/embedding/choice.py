@@ -27,18 +27,18 @@ def verify(own: str, name: str, given: str | Embedder | None, threads: int | Non
     """
     if not own:
         if given is not None and given != NONE:
-            raise ValueError("this index was built without an embedder: build it anew to search it by meaning")
+            raise ValueError("this index was built without an embedder: rebuild it with one to search by meaning")
         return None
     if given == NONE:
-        raise ValueError(f"this index has an embedder ({own}): search it with mode lexical instead")
+        raise ValueError(f"this index has the embedder {own}: to search by terms only, use mode lexical")
     if given is None and not name:
         raise ValueError(f"this index was built with an embedder that has no name ({own}): pass it to open")
     model = load_embedder(given if given is not None else name, threads)
     if model is None or model.id != own:
         other = model.id if model else NONE
         raise ValueError(
-            f"this index was built with the embedder {own}, not with {other}: its vectors cannot be compared."
-            " Name the same model, or build the index anew"
+            f"this index was built with the embedder {own}, not with {other}: their vectors cannot be compared."
+            " Use the same model or rebuild the index"
         )
     return model
 

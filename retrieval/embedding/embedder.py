@@ -34,9 +34,17 @@ class Embedder(Protocol):
     limit: int  # tokens of text that one vector can take in
     languages: frozenset[str]  # that it speaks; empty: any, or unknown
 
-    def count(self, text: str) -> int: ...
-    def documents(self, texts: list[str]) -> Vectors: ...
-    def queries(self, texts: list[str]) -> Vectors: ...
+    def count(self, text: str) -> int:
+        """Tokens in a text, without those that the model adds."""
+        ...
+
+    def documents(self, texts: list[str]) -> Vectors:
+        """Unit vectors of passages, shape (texts, dimension). A text over the limit is cut off."""
+        ...
+
+    def queries(self, texts: list[str]) -> Vectors:
+        """Unit vectors of queries, shape (texts, dimension)."""
+        ...
 
 
 class Runner(Protocol):
@@ -44,7 +52,9 @@ class Runner(Protocol):
 
     name: str
 
-    def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors: ...
+    def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors:
+        """Unit vectors, shape (rows, dimension), of `ids` and `mask`, both (rows, tokens)."""
+        ...
 
 
 class Model:
@@ -71,6 +81,7 @@ class Model:
         return max(self._count(text), -(-len(text) // 16))
 
     def documents(self, texts: list[str]) -> Vectors:
+        """Unit vectors of passages, shape (texts, dimension), each with the model's prompt before it."""
         return self._embed(self.runner, [self._document_prompt + text for text in texts])
 
     def queries(self, texts: list[str]) -> Vectors:

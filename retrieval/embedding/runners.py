@@ -54,6 +54,7 @@ class TorchRunner:
         ).eval()
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Unit vectors, shape (rows, dimension), of `ids` and `mask`, both (rows, tokens)."""
         torch = self._torch
         with torch.inference_mode():
             features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
@@ -81,6 +82,7 @@ class OnnxRunner:
         )  # fmt: skip
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Unit vectors, shape (rows, dimension), of `ids` and `mask`, both (rows, tokens)."""
         vectors: npt.NDArray[np.float32] = self._session.run(None, {"ids": ids, "mask": mask})[0]
         return vectors
 
@@ -106,6 +108,7 @@ def open_exports(folder: Path, weights: str, threads: int) -> tuple[OnnxRunner, 
 
 
 def cache_folder() -> Path:
+    """Where exports are kept: TRIMTAB_CACHE, else XDG's cache folder."""
     chosen = os.environ.get("TRIMTAB_CACHE")
     base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
     return base / "onnx"

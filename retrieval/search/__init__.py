@@ -1,0 +1,1 @@
+"""Filling an index, searching it, measuring and tuning its answers."""

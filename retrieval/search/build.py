@@ -15,6 +15,12 @@ BATCH = 256  # documents in a transaction, and sorted by length to be embedded
 
 
 def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
+    """Read the inputs into an index, print what happened, and return the exit status.
+
+    Raises:
+        FileNotFoundError: an input or, without `create`, the index does not exist.
+        ValueError: an input is of no known kind, or the index has another embedder.
+    """
     from retrieval.search.index import Index
     from retrieval.text import formats as files
 
@@ -45,14 +51,17 @@ class Tally:
         self.before, self.read, self.bad, self.duplicates = before, 0, 0, 0
 
     def problem(self, place: str, text: str) -> None:
+        """Count and print a row that is no passage."""
         self.bad += 1
         _say(self.bad, f"{place}: {text}", "bad rows")
 
     def duplicate(self, key: str, other: str) -> None:
+        """Count and print a passage whose content is there under another id."""
         self.duplicates += 1
-        _say(self.duplicates, f"{key} says the same as {other}", "duplicates")
+        _say(self.duplicates, f"{key} has the same content as {other}", "duplicates")
 
     def report(self, after: int, revision: int) -> None:
+        """Print the sums."""
         print(
             f"{self.read} documents read, {self.bad} bad rows left out, {self.duplicates} duplicates kept;"
             f" passages: {self.before} before, {after} now; revision {revision}"

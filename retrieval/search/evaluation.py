@@ -15,6 +15,11 @@ Run = Mapping[str, Sequence[tuple[str, float]]]  # query id: documents with scor
 
 
 def read_queries(path: Path) -> dict[str, str]:
+    """Query id to text, from JSONL rows with `_id` and `text`.
+
+    Raises:
+        ValueError: a row is no such object; the message names file and line.
+    """
     queries = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -54,6 +59,7 @@ def documents(search: Callable[[int], Sequence[Hit]], k: int) -> list[tuple[str,
 
 
 def write_run(path: Path, run: Run) -> None:
+    """Write query-id, corpus-id and score, separated by tabs, under a header."""
     lines = [f"{query}\t{document}\t{score:.6f}" for query, ranked in run.items() for document, score in ranked]
     path.write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n", encoding="utf-8")
 
@@ -66,6 +72,7 @@ def ndcg(ranked: Sequence[str], rated: Mapping[str, int], k: int = 10) -> float:
 
 
 def recall(ranked: Sequence[str], rated: Mapping[str, int], k: int) -> float:
+    """The share of the relevant documents that are among the first k."""
     relevant = {document for document, v in rated.items() if v > 0}
     return len(relevant & set(ranked[:k])) / len(relevant)
 

@@ -59,6 +59,7 @@ class Index:
         return cls(backend, model, readonly=readonly, reranker=Reranker(reranker) if reranker else None)
 
     def close(self) -> None:
+        """Stop the threads and close the store; a search under way fails."""
         self._pool.shutdown()
         if self._queries:
             self._queries.close()
@@ -103,7 +104,7 @@ class Index:
 
     def _must_write(self) -> None:
         if self.readonly:
-            raise PermissionError("this index was opened to be read only")
+            raise PermissionError("this index is read-only")
 
     # Reading
 
@@ -136,6 +137,7 @@ class Index:
         return self.backend.page(after, limit)
 
     def count(self) -> int:
+        """How many passages there are."""
         return self.backend.count()
 
     # Searching

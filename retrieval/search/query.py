@@ -33,6 +33,7 @@ class Ask:
 
 
 def hit(p: Passage, f: Candidate) -> Hit:
+    """A candidate and its passage, as one hit."""
     return Hit(
         p.id, p.text, p.title, p.source, p.url, p.region, p.language, f.score, f.dense, f.lexical,
         f.dense_rank, f.lexical_rank, None, p.document, p.kind, p.tags, p.in_force_from, p.in_force_to,

@@ -30,6 +30,8 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
+    """What each side found for one query, and the document that each passage belongs to."""
+
     lexical: Ranked
     ceiling: float
     dense: Ranked
@@ -38,6 +40,11 @@ class Sides:
 
 
 def sides(index: Index, query: str, depth: int = DEPTH) -> Sides:
+    """Ask both sides for `depth` candidates each.
+
+    Raises:
+        ValueError: the index has no embedder, so there is one side only.
+    """
     if index.embedder is None:
         raise ValueError("an index without an embedder has one side only: there is nothing to tune")
     index.refresh()

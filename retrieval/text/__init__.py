@@ -1,0 +1,1 @@
+"""Files to passages, passages to chunks and to search terms."""

@@ -68,6 +68,7 @@ def files(path: Path) -> list[Path]:
 
 
 def kind(path: Path) -> str:
+    """The suffix by which a file's format is known, in lower case, without .zst."""
     name = path.with_suffix("") if path.suffix == ".zst" else path
     return name.suffix.lower()
 

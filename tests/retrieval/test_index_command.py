@@ -66,7 +66,7 @@ def test_bad_rows_and_duplicates_are_reported(beir: Path, tmp_path: Path, capsys
     assert main(command) == 0
     said = capsys.readouterr()
     assert f"{path}:2: not JSON" in said.err
-    assert "b says the same as a" in said.err
+    assert "b has the same content as a" in said.err
     assert "2 documents read, 1 bad rows left out, 1 duplicates kept" in said.out
     assert main([*command, "--strict"]) == 1
 

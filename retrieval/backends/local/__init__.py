@@ -1,0 +1,1 @@
+"""One machine's store: SQLite is the record, FAISS and tantivy are caches of it."""

@@ -27,11 +27,13 @@ class Column:
     values: tuple[str, ...]
 
     def where(self, admits: Callable[[str], bool]) -> Mask:
+        """For each row, whether `admits` holds for its value."""
         table = np.fromiter(map(admits, self.values), np.bool_, len(self.values))
         mask: Mask = table[self.codes] if len(self.values) else np.zeros(len(self.codes), np.bool_)
         return mask
 
     def extended(self, values: list[str]) -> Column:
+        """A column with these values at its end."""
         known = {value: code for code, value in enumerate(self.values)}
         codes = [known.setdefault(value, len(known)) for value in values]
         return Column(np.concatenate([self.codes, np.array(codes, np.int32)]), tuple(known))
@@ -53,6 +55,7 @@ class Columns:
     dates: Column = _EMPTY  # "from/to"
 
     def extended(self, labels: list[Label]) -> Columns:
+        """Columns with these labels as new rows; n must grow."""
         if not labels:
             return self
         n, region, language, kind, tags, start, end = map(list, zip(*labels, strict=True))
@@ -67,6 +70,7 @@ class Columns:
         )
 
     def without(self, numbers: list[int]) -> Columns:
+        """Columns in which the passages of these numbers are dead."""
         alive = self.alive.copy()
         alive[self.locate(np.array(numbers, np.int64))[0]] = False
         return Columns(self.n, alive, self.region, self.language, self.kind, self.tags, self.dates)
@@ -108,10 +112,12 @@ class Allowed:
 
     @staticmethod
     def of(mask: Mask) -> Allowed:
+        """Count and pack a mask."""
         return Allowed(mask, int(np.count_nonzero(mask)), np.packbits(mask, bitorder="little"))
 
     @property
     def all(self) -> bool:
+        """Whether no row is left out."""
         return self.count == len(self.mask)
 
 

@@ -47,6 +47,7 @@ class Dense:
     late: npt.NDArray[np.float16] | None = None  # the delta's vectors
 
     def extended(self, vectors: npt.NDArray[np.float16]) -> Dense:
+        """The same with these unit vectors, shape (rows, dimension), added to the delta."""
         if not len(vectors):
             return self
         late = vectors if self.late is None else np.concatenate([self.late, vectors])
@@ -101,6 +102,7 @@ def _faiss() -> Any:
 
 
 def flat(dimension: int) -> Any:
+    """An empty FAISS index of half floats that scans every row."""
     faiss = _faiss()
     index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     index.is_trained = True
@@ -108,6 +110,7 @@ def flat(dimension: int) -> Any:
 
 
 def hnsw(dimension: int) -> Any:
+    """An empty FAISS HNSW index over half floats."""
     faiss = _faiss()
     kind = faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexHNSWSQ(dimension, kind, LINKS, faiss.METRIC_INNER_PRODUCT)

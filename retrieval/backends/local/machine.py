@@ -63,6 +63,8 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class LocalView:
+    """A state, the rows of it that a filter allows, and the filter's language."""
+
     state: State
     allowed: Allowed
     language: str | None
@@ -112,6 +114,7 @@ class Local:
             return state.revision
 
     def unchanged(self) -> int | None:
+        """The revision, where nothing is to be taken in and no lock is held; else None."""
         state = self._state
         known = self._terms.reader.revision >= state.revision and self._store.revision(wait=False) == state.revision
         return state.revision if known else None
@@ -127,9 +130,11 @@ class Local:
         return replace(state, revision=delta.revision, columns=columns, dense=state.dense.extended(delta.vectors))
 
     def languages(self) -> frozenset[str]:
+        """The languages that passages were analysed in."""
         return self._terms.reader.languages
 
     def view(self, where: Filter) -> LocalView:
+        """The newest state and the rows that the filter allows, from the cache where the filter was used before."""
         state = self._state
         allowed = self._allowed.get((state.revision, state.token, where))
         if allowed is None:
@@ -138,16 +143,19 @@ class Local:
         return LocalView(state, allowed, where.language)
 
     def lexical(self, view: LocalView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
+        """The k best by BM25 with their numbers, and the ceiling of the score."""
         columns, allowed = view.state.columns, view.allowed
         reader = self._terms.reader
         rows, scores, ceiling = terms.search(reader, query, k, columns, allowed, language=view.language, exact=exact)
         return list(zip(columns.n[rows].tolist(), scores.tolist(), strict=True)), ceiling
 
     def dense(self, view: LocalView, vector: Vector, k: int, exact: bool) -> Ranked:
+        """The k best by cosine with their numbers."""
         rows, scores = view.state.dense.search(vector, k, view.allowed, exact)
         return list(zip(view.state.columns.n[rows].tolist(), scores.tolist(), strict=True))
 
     def cosines(self, view: LocalView, vector: Vector, keys: list[Key]) -> Ranked:
+        """The cosines of these passages, as far as they are known."""
         numbers = np.array(keys, np.int64)
         rows, known = view.state.columns.locate(numbers)
         scores = view.state.dense.cosines(vector, rows)
@@ -168,4 +176,5 @@ class Local:
         return written
 
     def close(self) -> None:
+        """Close the record."""
         self._store.close()

@@ -127,6 +127,7 @@ class Store:
             self._writer.execute("COMMIT")
 
     def close(self) -> None:
+        """Close both connections, after the call that is using them."""
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
@@ -134,6 +135,7 @@ class Store:
     # Settings
 
     def setting(self, key: str, default: str = "") -> str:
+        """A setting's value, or `default` where it has none."""
         with self._read_lock:
             row = self._reader.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return str(row[0]) if row else default
@@ -230,13 +232,16 @@ class Store:
             self._read_lock.release()
 
     def count(self) -> int:
+        """How many passages there are."""
         return int(self._rows("SELECT count(*) FROM passages")[0][0])
 
     def get(self, key: str) -> Passage | None:
+        """A passage (a document or a chunk) by its id."""
         rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE id=?", (key,))  # noqa: S608
         return _passage(rows[0]) if rows else None
 
     def chunks(self, document: str) -> list[Passage]:
+        """A document's passages in the order in which they stand in it."""
         rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE document=? ORDER BY n", (document,))  # noqa: S608
         return [_passage(row) for row in rows]
 
@@ -260,6 +265,7 @@ class Store:
                     yield from self.chunks(key) or filter(None, [self.get(key)])
 
     def fetch(self, numbers: Sequence[int | str]) -> dict[int | str, Passage]:
+        """The passages of these numbers; those withdrawn meanwhile are left out."""
         sql = f"SELECT n, {_FIELDS} FROM passages WHERE n IN "  # noqa: S608
         return {row[0]: _passage(row[1:]) for row in self._among(sql, numbers)}
 
@@ -276,6 +282,7 @@ class Store:
         return rows
 
     def same_content(self, content_hash: bytes, other_than: str) -> str | None:
+        """The id of another document with this content hash, if there is one."""
         sql = "SELECT id FROM documents WHERE content_hash=? AND id<>? LIMIT 1"
         rows = self._rows(sql, (content_hash, other_than))
         return str(rows[0][0]) if rows else None
@@ -310,6 +317,7 @@ class Store:
             yield from db.execute(sql, (after,))
 
     def withdrawn(self, since: int) -> list[int]:
+        """The numbers of passages withdrawn after a revision."""
         return [n for (n,) in self._rows("SELECT n FROM changes WHERE revision > ? AND op='withdraw'", (since,))]
 
     @contextmanager
@@ -322,6 +330,7 @@ class Store:
             connection.close()
 
     def log(self, since: int = 0, limit: int = 1000) -> list[tuple[int, str, str, float]]:
+        """Changes after a revision, oldest first: revision, operation, passage id, Unix time in seconds."""
         sql = "SELECT revision, op, id, at FROM changes WHERE revision > ? ORDER BY rowid LIMIT ?"
         return self._rows(sql, (since, limit))
 

@@ -1,0 +1,1 @@
+"""A store in Milvus, for more than one machine holds."""

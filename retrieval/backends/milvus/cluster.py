@@ -39,6 +39,8 @@ _SHOWN = ["id", "document", "title", "text", "source", "url", "region", "languag
 
 @dataclass(frozen=True, slots=True)
 class MilvusView:
+    """A filter as a Milvus expression, and its language."""
+
     expression: str
     language: str | None
 
@@ -46,6 +48,13 @@ class MilvusView:
 def open_milvus(
     url: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
 ) -> tuple[Milvus, Embedder | None]:
+    """An index in Milvus, and its embedder (None: terms only). `progress` is not used.
+
+    Raises:
+        FileNotFoundError: there is none and `create` is false.
+        ValueError: the collection is no index, or has another embedder.
+        ImportError: pymilvus is not installed.
+    """
     backend = Milvus(url)
     try:
         model: Embedder | None = None
@@ -90,12 +99,18 @@ class Milvus:
         return bool(found)
 
     def create(self, dimension: int, about: dict[str, str]) -> None:
+        """Create both collections; `about` are the settings to begin with."""
         for name, (schema, indexes) in {self.name: passages(dimension), self._about: settings()}.items():
             self._client.create_collection(name, schema=schema, index_params=indexes, consistency_level="Strong")
         for key, value in {**about, "dimension": str(dimension), "revision": "0", "format": "1"}.items():
             self._write(key, value)
 
     def load(self) -> None:
+        """Load both collections into memory.
+
+        Raises:
+            ValueError: the creation of the index was interrupted.
+        """
         for name in (self.name, self._about):
             self._client.load_collection(name)
         if self.setting("format") != "1":
@@ -107,10 +122,12 @@ class Milvus:
     # Settings
 
     def setting(self, key: str, default: str = "") -> str:
+        """A setting's value, or `default` where it has none."""
         rows = self._client.get(self._about, ids=[key], output_fields=["value"])
         return str(rows[0]["value"]) if rows else default
 
     def set(self, key: str, value: str) -> None:
+        """Store a setting, which makes a new revision."""
         self._write(key, value)
         self._step()
 
@@ -120,6 +137,7 @@ class Milvus:
     # Changes: new rows first, stale ones after, the revision last
 
     def put(self, entries: list[Entry], embedder: str) -> int:
+        """Upsert the changed documents, then delete their stale chunks. Returns the revision."""
         del embedder  # the collection has one dimension and the settings name its embedder
         same = self.stored([entry.document.id for entry in entries])
         entries = [e for e in entries if same.get(e.document.id) != e.document.signature]
@@ -147,6 +165,7 @@ class Milvus:
         return self._step()
 
     def withdraw(self, ids: list[str]) -> tuple[int, list[str]]:
+        """Delete documents or passages by id. Returns the revision and the ids that were there."""
         wanted = list(dict.fromkeys(ids))
         rows = self._select(f"{_among('document', wanted)} or {_among('id', wanted)}", ["id", "document"])
         if not rows:
@@ -174,10 +193,12 @@ class Milvus:
             return self._revision
 
     def stored(self, ids: list[str]) -> dict[str, bytes]:
+        """The signature of each of these documents that the collection has."""
         rows = self._select(_among("document", ids), ["document", "signature"])
         return {row["document"]: bytes.fromhex(row["signature"]) for row in rows}
 
     def same_content(self, content_hash: bytes, other_than: str) -> str | None:
+        """The id of another document with the same content, if there is one."""
         expression = f'content_hash == "{content_hash.hex()}" and document != {_quoted(other_than)}'
         rows = self._client.query(self.name, filter=expression, output_fields=["document"], limit=1)
         return str(rows[0]["document"]) if rows else None
@@ -185,9 +206,11 @@ class Milvus:
     # Reading
 
     def get(self, key: str) -> Passage | None:
+        """A passage (a document or a chunk) by its id."""
         return self.fetch([key]).get(key)
 
     def document(self, key: str) -> Passage | None:
+        """A document by its id: its chunks joined by line breaks where it was chunked."""
         rows = self._select(f"document == {_quoted(key)}", _SHOWN)
         chunks = sorted((_passage(row) for row in rows), key=_position)
         if not chunks or chunks[0].id == key:
@@ -195,21 +218,25 @@ class Milvus:
         return replace(chunks[0], id=key, text="\n".join(chunk.text for chunk in chunks), parent="")
 
     def documents(self) -> Iterator[Passage]:
+        """Every document, in the order of ids."""
         for key in sorted({row["document"] for row in self._select("", ["document"])}):
             found = self.document(key)
             if found is not None:
                 yield found
 
     def page(self, after: str, limit: int) -> list[Passage]:
+        """At most `limit` passages in the order of ids, from the one behind `after`."""
         keys = sorted(row["id"] for row in self._select(f"id > {_quoted(after)}" if after else "", ["id"]))[:limit]
         found = self.fetch(list(keys))
         return [found[key] for key in keys if key in found]
 
     def count(self) -> int:
+        """How many passages there are."""
         rows = self._client.query(self.name, filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
     def languages(self) -> frozenset[str]:
+        """The languages that passages were analysed in."""
         return self._languages
 
     def _select(self, expression: str, fields: list[str]) -> list[dict[str, Any]]:
@@ -229,6 +256,7 @@ class Milvus:
     # Searching
 
     def refresh(self, progress: Progress = None) -> int:
+        """The revision, read again where the last reading is older than 0.25 s."""
         with self._lock:
             if time.monotonic() - self._read_at > FRESH:
                 self._revision = int(self.setting("revision", "0"))
@@ -237,13 +265,16 @@ class Milvus:
             return self._revision
 
     def unchanged(self) -> int | None:
+        """The revision where it was read within the last 0.25 s, else None."""
         fresh = time.monotonic() - self._read_at <= FRESH  # a revision read just now is newer still
         return self._revision if fresh else None
 
     def view(self, where: Filter) -> MilvusView:
+        """The filter, translated."""
         return MilvusView(expression(where), where.language)
 
     def lexical(self, view: MilvusView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
+        """The k best by Milvus' BM25; the ceiling is the best score found."""
         known = self._languages
         spoken = frozenset({primary(view.language)}) & known if view.language else known
         terms = Counter(analysis.query_terms(query, spoken or known))
@@ -253,6 +284,7 @@ class Milvus:
         return found, found[0][1] if found else 0.0
 
     def dense(self, view: MilvusView, vector: Vector, k: int, exact: bool) -> Ranked:
+        """The k best by cosine."""
         return self._search("dense", vector.tolist(), view, k, "COSINE")
 
     def _search(self, field: str, what: Any, view: MilvusView, k: int, metric: str) -> Ranked:
@@ -267,10 +299,12 @@ class Milvus:
         return sorted(scores, key=lambda hit: (-hit[1], hit[0]))
 
     def cosines(self, view: MilvusView, vector: Vector, keys: list[Key]) -> Ranked:
+        """The cosines of these passages, computed here from their stored vectors."""
         rows = self._client.get(self.name, ids=keys, output_fields=["id", "dense"])
         return [(row["id"], float(np.asarray(row["dense"], np.float32) @ vector)) for row in rows]
 
     def fetch(self, keys: list[Key]) -> dict[Key, Passage]:
+        """The passages of these ids, as far as they are there."""
         rows = self._client.get(self.name, ids=keys, output_fields=_SHOWN) if keys else []
         return {row["id"]: _passage(row) for row in rows}
 
@@ -283,6 +317,7 @@ class Milvus:
         return True
 
     def close(self) -> None:
+        """Close the connection."""
         self._client.close()
 
 

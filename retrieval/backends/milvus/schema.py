@@ -36,6 +36,7 @@ def passages(dimension: int) -> tuple[Any, Any]:
 
 
 def settings() -> tuple[Any, Any]:
+    """Schema and indexes of the collection of settings."""
     from pymilvus import DataType, MilvusClient
 
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
