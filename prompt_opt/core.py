@@ -269,6 +269,9 @@ class Stage(Protocol):
         """
         ...
 
+    async def constant(self, ctx: Context) -> Advice | None:
+        """The part of its advice that no request changes, which warms an engine's prefix cache; None for none."""
+
 
 class Skip(Exception):
     """A stage has nothing to do here; the message is the reason that the response and the trace give."""

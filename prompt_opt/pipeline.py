@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Status, Supplies
 from prompt_opt.layout.order import lay_out, shed
+from prompt_opt.stages.facts import Facts
 
 log = logging.getLogger("trimtab.pipeline")
 
 # name -> "module:class", made with the policy and the supplies; loaded when a policy names it. The module's `Options`,
-# where it has them, is what `[policy.NAME.STAGE]` resolves to.
+# where it has them, is what `[policy.NAME.STAGE]` resolves to; its `check` then holds these against the configuration.
 STAGES: Mapping[str, str] = {
     "urial": "prompt_opt.stages.urial:Urial",
     "opo": "prompt_opt.stages.opo:Opo",
@@ -41,9 +43,27 @@ class StageFailed(Exception):
 
 def options(stage: str) -> type | None:
     """The dataclass of a stage's own settings; None for a stage that has none."""
-    module, _, _ = STAGES[stage].partition(":")
-    found: type | None = getattr(import_module(module), "Options", None)
+    found: type | None = getattr(_module(stage), "Options", None)
     return found
+
+
+def check(stage: str, policy: Policy, facts: Facts) -> None:
+    """Let a stage of the policy check its settings against the configuration.
+
+    Raises:
+        SettingError: one of them is wrong.
+    """
+    if checks := getattr(_module(stage), "check", None):
+        checks(policy.options.get(stage), policy, facts)
+
+
+def indexes(policy: Policy) -> frozenset[str]:
+    """The names of the indexes that the policy's stages read."""
+    return frozenset().union(*(getattr(policy.options.get(stage), "indexes", ()) for stage in policy.stages))
+
+
+def _module(stage: str) -> ModuleType:
+    return import_module(STAGES[stage].partition(":")[0])
 
 
 def build(policy: Policy, supplies: Supplies = _NOTHING) -> tuple[Stage, ...]:
@@ -54,8 +74,8 @@ def build(policy: Policy, supplies: Supplies = _NOTHING) -> tuple[Stage, ...]:
     """
     stages = []
     for name in policy.stages:
-        module, _, attribute = STAGES[name].partition(":")
-        stages.append(getattr(import_module(module), attribute)(policy, supplies))
+        attribute = STAGES[name].partition(":")[2]
+        stages.append(getattr(_module(name), attribute)(policy, supplies))
     return tuple(stages)
 
 
@@ -75,6 +95,15 @@ async def advise(chat: Chat, ctx: Context, stages: Sequence[Stage]) -> tuple[Adv
             if outcome.status in ("failed", "timed_out"):
                 raise StageFailed(outcome)
     return merge([advice for advice, _ in results]), outcomes
+
+
+async def constant(ctx: Context, stages: Sequence[Stage]) -> Advice | None:
+    """The advice that every request of the policy gets; None where a stage cannot say it now."""
+    try:
+        return merge([advice for stage in stages if (advice := await stage.constant(ctx)) is not None])
+    except Exception as error:  # noqa: BLE001  a stage may raise anything
+        log.warning("policy %s: its constant part is not known yet: %s", ctx.policy.name, error)
+        return None
 
 
 async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]:

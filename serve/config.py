@@ -149,9 +149,6 @@ class Config:
     rewriters: Mapping[str, RewriterSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
 
-    def default_policy(self) -> Policy:
-        return self.policies[self.server.policy]
-
 
 @dataclass(frozen=True, slots=True)
 class Flags:

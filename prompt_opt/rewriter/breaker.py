@@ -14,8 +14,8 @@ class Breaker:
         self._failures, self._until, self._trying = 0, 0.0, False
         self._why = ""
 
-    def closed_for(self) -> str:
-        """Why no call may go now, or "". A call that may go after a rest is the only one until it has ended."""
+    def open_reason(self) -> str:
+        """Why the breaker is open and no call may go, or "". After a rest one call goes, alone until it has ended."""
         if self._failures < self._threshold:
             return ""
         if self._until <= self._clock() and not self._trying:

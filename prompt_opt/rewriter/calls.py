@@ -97,7 +97,7 @@ class Rewriting:
         if call is not None and call.late and (why := self._breaker.resting()):
             raise Skip(why)  # somebody has waited for this very call in vain
         if call is None:
-            if why := self._breaker.closed_for():
+            if why := self._breaker.open_reason():
                 raise Skip(why)
             call = _Call(asyncio.create_task(self._ask(prompt, form, body, key)))
             self._flying[key] = call

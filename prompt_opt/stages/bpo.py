@@ -22,6 +22,7 @@ from prompt_opt.gate.facts import code_share
 from prompt_opt.gate.verdict import judge
 from prompt_opt.rewriter.calls import Rewrite, Rewriting
 from prompt_opt.rewriter.template import BadAnswer, Form, Template, Turn
+from prompt_opt.stages.facts import Facts, SettingError, require_known
 
 Mode = Literal["replace", "complement", "demo", "shadow"]
 # Fields that bind the answer's form: a rewritten prompt could fight them.
@@ -64,6 +65,23 @@ def form_of(options: Options, template: Template) -> Form:
     return wanted
 
 
+def check(options: Options, policy: Policy, facts: Facts) -> None:
+    """Check the stage's settings against the configuration.
+
+    Raises:
+        SettingError: no such rewriter, or a mode that its template or the policy's render cannot have.
+    """
+    if options == Options():
+        raise SettingError("", 'the stage bpo needs a table with rewriter = "NAME"')
+    require_known("rewriter", [options.rewriter], facts.rewriters, "rewriter")
+    try:
+        form_of(options, facts.rewriters[options.rewriter].template)
+    except ValueError as error:
+        raise SettingError("mode", str(error)) from None
+    if options.mode == "demo" and policy.render != "chat":
+        raise SettingError("mode", 'demo needs render = "chat": its example is a chat model\'s answer')
+
+
 class Bpo:
     """Asks one rewriter, by the policy's options."""
 
@@ -77,6 +95,10 @@ class Bpo:
         self._form = form_of(self._options, self._rewriting.rewriter.template)
         self._mode: Mode = self._options.mode or self._form
         self._shadows: set[asyncio.Task[Rewrite]] = set()
+
+    async def constant(self, ctx: Context) -> Advice | None:
+        """Nothing: every rewrite is of one prompt."""
+        return None
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         """The rewrite of the last user turn, in the policy's mode.

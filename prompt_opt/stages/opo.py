@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prompt_opt.core import Advice, Chat, Context, Frame, Policy, Principle, Skip, Supplies
 from prompt_opt.layout.quotation import line
+from prompt_opt.stages.facts import Facts, SettingError, require_known
 from prompt_opt.stages.regions import detect
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _QUERY = 2000  # characters of the last user turn that are searched for: its end
 class Options:
     """`[policy.NAME.opo]`."""
 
-    index: tuple[str, ...]  # names of [index.NAME]
+    index: tuple[str, ...] = ()  # names of [index.NAME]
     k: int = 8  # principles at most
     budget_tokens: int = 600  # of all of them together
     mode: str = "hybrid"
@@ -46,6 +47,34 @@ class Options:
     pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
     frame: Frame = "quoted"
 
+    @property
+    def indexes(self) -> frozenset[str]:
+        """The names of all indexes that the stage reads."""
+        return frozenset((*self.index, *(name.partition("/")[0] for name in self.pinned)))
+
+
+def check(options: Options, policy: Policy, facts: Facts) -> None:
+    """Check the stage's settings against the configuration.
+
+    Raises:
+        SettingError: an index that does not exist, nothing to search or to pin, or a number that is not positive.
+    """
+    if options == Options():
+        raise SettingError("", 'the stage opo needs a table with index = ["NAME"]')
+    require_known("index", options.index, facts.indexes, "index")
+    if not options.indexes:
+        raise SettingError("index", "names no index to search")
+    for name in options.pinned:
+        index, _, ident = name.partition("/")
+        if index not in facts.indexes or not ident:
+            valid = ", ".join(sorted(facts.indexes)) or "none"
+            raise SettingError("pinned", f"{name!r} is no INDEX/ID; indexes are {valid}")
+    if options.mode not in ("hybrid", "dense", "lexical"):
+        raise SettingError("mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
+    for key in ("k", "budget_tokens"):
+        if getattr(options, key) <= 0:
+            raise SettingError(key, "must be more than zero")
+
 
 class Opo:
     """Searches the indexes of one policy."""
@@ -56,6 +85,11 @@ class Opo:
         assert supplies.indexes is not None, "the stage opo is built with the configuration's indexes"
         self._options: Options = policy.options["opo"]
         self._indexes = supplies.indexes
+
+    async def constant(self, ctx: Context) -> Advice | None:
+        """The pinned principles: no request changes them."""
+        pinned = await self._pinned()
+        return Advice(pinned=pinned, frame=self._options.frame) if pinned else None
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         """The pinned principles, and those found for the last user turn.

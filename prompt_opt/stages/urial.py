@@ -15,6 +15,10 @@ class Urial:
         count = len(profile.exemplars)
         self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")
 
+    async def constant(self, ctx: Context) -> Advice | None:
+        """All of it."""
+        return self._advice
+
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         """The profile's instruction and exemplars."""
         return self._advice

@@ -19,6 +19,7 @@ from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stag
 from prompt_opt.gate.diff import hinted, marked, word_diff
 from prompt_opt.layout.order import NoPlace, lay_out
 from prompt_opt.pipeline import StageFailed, advise, build
+from prompt_opt.pipeline import indexes as indexes_of
 from serve.chat.answer import laid_out
 from serve.chat.choose import choose
 from serve.chat.indexes import Indexes
@@ -131,7 +132,7 @@ async def _alone(
     indexes = Indexes(config.indexes)
     relay = Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
     try:
-        for name in config.indexes if "opo" in policy.stages else ():
+        for name in indexes_of(policy):
             indexes.open(name)
         engines = {name: LiveEngine(engine) for name, engine in config.engines.items()}
         supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)

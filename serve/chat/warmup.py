@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from prompt_opt.core import Chat, Context, Message, Policy
+from prompt_opt.core import Advice, Chat, Context, Message, Policy
 from prompt_opt.layout.order import lay_out
-from prompt_opt.pipeline import advise
+from prompt_opt.pipeline import constant
 from serve.chat.reply import CHAT, TEXT
 from serve.chat.salt import salt
 from serve.chat.service import Service
@@ -32,13 +32,17 @@ async def warm(service: Service, done: Done) -> None:
     done -= {it for it in done if it[0] not in service.engines or not service.engines[it[0]].ready}
     for policy in service.config.policies.values():
         engine = service.engines[policy.engine]
-        constant = "urial" in policy.stages and not (policy.render == "chat" and engine.base)
-        if not constant or not engine.ready or engine.kind != "vllm" or not engine.spec.warm_up:
+        refused = policy.render == "chat" and engine.base
+        if not policy.stages or refused or not engine.ready or engine.kind != "vllm" or not engine.spec.warm_up:
             continue
-        for own in _salts(service, policy, engine):
-            if (key := (engine.spec.name, policy.digest, own)) not in done:
-                done.add(key)
-                await _send(service, policy, engine, own)
+        salts = [own for own in _salts(service, policy, engine) if (engine.spec.name, policy.digest, own) not in done]
+        advice = await constant(Context(policy), service.stages[policy.name]) if salts else None
+        if advice is None:
+            continue
+        for own in salts:
+            done.add((engine.spec.name, policy.digest, own))
+            if advice != Advice():
+                await _send(service, policy, advice, engine, own)
 
 
 def _salts(service: Service, policy: Policy, engine: LiveEngine) -> Iterator[str]:
@@ -51,9 +55,7 @@ def _salts(service: Service, policy: Policy, engine: LiveEngine) -> Iterator[str
         yield salt(service.config, policy, engine, tenant)
 
 
-async def _send(service: Service, policy: Policy, engine: LiveEngine, own: str) -> None:
-    stages = [stage for stage in service.stages[policy.name] if stage.name == "urial"]
-    advice, _ = await advise(_GREETING, Context(policy), stages)
+async def _send(service: Service, policy: Policy, advice: Advice, engine: LiveEngine, own: str) -> None:
     prompt = lay_out(_GREETING, advice, policy, specials=engine.specials)
     body: dict[str, object] = {"model": engine.name_for("") or next(iter(engine.names), ""), "max_tokens": 1}
     body |= {"cache_salt": own} if own else {}

@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from prompt_opt import pipeline
 from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
+from prompt_opt.stages.facts import Facts, SettingError
 from serve.chat.keys import Caller
 from serve.config import (
     RAW,
@@ -27,6 +28,9 @@ from serve.config import (
     is_base,
 )
 from serve.configure.toml import Toml, given
+
+if TYPE_CHECKING:
+    from prompt_opt.rewriter.settings import Rewriter
 
 _POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error", "cache_salt")
 
@@ -51,6 +55,7 @@ def read_policies(
         "urial-helpful": replace(urial, name="urial-helpful", profile=loaded["helpful"]),
         "urial-plain": replace(urial, name="urial-plain", profile=loaded["plain"]),
     }
+    facts = Facts(indexes, _rewriters(rewriters))
     for name, table in toml.section("policy").items():
         section = f"policy.{name}"
         toml.name(section, name)
@@ -58,7 +63,6 @@ def read_policies(
             raise toml.fail(section, "", "raw is built in: it has no stage, and can't be another")
         subs = {k: v for k, v in table.items() if isinstance(v, dict)}
         toml.known(section, table, (*_POLICY_FIELDS, *STAGES))
-        settings = {stage: _settings(toml, section, stage, table) for stage, table in subs.items()}
         values = dict(given(**{k: table.get(k) for k in _POLICY_FIELDS}))
         values["profile"] = toml.one(section, "profile", values.get("profile", "default"), loaded, "profile")
         engine = toml.one(section, "engine", values.get("engine", first), engines, "engine")
@@ -66,14 +70,14 @@ def read_policies(
         values.setdefault("render", "base" if is_base(engine) else "chat")
         values.setdefault("stages", ("urial",))
         values.setdefault("cache_salt", shared)
-        policy = toml.fill(Policy, section, values, name=name, options=settings)
+        policy = toml.fill(Policy, section, values, name=name, options={})
         toml.names(section, "stages", policy.stages, STAGES, "stage")
         if len(set(policy.stages)) < len(policy.stages):
             raise toml.fail(section, "stages", "each stage stands once")
-        if "opo" in policy.stages:
-            _opo(toml, section, policy, indexes)
-        if "bpo" in policy.stages:
-            _bpo(toml, section, policy, rewriters)
+        tables = {stage: {} for stage in policy.stages} | subs
+        filled = {stage: _settings(toml, section, stage, table) for stage, table in tables.items()}
+        policy = replace(policy, options={stage: it for stage, it in filled.items() if it is not None})
+        _check_stages(toml, section, policy, facts)
         if policy.budget_ms <= 0:
             raise toml.fail(section, "budget_ms", "must be more than zero")
         policies[name] = policy
@@ -81,48 +85,29 @@ def read_policies(
 
 
 def _settings(toml: Toml, section: str, stage: str, table: Any) -> Any:
-    """A stage's own table, as the dataclass that its module has for it."""
+    """A stage's own table, as the dataclass that its module has for it; None for a stage without settings."""
     cls = pipeline.options(stage)
     if cls is None:
         toml.known(f"{section}.{stage}", table, ())
-        return table
+        return None
     return toml.fill(cls, f"{section}.{stage}", table)
 
 
-def _opo(toml: Toml, section: str, policy: Policy, indexes: Mapping[str, IndexSpec]) -> None:
-    section = f"{section}.opo"
-    if "opo" not in policy.options:
-        raise toml.fail(section, "", 'the stage opo needs a table with index = ["NAME"]')
-    options = policy.options["opo"]
-    toml.names(section, "index", options.index, indexes, "index")
-    if not options.index and not options.pinned:
-        raise toml.fail(section, "index", "names no index to search")
-    for name in options.pinned:
-        if name.partition("/")[0] not in indexes or not name.partition("/")[2]:
-            valid = ", ".join(sorted(indexes)) or "none"
-            raise toml.fail(section, "pinned", f"{name!r} is no INDEX/ID; indexes are {valid}")
-    if options.mode not in ("hybrid", "dense", "lexical"):
-        raise toml.fail(section, "mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
-    for name in ("k", "budget_tokens"):
-        if getattr(options, name) <= 0:
-            raise toml.fail(section, name, "must be more than zero")
+def _check_stages(toml: Toml, section: str, policy: Policy, facts: Facts) -> None:
+    """Each stage checks its own settings; what it objects to is reported with its line."""
+    for stage in policy.stages:
+        try:
+            pipeline.check(stage, policy, facts)
+        except SettingError as error:
+            raise toml.fail(f"{section}.{stage}", error.key, str(error)) from None
 
 
-def _bpo(toml: Toml, section: str, policy: Policy, rewriters: Mapping[str, RewriterSpec]) -> None:
+def _rewriters(specs: Mapping[str, RewriterSpec]) -> dict[str, Rewriter]:
+    if not specs:  # a plain proxy loads none of it
+        return {}
     from prompt_opt.rewriter.settings import rewriter
-    from prompt_opt.stages.bpo import form_of
 
-    section = f"{section}.bpo"
-    if "bpo" not in policy.options:
-        raise toml.fail(section, "", 'the stage bpo needs a table with rewriter = "NAME"')
-    options = policy.options["bpo"]
-    spec = toml.one(section, "rewriter", options.rewriter, rewriters, "rewriter")
-    try:
-        form_of(options, rewriter(spec.name, spec.engine, spec.template, spec.decoding).template)
-    except ValueError as error:
-        raise toml.fail(section, "mode", str(error)) from None
-    if options.mode == "demo" and policy.render != "chat":
-        raise toml.fail(section, "mode", 'demo needs render = "chat": its example is a chat model\'s answer')
+    return {name: rewriter(name, it.engine, it.template, it.decoding) for name, it in specs.items()}
 
 
 def read_aliases(toml: Toml, policies: Mapping[str, Policy]) -> dict[str, Alias]:

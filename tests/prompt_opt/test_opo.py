@@ -146,6 +146,13 @@ async def test_pinned_principles_always_stand_there_until_withdrawn(shelf: Shelf
         await advice(shelf, "xylophone", options)
 
 
+async def test_pinned_principles_are_the_constant_part_of_the_stage(shelf: Shelf) -> None:
+    for pinned, ids in ((("law/bees",), ["bees"]), ((), None)):
+        policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("law",), pinned=pinned)})
+        constant = await Opo(policy, Supplies(indexes=shelf)).constant(Context(policy))
+        assert (constant and [p.id for p in constant.pinned]) == ids
+
+
 async def test_a_pinned_principle_is_not_quoted_twice(shelf: Shelf) -> None:
     found = await advice(shelf, "a swarm of bees", Options(index=("law",), pinned=("law/bees",)))
     assert "bees" not in {p.id for p in found.principles}

@@ -11,7 +11,7 @@ import pytest
 
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Context, Exemplar, Message, Policy, Principle, Prompt, Skip
-from prompt_opt.pipeline import STAGES, StageFailed, advise, bare, build, fit, merge
+from prompt_opt.pipeline import STAGES, StageFailed, advise, bare, build, constant, fit, merge
 from prompt_opt.stages.urial import Urial
 
 CHAT = Chat((Message("user", "Why?"),))
@@ -29,6 +29,9 @@ class Fake:
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         return await self.do()
+
+    async def constant(self, ctx: Context) -> Advice | None:
+        return await self.do() if self.instant else None
 
 
 def gives(name: str, advice: Advice, after: float = 0.0) -> Fake:
@@ -265,3 +268,19 @@ async def test_an_instant_stage_that_fails_all_the_same_is_left_out() -> None:
 
     advice, outcomes = await advise(CHAT, context(), [Fake("broken", fail, instant=True)])
     assert (advice, str(outcomes[0])) == (Advice(), "broken=failed(ZeroDivisionError)")
+
+
+async def test_the_constant_part_is_what_every_stage_says_of_itself() -> None:
+    policy = Policy("p", profile=profile.load("default"))
+    rule = Advice(pinned=RULES[:1])
+    whole = await constant(
+        context(), [Urial(policy), replace(gives("rules", rule), instant=True), gives("other", rule)]
+    )
+    assert whole is not None
+    assert whole.exemplars == policy.profile.exemplars
+    assert whole.pinned == RULES[:1]
+    assert await constant(context(), [gives("other", rule)]) == Advice()
+
+
+async def test_a_constant_part_that_cannot_be_had_is_not_known_yet() -> None:
+    assert await constant(context(), [replace(breaks("rules", OSError("disk")), instant=True)]) is None

@@ -51,19 +51,19 @@ def test_a_breaker_opens_rests_and_tries_once() -> None:
     now = [0.0]
     breaker = Breaker(2, 10, lambda: now[0])
     breaker.failed("late")
-    assert breaker.closed_for() == ""
+    assert breaker.open_reason() == ""
     breaker.failed("OSError")
-    assert breaker.closed_for() == "rewriter rests 10 s after 2 failures (OSError)"
+    assert breaker.open_reason() == "rewriter rests 10 s after 2 failures (OSError)"
     now[0] = 10.0
-    assert breaker.closed_for() == ""
-    assert breaker.closed_for() != ""
+    assert breaker.open_reason() == ""
+    assert breaker.open_reason() != ""
     breaker.failed("late")
     now[0] = 19.0
-    assert breaker.closed_for() != ""
+    assert breaker.open_reason() != ""
     now[0] = 20.0
-    assert breaker.closed_for() == ""
+    assert breaker.open_reason() == ""
     breaker.abandoned()
-    assert breaker.closed_for() == ""
+    assert breaker.open_reason() == ""
     breaker.succeeded()
-    assert breaker.closed_for() == ""
-    assert breaker.closed_for() == ""
+    assert breaker.open_reason() == ""
+    assert breaker.open_reason() == ""
