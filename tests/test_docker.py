@@ -1,4 +1,4 @@
-"""docker/: no engine builds the images here, so what they say is read, and what their shell lines mean is tried."""
+"""docker/: the images' instructions are read and their shell lines tried; benchmarks/image.py builds and runs them."""
 
 from __future__ import annotations
 
