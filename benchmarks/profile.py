@@ -67,7 +67,7 @@ LAYERS = {
     "engine's HTTP (relay)": r"serve/(engine/|chat/service|http/headers)|aiohttp/|multidict|yarl",
     "the request parsed and written": r"serve/dialects/(wire|completion)\.py|msgspec",
     "the answer passed on or translated": r"serve/(chat/reply|dialects/(translate|said))|prompt_opt/layout/ending",
-    "trace and metrics": r"serve/(chat/record|store/traces|metrics)\.py|prometheus_client/|uuid\.py",
+    "trace and metrics": r"serve/(chat/record|store/\w+|metrics)\.py|prometheus_client/|uuid\.py",
     "layout": r"prompt_opt/layout/",
     "stages": r"prompt_opt/|retrieval/|serve/chat/(rewriters|indexes)\.py",
     "who, which policy, the line itself": r"serve/",

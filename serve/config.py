@@ -148,6 +148,7 @@ class Config:
     indexes: Mapping[str, IndexSpec] = field(default_factory=dict)
     rewriters: Mapping[str, RewriterSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
+    store: str = "sqlite"  # of traces and feedback (serve.store.place)
 
 
 @dataclass(frozen=True, slots=True)

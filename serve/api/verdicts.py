@@ -17,6 +17,7 @@ from serve.chat.service import Service
 from serve.errors import BadRequest, NotFound
 from serve.http.body import read_json
 from serve.store.feedback import KINDS, Verdicts
+from serve.store.place import open_verdicts
 
 _MOST = 500  # verdicts on one page
 _BODY = 2**16
@@ -31,7 +32,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
     def allowed(request: Request) -> tuple[Caller, Verdicts]:
         who = caller(request)
         who.require("feedback")
-        return who, Verdicts(service().config.state_dir)
+        return who, open_verdicts(service().config)
 
     @app.post("/v1/feedback", tags=["trimtab"], summary="Rate an answer, or say which of two is better")
     async def give(request: Request) -> Response:

@@ -30,8 +30,9 @@ from serve.config import (
 from serve.configure.policies import read_aliases, read_keys, read_policies
 from serve.configure.toml import Toml, given
 from serve.engine.live import FEATURES
+from serve.store.place import STORES
 
-_SECTIONS = ("state_dir", "server", "engine", "profile", "index", "rewriter", "policy", "alias", "key")
+_SECTIONS = ("state_dir", "server", "engine", "profile", "index", "rewriter", "policy", "alias", "key", "store")
 
 
 def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -> Config:
@@ -61,13 +62,15 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     state = flags.state_dir or toml.values.get("state_dir", "state")
     if not isinstance(state, str):
         raise toml.fail("", "state_dir", "must be a path")
+    store = toml.values.get("store", "sqlite")
+    toml.names("", "store", [store], STORES, "store")
     indexes = _indexes(toml, Path(state))
     rewriters = _rewriters(toml, engines)
     policies = read_policies(toml, engines, loaded, indexes, rewriters, flags, server.cache_salt)
     aliases = read_aliases(toml, policies)
     keys = read_keys(toml, policies)
     server = _server(toml, server, policies, keys, engines, flags)
-    return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state))
+    return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store)
 
 
 # Sections

@@ -40,6 +40,7 @@ from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.http.headers import request_headers
 from serve.http.protocol import Protocol
+from serve.store.place import open_traces
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.worker")
@@ -65,7 +66,7 @@ class Worker:
         self._retired: list[Relay | Traces | Indexes] = []
         indexes = Indexes(config.indexes)
         relay = _relay(config)
-        self.service = Service(config, *_parts(config, {}, indexes, relay), relay, _traces(config), indexes)
+        self.service = Service(config, *_parts(config, {}, indexes, relay), relay, open_traces(config), indexes)
         self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
         self._warmed: Done = set()
         self._state(told)
@@ -90,13 +91,13 @@ class Worker:
 
     def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
-        old, server, was = self.service, config.server, self.service.config.server
+        old = self.service
         traces = old.traces
         if relay is not old.relay:
             self._retired.append(old.relay)
-        if (config.state_dir, server.trace_ttl_s) != (old.config.state_dir, was.trace_ttl_s):
+        if _stored(config) != _stored(old.config):
             self._retired.append(traces)
-            traces = _traces(config)
+            traces = open_traces(config)
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
         self.service = Service(config, *parts, relay, traces, indexes)
@@ -169,16 +170,16 @@ def _drain(config: Config) -> int:
     return max(1, round(config.server.drain_s))
 
 
+def _stored(config: Config) -> tuple[object, ...]:
+    return config.store, config.state_dir, config.server.trace_ttl_s
+
+
 def _timeouts(config: Config) -> tuple[float, float]:
     return config.server.connect_s, config.server.timeout_s
 
 
 def _relay(config: Config) -> Relay:
     return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
-
-
-def _traces(config: Config) -> Traces:
-    return Traces(config.state_dir, config.server.trace_ttl_s)
 
 
 async def serve(told: Mapping[str, Any]) -> None:

@@ -1,51 +1,13 @@
-"""Traces: what each stage did to a request, kept for its tenant until it expires.
-
-SQLite in the state folder, shared by the workers. A request only appends its trace to a queue; one thread per worker
-writes them in batches, so a crash may lose the last quarter of a second of them, and the event loop never waits. Nor
-is the thread woken for each of them: a wake-up costs more than all the rest of a trace.
-"""
+"""The store of traces: what each stage did to a request, kept for its tenant until it expires."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sqlite3
-import threading
-import time
-from collections import deque
 from collections.abc import Mapping
-from contextlib import closing
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from retrieval.lock import write_ahead
-
-log = logging.getLogger("trimtab.traces")
-_BATCH_S = 0.25
-_BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
-_SWEEP_S = 60.0
-_LOOK = 20_000  # traces that one page of a list looks at; what a filter has not found by then is on a later one
-_Row = tuple[str, str, float, bytes, str, str, str]  # id, tenant, when it ended, the trace; _listed's three
 OUTCOMES = ("applied", "skipped", "timed_out", "failed", "none", "error")  # of a stage; no stage; of the request
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS trace"
-    " (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires)",
-)
-_INSERT = "INSERT OR REPLACE INTO trace (id, tenant, ended, expires, body, policy, key, outcome) VALUES "
-_AT_ONCE = 128
-_LISTED = {"ended": "REAL", "policy": "TEXT", "key": "TEXT", "outcome": "TEXT"}
-# It covers what a list looks at, so that no page of bodies is read for a trace that is not shown.
-_RECENT = "CREATE INDEX IF NOT EXISTS trace_recent ON trace (tenant, ended, id, policy, key, outcome, expires)"
-_NEWEST = "FROM trace WHERE tenant = ? AND (ended, id) < (?, ?) ORDER BY ended DESC, id DESC"
-_FOUND = (
-    f"SELECT ended, id FROM (SELECT ended, id, policy, key, outcome, expires {_NEWEST} LIMIT {_LOOK})"  # noqa: S608
-    " WHERE expires > ? AND (? = '' OR policy = ?) AND (? = '' OR key = ?) AND (? = '' OR outcome LIKE ?)"
-    " ORDER BY ended DESC, id DESC LIMIT ?"
-)
-_LOOKED = f"SELECT ended, id {_NEWEST} LIMIT 1 OFFSET {_LOOK - 1}"  # the last one that was looked at
 
 
 class _Stage(msgspec.Struct):
@@ -72,132 +34,26 @@ class Summary(msgspec.Struct):
     total_ms: float = 0.0
 
 
-class Traces:
-    """The traces of one worker process. `dropped` counts those that came faster than the disk."""
+class Traces(Protocol):
+    """The traces that one worker writes and reads; several workers share what is behind it."""
 
-    def __init__(self, folder: Path, ttl_s: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._ttl_s = folder / "traces.sqlite3", ttl_s
-        self._queue: deque[_Row] = deque()
-        self._awake, self._closing = threading.Event(), threading.Event()
-        self.dropped = 0
-        with closing(self._connect()) as connection:
-            _prepare(connection)
-        self._thread = threading.Thread(target=self._write, name="traces", daemon=True)
-        self._thread.start()
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=10)
-        write_ahead(connection)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
+    dropped: int
+    """Traces lost so far: they came faster than they could be stored, or the store failed."""
 
     def put(self, ident: str, tenant: str, body: Mapping[str, Any]) -> None:
-        """Keep a trace. Returns at once; a full queue drops it."""
-        if len(self._queue) >= _BOUND:
-            self.dropped += 1
-            return
-        # As bytes already: the garbage collector would walk thousands of waiting tables again and again.
-        self._queue.append((ident, tenant, time.time(), msgspec.json.encode(body), *_listed(body)))
-        if not self._awake.is_set():
-            self._awake.set()
+        """Queue a trace. Never blocks and never raises; where the queue is full the trace is dropped."""
 
     async def find(self, ident: str, tenant: str) -> dict[str, Any] | None:
-        """A trace of this tenant, or None. It may still be on its way to the disk, from any worker: so we wait."""
-        for wait in (0, _BATCH_S / 2, _BATCH_S, _BATCH_S):
-            await asyncio.sleep(wait)
-            if (row := await asyncio.to_thread(self._read, ident, tenant)) is not None:
-                trace: dict[str, Any] = msgspec.json.decode(row)
-                return trace
-        return None
-
-    def _read(self, ident: str, tenant: str) -> bytes | None:
-        with closing(self._connect()) as connection:
-            row = connection.execute(
-                "SELECT body FROM trace WHERE id = ? AND tenant = ? AND expires > ?", (ident, tenant, time.time())
-            ).fetchone()
-        return row[0] if row else None
+        """A trace of this tenant, from any worker; None where there is none or it has expired."""
 
     async def recent(
         self, tenant: str, *, policy: str = "", outcome: str = "", key: str = "", after: str = "", limit: int = 50
     ) -> tuple[list[Summary], str]:
         """This tenant's traces, newest first, and what to give as `after` for the next page; "" at the end.
 
-        A page may be empty and not the last one, where a filter matches few. A trace is here half a second after its
-        answer.
-
         Raises:
             ValueError: `after` is no page's.
         """
-        word = f"% {outcome} %" if outcome in ("none", "error") else f"%={outcome} %"
-        wanted = (policy, policy, key, key, outcome, word)
-        ended, _, ident = after.partition("-")
-        before = (float(ended), ident) if after else (float("inf"), "")
-        return await asyncio.to_thread(self._list, tenant, before, wanted, limit)
-
-    def _list(
-        self, tenant: str, before: tuple[float, str], wanted: tuple[str, ...], limit: int
-    ) -> tuple[list[Summary], str]:
-        with closing(self._connect()) as connection:
-            found = connection.execute(_FOUND, (tenant, *before, time.time(), *wanted, limit)).fetchall()
-            last = found[-1] if len(found) == limit else connection.execute(_LOOKED, (tenant, *before)).fetchone()
-            bodies = [
-                connection.execute("SELECT body FROM trace WHERE id = ?", (ident,)).fetchone() for _, ident in found
-            ]
-        rows = [msgspec.json.decode(row[0], type=Summary) for row in bodies if row]
-        return rows, f"{last[0]!r}-{last[1]}" if last else ""
 
     def close(self) -> None:
-        """Write what is waiting and end the thread."""
-        self._closing.set()
-        self._awake.set()
-        self._thread.join(timeout=5)
-
-    def _write(self) -> None:
-        swept = 0.0
-        with closing(self._connect()) as connection:
-            while not self._closing.is_set():
-                self._awake.wait()
-                self._closing.wait(_BATCH_S)
-                self._awake.clear()  # before the queue is emptied: what comes meanwhile wakes us again
-                rows = [self._queue.popleft() for _ in range(len(self._queue))]
-                try:
-                    with connection:
-                        for at in range(0, len(rows), _AT_ONCE):
-                            self._insert(connection, rows[at : at + _AT_ONCE])
-                        if time.time() - swept > _SWEEP_S:
-                            connection.execute("DELETE FROM trace WHERE expires <= ?", (time.time(),))
-                            swept = time.time()
-                except sqlite3.Error as error:  # a full disk must not end the thread: it may have room again
-                    log.error("%d traces lost: %s", len(rows), error)
-                    self.dropped += len(rows)
-
-    def _insert(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
-        """Many rows in one statement: between two of them the event loop would take the interpreter from us, and we
-        it from the loop, at more cost than the row's."""
-        values = [
-            value
-            for ident, tenant, ended, body, *listed in rows
-            for value in (ident, tenant, ended, ended + self._ttl_s, body, *listed)
-        ]
-        connection.execute(_INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows)), values)
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table, or give the columns of a list to one that was made before there was a list."""
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        there = {row[1] for row in connection.execute("PRAGMA table_info(trace)")}
-        for name, kind in _LISTED.items():
-            if name not in there:
-                connection.execute(f"ALTER TABLE trace ADD COLUMN {name} {kind}")
-        connection.execute(_RECENT)
-
-
-def _listed(body: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Policy, key and outcomes of a trace; these as words between spaces: " urial=applied opo=skipped error "."""
-    stages = [f"{stage['stage']}={stage['status']}" for stage in body.get("stages", ())]
-    wrong = ["error"] if body.get("error") or body.get("status", 0) >= 400 else []
-    return body.get("policy") or "", body.get("key", ""), f" {' '.join([*(stages or ['none']), *wrong])} "
+        """Store what is queued and let go of everything. Blocks."""

@@ -30,7 +30,7 @@ from serve.engine.relay import Relay
 from serve.errors import TooLarge, TooSlow
 from serve.http.call import Call, ClientGone
 from serve.http.protocol import Protocol
-from serve.store.traces import Traces
+from serve.store.sqlite_traces import SqliteTraces
 from tests.serve.conftest import Served, chat
 from tests.upstream import FakeUpstream
 
@@ -155,7 +155,7 @@ def test_fds_do_not_grow_with_clients_that_leave(served: Served, upstream: FakeU
 async def inside(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[str]:
     """The application in this very event loop, so that its tasks can be counted."""
     config = load(Flags(upstream=upstream.url, state_dir=str(tmp_path)), {})
-    traces = Traces(tmp_path, 60)
+    traces = SqliteTraces(tmp_path, 60)
     relay = Relay(connect_s=2, timeout_s=10)
     stages = {name: build_stages(policy) for name, policy in config.policies.items()}
     service = Service(config, {"main": LiveEngine(config.engines["main"])}, stages, relay, traces, Indexes({}))

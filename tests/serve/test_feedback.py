@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.store.feedback import Verdicts
+from serve.store.sqlite_feedback import SqliteVerdicts
 from tests.serve.conftest import SECRETS, Served, Start, chat
 from tests.upstream import FakeUpstream
 from trainers.data.layouts import read_rows
@@ -105,7 +105,7 @@ async def test_a_preference_becomes_a_row_that_training_reads(voted: Served, tmp
 
 
 async def test_thumbs_become_labels(voted: Served, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from serve.store.feedback import main
+    from serve.cli.feedback import main
 
     async with by(voted, "house") as http:
         ids = [await ask(http, "chat", text) for text in ("up goes this", "down goes that")]
@@ -220,7 +220,7 @@ async def test_content_that_is_too_much_is_left_out(voted: Served) -> None:
 
 
 def test_an_export_of_nothing_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from serve.store.feedback import main
+    from serve.cli.feedback import main
 
     assert main(["export", "--state-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == ""
@@ -230,6 +230,6 @@ def test_an_export_of_nothing_is_empty(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_verdicts_outlive_the_server(tmp_path: Path) -> None:
-    Verdicts(tmp_path).put("t", "k", ["a"], {"id": "1", "kind": "rating"})
-    assert Verdicts(tmp_path).page("t") == [{"id": "1", "kind": "rating"}]
-    assert list(Verdicts(tmp_path).all("other", "rating", 0)) == []
+    SqliteVerdicts(tmp_path).put("t", "k", ["a"], {"id": "1", "kind": "rating"})
+    assert SqliteVerdicts(tmp_path).page("t") == [{"id": "1", "kind": "rating"}]
+    assert list(SqliteVerdicts(tmp_path).all("other", "rating", 0)) == []

@@ -15,7 +15,7 @@ import pytest
 
 from prompt_opt.core import Outcome, Policy
 from serve.chat.record import Record
-from serve.store.traces import Traces
+from serve.store.sqlite_traces import SqliteTraces
 from tests.serve.conftest import SECRETS, Served, Start, chat
 
 
@@ -153,14 +153,14 @@ async def test_no_client_can_make_a_new_series(http: httpx.AsyncClient) -> None:
 
 
 async def test_traces_expire_and_are_swept(tmp_path: Path) -> None:
-    traces = Traces(tmp_path, ttl_s=0.6)
+    traces = SqliteTraces(tmp_path, ttl_s=0.6)
     traces.put("a", "t", {"x": 1})
     assert await traces.find("a", "t") == {"x": 1}
     assert await traces.find("a", "other") is None
     await asyncio.sleep(0.4)
     assert await traces.find("a", "t") is None
     traces.close()
-    again = Traces(tmp_path, ttl_s=60)  # sweeps with its first write
+    again = SqliteTraces(tmp_path, ttl_s=60)  # sweeps with its first write
     again.put("b", "t", {})
     assert await again.find("b", "t") == {}
     again.close()
@@ -172,7 +172,7 @@ async def test_traces_expire_and_are_swept(tmp_path: Path) -> None:
 async def test_a_disk_that_fails_loses_traces_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    traces = Traces(tmp_path, ttl_s=60)
+    traces = SqliteTraces(tmp_path, ttl_s=60)
     with sqlite3.connect(tmp_path / "traces.sqlite3") as connection:
         connection.execute("ALTER TABLE trace RENAME TO away")
     traces.put("a", "t", {})
@@ -247,7 +247,7 @@ async def test_a_list_is_its_tenants_only_and_needs_the_right(keyed: Served) -> 
 
 
 async def test_pages_of_traces_follow_each_other(tmp_path: Path) -> None:
-    traces = Traces(tmp_path, ttl_s=60)
+    traces = SqliteTraces(tmp_path, ttl_s=60)
     for i in range(9):
         traces.put(f"t{i}", "t", {"id": f"t{i}", "policy": "even" if i % 2 == 0 else "odd"})
     assert await traces.find("t8", "t") is not None
@@ -268,7 +268,7 @@ async def test_traces_of_an_older_server_are_kept(tmp_path: Path) -> None:
         )
         old.execute("INSERT INTO trace VALUES ('a', 't', ?, ?)", (time.time() + 60, b'{"x": 1}'))
     old.close()
-    traces = Traces(tmp_path, ttl_s=60)
+    traces = SqliteTraces(tmp_path, ttl_s=60)
     traces.put("b", "t", {"id": "b"})
     assert await traces.find("b", "t") == {"id": "b"}
     assert await traces.find("a", "t") == {"x": 1}
@@ -277,7 +277,7 @@ async def test_traces_of_an_older_server_are_kept(tmp_path: Path) -> None:
 
 
 async def test_a_filter_that_matches_few_looks_at_a_bounded_number(tmp_path: Path) -> None:
-    traces = Traces(tmp_path, ttl_s=60)
+    traces = SqliteTraces(tmp_path, ttl_s=60)
     with sqlite3.connect(tmp_path / "traces.sqlite3") as connection:
         connection.executemany(
             "INSERT INTO trace (id, tenant, expires, body, ended, policy, key, outcome) "
@@ -301,6 +301,6 @@ def test_a_worker_waits_for_another_that_makes_the_same_new_file(tmp_path: Path)
     other.execute("BEGIN IMMEDIATE")  # holds the file as a worker does that is just turning it into a WAL
     letting_go = threading.Timer(0.3, other.close)
     letting_go.start()
-    traces = Traces(tmp_path, 60)
+    traces = SqliteTraces(tmp_path, 60)
     letting_go.join()
     traces.close()

@@ -1,0 +1,95 @@
+"""Verdicts in SQLite, in the state folder, shared by the workers; one is on disk before it is acknowledged."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from retrieval.lock import write_ahead
+from serve.config import Config
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS verdict (
+    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
+    created REAL NOT NULL, body BLOB NOT NULL,
+    UNIQUE (tenant, key, kind, subject)
+);
+CREATE INDEX IF NOT EXISTS verdict_recent ON verdict (tenant, created, id);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteVerdicts:
+    """The verdicts under a state folder. Every call blocks."""
+
+    folder: Path
+
+    @property
+    def where(self) -> str:
+        """The file's path."""
+        return str(self._path)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "feedback.sqlite3"
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=10)
+        write_ahead(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def put(self, tenant: str, key: str, subject: Sequence[str], verdict: Mapping[str, Any]) -> None:
+        """Keep a verdict, durably. Another one of the same key on the same traces is replaced: people change minds."""
+        row = (verdict["id"], tenant, key, verdict["kind"], " ".join(sorted(subject)), time.time())
+        with closing(self._connect()) as connection, connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, msgspec.json.encode(verdict))
+            )
+
+    def page(self, tenant: str, kind: str = "", after: str = "", limit: int = 100) -> list[dict[str, Any]]:
+        """A tenant's verdicts, newest first, those older than the one with the id `after`."""
+        if not self._path.exists():
+            return []
+        with closing(self._connect()) as connection:
+            rows = connection.execute(
+                "SELECT body FROM verdict WHERE tenant = ? AND (? = '' OR kind = ?) AND (? = '' OR (created, id) <"
+                " (SELECT created, id FROM verdict WHERE id = ? AND tenant = ?))"
+                " ORDER BY created DESC, id DESC LIMIT ?",
+                (tenant, kind, kind, after, after, tenant, limit),
+            ).fetchall()
+        return [msgspec.json.decode(body) for (body,) in rows]
+
+    def withdraw(self, tenant: str, ident: str) -> bool:
+        """Forget a verdict; False where this tenant has none of that id."""
+        if not self._path.exists():
+            return False
+        with closing(self._connect()) as connection, connection:
+            gone = connection.execute("DELETE FROM verdict WHERE id = ? AND tenant = ?", (ident, tenant))
+            return gone.rowcount > 0
+
+    def all(self, tenant: str | None, kind: str, since: float) -> Iterator[dict[str, Any]]:
+        """The verdicts of a kind from a time on, oldest first; of all tenants where none is named."""
+        if not self._path.exists():
+            return
+        with closing(self._connect()) as connection:
+            rows = connection.execute(
+                "SELECT body FROM verdict WHERE kind = ? AND created >= ? AND (? IS NULL OR tenant = ?)"
+                " ORDER BY created, id",
+                (kind, since, tenant, tenant),
+            )
+            for (body,) in rows:
+                yield msgspec.json.decode(body)
+
+
+def from_config(config: Config) -> SqliteVerdicts:
+    """The verdicts in the configuration's state folder."""
+    return SqliteVerdicts(config.state_dir)
