@@ -16,7 +16,7 @@ from serve.configure.reader import load
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("serve a model, or stand before one, with alignment policies", "serve.cli.command:serve"),
     "check": ("check the configuration and print it resolved", "serve.cli.command:check"),
-    "explain": ("print the prompt that a chat becomes, without sending it", "serve.api.explain:main"),
+    "explain": ("print the prompt that a chat becomes, without sending it", "serve.cli.explain:main"),
     "index": ("make, change and search an index of principles", "retrieval.cli.command:main"),
     "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.cli.rewrite:main"),
     "feedback": ("write what people said of answers as data for `trimtab train`", "serve.cli.feedback:main"),

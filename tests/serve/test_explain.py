@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve.api.explain import main
+from serve.cli.explain import main
 from tests.serve.conftest import chat
 from tests.upstream import Recorded
 

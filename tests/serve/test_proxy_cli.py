@@ -42,7 +42,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_plain_proxy_imports_nothing_heavy() -> None:
     code = (
-        "import sys, serve.cli.command, serve.process.parent, serve.process.worker, serve.api.explain\n"
+        "import sys, serve.cli.command, serve.process.parent, serve.process.worker, serve.cli.explain\n"
         "from serve.config import Flags\nfrom serve.configure.reader import load\n"
         "from serve.engine.live import LiveEngine\n"
         "from prompt_opt.pipeline import build\n"
