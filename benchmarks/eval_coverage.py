@@ -352,7 +352,7 @@ class Bar:
 
 def by_command(url: str, asked: Sequence[Question], arms: Mapping[str, Truth], folder: Path) -> None:
     """`trimtab eval` on the same engines; what its report says beside what is true."""
-    from trainers.evaluation.command import main as evaluate
+    from trainers.evaluation.entry import main as evaluate
 
     rows = [
         {"id": one.id, "prompt": one.turns[0], "expect": dict(one.expect)} for one in asked

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.trainers.evaluation.scripted_judge import habits, judging
-from trainers.ask.questions import Engine
+from trainers.ask.engine import Engine
 from trainers.evaluation.core import Estimate
 from trainers.evaluation.stats.preference import length_controlled, preference, share, win_rate
 from trainers.judge.pairwise import Item, Mark, Verdict, judge_pairs

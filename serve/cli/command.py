@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.cli.rewrite:main"),
     "feedback": ("write what people said of answers as data for `trimtab train`", "serve.cli.feedback:main"),
     "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
-    "eval": ("ask several policies or engines the same, and say what changed", "trainers.evaluation.command:main"),
+    "eval": ("ask several policies or engines the same, and say what changed", "trainers.evaluation.entry:main"),
     "export": ("make a finished run a folder that engines load, checked", "trainers.export.release:main"),
 }
 

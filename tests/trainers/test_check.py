@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy import arguments, pair_rows, write
-from trainers.data import check
+from trainers import check
 from trainers.data.tokens import encode, encode_rows
 from trainers.methods import sft
 from trainers.run.model import load

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trainers import command
+from trainers.export import release
 from trainers.methods import cpt
 from trainers.run import checkpoint
 
@@ -63,6 +64,8 @@ def test_loss_falls_and_the_run_is_recorded(recipe: dict[str, Any], tmp_path: Pa
     assert not (out / "runs").exists()
     assert {path.suffix for path in (out / "final").iterdir()} == {".json", ".safetensors"}
     assert cpt.main(arguments(recipe | {"steps": 2}, tmp_path / "more", init=str(out / "final"))) == 0
+    assert release.main(["--run", str(out), "--out", str(tmp_path / "base"), "--dtype", "float32"]) == 0
+    assert "/loss | " in (tmp_path / "base" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from prompt_opt.gate.verdict import judge
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
-from trainers.ask.questions import Answers, Engine, EngineError, ask_all
+from trainers.ask.engine import Answers, Engine, EngineError, ask_all
 from trainers.judge import critic
 
 QUESTIONS = [critic.compare(f"Tell me about {n}.", "no", "yes") for n in range(12)]
@@ -170,7 +170,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from trainers.judge import critic
-from trainers.ask.questions import Engine, ask_all
+from trainers.ask.engine import Engine, ask_all
 questions = [critic.compare(f"Tell me about {n}.", "no", "yes") for n in range(12)]
 ask_all(Engine(sys.argv[1], "judge", concurrency=2), questions, Path(sys.argv[2]), "critic")
 """

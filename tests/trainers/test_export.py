@@ -1,6 +1,7 @@
 """`trimtab export`: the folder loads, gives the trained logits and tokens, and says what it is made of."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.trainers.toy import arguments, pair_rows, write
 from trainers import command
 from trainers.data.tokens import encode_prompt
 from trainers.export import release
+from trainers.run import weights
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_an_adapter_is_merged_and_gives_the_trained_logits(
     tokenizer = AutoTokenizer.from_pretrained(out)
     ids = tokenizer("say 3: dog mat", return_tensors="pt")
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    trained = release.load_trained(runs / "chat" / "final")
+    trained = weights.load_trained(runs / "chat" / "final")
     assert (model(**ids).logits - trained(**ids).logits).abs().max() < 1e-5
     assert not any("lora" in name for name, _ in model.named_parameters())
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -96,7 +98,7 @@ def test_a_template_that_was_changed_after_training_is_refused(
 def test_a_merge_that_changes_the_model_is_refused(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(release, "PARITY", 1e-12)
+    monkeypatch.setattr(weights, "PARITY", 1e-12)
     assert release.main(["--run", str(runs / "chat"), "--out", str(tmp_path / "mine")]) == 2
     assert "differ from the adapter's by" in capsys.readouterr().err
 
@@ -128,7 +130,7 @@ def test_plain_and_reward_models_are_exported(runs: Path, tmp_path: Path, capsys
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reward")
     ids = tokenizer("say 3: dog mat", return_tensors="pt")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward", dtype=torch.float32)
-    trained = release.load_trained(runs / "reward" / "final")
+    trained = weights.load_trained(runs / "reward" / "final")
     assert model(**ids).logits.shape == (1, 1)
     assert (model(**ids).logits - trained(**ids).logits).abs().max() < 1e-5
 
@@ -156,3 +158,15 @@ def test_what_cannot_be_exported_is_said(runs: Path, tmp_path: Path, capsys: pyt
     assert "is there already" in capsys.readouterr().err
     assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "mine"), "--keep-adapter"]) == 2
     assert "there is no adapter" in capsys.readouterr().err
+
+
+def test_a_run_of_an_unknown_method_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody could say what its tokens should be compared on."""
+    strange = tmp_path / "strange"
+    shutil.copytree(runs / "plain", strange)
+    record = json.loads((strange / "run.json").read_text())
+    for method in ("dreaming", None):
+        (strange / "run.json").write_text(json.dumps(record | {"method": method}))
+        assert release.main(["--run", str(strange), "--out", str(tmp_path / "mine")]) == 2
+        assert f"names the method {str(method)!r}, which has no row" in capsys.readouterr().err
+        assert not (tmp_path / "mine").exists()

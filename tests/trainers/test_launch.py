@@ -30,7 +30,7 @@ def test_the_shipped_names_are_those_that_the_readme_gives() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_accelerate_takes_every_shipped_recipe_as_it_is_meant(path: Path) -> None:
     config = load_config_from_file(str(path))
-    args = launch_command_parser().parse_args(["--config_file", str(path), "--module", "trainers.run.launch", "sft"])
+    args = launch_command_parser().parse_args(["--config_file", str(path), "--module", "trainers.command", "sft"])
     args, _, _ = _validate_launch_command(args)
     assert args.use_fsdp == ("fsdp2" in path.stem)
     assert args.use_deepspeed == ("zero3" in path.stem)
@@ -53,7 +53,7 @@ def test_the_command_line_is_the_same_recipe_and_what_this_machine_is() -> None:
     line = launch.command("nodes_fsdp2,machine_rank=1,main_process_ip=10.0.0.1", ["sft", "--config", "r.yaml"])
     assert line[1:4] == ["-m", "accelerate.commands.launch", "--config_file"]
     assert line[5:] == [
-        "--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--module", "trainers.run.launch", "sft", "--config",
+        "--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--module", "trainers.command", "sft", "--config",
         "r.yaml",
     ]  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_a_missing_deepspeed_is_named() -> None:
 
 def launched(method: str, line: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainers.run.launch", method, *line, "--launch", "two_cpus"], cwd=ROOT, check=False,
+        [sys.executable, "-m", "trainers.command", method, *line, "--launch", "two_cpus"], cwd=ROOT, check=False,
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,5 @@
 """Recipes: what they may hold, and what a wrong one is told."""
 
-import importlib
 import itertools
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from trainers.command import METHODS
+from trainers.methods.table import METHODS
 from trainers.run.recipe import RecipeError, fill, read_recipe
 
 FOLDER = Path(__file__).parents[2] / "trainers" / "recipes"
@@ -86,9 +85,15 @@ def test_wrong_override_is_refused(tmp_path: Path, change: str) -> None:
         read_recipe(tmp_path / "r.yaml", Toy, [change])
 
 
+def test_every_method_ships_a_recipe() -> None:
+    """cpt's three make the embedded model, so they carry its name."""
+    assert {path.stem for path in SHIPPED} == METHODS.keys() - {"cpt"}
+    assert list(FOLDER.glob("tiny_*.yaml"))
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_loads_and_explains_every_key(path: Path) -> None:
-    kind = importlib.import_module(METHODS[path.stem].entry.partition(":")[0]).Recipe
+    kind = METHODS[path.stem].recipe
     read_recipe(path, kind)
     lines = path.read_text(encoding="utf-8").splitlines()
     keys = {line.partition(":")[0] for line in lines if line and line[0].isalpha()}

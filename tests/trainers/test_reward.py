@@ -8,6 +8,7 @@ import pytest
 
 from tests.trainers.toy import arguments, logged, pair_rows, run_and_kill, same_weights, write
 from trainers.methods import reward
+from trainers.run.wilson import wilson
 
 
 def test_it_tells_good_answers_from_bad(toy: str, tmp_path: Path) -> None:
@@ -76,4 +77,4 @@ def test_killed_adapter_run_resumes_to_bitwise_the_same_weights(toy: str, pairs:
     ("hits", "number", "low", "high"), [(50, 100, 0.404, 0.596), (10, 10, 0.722, 1.0), (0, 10, 0.0, 0.278)]
 )
 def test_interval_is_wilsons(hits: int, number: int, low: float, high: float) -> None:
-    assert reward.interval(hits, number) == pytest.approx((low, high), abs=1e-3)
+    assert wilson(hits / number, number) == pytest.approx((low, high), abs=1e-3)

@@ -11,7 +11,7 @@ from prompt_opt.rewriter.template import BPO, Candidate
 from tests.trainers.scripted_critic import ScriptedCritic, marked, parts
 from tests.trainers.toy import arguments, write
 from trainers import command
-from trainers.ask.questions import Answer
+from trainers.ask.engine import Answer
 from trainers.bpo import method, rewrites, samples
 from trainers.bpo.dpo import best_and_worst
 from trainers.bpo.rewrites import Dropped, Pair, rewrite_of

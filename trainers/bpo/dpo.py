@@ -12,18 +12,16 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prompt_opt.rewriter.settings import shielded
 from prompt_opt.rewriter.template import BPO
-from trainers.ask.questions import Engine, ask_all
+from trainers.ask.engine import Engine, ask_all
+from trainers.bpo.options import Recipe
 from trainers.bpo.rewrites import write, write_rows
 from trainers.bpo.samples import Writer, specials_of, verdict
 from trainers.data.layouts import Row
 from trainers.judge.critic import read_score, score
-
-if TYPE_CHECKING:
-    from trainers.bpo.method import Recipe
 
 Marked = tuple[float, str]  # mark, rewrite
 REJECTED = 0.0  # the mark of what the gate throws away: below any that the critic gives

@@ -20,13 +20,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prompt_opt.rewriter.settings import shielded
 from prompt_opt.rewriter.template import BPO
-from trainers.ask.questions import Engine, EngineError
+from trainers.ask.engine import EngineError
+from trainers.bpo.options import Recipe
 from trainers.bpo.rewrites import prepare, read_rewrites, write, write_rows
 from trainers.data.layouts import Row, data_hash
 from trainers.run.keys import Common, validate
@@ -36,43 +37,6 @@ from trainers.run.training import main_for
 
 METHOD = "bpo"
 C = TypeVar("C", bound=Common)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Common):
-    """The paper's settings where it gives them; trainers/recipes/bpo.yaml explains each key."""
-
-    critic_url: str
-    critic_model: str
-    critic_key_env: str = ""
-    critic_temperature: float = 0.9
-    critic_max_tokens: int = 2048
-    critic_concurrency: int = 8
-    critic_requests_per_minute: float = 0.0
-    critic_retries: int = 5
-    critic_timeout: float = 120.0
-    gate: bool = True
-    keep_unchanged: bool = True
-    judged_prompts: int = 0
-    judged_samples: int = 4
-    judged_temperature: float = 0.9
-    judged_margin: float = 1.0
-    dpo_beta: float = 0.1
-    dpo_learning_rate: float = 1e-6
-    dpo_epochs: float = 1.0
-    max_new_tokens: int = 512
-    report_prompts: int = 200
-    epochs: float = 3.0
-    batch: int = 32
-    learning_rate: float = 2e-5
-    max_length: int = 1024
-
-    @property
-    def engine(self) -> Engine:
-        return Engine(
-            self.critic_url, self.critic_model, self.critic_key_env, self.critic_temperature, self.critic_max_tokens,
-            self.critic_concurrency, self.critic_requests_per_minute, self.critic_retries, self.critic_timeout,
-        )  # fmt: skip
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
@@ -165,7 +129,7 @@ def whole(out: Path) -> Path:
     """The SFT rewriter with all its weights, to begin DPO with: an adapter is merged first."""
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    from trainers.export.release import is_adapter, save
+    from trainers.run.weights import is_adapter, save
 
     final, merged = out / "sft" / "final", out / "sft" / "merged"
     if not is_adapter(final):

@@ -16,21 +16,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from prompt_opt.gate.language import size
 from prompt_opt.gate.verdict import judge
 from prompt_opt.rewriter.template import BPO
-from trainers.ask.questions import Answer, Engine, ask_all
+from trainers.ask.engine import Answer, Engine, ask_all
+from trainers.bpo.options import Recipe
 from trainers.data.jsonl import DataError
 from trainers.data.layouts import Row, ShapeError, opening, preference, split, wanted
 from trainers.data.rows import rows_of
 from trainers.judge.critic import compare, read_rewrite, together, words
-
-if TYPE_CHECKING:
-    from trainers.bpo.method import Recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from prompt_opt.rewriter.settings import Rewriter
 from prompt_opt.rewriter.template import BPO, Candidate
 from trainers.bpo.rewrites import write, write_rows
 from trainers.data.layouts import Row
+from trainers.run.wilson import wilson
 
 
 def specials_of(tokenizer: Any) -> frozenset[str]:
@@ -30,7 +30,7 @@ class Writer:
         import torch
         from transformers import AutoTokenizer
 
-        from trainers.export.release import load_trained
+        from trainers.run.weights import load_trained
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
         self.model = load_trained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,7 +91,7 @@ def report(writer: Writer, train: Sequence[Row], heldout: Sequence[Row], out: Pa
     summary: dict[str, Any] = {
         "prompts": len(rows),
         "exact_match": share(exact, len(rows)),
-        "exact_match_95": interval(exact, len(rows)),
+        "exact_match_95": wilson(exact / len(rows), len(rows)) if rows else None,
         "served_match": share(sum(row["served"] == row["rewrite"] for row in rows), len(rows)),
         "constant_suffix": suffix,
         "constant_suffix_exact_match": share(sum(r["prompt"] + suffix == r["rewrite"] for r in rows), len(rows)),
@@ -114,12 +114,3 @@ def constant_suffix(train: Sequence[Row]) -> str:
 
 def share(number: int, of: int) -> float | None:
     return number / of if of else None
-
-
-def interval(number: int, of: int) -> tuple[float, float] | None:
-    """Wilson's 95% interval of a share."""
-    if not of:
-        return None
-    z, p = 1.96, number / of
-    middle, half = p + z * z / (2 * of), z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of))
-    return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)

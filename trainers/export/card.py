@@ -7,17 +7,19 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ABOUT = {
-    "bpo": "A prompt rewriter, trained by BPO (black-box prompt optimization, arXiv:2311.04155)",
-    "sft": "A model tuned on given answers (SFT)",
-    "pair": "A model tuned on preference pairs",
-    "kto": "A model tuned on labelled answers (KTO, arXiv:2402.01306)",
-    "reward": "A reward model: one number for an answer (Bradley-Terry, arXiv:2203.02155)",
-    "cpt": "A base model, trained further on plain text",
-}
+from trainers.export.served import Served
+from trainers.methods.table import Method
 
 
-def card(name: str, run: Mapping[str, Any], last: Mapping[str, Any], checked: Mapping[str, Any], license: str) -> str:
+def card(
+    name: str,
+    method: Method,
+    served: Served,
+    run: Mapping[str, Any],
+    last: Mapping[str, Any],
+    checked: Mapping[str, Any],
+    license: str,
+) -> str:
     """README.md: what it is, what it was made of, what was measured and how it is served.
 
     Args:
@@ -25,17 +27,17 @@ def card(name: str, run: Mapping[str, Any], last: Mapping[str, Any], checked: Ma
     """
     recipe = run["recipe"]
     license = license or recipe.get("license") or ""
-    base = recipe.get("model", "?")
+    base = recipe.get("model") or run.get("init", "?")
     public = base if base.count("/") == 1 and not base.startswith((".", "/")) else ""
     front = {
         "library_name": "transformers",
-        "pipeline_tag": "text-classification" if run["method"] == "reward" else "text-generation",
+        "pipeline_tag": served.pipeline,
         **({"license": license} if license else {}),
         **({"base_model": public} if public else {}),
         "tags": ["trimtab", run["method"]],
     }
     loss = last.get("loss", {})
-    about = ABOUT.get(run["method"], f"A model trained by {run['method']}")
+    about = f"{method.title[0].upper()}{method.title[1:]} ({method.paper})"
     if loss:
         about += f": {loss['name']} ({loss['paper']})"
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", "", f"# {name}", ""]
@@ -46,7 +48,7 @@ def card(name: str, run: Mapping[str, Any], last: Mapping[str, Any], checked: Ma
             "",
         ]
     lines += ["## Data", "", *data(run), "", "## Measured", "", *measured(run), "", "## Served", ""]
-    lines += [*serving(name, run["method"]), "", "## Made", "", *made(run, last, checked)]
+    lines += [*served.lines(name), "", "## Made", "", *made(run, last, checked)]
     return "\n".join(lines) + "\n"
 
 
@@ -65,6 +67,7 @@ def measured(run: Mapping[str, Any]) -> Iterator[str]:
     """A table of the held-out numbers, before training where they were measured."""
     before, after = run.get("heldout_before", {}), run.get("heldout", {})
     skipped = ("runtime", "per_second", "epoch", "_tokens", "seconds")
+    before, after = flat(before), flat(after)
     rows = {k: v for k, v in after.items() if _number(v) and not any(word in k for word in skipped)}
     if not rows:
         yield "Nothing was held out, so nothing was measured."
@@ -76,24 +79,16 @@ def measured(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {key.removeprefix('eval_')} | {f'{was:.4g}' if _number(was) else ''} | {value:.4g} |"
 
 
+def flat(found: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested numbers (cpt has them by block and source) under names such as "512/text/loss"."""
+    out: dict[str, Any] = {}
+    for key, value in found.items():
+        out |= flat(value, f"{above}{key}/") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return out
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def serving(name: str, method: str) -> Iterator[str]:
-    if method == "reward":
-        yield "With `AutoModelForSequenceClassification`: the score of a chat is its one logit."
-        return
-    if method != "bpo":
-        yield f"    trimtab serve --model PATH/{name}"
-        return
-    yield "As the rewriter of a policy; in trimtab.toml:"
-    yield ""
-    yield from (
-        "```toml", "[engine.rewriter]", f'model = "PATH/{name}"', "", "[rewriter.mine]", 'engine = "rewriter"',
-        'template = "bpo"', 'decoding = "greedy"', "", "[policy.better]", 'stages = ["bpo"]', "",
-        "[policy.better.bpo]", 'rewriter = "mine"', "```",
-    )  # fmt: skip
 
 
 def made(run: Mapping[str, Any], last: Mapping[str, Any], checked: Mapping[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from prompt_opt.layout.defuse import fence_for
-from trainers.ask.questions import Messages
+from trainers.ask.engine import Messages
 
 _REWRITE = re.compile(r"\[REWRITE\]\s*\n?(.*?)\n?\s*\[/REWRITE\]", re.DOTALL)
 _SCORE = re.compile(r"\[SCORE\]\W{0,3}(\d+(?:\.\d+)?)")

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prompt_opt.layout.defuse import defuse, fence_for
-from trainers.ask import questions
-from trainers.evaluation.core import Answer, Question
+from trainers.ask import engine as questions
 
 Mark = Literal["A", "B", "tie", "unreadable", "refused"]  # "refused": the engine turned the request down
 Outcome = Literal["win", "loss", "tie", ""]  # of the arm; "": a mark is missing
@@ -93,35 +92,6 @@ def words() -> Mapping[str, Any]:
 
 
 # ---------------------------------------------------------------- asking
-
-
-def pairs(questions: Sequence[Question], before: Sequence[Answer], after: Sequence[Answer]) -> list[Item]:
-    """The items of an arm against the baseline: a sample of the one with the same sample of the other.
-
-    Only what both have answered; what is left out is for the report to count.
-    """
-    firsts = {(a.question, a.sample): a for a in before if a.status == "ok"}
-    known = {q.id: q for q in questions}
-    items = []
-    for answer in after:
-        question, first = known.get(answer.question), firsts.get((answer.question, answer.sample))
-        if answer.status != "ok" or question is None or first is None:
-            continue
-        good = question.expect.get("reference", ())
-        good = (good,) if isinstance(good, str) else tuple(good)
-        items.append(
-            Item(
-                question.id,
-                question.turns,
-                first.texts,
-                answer.texts,
-                question.system,
-                question.kind,
-                good,
-                question.history,
-            )
-        )
-    return items
 
 
 def judge_pairs(engine: questions.Engine, items: Sequence[Item], folder: Path, *, seed: int = 0) -> list[Verdict]:

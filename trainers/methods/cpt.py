@@ -11,47 +11,16 @@ more than one GPU, and sources with mixing weights (mix them in the corpus).
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from trainers.data.jsonl import DataError, file_hash, read_lines
+from trainers.pretraining.settings import WITHOUT_SHAPE, Recipe
 from trainers.run.checkpoint import is_disk_full, last_checkpoint, remember
 from trainers.run.recipe import RecipeError, read_recipe
-
-WITHOUT_SHAPE = 0  # what a recipe for `--init PATH` says for the keys of a new model's shape
-
-
-@dataclass(frozen=True)
-class Recipe:
-    train_file: str
-    heldout_file: str
-    block: int
-    long_block: int
-    batch: int
-    micro_batch: int
-    steps: int
-    learning_rate: float
-    final_learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    seed: int
-    eval_every: int
-    eval_blocks: int
-    final_eval_tokens: int
-    save_every: int
-    bf16: bool
-    compile: bool
-    threads: int
-    vocabulary: int = WITHOUT_SHAPE
-    context: int = WITHOUT_SHAPE
-    hidden: int = WITHOUT_SHAPE
-    inner: int = WITHOUT_SHAPE
-    layers: int = WITHOUT_SHAPE
-    heads: int = WITHOUT_SHAPE
-    kv_heads: int = WITHOUT_SHAPE
 
 
 def check(recipe: Recipe, init: str) -> None:
@@ -119,7 +88,7 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
     import torch
 
     from trainers.pretraining.loop import Loop
-    from trainers.run.record import record, save_final
+    from trainers.pretraining.outcome import record, save_final
 
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

@@ -7,7 +7,6 @@ row's margin (Touvron et al. 2023, arXiv:2307.09288, eq. 2) and 0 where the data
 answer's end token. `final` is a sequence-classification model with one label.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from trainers.data.jsonl import DataError
 from trainers.data.tokens import Tokens
 from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
+from trainers.run.wilson import wilson
 
 METHOD = "reward"
 
@@ -61,16 +61,8 @@ def dataset(rows: list[Tokens], margin: bool) -> Any:
 def surely(found: dict[str, float]) -> dict[str, Any]:
     """How far the held-out accuracy can be trusted: its 95% interval, and what no model at all would score."""
     pairs = round(found["pairs"])
-    interval_95 = list(interval(round(found["accuracy"] * pairs), pairs))
+    interval_95 = list(wilson(found["accuracy"], pairs))
     return {"pairs": pairs, "accuracy_95": interval_95, "accuracy_of_a_constant": 0.5}
-
-
-def interval(hits: int, number: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927); z: standard deviations, 1.96 for 95%."""
-    share, spread = hits / number, z * z / number
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / number + spread / (4 * number)) / (1 + spread)
-    return middle - half, middle + half
 
 
 def main(argv: Sequence[str] | None = None) -> int:

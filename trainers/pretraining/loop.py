@@ -2,23 +2,21 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from trainers.data.jsonl import DataError, file_hash, read_lines
 from trainers.pretraining.blocks import Blocks, cached
+from trainers.pretraining.settings import Recipe
 from trainers.run.callbacks import Clock, board
-
-if TYPE_CHECKING:
-    from trainers.methods.cpt import Recipe
 
 
 class Loop:
     """Owns the data, the Trainer and the checkpoints of one run."""
 
-    def __init__(self, recipe: "Recipe", model: Any, tokenizer: Any, out: Path, checkpoint: str | None) -> None:
+    def __init__(self, recipe: Recipe, model: Any, tokenizer: Any, out: Path, checkpoint: str | None) -> None:
         self.recipe, self.model, self.tokenizer, self.out = recipe, model, tokenizer, out
         self.checkpoint = checkpoint
         self.tokenizer_hash = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
@@ -63,7 +61,7 @@ class Loop:
         return losses
 
 
-def arguments(recipe: "Recipe", out: Path) -> TrainingArguments:
+def arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out),
         max_steps=recipe.steps,

@@ -21,7 +21,6 @@ import yaml
 from trainers.run.recipe import RecipeError
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "launch"
-ALONE = ("cpt", "check")
 # What differs from machine to machine; the rest belongs in a file.
 PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines", "num_processes", "gpu_ids")
 
@@ -70,7 +69,7 @@ def command(launch: str, rest: Sequence[str]) -> list[str]:
             raise RecipeError(f"--launch …,{pair}: key=value, and keys are {', '.join(PLACES)}")
         changes += [f"--{key}", value]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), *changes]
-    return [*launcher, "--module", "trainers.run.launch", *rest]
+    return [*launcher, "--module", "trainers.command", *rest]
 
 
 def start(method: str, rest: Sequence[str]) -> int:
@@ -79,8 +78,6 @@ def start(method: str, rest: Sequence[str]) -> int:
     parser.add_argument("--launch", required=True)
     options, others = parser.parse_known_args(rest)
     try:
-        if method in ALONE:
-            raise RecipeError(f"--launch: {method} runs in one process")
         line = command(options.launch, [method, *others])
     except RecipeError as error:
         print(f"train {method}: {error}", file=sys.stderr)
@@ -92,14 +89,3 @@ def start(method: str, rest: Sequence[str]) -> int:
             return process.wait()
         except KeyboardInterrupt:  # it went to the whole group, so they are ending
             continue
-
-
-def main(argv: list[str] | None = None) -> int:
-    """What each of the started processes runs: `trimtab train` without --launch."""
-    from trainers.command import main as train
-
-    return train(sys.argv[1:] if argv is None else argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers.data.jsonl import DataError
-from trainers.data.sets import Begun, begin
 from trainers.run.checkpoint import is_disk_full, last_checkpoint
 from trainers.run.keys import Common, accumulation, validate
 from trainers.run.model import is_first, load
 from trainers.run.recipe import RecipeError, read_recipe
+from trainers.run.sets import Begun, begin
 
 __all__ = ["Begun", "Common", "arguments", "begin", "go", "load", "lora", "main_for", "ours", "validate"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.trainers.evaluation.scripted_judge import habits, judging
-from trainers.ask import questions
+from trainers.ask import engine as questions
 from trainers.data.jsonl import DataError
 from trainers.evaluation.judging.calibration import calibrate, compared, lines, warnings
-from trainers.evaluation.judging.labelled import Labelled, read_labelled
+from trainers.evaluation.judging.labels import Labelled, read_labelled
 from trainers.evaluation.stats.intervals import kappa
 from trainers.judge.pairwise import Item, Outcome, Verdict
 

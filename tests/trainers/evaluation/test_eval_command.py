@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from tests.trainers.evaluation.scripted_engine import ScriptedEngine
-from trainers.evaluation import command
-from trainers.evaluation.command import main
+from trainers.evaluation import entry as command
+from trainers.evaluation.entry import main
 from trainers.evaluation.plan import Plan, read_plan
 
 ROOT = Path(__file__).parents[3]
@@ -226,7 +226,7 @@ def test_a_wrong_plan_dies_before_anything_is_sent(
 
 def test_help_teaches_without_loading_what_is_heavy() -> None:
     code = (
-        "import sys\nfrom trainers.evaluation.command import main\n"
+        "import sys\nfrom trainers.evaluation.entry import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print(sorted({'numpy', 'torch', 'transformers', 'matplotlib', 'yaml', 'httpx'} & set(sys.modules)))"
     )

@@ -18,13 +18,15 @@ from benchmarks.judging import WORLDS, World, drawn
 from tests.trainers.evaluation.scripted_judge import habits, judging, marked
 from tests.trainers.scripted_critic import ScriptedCritic, parts
 from tests.upstream import FakeUpstream, Recorded, Reply
-from trainers.ask import questions
+from trainers.ask import engine as questions
 from trainers.evaluation.core import Answer, Question
+from trainers.evaluation.judging.aspect_scores import score_aspects
+from trainers.evaluation.judging.items import pairs
 from trainers.evaluation.judging.kinship import Served, judge_is_arm, served
 from trainers.evaluation.report.terminal import judged
 from trainers.evaluation.stats.preference import length_controlled, logistic, position_bias, preference, share, win_rate
-from trainers.judge.aspects import ASPECTS, read_marks, score_aspects
-from trainers.judge.pairwise import Item, Verdict, compare, judge_pairs, pairs, quoted, read_mark, words
+from trainers.judge.aspects import ASPECTS, read_marks
+from trainers.judge.pairwise import Item, Verdict, compare, judge_pairs, quoted, read_mark, words
 
 FENCED = re.compile(r"^(~{4,})\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 

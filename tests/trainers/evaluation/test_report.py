@@ -16,7 +16,7 @@ from tests.page.conftest import browser, missing, open_tab  # noqa: F401  (fixtu
 from tests.page.test_views import violations
 from trainers.evaluation.core import Answer, Comparison, Estimate, Measure, Question
 from trainers.evaluation.judging.calibration import compared
-from trainers.evaluation.judging.labelled import Labelled
+from trainers.evaluation.judging.labels import Labelled
 from trainers.evaluation.report.page.markup import joined, tag
 from trainers.evaluation.report.page.plots import forest, nice, stack
 from trainers.evaluation.report.report_files import SCHEMA, table, write_report

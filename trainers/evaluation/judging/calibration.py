@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from trainers.ask import questions
+from trainers.ask import engine as questions
 from trainers.data.jsonl import DataError
 from trainers.evaluation.core import Estimate
-from trainers.evaluation.judging.labelled import OUTCOMES, Labelled
+from trainers.evaluation.judging.labels import OUTCOMES, Labelled
 from trainers.evaluation.stats.preference import Preference, by_question, preference, share
 from trainers.evaluation.stats.significance import paired_p
 from trainers.judge.pairwise import Outcome, Verdict, judge_pairs

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainers.ask.questions import Engine, EngineError
+from trainers.ask.engine import Engine, EngineError
 from trainers.data.jsonl import DataError
 from trainers.evaluation.arms.arm import Arm, check_address
 from trainers.evaluation.core import Answer, Question
+from trainers.evaluation.judging.aspect_scores import Scores, score_aspects
 from trainers.evaluation.judging.calibration import Calibration, calibrate
+from trainers.evaluation.judging.items import pairs
 from trainers.evaluation.judging.kinship import judge_is_arm, served
-from trainers.evaluation.judging.labelled import read_labelled
+from trainers.evaluation.judging.labels import read_labelled
 from trainers.evaluation.plan import Plan
 from trainers.evaluation.stats.preference import Preference, preference
-from trainers.judge.aspects import Scores, score_aspects
-from trainers.judge.pairwise import Verdict, judge_pairs, pairs
+from trainers.judge.pairwise import Verdict, judge_pairs
 from trainers.run.recipe import RecipeError
 
 _LENGTH = 2048  # tokens of a judgement, at most

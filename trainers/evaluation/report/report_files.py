@@ -11,6 +11,7 @@ from typing import Any
 
 from trainers.ask.journal import write_whole
 from trainers.evaluation.core import Answer, Comparison, Measure, Question
+from trainers.evaluation.judging.aspect_scores import Scores
 from trainers.evaluation.judging.calibration import Calibration, warnings
 from trainers.evaluation.measure.counts import absent, counts, missing
 from trainers.evaluation.report.extremes import cases
@@ -19,7 +20,6 @@ from trainers.evaluation.report.terminal import table
 from trainers.evaluation.report.wording import sentences, summary, word
 from trainers.evaluation.stats.compare import compare_kinds
 from trainers.evaluation.stats.preference import Preference
-from trainers.judge.aspects import Scores
 from trainers.judge.pairwise import Verdict
 
 __all__ = ["SCHEMA", "document", "table", "write_report"]

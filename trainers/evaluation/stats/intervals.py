@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from trainers.evaluation.stats.significance import (
     paired_p,
     pairs,
 )
+from trainers.run.wilson import Z95, wilson
 
 __all__ = ["differing", "holm", "kappa", "mean", "needed", "needed_for", "paired_difference", "paired_p", "rate"]
 
@@ -37,16 +37,9 @@ RESAMPLES = 1999
 MANY = 5000  # questions, from which on Student's interval will do and the resamples would only take memory
 PRIOR = 0.5  # questions
 FEW = 10  # pairs that differ
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 # ---------------------------------------------------------------- one arm
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def rate(yes: Sequence[bool] | Sequence[float] | Values) -> Estimate:
@@ -66,7 +59,7 @@ def rate(yes: Sequence[bool] | Sequence[float] | Values) -> Estimate:
         whole = share * (1 - share)
         spread = (float(values.var()) * n * whole + PRIOR * whole) / (n * whole + PRIOR)
         size = n * whole / spread
-    low, high = _wilson(share, size)
+    low, high = wilson(share, size)
     return Estimate(share, low, high, n)
 
 
@@ -111,7 +104,7 @@ def _resamples(n: int, seed: int) -> NDArray[np.float32]:
 def student_quantile(degrees: int) -> float:
     """The t that 95% of Student's distribution lies within, by bisection (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
     if degrees > 1000:
-        return _Z + (_Z**3 + _Z) / (4 * degrees)  # 26.7.5, its first term
+        return Z95 + (Z95**3 + Z95) / (4 * degrees)  # 26.7.5, its first term
 
     def within(t: float) -> float:
         angle = math.atan(t / math.sqrt(degrees))
@@ -165,7 +158,7 @@ def _tango(gained: int, lost: int, n: int) -> tuple[float, float]:
         c = -lost * delta * (1 - delta)
         q = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)  # of the pairs that lose, given delta
         variance = n * (2 * q + delta * (1 - delta))
-        return abs(gained - lost - n * delta) > _Z * math.sqrt(max(variance, 0.0))
+        return abs(gained - lost - n * delta) > Z95 * math.sqrt(max(variance, 0.0))
 
     return _edge(beyond, middle, -1.0), _edge(beyond, middle, 1.0)
 
@@ -205,6 +198,6 @@ def kappa(a: Sequence[str], b: Sequence[str]) -> Estimate:
     chance = sum(left[label] * right[label] for label in left) / n**2
     if chance >= 1.0:
         return Estimate(0.0, 0.0, 0.0, n)
-    low, high = _wilson(agreed, n)
+    low, high = wilson(agreed, n)
     value, low, high = ((x - chance) / (1 - chance) for x in (agreed, low, high))
     return Estimate(value, max(-1.0, low), min(1.0, high), n)

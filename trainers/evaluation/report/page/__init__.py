@@ -10,11 +10,11 @@ from importlib.resources import files
 
 from trainers.evaluation.report.page.cases import cases
 from trainers.evaluation.report.page.contents import Contents
+from trainers.evaluation.report.page.details import answers, made
 from trainers.evaluation.report.page.effects import effects, kinds
-from trainers.evaluation.report.page.judge import judge
 from trainers.evaluation.report.page.markup import Html, joined, tag
 from trainers.evaluation.report.page.opening import opening, verdicts
-from trainers.evaluation.report.page.run import answers, made
+from trainers.evaluation.report.page.reliability import judge
 from trainers.evaluation.report.wording import listed, summary
 
 __all__ = ["Contents", "page"]

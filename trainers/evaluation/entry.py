@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> int:
         from trainers.evaluation.arms.arm import ArmError
         from trainers.evaluation.folder import FolderError
         from trainers.evaluation.plan import read_plan
-        from trainers.evaluation.report.anew import report_anew
-        from trainers.evaluation.run import run
+        from trainers.evaluation.procedure import run
+        from trainers.evaluation.rebuild import rebuild
         from trainers.run.recipe import RecipeError, read_values
     except ModuleNotFoundError as error:
         print(f"trimtab eval: no {error.name}; it comes with pip install 'trimtab[train]'", file=sys.stderr)
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         if anew:
             if out is None:
                 raise RecipeError("no --out: the folder whose report is to be written anew")
-            return report_anew(out, (read_values(config) if config else {}) | options)
+            return rebuild(out, (read_values(config) if config else {}) | options)
         plan = read_plan(config, options)
         if out is None and not dry:
             raise RecipeError("no --out: the folder for what was asked and answered, and for the report")

@@ -8,6 +8,7 @@ from trainers.data.jsonl import DataError
 from trainers.data.layouts import Row, data_hash, opening, read_rows, split
 from trainers.data.tokens import LossOn, Tokens, cut, encode_rows
 from trainers.run.checkpoint import remember
+from trainers.run.findings import examine, report
 from trainers.run.keys import Common, validate
 from trainers.run.model import Base, is_first, load, say
 
@@ -26,8 +27,6 @@ class Begun:
 
 def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = "completion") -> Begun:
     """Read, split, tokenize and check the data; refuse to go on with a run begun on something else."""
-    from trainers.data.check import examine, report
-
     if recipe.threads:
         import torch
 

@@ -1,32 +1,21 @@
-"""What is wrong with training data before a model learns from it: `trimtab train check`, and before every training.
+"""What is wrong with training data before a model learns from it, row by row, and how that is shown.
 
-    trimtab train check --config RECIPE.yaml --kind KIND          (or: --data FILE --kind KIND --model MODEL)
-
-Errors stop a training: nothing good can come of it. Warnings are printed and kept in run.json. Three samples are shown
-with what the loss counts in colour, so that a wrong mask is seen. `--json` prints the findings for a program.
+Errors stop a training: nothing good can come of it. Warnings are printed and kept in run.json.
 """
 
-import argparse
-import importlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from trainers.data.jsonl import DataError
 from trainers.data.layouts import Row
-from trainers.data.rows import rows_of
-from trainers.data.sets import read_sets
-from trainers.data.tokens import Tokens, encode_rows
+from trainers.data.tokens import Tokens
 from trainers.run.keys import Common
-from trainers.run.model import Base, load
-from trainers.run.recipe import RecipeError, fill, override, read_recipe, read_values
+from trainers.run.model import Base
 
-METHODS = {"completion": ("sft",), "preference": ("pair", "reward"), "labelled": ("kto",)}  # by what they read
 NAMED = 5  # rows that a finding names
 UNUSABLE = ("empty", "identical", "truncated")  # errors, or dropped, as the recipe says
 LEARNT, SHOWN, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -176,53 +165,3 @@ def painted(row: Tokens, name: str, tokenizer: Any, colour: bool) -> str:
             text += f"{SHOWN}{piece}{PLAIN}" if colour else piece
         start = stop
     return f"--- {row.place}, {name}\n{text}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="trimtab train check", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", type=Path, help="a method's recipe")
-    parser.add_argument("--data", help="file, folder or hub name, in the recipe's place")
-    parser.add_argument("--model", help="the model, in the recipe's place")
-    parser.add_argument("--kind", choices=list(METHODS), help="what the rows are; else told from the columns")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe, changed")
-    parser.add_argument("--json", action="store_true", help="findings as JSON on stdout")
-    options = parser.parse_args(argv)
-    try:
-        if not options.config and not (options.data and options.model):
-            raise RecipeError("--config RECIPE, or --data FILE and --model MODEL")
-        given = [f"{key}={value}" for key, value in (("train", options.data), ("model", options.model)) if value]
-        recipe, kind = told(options.config, [*given, *options.set], options.kind)
-        base = load(recipe)
-        rows, heldout, _ = read_sets(recipe, kind)
-        encoded = encode_rows([*rows, *heldout], base.tokenizer, getattr(recipe, "loss_on", "completion"))
-        examined = examine(rows, heldout, encoded, base, recipe)
-    except (RecipeError, DataError) as error:
-        if options.json:
-            print(json.dumps({"kind": None, "counts": {}, "findings": [asdict(Finding("error", "read", str(error)))]}))
-        print(f"train check: {error}", file=sys.stderr)
-        return 2
-    report(examined, base.tokenizer)
-    if options.json:
-        findings = [asdict(finding) for finding in examined.findings]
-        print(json.dumps({"kind": kind, "layout": examined.layout, "counts": examined.counts, "findings": findings}))
-    number = len(examined.errors)
-    print(f"train check: {f'{number} error(s)' if number else 'ready to train'}", file=sys.stderr)
-    return 2 if number else 0
-
-
-def told(config: Path | None, changes: list[str], kind: str | None) -> tuple[Common, str]:
-    """The recipe, read as the method's whose keys it has, and what its rows are; the columns decide between equals."""
-    values = read_values(config) | dict(map(override, changes)) if config else dict(map(override, changes))
-    if kind is None:
-        _, row = next(iter(rows_of(str(values.get("train", "")))), ("", {}))
-        pairs = {"chosen", "rejected"} <= row.keys()
-        kinds = sorted(METHODS, key=("preference" if pairs else "labelled" if "label" in row else "completion").__ne__)
-    else:
-        kinds = [kind]
-    classes = [(importlib.import_module(f"trainers.methods.{m}").Recipe, each) for each in kinds for m in METHODS[each]]
-    recipe_class, kind = min(classes, key=lambda each: len(values.keys() - {field.name for field in fields(each[0])}))
-    return (read_recipe(config, recipe_class, changes) if config else fill(recipe_class, values)), kind
-
-
-if __name__ == "__main__":
-    sys.exit(main())

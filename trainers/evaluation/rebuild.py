@@ -12,13 +12,13 @@ from trainers.evaluation import folder
 from trainers.evaluation.arms.arm import Arm, Identity
 from trainers.evaluation.arms.sampling import Asked, jobs, read_answer, write_answer
 from trainers.evaluation.plan import Plan
-from trainers.evaluation.run import outcome, principles, report
+from trainers.evaluation.procedure import outcome, principles, report
 from trainers.run.recipe import RecipeError, fill
 
 _FREE = ("baseline", "price")  # of a plan: what changes how a run is read, and not what was asked
 
 
-def report_anew(out: Path, given: Mapping[str, Any]) -> int:
+def rebuild(out: Path, given: Mapping[str, Any]) -> int:
     """The command's status. `given`, of a plan, may repeat what the run's own says; two keys may differ.
 
     Raises:

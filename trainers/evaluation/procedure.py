@@ -156,8 +156,8 @@ def report(
     marks: Mapping[str, Any] = {}
     described: Mapping[str, Any] = {}
     if plan.judge:
+        from trainers.evaluation.judging.aspect_scores import MEASURES
         from trainers.evaluation.judging.judge_run import judge
-        from trainers.judge.aspects import MEASURES
 
         try:
             judged = judge(plan, questions, some, baseline, out / "judge", asks=asks)
