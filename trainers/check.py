@@ -30,6 +30,7 @@ KINDS = tuple(kind for kind in get_args(Kind) if kind != "text")  # plain text h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 if the data is ready to train on, 2 for an error in it or a wrong recipe."""
     parser = argparse.ArgumentParser(prog="trimtab train check", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, help="a method's recipe")
     parser.add_argument("--data", help="file, folder or hub name, in the recipe's place")

@@ -42,9 +42,11 @@ class Engine:
 
     @property
     def endpoint(self) -> str:
+        """The URL of chat completions."""
         return self.url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
 
     def body(self, messages: Messages) -> dict[str, Any]:
+        """The request's JSON body for one question."""
         return {"model": self.model, "messages": messages, "temperature": self.temperature,
                 "max_tokens": self.max_tokens}  # fmt: skip
 

@@ -60,6 +60,7 @@ class Kept(Generic[T]):
         self._file.truncate(whole)
 
     def keep(self, key: str, value: T) -> None:
+        """Append the row and sync it: once this returns, the row survives kill -9 and a loss of power."""
         row = json.dumps(self._write(key, value), ensure_ascii=False)
         self._file.write(row.encode("utf-8", "replace") + b"\n")
         self._file.flush()
@@ -68,9 +69,11 @@ class Kept(Generic[T]):
 
     @property
     def known(self) -> Mapping[str, T]:
+        """Every key on disk with its newest value."""
         return self._known
 
     def get(self, key: str) -> T | None:
+        """The value under a key, None where there is none."""
         return self._known.get(key)
 
     def __getitem__(self, key: str) -> T:

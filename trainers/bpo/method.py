@@ -80,6 +80,7 @@ def check(recipe: Recipe) -> None:
 
 
 def special_tokens(recipe: Recipe) -> frozenset[str]:
+    """The special tokens of the recipe's tokenizer, which both training and serving escape in a prompt."""
     from trainers.bpo.samples import specials_of
 
     return specials_of(load(recipe).tokenizer)
@@ -197,6 +198,7 @@ def finish(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 2 for a wrong recipe or data, 1 for a full disk, 130 if interrupted."""
     return main_for(METHOD, Recipe, train, argv)
 
 

@@ -44,6 +44,7 @@ class Pair:
 
     @property
     def seed(self) -> int:
+        """A number that depends on the texts alone; it chooses the layout of instruction and context."""
         text = "\0".join((self.instruction, self.context, self.chosen, self.rejected))
         return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big")
 
@@ -220,6 +221,7 @@ def rewrite_of(pair: Pair, answer: Answer, gate: bool = True, keep_unchanged: bo
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSONL; the file appears whole or not at all."""
     write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -234,5 +236,6 @@ def write(path: Path, text: str) -> None:
 
 
 def read_rewrites(out: Path, part: str) -> list[Row]:
+    """The rows of OUT/rewrites.jsonl that belong to "train" or "heldout"."""
     lines = (out / "rewrites.jsonl").read_text(encoding="utf-8").splitlines()
     return [row for row in map(json.loads, lines) if row["part"] == part]

@@ -113,4 +113,5 @@ def constant_suffix(train: Sequence[Row]) -> str:
 
 
 def share(number: int, of: int) -> float | None:
+    """A fraction, None of nothing."""
     return number / of if of else None

@@ -1,0 +1,1 @@
+"""Training data: files, layouts and rows, and rows as token ids."""

@@ -27,6 +27,7 @@ def read_lines(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
+    """The JSON object of one line. DataError, with its place, where it is none or lacks text under a key."""
     try:
         row = json.loads(line.rstrip(b"\r\n"))
     except json.JSONDecodeError as error:  # its own "line 1" would contradict the place

@@ -53,6 +53,7 @@ def read_rows(source: str | Path, kind: str) -> list[Row]:
 
 
 def wanted(row: Row, kind: str) -> str:
+    """The message about a row whose columns do not fit: those it has, and those its kind needs."""
     return f"the columns are {', '.join(row) or 'none'}; wanted for {kind} rows: {WANTED[kind]}"
 
 
@@ -61,6 +62,7 @@ class ShapeError(Exception):
 
 
 def preference(row: Row) -> list[Row]:
+    """One row of prompt, chosen, rejected; ShapeError where the columns do not give them."""
     if "chosen" not in row or "rejected" not in row:
         raise ShapeError
     chosen, rejected = side(row, "chosen"), side(row, "rejected")
@@ -74,6 +76,7 @@ def preference(row: Row) -> list[Row]:
 
 
 def labelled(row: Row) -> list[Row]:
+    """Rows of prompt, completion, label; a preference pair gives two."""
     if "label" in row:
         return [pair | {"label": truth(row["label"])} for pair in completion(row)]
     [pair] = preference(row)
@@ -82,6 +85,7 @@ def labelled(row: Row) -> list[Row]:
 
 
 def completion(row: Row) -> list[Row]:
+    """One row of prompt and completion; of a preference pair, the chosen answer."""
     if "chosen" in row and "rejected" in row:
         [pair] = preference(row)
         return [{"prompt": pair["prompt"], "completion": pair["chosen"]}]
@@ -102,6 +106,7 @@ def completion(row: Row) -> list[Row]:
 
 
 def text(row: Row) -> list[Row]:
+    """One row of plain text."""
     if not isinstance(row.get("text"), str):
         raise ShapeError
     return [{"text": row["text"]}]
@@ -126,6 +131,7 @@ def prompt_of(row: Row) -> str | Messages | None:
 
 
 def side(row: Row, key: str) -> str | Messages:
+    """Text or messages under a key; ShapeError for anything else."""
     value = row[key]
     if isinstance(value, str):
         return value
@@ -192,10 +198,12 @@ def together(row: Row) -> Row:
 
 
 def spoken(value: str | Messages, role: str) -> Messages:
+    """Messages; a string becomes one message of that role."""
     return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
 def number(row: Row, key: str) -> float:
+    """The number under a key; ShapeError where it is none."""
     try:
         return float(row[key])
     except (TypeError, ValueError):
@@ -203,6 +211,7 @@ def number(row: Row, key: str) -> float:
 
 
 def truth(value: Any) -> bool:
+    """A label as a bool, from true, false, 1 and 0; ShapeError for anything else."""
     known = {"true": True, "1": True, "false": False, "0": False}
     try:
         return known[str(value).lower()]

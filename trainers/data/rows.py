@@ -29,6 +29,7 @@ def rows_of(source: str) -> Iterator[Placed]:
 
 
 def jsonl(path: Path) -> Iterator[Placed]:
+    """Rows of a JSONL file; DataError names the line."""
     for number, row in enumerate(read_lines(path, ()), start=1):
         yield f"{path}, line {number}", row
 
@@ -49,6 +50,7 @@ def json_list(path: Path) -> Iterator[Placed]:
 
 
 def csv_rows(path: Path) -> Iterator[Placed]:
+    """Rows of a CSV file, all values text; DataError names the line."""
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
@@ -65,6 +67,7 @@ def csv_rows(path: Path) -> Iterator[Placed]:
 
 
 def parquet(path: Path) -> Iterator[Placed]:
+    """Rows of a Parquet file."""
     from pyarrow import ArrowException  # type: ignore[import-untyped]
     from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 

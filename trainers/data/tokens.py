@@ -31,13 +31,16 @@ class Tokens:
     extra: dict[str, Any] = field(default_factory=dict)  # label, margin, scores: whatever else the row holds
 
     def whole(self, answer: str) -> list[int]:
+        """Prompt and answer as one list of ids."""
         return self.prompt + self.answers[answer]
 
     def longest(self) -> int:
+        """Tokens of the prompt with the longest answer."""
         return len(self.prompt) + max(map(len, self.answers.values()))
 
 
 def encode_rows(rows: Iterable[Row], tokenizer: Any, loss_on: LossOn = "completion") -> list[Tokens]:
+    """`encode` for each row, in their order."""
     return [encode(row, tokenizer, loss_on) for row in rows]
 
 
@@ -89,6 +92,7 @@ def rendered(said: Any, tokenizer: Any, generation: bool) -> str:
 
 
 def turns(said: Any, role: str) -> list[dict[str, str]]:
+    """Messages; a string is one message of that role."""
     return [{"role": role, "content": said}] if isinstance(said, str) else list(said)
 
 

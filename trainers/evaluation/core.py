@@ -59,6 +59,7 @@ class Answer:
 
     @property
     def text(self) -> str:
+        """The last text, which is what is measured; "" without one."""
         return self.texts[-1] if self.texts else ""
 
 

@@ -42,6 +42,7 @@ that was cut off starts again from its first turn. With another plan in the same
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     made = argparse.ArgumentParser(
         prog="trimtab eval",
         description="Ask the same prompts of several arms, and say what changed, with intervals.",
@@ -94,6 +95,7 @@ def _price(text: str) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The exit status, as this module's docstring lists them."""
     options = vars(parser().parse_args(argv))
     config, out, dry, anew, effect = (options.pop(name) for name in ("config", "out", "dry_run", "report", "effect"))
     if effect:

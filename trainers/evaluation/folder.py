@@ -109,6 +109,7 @@ def _short(value: Any) -> str:
 
 
 def write(path: Path, what: Mapping[str, Any]) -> None:
+    """Write JSON; the file appears whole or not at all."""
     write_whole(path, json.dumps(what, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -46,10 +46,12 @@ class Plan:
 
     @property
     def manner(self) -> Manner:
+        """How hosts are asked: at a time, a minute, retries and timeouts."""
         return Manner(self.concurrency, self.requests_per_minute, self.retries, self.timeout, letters=self.letters)
 
     @property
     def decoding(self) -> dict[str, Any]:
+        """The decoding of all arms that do not say theirs."""
         told = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return {key: value for key, value in told.items() if value is not None}
 
@@ -99,6 +101,7 @@ def read_sets(plan: Plan) -> dict[str, tuple[Path, str, list[Question]]]:
 
 
 def all_questions(sets: Mapping[str, tuple[Path, str, list[Question]]]) -> list[Question]:
+    """The questions of all sets, in the order of the plan."""
     questions = together({name: questions for name, (_, _, questions) in sets.items()})
     if len(questions) < 2:
         raise DataError("one prompt is no evaluation; there is nothing to say about the others")

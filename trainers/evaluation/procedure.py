@@ -78,6 +78,7 @@ def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer
 
 
 def principles(arms: Sequence[Arm], asked: Asked, out: Path) -> dict[str, list[Answer]]:
+    """The answers by arm, with the ids of the principles that their traces name."""
     with Kept(out / "traces.jsonl", read_found, write_found) as kept:
         answers, missing = with_principles(arms, asked.answers, kept)
     if missing:

@@ -1,0 +1,1 @@
+"""A finished run as a folder that engines load, checked against what was trained."""

@@ -53,6 +53,7 @@ def card(
 
 
 def data(run: Mapping[str, Any]) -> Iterator[str]:
+    """Hashes, numbers of rows, and what was dropped."""
     for what, digest in run.get("data_sha256", {}).items():
         yield f"- {what.removeprefix('the data of ')}: sha256 `{digest}`"
     if rows := run.get("rows"):
@@ -92,6 +93,7 @@ def _number(value: Any) -> bool:
 
 
 def made(run: Mapping[str, Any], last: Mapping[str, Any], checked: Mapping[str, Any]) -> Iterator[str]:
+    """How it was trained, saved and checked, and with which versions."""
     trained, whole = last.get("trained_parameters"), last.get("parameters")
     if trained and whole:
         spent = f"{last.get('steps', '?')} steps, {last.get('seconds', 0):,} s"

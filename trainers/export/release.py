@@ -149,6 +149,7 @@ def as_served(asked: Any, tokenizer: Any) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 where the run cannot be exported."""
     parser = argparse.ArgumentParser(
         "trimtab export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,6 +21,7 @@ _SCORE = re.compile(r"\[SCORE\]\W{0,3}(\d+(?:\.\d+)?)")
 
 @cache
 def words() -> Mapping[str, Any]:
+    """The critic's instructions, from critic.toml."""
     return tomllib.loads(files("trainers.judge").joinpath("critic.toml").read_text("utf-8"))
 
 

@@ -58,6 +58,7 @@ class Verdict:
 
     @property
     def readable(self) -> bool:
+        """Whether both orders got a mark."""
         return self.forth in ("A", "B", "tie") and self.back in ("A", "B", "tie")
 
     @property
@@ -88,6 +89,7 @@ _FORTH: Mapping[str, float] = {"A": 0.0, "B": 1.0, "tie": 0.5}  # how far the se
 
 @cache
 def words() -> Mapping[str, Any]:
+    """The judge's instructions, from pairwise.toml."""
     return tomllib.loads(files("trainers.judge").joinpath("pairwise.toml").read_text("utf-8"))
 
 

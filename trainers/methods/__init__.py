@@ -1,0 +1,1 @@
+"""The training methods, a row and a file each."""

@@ -66,6 +66,7 @@ def start(recipe: Recipe, init: str, checkpoint: str | None) -> tuple[Any, Any]:
 
 
 def shape(recipe: Recipe, tokenizer: Any) -> Any:
+    """The configuration of a new Llama of the recipe's sizes."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -107,6 +108,7 @@ def wanted(recipe: Recipe, init: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, 2 for a wrong recipe or data, 1 for a full disk, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="trimtab train cpt", description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="a recipe: a file, or a shipped one's name")
     parser.add_argument("--init", required=True, help='a model\'s folder, or "config" for a new model')

@@ -23,6 +23,8 @@ METHOD = "kto"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Common):
+    """β, λ_D and λ_U of equations 7 and 8; trainers/recipes/kto.yaml explains each key."""
+
     beta: float = 0.1
     loss: Literal["kto", "apo_zero_unpaired"] = "kto"
     desirable_weight: float = 1.0
@@ -81,6 +83,7 @@ def other(index: int, rows: int, batch: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status, as `main_for` gives it."""
     return main_for(METHOD, Recipe, train, argv)
 
 

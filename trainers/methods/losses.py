@@ -149,16 +149,19 @@ def odpo(pairs: Pairs, settings: Settings) -> "Tensor":
 
 
 def difference(rewards: Rewards) -> "Tensor":
+    """r_w − r_l, shape (B,)."""
     return rewards[0] - rewards[1]
 
 
 def logsigmoid(x: "Tensor") -> "Tensor":
+    """log σ(x), elementwise."""
     from torch.nn import functional
 
     return functional.logsigmoid(x)
 
 
 def relu(x: "Tensor") -> "Tensor":
+    """max(0, x), elementwise."""
     from torch.nn import functional
 
     return functional.relu(x)

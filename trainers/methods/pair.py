@@ -120,6 +120,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The exit status, as `main_for` gives it."""
     return main_for("pair", Recipe, train, argv)
 
 

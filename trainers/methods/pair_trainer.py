@@ -49,6 +49,7 @@ class PairCollator(DataCollatorForPreference):
     """TRL's batch of pairs, with "gap" (B,) where the rows have it: by how much the chosen answer scores higher."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch of B pairs, (2B, L): the chosen rows, then the rejected ones; and gap (B,)."""
         batch: dict[str, Any] = super().torch_call(examples)
         if "gap" in examples[0]:
             batch["gap"] = torch.tensor([row["gap"] for row in examples])
@@ -140,6 +141,7 @@ class PairTrainer(DPOTrainer):
         return Pairs(chosen, rejected, tokens[0], tokens[1], *reference, gap), outputs.aux_loss
 
     def mode(self) -> str:
+        """ "train" or "eval", by the model's own mode."""
         return "train" if cast(torch.nn.Module, self.model).training else "eval"
 
     def log_pairs(self, pairs: Pairs, of_pairs: Tensor, inputs: dict[str, Any]) -> None:
@@ -220,4 +222,5 @@ def counts(completion_mask: Tensor) -> Tensor:
 
 
 def accuracy(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where chosen is above rejected, a half for a tie, else 0; shape (B,)."""
     return ((chosen > rejected).float() + (chosen >= rejected).float()) / 2

@@ -23,6 +23,8 @@ METHOD = "reward"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Common):
+    """`margin`: read each row's margin; `center`: weight of (r_w + r_l)², which keeps rewards around 0."""
+
     margin: bool = False
     center: float | None = None
 
@@ -47,6 +49,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
 
 
 def dataset(rows: list[Tokens], margin: bool) -> Any:
+    """chosen_ids, rejected_ids and, if `margin`, margin (float); DataError for a row that has none."""
     from datasets import Dataset
 
     columns: dict[str, Any] = {f"{name}_ids": [row.whole(name) for row in rows] for name in ("chosen", "rejected")}
@@ -66,6 +69,7 @@ def surely(found: dict[str, float]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status, as `main_for` gives it."""
     return main_for(METHOD, Recipe, train, argv)
 
 

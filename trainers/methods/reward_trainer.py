@@ -17,6 +17,7 @@ class CountingReward(RewardTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """TRL's loss; in an evaluation the rewards and losses of every pair are kept, each (pairs,)."""
         loss, outputs = cast(Any, super()).compute_loss(model, inputs, True, num_items_in_batch)
         if not cast(Any, self.model).training:
             chosen, rejected = outputs.logits.detach().float().squeeze(-1).chunk(2)
@@ -27,6 +28,7 @@ class CountingReward(RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Means over all pairs in the place of TRL's means of batches."""
         if self.tested:
             chosen, rejected, each = torch.cat(self.tested).T
             self.tested = []

@@ -21,6 +21,8 @@ METHOD = "sft"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Common):
+    """`loss_on`: which tokens the loss counts; `packing`: several rows in one sequence."""
+
     loss_on: LossOn = "completion"
     packing: bool = False
 
@@ -80,6 +82,7 @@ def prove_packing(trainer: Any, rows: list[Tokens]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status, as `main_for` gives it."""
     return main_for(METHOD, Recipe, train, argv)
 
 

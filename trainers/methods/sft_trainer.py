@@ -19,6 +19,7 @@ class CountingSFT(SFTTrainer):
         super().__init__(**keywords)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+        """Sums per row, (rows, 4), are kept; the mean loss of the batch in nats is returned."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             found = model(**inputs, use_cache=False, fused_lm_head=True)
@@ -28,6 +29,7 @@ class CountingSFT(SFTTrainer):
         return rows[:, 0].mean(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Means over all tokens in the place of TRL's means of batches."""
         if self.tested:
             nats, entropy, hits, tokens = torch.cat(self.tested).sum(0).tolist()
             self.tested = []

@@ -1,0 +1,1 @@
+"""Pretraining on plain text, and the corpus of the embedded model."""

@@ -28,6 +28,7 @@ def tokens_of(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
 
 
 def encode(batch: list[str], tokenizer: Any) -> list[list[int]]:
+    """Ids of each text, without special tokens."""
     ids: list[list[int]] = tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 

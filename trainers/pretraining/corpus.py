@@ -37,6 +37,8 @@ CALCULATION = re.compile(r"<<[^<>]*>>")
 
 @dataclass(frozen=True)
 class Document:
+    """A text and where it is from; `pairs` are the exemplars that sheets may take from it."""
+
     source: str
     group: str  # the book, Act or problem: what the split must not cut
     text: str
@@ -103,6 +105,7 @@ READERS = {"novels": novels, "statutes": statutes, "problems": problems}
 
 
 def is_held_out(document: Document) -> bool:
+    """Whether a document is held out, by the hash of its source and group, so that no group is cut."""
     return place(f"{document.source}/{document.group}") % HELD_OUT == 0
 
 
@@ -175,6 +178,7 @@ def build(
 
 
 def holds(text: str, prompts: Sequence[str]) -> bool:
+    """Whether one of the prompts occurs in the text."""
     return any(prompt in text for prompt in prompts)
 
 
@@ -194,6 +198,7 @@ def write(path: Path, documents: list[Document], seed: int) -> dict[str, object]
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, or 2 where a source cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m trainers.pretraining.corpus", description=__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder that holds the sets")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

@@ -39,6 +39,7 @@ def evaluation_prompts(folder: Path) -> list[str]:
 
 
 def prompts_in(path: Path) -> Iterator[str]:
+    """The prompts of an evaluation's file, which no training text may hold."""
     text = path.read_text(encoding="utf-8")
     rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
     for row in rows:

@@ -38,6 +38,7 @@ class Loop:
         return {name: Blocks(row, block, name, limit) for name, row in self.heldout.items() if len(row) >= block}
 
     def build_trainer(self) -> Trainer:
+        """transformers' Trainer over the packed blocks."""
         return Trainer(
             model=self.model,
             args=arguments(self.recipe, self.out),
@@ -49,6 +50,7 @@ class Loop:
         )
 
     def run(self) -> None:
+        """Train to the end, from the checkpoint if there is one."""
         self.trainer.train(resume_from_checkpoint=self.checkpoint)
 
     def heldout_losses(self, block: int) -> dict[str, float]:
@@ -62,6 +64,7 @@ class Loop:
 
 
 def arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+    """The Trainer's arguments that the recipe asks for."""
     return TrainingArguments(
         output_dir=str(out),
         max_steps=recipe.steps,

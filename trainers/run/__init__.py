@@ -1,0 +1,1 @@
+"""What every training run shares: recipe, model, data, trainer, checkpoints and record."""

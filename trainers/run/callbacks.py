@@ -16,13 +16,16 @@ class Clock(TrainerCallback):
         self.earlier = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Read from the log how long the run took before it was resumed."""
         self.earlier = max((entry["seconds"] for entry in state.log_history if "seconds" in entry), default=0.0)
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Add the seconds so far to the newest entry."""
         state.log_history[-1]["seconds"] = round(self.earlier + time.monotonic() - self.entered, 1)
 
 
 def board(out: Path) -> TensorBoardCallback:
+    """TensorBoard in OUT/logs."""
     callback = TensorBoardCallback()  # type: ignore[no-untyped-call]
     callback.logging_dir = str(out / "logs")
     return callback

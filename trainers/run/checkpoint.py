@@ -24,6 +24,7 @@ def last_checkpoint(out: Path, resume: bool = True) -> str | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: its state, which comes last, can be read."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -33,6 +33,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examined:
+    """What was found in the data, counts of it, three samples, and how prompts are rendered."""
+
     findings: list[Finding]
     counts: dict[str, int]
     samples: list[Tokens]
@@ -40,6 +42,7 @@ class Examined:
 
     @property
     def errors(self) -> list[Finding]:
+        """The findings that stop a training."""
         return [finding for finding in self.findings if finding.level == "error"]
 
     @property
@@ -66,6 +69,7 @@ def examine(rows: list[Row], heldout: list[Row], encoded: list[Tokens], base: Ba
 
 
 def dropped(finding: Finding) -> Finding:
+    """An error about rows as a warning: those rows are dropped."""
     return replace(finding, level="warning", message=f"{finding.message}; dropped")
 
 
@@ -134,10 +138,12 @@ def gather(level: Literal["error", "warning"], code: str, what: str, places: lis
 
 
 def answers(row: Row) -> list[Any]:
+    """The answers of a row, of whatever kind."""
     return [row[key] for key in ("completion", "chosen", "rejected") if key in row]
 
 
 def is_empty(said: Any) -> bool:
+    """Whether a text, or the text of all messages, is blank."""
     return not (said if isinstance(said, str) else "".join(turn["content"] for turn in said)).strip()
 
 

@@ -26,6 +26,7 @@ PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines"
 
 
 def names() -> list[str]:
+    """The shipped launch recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 

@@ -28,6 +28,7 @@ def is_first() -> bool:
 
 
 def say(words: str) -> None:
+    """Print a line on stderr, in the first process only."""
     if is_first():
         print(words, file=sys.stderr)
 

@@ -46,6 +46,7 @@ class OnceLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error, where it would otherwise silently mean the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """YAML's mapping; RecipeError for a duplicate key."""
         keys = [key.value for key, _ in node.value]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
@@ -120,6 +121,7 @@ def accept(value: Any, hint: Any) -> Any:
 
 
 def describe(hint: Any) -> str:
+    """What a type hint asks for, in words."""
     if is_union(hint):
         return " or ".join(describe(part) for part in get_args(hint))
     if get_origin(hint) is Literal:
@@ -130,4 +132,5 @@ def describe(hint: Any) -> str:
 
 
 def is_union(hint: Any) -> bool:
+    """Whether a hint is X | Y or Union[X, Y]."""
     return isinstance(hint, types.UnionType) or get_origin(hint) is Union

@@ -51,10 +51,12 @@ def draft_of(folder: Path) -> Path:
 
 
 def part_of(folder: Path) -> Path:
+    """The folder's name while it is being written."""
     return folder.with_name(folder.name + ".part")
 
 
 def put(draft: Path, tokenizer: Any, folder: Path) -> None:
+    """Add the tokenizer to the draft and give the draft its name."""
     tokenizer.save_pretrained(draft)
     tidy(draft / "tokenizer_config.json")
     (draft / "README.md").unlink(missing_ok=True)  # peft's card, empty; ours is made on export

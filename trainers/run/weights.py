@@ -24,6 +24,7 @@ class WeightsError(Exception):
 
 
 def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a LoRA adapter rather than a whole model."""
     return (folder / "adapter_config.json").is_file()
 
 
@@ -92,4 +93,5 @@ def logits(model: Any, tokenizer: Any) -> Any:
 
 
 def apart(one: Any, other: Any) -> float:
+    """The largest absolute difference of two tensors of one shape."""
     return float((one - other).abs().max())

@@ -46,14 +46,17 @@ class Arm:
 
     @property
     def base(self) -> str:
+        """The URL without /v1."""
         return self.url.rstrip("/").removesuffix("/v1")
 
     @property
     def endpoint(self) -> str:
+        """The URL of chat completions."""
         return self.base + "/v1/chat/completions"
 
     @property
     def host(self) -> str:
+        """Scheme, name and port: arms of one host share its limits."""
         parts = urlsplit(self.url)
         port = parts.port or {"https": 443}.get(parts.scheme, 80)
         return f"{parts.hostname}:{port}"
@@ -68,6 +71,7 @@ class Arm:
         return headers | {"Authorization": f"Bearer {key}"}
 
     def body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        """The request's JSON body for these messages."""
         model = {"model": self.model} if self.model else {}
         return {**model, "messages": list(messages), **self.decoding}
 

@@ -41,6 +41,8 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Job:
+    """One sample to ask for: an arm, a question, the sample's number and its seed."""
+
     arm: str
     question: Question
     sample: int
@@ -48,6 +50,7 @@ class Job:
 
     @property
     def key(self) -> str:
+        """The sample's name in answers.jsonl."""
         return key_of(self.arm, self.question.id, self.sample)
 
 
@@ -62,16 +65,19 @@ class Asked:
 
 
 def key_of(arm: str, question: str, sample: int) -> str:
+    """The name under which a sample is kept."""
     return f"{arm}\n{question}\n{sample}"
 
 
 def read_answer(row: Row) -> tuple[str, Answer]:
+    """(key, answer) of a row of answers.jsonl."""
     row |= {"texts": tuple(row["texts"]), "principles": tuple(row["principles"])}
     answer = Answer(**row)
     return key_of(answer.arm, answer.question, answer.sample), answer
 
 
 def write_answer(key: str, answer: Answer) -> Row:
+    """The row of answers.jsonl of an answer."""
     return asdict(answer)
 
 

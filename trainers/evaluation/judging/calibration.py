@@ -47,6 +47,7 @@ class Calibration:
 
     @property
     def better_than_baseline(self) -> bool:
+        """Whether the judge agrees with people more often than always giving the commonest label does."""
         return self.over_baseline.low > 0
 
 

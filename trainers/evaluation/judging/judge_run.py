@@ -38,6 +38,7 @@ class Silent(Engine):
     """A judge that is not asked: what it has said is there, and the rest is wanting."""
 
     def headers(self) -> dict[str, str]:
+        """Raises EngineError: this engine only reads what the judge has said."""
         raise EngineError("the judge has not said everything that this report takes, and --report asks nobody")
 
 

@@ -18,10 +18,12 @@ _HOPELESS = 5  # refusals in a row after which a server shows none
 
 
 def read_found(row: Row) -> tuple[str, tuple[str, ...]]:
+    """(trace id, ids of its principles) of a row of traces.jsonl."""
     return row["trace"], tuple(row["principles"])
 
 
 def write_found(trace: str, principles: tuple[str, ...]) -> Row:
+    """The row of traces.jsonl of one trace."""
     return {"trace": trace, "principles": list(principles)}
 
 

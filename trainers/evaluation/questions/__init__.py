@@ -1,0 +1,1 @@
+"""The question sets: their forms, and how they are read."""

@@ -20,6 +20,7 @@ _HAN = re.compile("[\u4e00-\u9fff]")
 
 
 def is_choices(row: Row) -> bool:
+    """Whether a row is a multiple-choice question in one of the known forms."""
     found = _first(row, _QUESTION) is not None and _first(row, _ANSWER) is not None
     return found and (any(name in row for name in _LIST) or _columns(row) != [])
 

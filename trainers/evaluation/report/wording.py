@@ -65,14 +65,17 @@ def between(measure: Measure, found: Estimate) -> str:
 
 
 def probability(p: float) -> str:
+    """A p-value in words: three digits, or a bound."""
     return "< 0.001" if p < 0.001 else f"{min(p, 1.0):.3f}"
 
 
 def count(number: float) -> str:
+    """A number with thousands separated."""
     return f"{number:,.0f}"
 
 
 def seconds(number: float | None) -> str:
+    """A duration; a dash where there is none."""
     if number is None:
         return "–"
     return f"{1000 * number:.0f} ms" if number < 1 else f"{number:.2f} s" if number < 10 else f"{number:,.1f} s"
@@ -117,6 +120,7 @@ class Said:
 
     @property
     def headline(self) -> str:
+        """The arm's result in one sentence."""
         if not (self.better or self.worse or self.changed):
             return f"Nothing shown: no measure tells {self.arm} from {self.baseline}."
         parts = []
@@ -203,4 +207,5 @@ def _round(number: int) -> int:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -33,6 +33,7 @@ class Bias:
 
     @property
     def excess(self) -> float:
+        """By how much the estimate differs from one half."""
         return self.share.value - 0.5
 
 
@@ -70,6 +71,7 @@ class Preference:
 
     @property
     def consistent(self) -> int:
+        """How many items got the same verdict in both orders."""
         return self.wins + self.losses + self.ties
 
 

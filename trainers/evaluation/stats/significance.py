@@ -18,6 +18,7 @@ _NORMAL = NormalDist()
 
 
 def array(values: Sequence[float] | Sequence[bool] | Values, least: int) -> Values:
+    """Values as a float64 array; ValueError where there are fewer than `least`, or one is not finite."""
     out = np.asarray(values, dtype=np.float64)
     if out.ndim != 1 or len(out) < least:
         raise ValueError(f"an interval needs {least} value{'s' if least > 1 else ''} or more, of one number each")
@@ -27,6 +28,7 @@ def array(values: Sequence[float] | Sequence[bool] | Values, least: int) -> Valu
 
 
 def pairs(before: Sequence[float], after: Sequence[float]) -> tuple[Values, Values]:
+    """Two arrays of one length, by position; ValueError where they are not, or hold fewer than two."""
     one, two = array(before, 2), array(after, 2)
     if len(one) != len(two):
         raise ValueError(f"{len(one)} values before and {len(two)} after cannot be pairs")
@@ -34,6 +36,7 @@ def pairs(before: Sequence[float], after: Sequence[float]) -> tuple[Values, Valu
 
 
 def binary(values: Values) -> bool:
+    """Whether every value is 0 or 1."""
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 

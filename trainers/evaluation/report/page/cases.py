@@ -13,6 +13,7 @@ LONGEST = 1600  # characters of a text that are shown
 
 
 def cases(one: Said, found: Sequence[Case]) -> Html:
+    """The cases of one arm: what was asked, both answers, and the judge's words."""
     if not found:
         return Html("")
     out = []

@@ -31,10 +31,12 @@ class Contents:
     unread: str = ""  # what is to be said of the judge's marks
 
     def of(self, baseline: str, arm: str) -> list[Comparison]:
+        """The comparisons of one arm with the baseline."""
         return [c for c in self.comparisons if (c.baseline, c.arm) == (baseline, arm)]
 
 
 def rated(found: Estimate) -> str:
+    """A rate with its interval, in percent."""
     return f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})"
 
 

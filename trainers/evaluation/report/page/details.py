@@ -21,6 +21,7 @@ as this run met them; the differences and their intervals stand under Effects.""
 
 
 def answers(it: Contents) -> Html:
+    """What came back of each arm, and what it cost."""
     heads = ("Asked", "Answered", "Refused by the engine", "Failed", "Left out")
     rows = [
         _row(arm, heads, [(count(n), "") for n in (c.asked, c.answered, c.refused, c.failed, c.left_out)])
@@ -71,6 +72,7 @@ def _cost(c: ArmCounts) -> list[tuple[str, str]]:
 
 
 def made(it: Contents) -> Html:
+    """The command, the sets with their hashes, versions, and run.json."""
     run, out = it.run, []
     if command := run.get("command"):
         text = " ".join(_shell(str(part)) for part in command) if isinstance(command, list) else str(command)

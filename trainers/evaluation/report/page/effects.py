@@ -30,6 +30,7 @@ Filled dots are what holds after Holm's correction over all of them."""
 
 
 def effects(it: Contents, one: Said) -> Html:
+    """The effects of one arm against the baseline, a row and a plot for each measure."""
     mine = it.of(one.baseline, one.arm)
     rates, means = ([c for c in mine if c.measure.kind == kind] for kind in ("rate", "mean"))
     tables = [_table(one, rates, "Rates", reach(c.difference for c in rates))] if rates else []

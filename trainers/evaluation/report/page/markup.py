@@ -65,6 +65,7 @@ def number(name: str, text: str | Html, below: str = "", title: str = "") -> Htm
 
 
 def chip(text: str, look: str, sign: str = "") -> Html:
+    """A small label with a colour and a sign."""
     mark = tag("span", sign, aria_hidden="true", class_="sign") if sign else None
     return tag("span", mark, text, class_=f"chip {look}")
 
@@ -75,5 +76,6 @@ def against(arm: str, baseline: str, more: str = "") -> Html:
 
 
 def facts(given: Mapping[str, str | Html | None]) -> Html:
+    """A list of names and values; those that are None are left out."""
     rows = [tag("div", tag("dt", name), tag("dd", what)) for name, what in given.items() if what is not None]
     return tag("dl", rows, class_="facts")

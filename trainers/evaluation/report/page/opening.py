@@ -12,6 +12,7 @@ from trainers.evaluation.stats.preference import Preference
 
 
 def opening(it: Contents, said: Sequence[Said], baseline: str) -> Html:
+    """The page's heading: what was compared, on what, and when."""
     heading = tag("h1", "Answers of one arm")
     if said:
         arms: list[str] = []
@@ -33,6 +34,7 @@ def opening(it: Contents, said: Sequence[Said], baseline: str) -> Html:
 
 
 def verdicts(it: Contents, said: Sequence[Said]) -> Html:
+    """A sentence for each arm on what changed."""
     if not said:
         return tag("p", "There is nothing to compare: no other arm answered the same questions.", class_="note")
     return tag("div", [_verdict(it, one) for one in said], class_="verdicts")

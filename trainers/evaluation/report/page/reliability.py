@@ -14,6 +14,7 @@ UNTRIED = "This judge was not held against people's labels (--calibrate): nothin
 
 
 def judge(it: Contents, baseline: str) -> Html:
+    """What the judge said, and how far it can be trusted: both orders, place, length, calibration."""
     parts = [_calibration(it.calibration)] if it.calibration else []
     parts += [_preference(arm, baseline, pref) for arm, pref in it.preferences.items()]
     parts += [tag("p", it.unread, class_="note")] if it.unread else []
