@@ -104,7 +104,7 @@ def test_shipped_recipe_loads_and_explains_every_key(path: Path) -> None:
 
 def test_shipped_recipe_is_found_by_its_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    kind = importlib.import_module(METHODS["sft"].entry.partition(":")[0]).Recipe
+    kind = METHODS["sft"].recipe
     recipe = read_recipe(Path("sft"), kind)
     assert Path(recipe.model, "config.json").is_file(), "its packaged model is where the packages are"
     assert read_recipe(Path("sft"), kind, ["model=m"]).model == "m"
