@@ -31,8 +31,8 @@ from serve.chat.rewriters import RewriterFailed, Rewriters
 from serve.config import ConfigError, Engine, Flags, RewriterSpec
 from serve.configure.reader import load
 from serve.engine.live import LiveEngine
-from serve.engine.pool import watch
 from serve.engine.relay import Relay
+from serve.engine.watch import watch
 
 Row = dict[str, Any]
 T = TypeVar("T")

@@ -77,7 +77,8 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
 
 # The least that a number of an engine's may be.
 _LEAST = (
-    ("max_stop", 0), ("affinity", 0), ("context", 1), ("start_s", 1), ("tensor_parallel", 1), ("pipeline_parallel", 1),
+    ("max_stop", 0), ("affinity", 0), ("retries", 0), ("context", 1), ("start_s", 1), ("tensor_parallel", 1),
+    ("pipeline_parallel", 1),
 )  # fmt: skip
 
 

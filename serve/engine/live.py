@@ -76,7 +76,9 @@ class LiveEngine:
         if spec.urls:
             from serve.engine.pool import Pool  # brings the HTTP client, which the parent process does without
 
-            self.pool = Pool(spec.name, spec.urls, spec.affinity, self.update)
+            self.pool = Pool(
+                spec.name, spec.urls, spec.affinity, self.update, retries=spec.retries, idempotent=spec.idempotent
+            )
         self.kind = ""
         self.context = spec.context
         self.names: tuple[str, ...] = ()  # models that the engine listed

@@ -1,33 +1,28 @@
-"""Several engines behind one name: which of them gets a request, and who gets it when that one is gone.
+"""Several engines behind one name: which of them gets a request, and who gets it when that one fails.
 
-    unknown ── a check that succeeds ──> up ── no connection, or a check that fails ──> ejected ──> up again, when one
-                                                                                        succeeds
-
-Every member serves the same models. Each worker process has a view of its own: what it has pending where, and who
-answers it. What a router of the engines' makers does better (the real state of their caches, say) is not done here.
+Every member serves the same models. Each worker process has a view of its own: what it has pending where, who answers
+it, and how. What a router of the engines' makers does better (the real state of their caches, say) is not done here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Literal
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 from serve import metrics
+from serve.engine import health
+from serve.engine.budget import UNSERVED, Budget, retry_after
+from serve.engine.member import Member, ranked
 from serve.engine.relay import Relay
 from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError, unreached
 
 log = logging.getLogger("trimtab.pool")
 
-CHECK_S = 2.0  # between the checks of a member
-_PATIENCE_S = 5.0  # for a check's answer
-_HEALTH = ("/health", "/v1/models")  # each is asked only where the engine doesn't know the one before
-_UNSERVED = (502, 503)  # the engine, or the gateway before it, says that it did not serve the request
-_LOOKED_PAST = 1  # of these answers; more would make a storm of requests of an overload
 # No connection for reasons of our own, which no other member changes.
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
@@ -38,38 +33,29 @@ class Down(Refused):
     message = "None of its URLs can be reached."
 
 
-class Member:
-    """One URL of a pool."""
-
-    def __init__(self, engine: str, url: str) -> None:
-        self.url, self.pending = url, 0
-        self.state: Literal["unknown", "up", "ejected"] = "unknown"
-        self.reason = ""
-        self.checking: asyncio.Task[None] | None = None
-        self.gauge = metrics.pending.labels(engine, url)
-
-    def take(self) -> None:
-        self.pending += 1
-        self.gauge.inc()
-
-    def release(self) -> None:
-        self.pending -= 1
-        self.gauge.dec()
-
-
 class Pool:
     """The members of one engine."""
 
     def __init__(
-        self, name: str, urls: Sequence[str], affinity: int, tell: Callable[[Mapping[str, Any]], None]
+        self,
+        name: str,
+        urls: Sequence[str],
+        affinity: int,
+        tell: Callable[[Mapping[str, Any]], None],
+        *,
+        retries: int = 2,
+        idempotent: bool = False,
     ) -> None:
         """`tell` hears what becomes of the engine as a whole: its state, its reason, a URL that answers.
 
         `affinity`: by how many pending requests a member may exceed the least loaded and still get its prefixes.
+        `retries`: how many more members a request is tried on that one has answered with one of UNSERVED. `idempotent`:
+        repeat a request, too, that a member may have worked on when its connection broke or fell silent.
         """
         self.name, self._affinity, self._tell = name, affinity, tell
+        self._retries, self._idempotent, self._budget = retries, idempotent, Budget()
         self.members = tuple(Member(name, url) for url in urls)
-        self._order = lru_cache(1024)(self._ranked)
+        self._order = lru_cache(1024)(partial(ranked, self.members))
         self._turn = 0
 
     @property
@@ -85,7 +71,7 @@ class Pool:
         Requests with the same prefix meet on the same member, whose cache has it, unless that is too busy; others go
         to the least loaded, in turn where several are.
         """
-        left = [m for m in self.members if m.state != "ejected" and m not in tried]
+        left = self._left(tried)
         if not left:
             return None
         least = min(m.pending for m in left)
@@ -95,29 +81,34 @@ class Pool:
         self._turn += 1
         return idle[self._turn % len(idle)]
 
-    def _ranked(self, prefix: str) -> tuple[Member, ...]:
-        """Rendezvous hashing: all processes agree, and the loss of a member moves no other's prefixes."""
-
-        def weight(member: Member) -> bytes:
-            return hashlib.blake2b(f"{prefix}\n{member.url}".encode(), digest_size=8).digest()
-
-        return tuple(sorted(self.members, key=weight, reverse=True))
+    def _left(self, tried: Collection[Member]) -> list[Member]:
+        """Who may get a request: a member that is to get none now only where a request would go nowhere else."""
+        left = [m for m in self.members if m.state != "ejected" and m not in tried]
+        left = left or [m for m in self.members if m.failing and m not in tried]
+        now = time.monotonic()
+        if any(m.until > now for m in left):
+            awake = [m for m in left if m.until <= now]
+            left = awake or ([] if tried else [min(left, key=lambda m: m.until)])
+        return [m for m in left if m.pending < m.cap] or left
 
     # -- sending
 
     async def post(self, relay: Relay, path: str, headers: Mapping[str, str], body: bytes, prefix: str) -> Upstream:
-        """Send to one member; to the next where that one cannot have received it, or says that it did not serve it.
+        """Send to one member; to the next where that one cannot have received it, or answers that it did not serve it.
 
-        A request that may have been worked on is never sent again unless an answer says that it was not (502, 503): a
-        connection that breaks is the client's to hear of. No member gets a request twice. (The relay knows a pooled
-        connection that had been closed by then; where its engine then refuses a new one, it is gone, and the request
-        with it: that counts as not arrived.)
+        A request that may have been worked on is sent again only where the engine is `idempotent`, and never after the
+        first byte of an answer. No member gets a request twice. (The relay knows a pooled connection that had been
+        closed by then; where its engine then refuses a new one, it is gone, and the request with it: that counts as
+        not arrived.) A failure counts against a member only where another served the same request: a request that
+        fails everywhere is itself at fault.
 
         Raises:
             Down: no member is left. Any other UpstreamError: what became of the request where it was sent.
         """
+        self._budget.earn()
         tried: list[Member] = []
-        looked_past = 0
+        unserved: list[tuple[Member, int]] = []
+        retries = self._retries
         last: UpstreamError | None = None
         while (member := self.choose(prefix, tried)) is not None:
             if tried:
@@ -126,20 +117,41 @@ class Pool:
             try:
                 upstream = await self._send(relay, member, path, headers, body)
             except UpstreamError as error:
-                if not unreached(error) or getattr(error.cause, "errno", None) in _OURS:
-                    self._suspect(relay, member)
+                last = self._unanswered(relay, member, error, last)
+                if not (unreached(error) or (self._idempotent and self._may_retry(tried))):
                     raise
-                self._eject(member, str(error))
-                last = error
                 continue
-            if upstream.status not in _UNSERVED:
+            if upstream.status not in UNSERVED:
+                member.served()
+                for other, status in unserved:
+                    self._fail(relay, other, f"it answers {status}")
                 return upstream
-            self._suspect(relay, member)
-            if looked_past == _LOOKED_PAST or self.choose(prefix, tried) is None:
+            if seconds := retry_after(upstream.headers):
+                member.rest(seconds)
+            else:
+                unserved.append((member, upstream.status))
+            if not retries or not self._may_retry(tried):
                 return upstream
-            looked_past += 1
+            retries -= 1
             upstream.abort()
-        raise Down(last and last.cause)
+            last = UpstreamError(message=f"It answered {upstream.status}, and no other URL of it could be reached.")
+        raise last if last is not None and not unreached(last) else Down(last and last.cause)
+
+    def _unanswered(
+        self, relay: Relay, member: Member, error: UpstreamError, last: UpstreamError | None
+    ) -> UpstreamError:
+        """Judge a member that gave no answer. Returns the error that counts; raises one that no other member mends."""
+        if getattr(error.cause, "errno", None) in _OURS:
+            self._suspect(relay, member)
+            raise error
+        if unreached(error):
+            self._eject(member, str(error))
+            return last or error
+        self._fail(relay, member, str(error))
+        return error
+
+    def _may_retry(self, tried: Collection[Member]) -> bool:
+        return bool(self._left(tried)) and self._budget.spend()
 
     async def _send(self, relay: Relay, member: Member, path: str, headers: Mapping[str, str], body: bytes) -> Upstream:
         """The member has the request pending until its answer has been read to its end or given up."""
@@ -147,11 +159,12 @@ class Pool:
         def over(broke: bool) -> None:
             member.release()
             if broke:
-                self._suspect(relay, member)
+                self._fail(relay, member, "its answers break off")
 
         member.take()
+        waiting = member.waiting if self._idempotent else None
         try:
-            upstream = await relay.send("POST", member.url + path, headers, body)
+            upstream = await relay.send("POST", member.url + path, headers, body, waiting=waiting)
         except BaseException:
             member.release()
             raise
@@ -170,34 +183,45 @@ class Pool:
         if member.state != "ejected":
             self._check(relay, member)
 
+    def _fail(self, relay: Relay, member: Member, reason: str) -> None:
+        """Count a failure that is the member's; too many in a row eject it, unless it is the last."""
+        alone = not any(m is not member and m.state != "ejected" for m in self.members)
+        if member.state != "ejected" and member.failed() and not alone:
+            self._eject(member, reason, failing=True)
+        else:
+            self._suspect(relay, member)
+
     def _check(self, relay: Relay, member: Member) -> None:
         if member.checking is None or member.checking.done():
             member.checking = asyncio.create_task(self._judge(relay, member))
 
     async def _judge(self, relay: Relay, member: Member) -> None:
         try:
-            reason = await _health(relay, member.url)
+            reason = await health.health(relay, member.url)
         except (TimeoutError, TimedOut):
             # Slow is better than nobody: the last one stays, as an engine with a single URL would.
             if not any(m is not member and m.state != "ejected" for m in self.members):
                 return
-            reason = f"it does not answer within {_PATIENCE_S:g} s"
+            reason = f"it does not answer within {health.PATIENCE_S:g} s"
         except UpstreamError as error:
             reason = str(error)
         if reason:
             self._eject(member, reason)
-        elif member.state != "up":
+        elif member.state != "up" and member.returns():
             if member.state == "ejected":
                 log.info("engine %s: %s is back", self.name, member.url)
-            member.state, member.reason = "up", ""
+            member.admit()
             self._report()
 
-    def _eject(self, member: Member, reason: str) -> None:
+    def _eject(self, member: Member, reason: str, *, failing: bool = False) -> None:
         if member.state != "ejected":
             metrics.ejections.labels(self.name, member.url).inc()
             log.warning("engine %s: %s gets no requests until it is well again: %s", self.name, member.url, reason)
-            member.state = "ejected"
-        member.reason = reason
+            member.eject(reason, failing=failing)
+        elif not failing:
+            member.eject(reason, failing=False)
+        for upstream in tuple(member.waiting):  # which may be repeated elsewhere
+            upstream.abort()
         self._report()
 
     def _report(self) -> None:
@@ -214,31 +238,3 @@ class Pool:
             ({"url": m.url} if urls else {}) | {"state": m.state, "reason": m.reason, "pending": m.pending}
             for m in self.members
         ]
-
-
-async def _health(relay: Relay, url: str) -> str:
-    """ "" where an engine answers that it is well, else what is wrong. Raises an UpstreamError, or TimeoutError."""
-    reason = ""
-    for path in _HEALTH:
-        async with asyncio.timeout(_PATIENCE_S):
-            answer = await relay.send("GET", url + path, {}, None)
-            await answer.done()
-        if 200 <= answer.status < 300 or answer.status in (401, 403):  # it is up; keys are the requests' business
-            return ""
-        reason = f"{path} answers {answer.status}"
-        if answer.status not in (404, 405, 501):
-            break
-    return reason
-
-
-async def watch(pools: Callable[[], Iterable[Pool]], relay: Callable[[], Relay]) -> None:
-    """Check all pools, for ever. Both are asked for at each turn, since a reload replaces them."""
-    try:
-        while True:
-            for pool in pools():
-                pool.check(relay())
-            await asyncio.sleep(CHECK_S)
-    finally:
-        for checking in (member.checking for pool in pools() for member in pool.members):
-            if checking is not None:
-                checking.cancel()

@@ -62,11 +62,19 @@ class Relay:
         self._open: set[Connection] = set()
         self._closed = False
 
-    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Upstream:
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        waiting: set[Upstream] | None = None,
+    ) -> Upstream:
         """Send a request and return when the response's headers are in. Raises an UpstreamError.
 
-        A request that met a pooled connection which the engine had closed is sent once more, over a new one; one that
-        the engine took before it closed is not.
+        Until then it is one of `waiting`, whose owner may abort it there. A request that met a pooled connection which
+        the engine had closed is sent once more, over a new one; one that the engine took before it closed is not.
         """
         if self._closed:
             raise Refused(ConnectionAbortedError("the relay is closed"))
@@ -82,7 +90,10 @@ class Relay:
                 upstream = Upstream(connection)
                 connection.ask(head, body, upstream)
                 try:
-                    await upstream.headed()
+                    if waiting is None:
+                        await upstream.headed()
+                    else:
+                        await _headed(upstream, waiting)
                     return upstream
                 except ConnectionError:
                     late = asyncio.get_running_loop().time() - began >= STALE_S
@@ -91,7 +102,10 @@ class Relay:
             connection = await self._connect(target.origin)
             upstream = Upstream(connection)
             connection.ask(head, body, upstream)
-            await upstream.headed()
+            if waiting is None:
+                await upstream.headed()
+            else:
+                await _headed(upstream, waiting)
             return upstream
         except FAILURES as error:
             raise upstream_error(error) from error
@@ -144,6 +158,14 @@ class Relay:
         while self._open:  # noqa: ASYNC110  the event loop closes the sockets in its next turns
             await asyncio.sleep(0)
         self._idle.clear()
+
+
+async def _headed(upstream: Upstream, waiting: set[Upstream]) -> None:
+    waiting.add(upstream)
+    try:
+        await upstream.headed()
+    finally:
+        waiting.discard(upstream)
 
 
 async def _race(found: list[Any]) -> socket.socket:

@@ -35,9 +35,10 @@ from serve.config import Config, ConfigError
 from serve.configure.flags import parse
 from serve.configure.reader import load
 from serve.engine.live import LiveEngine
-from serve.engine.pool import Pool, watch
+from serve.engine.pool import Pool
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
+from serve.engine.watch import watch
 from serve.http.headers import request_headers
 from serve.http.protocol import Protocol
 from serve.store.place import open_traces
