@@ -75,6 +75,7 @@ class Engine:
 
     @property
     def launched(self) -> bool:
+        """Whether Trimtab starts and supervises it."""
         return bool(self.launcher or self.command)
 
     @property
@@ -119,6 +120,7 @@ class IndexSpec:
 
     @property
     def location(self) -> str:
+        """Where the index is: its URL, else its folder."""
         return self.url or self.path
 
 

@@ -48,7 +48,7 @@ retries = Counter(
     ["engine", "url"], registry=REGISTRY,
 )  # fmt: skip
 tasks = Gauge("trimtab_tasks", "Tasks on the event loops, seconds ago", multiprocess_mode="livesum", registry=REGISTRY)
-traces_dropped = Counter("trimtab_traces_dropped", "Traces that came faster than the disk", registry=REGISTRY)
+traces_dropped = Counter("trimtab_traces_dropped", "Traces dropped: queue full or store failed", registry=REGISTRY)
 
 
 # The children that every request needs, found without prometheus_client's check of their labels.

@@ -29,7 +29,7 @@ class Breaker:
 
     def _reason(self) -> str:
         left = max(1, round(self._until - self._clock()))
-        return f"rewriter rests {left} s after {self._failures} failures ({self._why})"
+        return f"circuit breaker open for {left} s after {self._failures} failures ({self._why})"
 
     def succeeded(self) -> None:
         """A call came back with an answer."""

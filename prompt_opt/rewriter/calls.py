@@ -85,7 +85,7 @@ class Rewriting:
                 is cancelled before has left.
 
         Raises:
-            Skip: the rewriter rests after failures.
+            Skip: the circuit breaker is open after failures.
             TimeoutError: it took longer than `limit_s`.
             BadAnswer: it answered with something that is no completion. Whatever `ask` raises comes out as well.
         """

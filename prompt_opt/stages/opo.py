@@ -63,12 +63,12 @@ def check(options: Options, policy: Policy, facts: Facts) -> None:
         raise SettingError("", 'the stage opo needs a table with index = ["NAME"]')
     require_known("index", options.index, facts.indexes, "index")
     if not options.indexes:
-        raise SettingError("index", "names no index to search")
+        raise SettingError("index", "lists no index to search and no pinned principle")
     for name in options.pinned:
         index, _, ident = name.partition("/")
         if index not in facts.indexes or not ident:
             valid = ", ".join(sorted(facts.indexes)) or "none"
-            raise SettingError("pinned", f"{name!r} is no INDEX/ID; indexes are {valid}")
+            raise SettingError("pinned", f"{name!r} is not of the form INDEX/ID; valid indexes are {valid}")
     if options.mode not in ("hybrid", "dense", "lexical"):
         raise SettingError("mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
     for key in ("k", "budget_tokens"):

@@ -130,7 +130,7 @@ def _passages(rows: Any) -> list[Passage]:
     if not isinstance(rows, list) or not rows:
         raise BadRequest("principles must be a non-empty list", param="principles")
     if len(rows) > _MOST:
-        raise BadRequest(f"principles holds more than {_MOST}; send several calls", param="principles")
+        raise BadRequest(f"principles has more than {_MOST} items; split the request", param="principles")
     valid = {field.name for field in fields(Passage)} - {"parent"}
     out = []
     for i, row in enumerate(rows):
@@ -146,7 +146,7 @@ def _passages(rows: Any) -> list[Passage]:
         except (TypeError, ValueError) as error:
             raise BadRequest(f"{spot}: {error}", param=spot) from None
     if len({p.id for p in out}) < len(out):
-        raise BadRequest("principles holds an id twice", param="principles")
+        raise BadRequest("principles contains a duplicate id", param="principles")
     return out
 
 

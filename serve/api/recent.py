@@ -32,7 +32,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
                 who.tenant, policy=policy, outcome=outcome, key=key, after=after, limit=max(1, min(limit, _MOST))
             )
         except ValueError:
-            raise BadRequest("after is not what a page gave as next", param="after") from None
+            raise BadRequest("after is not a value that a page returned as next", param="after") from None
         return _json({"object": "list", "data": rows, "next": following or None})
 
     @app.get("/v1/traces/{ident}", tags=["trimtab"], summary="What was done to one request")

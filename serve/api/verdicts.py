@@ -114,8 +114,8 @@ def _prompt(trace: dict[str, Any]) -> list[dict[str, str]]:
     """
     if trace.get("before") is None:
         raise BadRequest(
-            f'trace {trace["id"]} keeps no content: ask with "trimtab": {{"explain": true}}, or let the server '
-            "keep it with trace_content = true",
+            f'trace {trace["id"]} has no content: send the request with "trimtab": {{"explain": true}}, or set '
+            "trace_content = true in [server]",
             code="trace_without_content",
         )
     return [_turn(trace["id"], message) for message in trace["before"]]
@@ -127,7 +127,7 @@ def _turn(ident: str, message: Any) -> dict[str, str]:
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         content = "\n".join(part["text"] for part in content)
     if role not in _ROLES or not isinstance(content, str) or message.get("tool_calls"):
-        raise BadRequest(f"trace {ident} holds more than text: images and tools are not kept", code="not_text")
+        raise BadRequest(f"trace {ident} is not text only: images and tool calls cannot be rated", code="not_text")
     return {"role": role, "content": content}
 
 
@@ -139,9 +139,9 @@ def _answer(trace: dict[str, Any]) -> dict[str, Any]:
     """
     if trace["error"] or trace["status"] != 200:
         why = trace["error"] or f"status {trace['status']}"
-        raise BadRequest(f"the answer of trace {trace['id']} is not complete: {why}", code="answer_incomplete")
+        raise BadRequest(f"the answer of trace {trace['id']} is incomplete: {why}", code="answer_incomplete")
     if not trace.get("answer"):
-        raise BadRequest(f"trace {trace['id']} holds no text as its answer", code="no_answer")
+        raise BadRequest(f"trace {trace['id']} has no text in its answer", code="no_answer")
     same = ("policy", "policy_digest", "model", "engine", "answer")
     return {"trace": trace["id"], **{name: trace[name] for name in same}}
 

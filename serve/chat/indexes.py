@@ -83,7 +83,7 @@ class Indexes:
             with self._lock:
                 del self._open[name]
             index.close()
-            log.warning("index %s: another one stands in its place, which is opened now", name)
+            log.warning("index %s: replaced on disk; reopening it", name)
             self.open(name)
 
     def _compact(self) -> None:
@@ -96,10 +96,11 @@ class Indexes:
                         log.info("index %s: compacted", name)
                 except _TROUBLES as error:
                     if said != str(error):
-                        log.warning("index %s: its vectors could not be compacted: %s", name, error)
+                        log.warning("index %s: compaction failed: %s", name, error)
                     said = str(error)
 
     def close(self) -> None:
+        """Close every index and stop the compactor. Blocks while one is being compacted."""
         self._closed.set()
         for index in self._open.values():
             index.close()

@@ -30,6 +30,7 @@ class Caller:
         return {**asked, **{name: value for name, value in own.items() if value and not asked.get(name)}}
 
     def may(self, right: str) -> bool:
+        """Whether the key has a right of `serve.config.RIGHTS`; without keys everybody has all."""
         return self.key is None or right in self.key.rights
 
     def require(self, right: str) -> None:
@@ -59,7 +60,7 @@ def identify(keys: Sequence[Key], authorization: str | None) -> Caller:
         return ANYBODY
     scheme, _, secret = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
-        raise Unauthorized("no API key: send it as 'Authorization: Bearer KEY'", code="missing_api_key")
+        raise Unauthorized("missing API key: send 'Authorization: Bearer KEY'", code="missing_api_key")
     # latin-1 gives back the very bytes of the header.
     digest = hashlib.sha256(secret.strip().encode("latin-1")).hexdigest()
     found: Key | None = None
@@ -67,5 +68,5 @@ def identify(keys: Sequence[Key], authorization: str | None) -> Caller:
         if hmac.compare_digest(key.sha256, digest):
             found = key
     if found is None:
-        raise Unauthorized("this API key is not known here", code="invalid_api_key")
+        raise Unauthorized("invalid API key", code="invalid_api_key")
     return Caller(found.tenant, found)

@@ -44,6 +44,13 @@ def read_policies(
     flags: Flags,
     shared: Literal["none", "tenant"],
 ) -> dict[str, Policy]:
+    """The built-in policies and those of the file by name, each complete and hashed.
+
+    `shared` is the cache salt of a policy that names none.
+
+    Raises:
+        ConfigError: a policy is wrong; the message has the line and the valid names.
+    """
     if flags.render and flags.render not in ("chat", "base"):
         raise ConfigError(f"--render {flags.render}: valid are chat, base")
     first = "main" if "main" in engines else next(iter(engines))
@@ -60,7 +67,7 @@ def read_policies(
         section = f"policy.{name}"
         toml.name(section, name)
         if name == RAW:
-            raise toml.fail(section, "", "raw is built in: it has no stage, and can't be another")
+            raise toml.fail(section, "", "raw is built in and cannot be redefined")
         subs = {k: v for k, v in table.items() if isinstance(v, dict)}
         toml.known(section, table, (*_POLICY_FIELDS, *STAGES))
         values = dict(given(**{k: table.get(k) for k in _POLICY_FIELDS}))
@@ -73,7 +80,7 @@ def read_policies(
         policy = toml.fill(Policy, section, values, name=name, options={})
         toml.names(section, "stages", policy.stages, STAGES, "stage")
         if len(set(policy.stages)) < len(policy.stages):
-            raise toml.fail(section, "stages", "each stage stands once")
+            raise toml.fail(section, "stages", "lists a stage twice")
         tables = {stage: {} for stage in policy.stages} | subs
         filled = {stage: _settings(toml, section, stage, table) for stage, table in tables.items()}
         policy = replace(policy, options={stage: it for stage, it in filled.items() if it is not None})
@@ -111,6 +118,11 @@ def _rewriters(specs: Mapping[str, RewriterSpec]) -> dict[str, Rewriter]:
 
 
 def read_aliases(toml: Toml, policies: Mapping[str, Policy]) -> dict[str, Alias]:
+    """The model names that stand for a policy.
+
+    Raises:
+        ConfigError: an alias is no table, or names a policy that does not exist.
+    """
     out = {}
     for name, table in toml.section("alias").items():
         if not isinstance(table, dict):
@@ -122,6 +134,11 @@ def read_aliases(toml: Toml, policies: Mapping[str, Policy]) -> dict[str, Alias]
 
 
 def read_keys(toml: Toml, policies: Mapping[str, Policy]) -> tuple[Key, ...]:
+    """The API keys, each with its tenant.
+
+    Raises:
+        ConfigError: a key is wrong, or has the id or the secret of another; the message never quotes the hash.
+    """
     rows = toml.values.get("key", [])
     if not isinstance(rows, list):
         raise toml.fail("key", "", "write [[key]], with two brackets: there may be several")
@@ -131,13 +148,13 @@ def read_keys(toml: Toml, policies: Mapping[str, Policy]) -> tuple[Key, ...]:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", key.sha256):
             raise toml.fail("key", "sha256", f"key {key.id!r}: must be the SHA-256 of the secret in hexadecimal")
         if any(other.id == key.id for other in out):
-            raise toml.fail("key", "id", f"{key.id!r} stands twice")
+            raise toml.fail("key", "id", f"duplicate key id {key.id!r}")
         toml.names("key", "policies", key.policies, policies, "policy")
         toml.names("key", "rights", key.rights, RIGHTS, "right")
         if key.policy:
             toml.names("key", "policy", [key.policy], policies, "policy")
         if any(other.sha256 == key.sha256.lower() for other in out):
-            raise toml.fail("key", "sha256", f"key {key.id!r} has the secret of another")
+            raise toml.fail("key", "sha256", f"key {key.id!r} has the same secret as another key")
         if key.policy and not Caller(key.tenant, key).may_use(key.policy):
             raise toml.fail("key", "policy", f"key {key.id!r} may not use its own default {key.policy!r}")
         if not key.id:

@@ -95,7 +95,7 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
         if engine.launched and not engine.url and not engine.model:
             raise toml.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
         if engine.launched and engine.url:
-            raise toml.fail(section, "url", "an engine is either a URL or launched (launcher, command), not both")
+            raise toml.fail(section, "url", "an engine has either a url or a launcher/command, not both")
         if not engine.launched and not engine.url and not engine.urls:
             if not engine.model:
                 raise toml.fail(section, "", "needs a url, or a model to launch")
@@ -119,7 +119,7 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
         if engine.tokenizer and not Path(engine.tokenizer).exists():
             raise toml.fail(section, "tokenizer", f"no file or folder {engine.tokenizer!r}")
         if engine.command and "{port}" not in " ".join(engine.command):
-            raise toml.fail(section, "command", "must hold {port}: the engine has to listen where we look for it")
+            raise toml.fail(section, "command", "must contain {port}: the engine has to listen on the port it is given")
     return engines
 
 
@@ -141,9 +141,9 @@ def _urls(toml: Toml, section: str, engine: Engine) -> tuple[str, ...]:
         raise toml.fail(section, "urls", "an engine has a url, or urls, or is launched (launcher, command)")
     urls = tuple(_url(toml, section, url, "urls") for url in engine.urls)
     if not urls:
-        raise toml.fail(section, "urls", "names no URL")
+        raise toml.fail(section, "urls", "lists no URL")
     if twice := [url for at, url in enumerate(urls) if url in urls[:at]]:
-        raise toml.fail(section, "urls", f"{twice[0]!r} stands twice")
+        raise toml.fail(section, "urls", f"{twice[0]!r} is listed twice")
     return urls
 
 
@@ -154,11 +154,11 @@ def _url(toml: Toml, section: str, url: str, key: str = "url") -> str:
     except ValueError:  # brackets, or a port that is none
         right = False
     if not right or not re.fullmatch(r"[!-~]+", url):
-        raise toml.fail(section, key, f"{url!r} is no http:// or https:// URL")
+        raise toml.fail(section, key, f"{url!r} is not an http:// or https:// URL")
     if parts.query or parts.fragment:
-        raise toml.fail(section, key, "must end with its path: paths are appended to it")
+        raise toml.fail(section, key, "must not have a query or a fragment: request paths are appended to it")
     if parts.username or parts.password:
-        raise toml.fail(section, key, "must not hold credentials: put the key into the environment (key_env)")
+        raise toml.fail(section, key, "must not contain credentials: name the key's environment variable in key_env")
     return re.sub(r"(/v1)?/*$", "", url)
 
 
@@ -244,7 +244,7 @@ def _server(
         raise toml.fail(
             "server",
             "host",
-            f"{server.host} is reachable from other hosts, and there is no [[key]]: add one, or set "
+            f"{server.host} is reachable from other hosts, but no [[key]] is configured: add one, or set "
             "server.open = true to serve everybody",
         )
     return server

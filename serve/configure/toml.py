@@ -74,11 +74,13 @@ class Toml:
             raise self.fail(section, "", "a name is made of letters, digits and _ . : / - (64 at most)")
 
     def names(self, section: str, key: str, names: Iterable[str], valid: Iterable[str], noun: str) -> None:
+        """Raises ConfigError for a name that is not valid; the message lists those that are."""
         for name in names:
             if name not in valid:
                 raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid))}")
 
     def one(self, section: str, key: str, name: Any, valid: Mapping[str, T], noun: str) -> T:
+        """What a name stands for. Raises ConfigError where it is none; the message lists the valid ones."""
         if not isinstance(name, str) or name not in valid:
             raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid))}")
         return valid[name]

@@ -16,6 +16,7 @@ class Console:
         self.below = ""
 
     def say(self, line: str, stream: IO[str] | None = None) -> None:
+        """Print a line, above the one that is drawn over; to `stream`, else to stderr."""
         if self.terminal:
             self._write("\r\x1b[K")
         self._write(line + "\n", stream)

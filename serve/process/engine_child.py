@@ -14,7 +14,7 @@ from serve.config import Engine
 from serve.process import guard
 from serve.process.console import Console
 from serve.process.launcher import Launch, ask_health, command, free_port
-from serve.process.pipes import ended, pause, reading, visible
+from serve.process.pipes import exit_reason, pause, reading, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class EngineChild:
         return f"engine {self.engine.name}: starting {self.launch.what} … {seconds:.0f} s{doing}"
 
     async def run(self) -> None:
+        """Start the engine, again and again with growing pauses, until `stop`."""
         retry_s = self.pace.engine_retry[0]
         while not self.stopped.is_set():
             reason = await self._live()
@@ -122,7 +123,7 @@ class EngineChild:
                 process.terminate()
             await asyncio.wait({exited, unwell}, return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
-                return ended(exited.result())
+                return exit_reason(exited.result())
             process.terminate()
             await exited
             return unwell.result()

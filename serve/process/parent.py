@@ -166,7 +166,7 @@ class _Supervisor:
             try:
                 await self._reload(self.load())
             except (ValueError, OSError) as error:  # ConfigError or not: no slip of a file's editor may end us
-                self.console.say(f"trimtab: not reloaded, the old configuration stays: {error}")
+                self.console.say(f"trimtab: configuration not reloaded, the running one stays in force: {error}")
 
     async def _reload(self, config: Config) -> None:
         """Start what is new, switch the workers over, retire what is old. What is unchanged runs on."""
@@ -238,7 +238,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         why = {
             errno.EADDRINUSE: f"port {port} is in use, try --port",
-            errno.EACCES: f"port {port} is not ours to open, try --port with one above 1023",
-            errno.EADDRNOTAVAIL: f"server.host {host!r} is no address of this machine",
+            errno.EACCES: f"no permission to open port {port}; choose one above 1023 with --port",
+            errno.EADDRNOTAVAIL: f"server.host {host!r} is not an address of this machine",
         }
         raise ConfigError(why.get(error.errno or 0, f"server.host {host!r}: {error.strerror}")) from error

@@ -9,7 +9,8 @@ import signal
 from collections.abc import AsyncIterator
 
 
-def ended(code: int) -> str:
+def exit_reason(code: int) -> str:
+    """How a process with this exit status came to its end, as a message says it."""
     number = -code if code < 0 else code - 128
     if number > 0 and number in set(signal.Signals):
         return f"was killed by {signal.Signals(number).name}"

@@ -112,6 +112,7 @@ class Worker:
         return (engine.pool for engine in self.service.engines.values() if engine.pool is not None)
 
     async def close(self) -> None:
+        """Close connections, stores and indexes, those of earlier configurations too."""
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
 
@@ -123,6 +124,7 @@ class Worker:
         self._changed.set()
 
     def report(self, message: Mapping[str, Any]) -> None:
+        """Write a line to the parent, if there is one."""
         if self._report is not None:
             os.write(self._report, json.dumps(message).encode() + b"\n")
 

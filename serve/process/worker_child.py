@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.process.pipes import ended, pause, reading, writing
+from serve.process.pipes import exit_reason, pause, reading, writing
 
 if TYPE_CHECKING:
     from serve.process.parent import _Supervisor
@@ -28,6 +28,7 @@ class WorkerChild:
         self.ready, self.answered = False, 0
 
     async def run(self) -> None:
+        """Start the worker, again and again with growing pauses, until the parent stops."""
         pace, stopping = self.owner.pace, self.owner.stopping
         retry_s = pace.worker_retry[0]
         while not stopping.is_set():
@@ -39,7 +40,7 @@ class WorkerChild:
                 retry_s = pace.worker_retry[0]
             self.owner.worker_failed(hopeless=bool(error))
             again = "" if stopping.is_set() else f"; starting again in {retry_s:g} s"
-            self.owner.console.say(f"worker {self.index}: {ended(code)}{again}")
+            self.owner.console.say(f"worker {self.index}: {exit_reason(code)}{again}")
             await pause(retry_s, stopping)
             retry_s = min(2 * retry_s, pace.worker_retry[1])
 
@@ -82,6 +83,7 @@ class WorkerChild:
             self.orders.write(json.dumps(line).encode() + b"\n")
 
     def signal(self, number: signal.Signals) -> None:
+        """Signal the process, if it runs."""
         if self.process and self.process.returncode is None:
             self.process.send_signal(number)
 

@@ -50,7 +50,7 @@ _LOOKED = f"SELECT ended, id {_NEWEST} LIMIT 1 OFFSET {_LOOK - 1}"  # the last o
 
 
 class SqliteTraces:
-    """The traces of one worker process. `dropped` counts those that came faster than the disk."""
+    """The traces of one worker process. `dropped` counts those dropped: the queue was full, or the store failed."""
 
     def __init__(self, folder: Path, ttl_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)

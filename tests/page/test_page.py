@@ -407,7 +407,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(open_tab: Open, locked: Serv
     expect(page.get_by_role("dialog")).to_be_visible()
     page.get_by_label("API key").fill("sk-wrong")
     page.get_by_label("API key").press("Enter")
-    expect(page.locator("#key-trouble")).to_have_text("this API key is not known here")
+    expect(page.locator("#key-trouble")).to_have_text("invalid API key")
     page.get_by_label("API key").fill("sk-full-page")
     page.get_by_label("API key").press("Enter")
     expect(page.get_by_role("dialog")).to_be_hidden()

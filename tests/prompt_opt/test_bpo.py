@@ -411,7 +411,7 @@ async def test_a_trial_that_fails_makes_the_rewriter_rest_again() -> None:
     now[0] = 31
     await run(bpo, chat(QUESTION))
     _, got, _ = await run(bpo, chat("How can I eat better?"))
-    assert "rests 30 s after 3 failures" in str(got)
+    assert "circuit breaker open for 30 s after 3 failures" in str(got)
     assert len(ask.asked) == 3
 
 
@@ -421,13 +421,13 @@ async def test_after_failures_the_rewriter_rests_and_is_tried_once() -> None:
     bpo = stage(ask, breaker=Breaker(3, 30, lambda: now[0]))
     for i in range(4):
         _, got, _ = await run(bpo, chat(f"{QUESTION} {i}"))
-    assert str(got) == "bpo=skipped(rewriter rests 30 s after 3 failures (OSError))"
+    assert str(got) == "bpo=skipped(circuit breaker open for 30 s after 3 failures (OSError))"
     assert len(ask.asked) == 3
     now[0] = 31
     ask.says, ask.delay = BETTER, 0.05
     trial, other = await asyncio.gather(run(bpo, chat()), run(bpo, chat("How can I eat better?")))
     assert trial[1].status == "applied"
-    assert "rests" in str(other[1])
+    assert "circuit breaker open" in str(other[1])
     _, got, _ = await run(bpo, chat(QUESTION + "!"))
     assert got.status == "applied"
 
@@ -447,7 +447,7 @@ async def test_who_asks_again_for_a_call_that_hangs_does_not_wait_for_it_while_t
     started = time.monotonic()
     _, again, _ = await run(bpo, chat(), seconds=5)
     assert first.status != "applied"
-    assert str(again) == "bpo=skipped(rewriter rests 30 s after 1 failures (late))"
+    assert str(again) == "bpo=skipped(circuit breaker open for 30 s after 1 failures (late))"
     assert time.monotonic() - started < 1
 
 

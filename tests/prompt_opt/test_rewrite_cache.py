@@ -53,7 +53,7 @@ def test_a_breaker_opens_rests_and_tries_once() -> None:
     breaker.failed("late")
     assert breaker.open_reason() == ""
     breaker.failed("OSError")
-    assert breaker.open_reason() == "rewriter rests 10 s after 2 failures (OSError)"
+    assert breaker.open_reason() == "circuit breaker open for 10 s after 2 failures (OSError)"
     now[0] = 10.0
     assert breaker.open_reason() == ""
     assert breaker.open_reason() != ""

@@ -125,7 +125,7 @@ def test_search_shows_scores_and_heeds_filters(shelf: Served) -> None:
         ({"principles": [{"id": "x"}]}, "text"), ({"principles": [{"id": "x", "text": " "}]}, "text is empty"),
         ({"principles": [{"id": "x", "text": "y", "colour": 1}]}, "colour"),
         ({"principles": [{"id": "x", "text": "y", "in_force_to": "soon"}]}, "in_force_to"),
-        ({"principles": [{"id": "x", "text": "y"}] * 2}, "twice"),
+        ({"principles": [{"id": "x", "text": "y"}] * 2}, "duplicate id"),
         ({"index": "nope", "principles": [{"id": "x", "text": "y"}]}, "valid are law"),
     ],
 )  # fmt: skip

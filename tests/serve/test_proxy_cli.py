@@ -126,7 +126,7 @@ def test_hangup_switches_the_policies_and_running_answers_keep_theirs(start: Sta
         assert "data: [DONE]" in list(lines)
     served.config.write_text("[sever]\n")
     served.process.send_signal(signal.SIGHUP)
-    served.wait_for("not reloaded, the old configuration stays: .*sever: unknown")
+    served.wait_for("configuration not reloaded, the running one stays in force: .*sever: unknown")
     assert policy().headers["x-trimtab-policy"] == "better"
 
 

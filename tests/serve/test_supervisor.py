@@ -320,10 +320,12 @@ def test_wrong_configuration_is_not_loaded_and_the_old_one_stays(start: Callable
     heard = parent.lines
     parent.config.write_text(json.dumps({"wrong": "line 3: no such key"}))
     parent.hup()
-    parent.until(lambda: "not reloaded, the old configuration stays: line 3: no such key" in parent.said)
+    parent.until(
+        lambda: "configuration not reloaded, the running one stays in force: line 3: no such key" in parent.said
+    )
     parent.config.unlink()
     parent.hup()
-    parent.until(lambda: "not reloaded, the old configuration stays: [Errno 2]" in parent.said)
+    parent.until(lambda: "configuration not reloaded, the running one stays in force: [Errno 2]" in parent.said)
     assert parent.lines == heard
     assert get(parent.url)["worker"] == 0
 
@@ -402,7 +404,7 @@ def test_port_in_use_is_said_at_boot(start: Callable[..., Parent]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "says"), [("192.0.2.1", "no address of this machine"), ("no.such.host.invalid", "server.host")]
+    ("host", "says"), [("192.0.2.1", "not an address of this machine"), ("no.such.host.invalid", "server.host")]
 )
 def test_host_that_is_not_ours_is_a_configuration_error(host: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

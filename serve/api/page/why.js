@@ -115,7 +115,7 @@ function principle(row) {
 function sent(trace) {
   if (trace.spans) return prompt(trace);
   if (!trace.before) {
-    return el("p", { class: "note" }, "This trace keeps no content: ask with “explain”, or let the server keep it (trace_content = true).");
+    return el("p", { class: "note" }, "This trace has no content: send the request with “explain”, or set trace_content = true in [server].");
   }
   const turns = trace.before.map((message) => el("section", { class: "message" }, el("h4", {}, message.role),
     long(typeof message.content === "string" ? message.content : JSON.stringify(message.content))));
