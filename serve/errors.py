@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as OpenAI-shaped errors.
+"""What can go wrong with a request. A client gets it in the shape of the API that it speaks (`serve.dialects`).
 
     ApiError
     ├── BadRequest          400  JSON, types, limits that name a field, what an engine can't do
@@ -16,13 +16,9 @@ An upstream's own 4xx and 5xx are no ApiError: they go to the client with their 
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 
 class ApiError(Exception):
-    """An error that the client gets as {"error": {"message", "type", "param", "code"}}."""
+    """An error for the client: a message, and by name its type, its code and the parameter that it concerns."""
 
     status = 500
     type = "server_error"
@@ -32,14 +28,6 @@ class ApiError(Exception):
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.message, self.code, self.param = message, code, param
-
-    def json(self) -> bytes:
-        error: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": error})
-
-    def event(self) -> bytes:
-        """The error as the last event of a stream; no [DONE] follows it."""
-        return b"data: " + self.json() + b"\n\n"
 
 
 class BadRequest(ApiError):

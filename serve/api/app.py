@@ -17,7 +17,7 @@ from serve.api.routes import HEALTH, RELAYED, lines
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
 from serve.config import RAW, RIGHTS
-from serve.dialects import wire
+from serve.dialects import openai, wire
 from serve.errors import ApiError, NotFound
 from serve.http.body import read_json
 
@@ -109,7 +109,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
         headers = {name.decode(): value.decode() for name, value in error.headers}
-        return Response(error.json(), error.status, headers, media_type="application/json")
+        return Response(openai.error(error), error.status, headers, media_type="application/json")
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:

@@ -9,14 +9,12 @@ from typing import Any
 import msgspec
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage
-from prompt_opt.layout.order import NoPlace
 from prompt_opt.pipeline import advise
-from serve.chat.answer import laid_out
+from serve.chat.align import laid_out
 from serve.chat.choose import choose
 from serve.chat.keys import Caller
 from serve.chat.service import Service
-from serve.dialects import wire
-from serve.errors import BadRequest
+from serve.dialects import openai_chat, wire
 
 
 async def explained(service: Service, who: Caller, request: wire.Request, header: str | None) -> dict[str, Any]:
@@ -26,13 +24,10 @@ async def explained(service: Service, who: Caller, request: wire.Request, header
         BadRequest: the chat has no place in a base model's prompt.
     """
     policy, _ = choose(service.config, who, request.model, header, request.options)
-    chat = wire.chat(request, service.config.server)
+    chat = openai_chat.chat(request, service.config.server)
     advice, outcomes = await advised(chat, policy, service.stages[policy.name], who, request.options)
-    try:
-        engine = service.engines[policy.engine]
-        prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)
-    except NoPlace as error:
-        raise BadRequest(str(error), code="no_place_in_base_render") from None
+    engine = service.engines[policy.engine]
+    prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)
     return {"policy": policy.name, "digest": policy.digest, **show(prompt, policy, outcomes)}
 
 

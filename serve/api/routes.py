@@ -6,17 +6,20 @@ The rest waits in `serve.api.app`, which is loaded when it is first asked for: a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
-from serve.chat.answer import Line, chat_completions, relayed, run
-from serve.chat.reply import CHAT
+from serve.chat.handle import Line, relayed, run, speaking
 from serve.chat.service import Service
-from serve.http.call import Call
+from serve.dialects import openai, openai_chat
+from serve.dialects.dialect import Dialect
+from serve.http.call import Call, Shape
 from serve.http.protocol import Lines
 
+# The wire APIs that requests for an answer may come in, each at its own path.
+DIALECTS: tuple[Dialect, ...] = (openai_chat,)
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
 RELAYED = (
     "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/moderations", "/v1/rerank", "/v1/score",
@@ -30,11 +33,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def lines(service: Callable[[], Service]) -> Lines:
+def lines(service: Callable[[], Service], dialects: Sequence[Dialect] = DIALECTS) -> Lines:
     """By method and path. `service` gives the current one, so that a reload reaches the next request."""
 
-    def travel(line: Line) -> Callable[[Call], Awaitable[None]]:
-        return lambda call: run(service(), call, line)
+    def travel(line: Line, shape: Shape) -> Callable[[Call], Awaitable[None]]:
+        def answer(call: Call) -> Awaitable[None]:
+            call.shape = shape
+            return run(service(), call, line)
+
+        return answer
 
     async def alive(call: Call) -> None:
         call.reply(200, b'{"status":"ok"}')
@@ -52,7 +59,8 @@ def lines(service: Callable[[], Service]) -> Lines:
 
         return bare
 
-    posts = {CHAT: travel(chat_completions)} | dict.fromkeys(RELAYED, travel(relayed))
+    posts = dict.fromkeys(RELAYED, travel(relayed, openai))
+    posts |= {dialect.path: travel(speaking(dialect), dialect) for dialect in dialects}
     return {("POST", path): line for path, line in posts.items()} | {
         ("GET", "/healthz"): alive,
         ("GET", "/readyz"): ready,

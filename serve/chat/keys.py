@@ -56,13 +56,22 @@ def identify(keys: Sequence[Key], authorization: str | None) -> Caller:
     Raises:
         Unauthorized: keys are configured and this is none of them.
     """
+    scheme, _, secret = (authorization or "").partition(" ")
+    return known(keys, secret.strip() or None if scheme.lower() == "bearer" else None)
+
+
+def known(keys: Sequence[Key], secret: str | None) -> Caller:
+    """The caller who has this secret; its characters are the header's bytes, as latin-1 reads them.
+
+    Raises:
+        Unauthorized: keys are configured and this is none of them.
+    """
     if not keys:
         return ANYBODY
-    scheme, _, secret = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
+    if secret is None:
         raise Unauthorized("missing API key: send 'Authorization: Bearer KEY'", code="missing_api_key")
     # latin-1 gives back the very bytes of the header.
-    digest = hashlib.sha256(secret.strip().encode("latin-1")).hexdigest()
+    digest = hashlib.sha256(secret.encode("latin-1")).hexdigest()
     found: Key | None = None
     for key in keys:
         if hmac.compare_digest(key.sha256, digest):

@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
 from prompt_opt.core import Advice, Outcome, Policy, Prompt
 from serve import metrics
+from serve.chat.keys import ANYBODY, Caller
 from serve.store.traces import Traces
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -22,6 +24,7 @@ _CONTENT = 2**20  # characters of a prompt, or of an answer, that a trace keeps;
 
 
 _NO_ADVICE = Advice()
+_NO_FIELDS: Mapping[str, msgspec.Raw] = MappingProxyType({})
 
 
 def _random(size: int, at_once: int = 512) -> Iterator[str]:
@@ -48,57 +51,83 @@ def _header(text: str) -> bytes:
     return _UNPRINTABLE.sub("?", text)[:_HEADER].encode()
 
 
+class Selection(NamedTuple):
+    """What was settled before anything was done to a request."""
+
+    policy: Policy
+    engine: str
+    model: str
+    stream: bool = False
+    content: bool = False  # keep the prompt before and after, and the answer
+    asked: Mapping[str, msgspec.Raw] = _NO_FIELDS  # the request's fields, where content is kept
+
+
+class Alignment(NamedTuple):
+    """What the policy did to a request."""
+
+    outcomes: tuple[Outcome, ...] = ()
+    advice: Advice = _NO_ADVICE
+    prompt: Prompt | None = None
+    notes: tuple[str, ...] = ()
+
+
+_NO_ALIGNMENT = Alignment()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back from the engine, filled in by whoever passes it on."""
+
+    started: float = field(default_factory=time.monotonic)  # of the request
+    keep: bool = False  # the text too
+    first_byte: float | None = None  # seconds after `started`
+    usage: Mapping[str, Any] | None = None
+    text: str | None = None  # of its first choice
+    error: str = ""
+
+    def saw_first_byte(self) -> None:
+        """Note the time, once."""
+        if self.first_byte is None:
+            self.first_byte = time.monotonic() - self.started
+
+
 @dataclass(slots=True)
 class Record:
-    """What a trace and the metrics are made of, filled in on the way."""
+    """What a trace and the metrics are made of. Owned by `serve.chat.handle`: the steps return what they learned."""
 
     path: str
     ident: str = field(default_factory=new_id)
-    started: float = field(default_factory=time.monotonic)
-    tenant: str = ""
-    key: str = ""  # its id
-    policy: Policy | None = None
-    engine: str = ""
-    model: str = ""
-    stream: bool = False
-    outcomes: tuple[Outcome, ...] = ()
-    notes: tuple[str, ...] = ()
-    advice: Advice = _NO_ADVICE
-    prompt: Prompt | None = None
-    content: bool = False  # keep the prompt before and after, and the answer
-    asked: Mapping[str, msgspec.Raw] = field(default_factory=dict)  # the request's fields, where content is kept
-    answer: str | None = None  # what its first choice said, likewise
-    first_byte: float | None = None
-    usage: Mapping[str, Any] | None = None
+    caller: Caller = ANYBODY
+    selection: Selection | None = None
+    alignment: Alignment = _NO_ALIGNMENT
+    answer: Answer = field(default_factory=Answer)
     error: str = ""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The short form of the trace, which every answer carries."""
-        applied = ", ".join(map(str, self.outcomes)) or "none"
-        pairs = [(b"x-trimtab-policy", _header(self.policy.name))] if self.policy else []
+        applied = ", ".join(map(str, self.alignment.outcomes)) or "none"
+        pairs = [(b"x-trimtab-policy", _header(self.selection.policy.name))] if self.selection else []
         return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode())]
-
-    def saw_first_byte(self) -> None:
-        if self.first_byte is None:
-            self.first_byte = time.monotonic() - self.started
 
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""
-        policy = self.policy
+        selection, alignment, answer = self.selection, self.alignment, self.answer
+        policy = selection.policy if selection else None
+        content = selection is not None and selection.content
         out: dict[str, Any] = {
             "id": self.ident,
             "object": "trace",
-            "created": int(time.time() - (time.monotonic() - self.started)),
+            "created": int(time.time() - (time.monotonic() - answer.started)),
             "path": self.path,
             "policy": policy.name if policy else None,
-            "key": self.key,
+            "key": self.caller.name,
             "policy_digest": policy.digest if policy else None,
             "render": policy.render if policy and policy.stages else None,
-            "engine": self.engine,
-            "model": self.model,
-            "stream": self.stream,
-            "stages": [_stage(o, self.content) for o in self.outcomes],
-            "notes": list(self.notes),
+            "engine": selection.engine if selection else "",
+            "model": selection.model if selection else "",
+            "stream": selection is not None and selection.stream,
+            "stages": [_stage(o, content) for o in alignment.outcomes],
+            "notes": list(alignment.notes),
             "principles": [
                 {
                     "id": p.id,
@@ -112,35 +141,38 @@ class Record:
                     "lexical": p.lexical,
                     "pinned": pin,
                 }
-                for pin, some in ((True, self.advice.pinned), (False, self.advice.principles))
+                for pin, some in ((True, alignment.advice.pinned), (False, alignment.advice.principles))
                 for p in some
             ],
             "status": status,
-            "error": self.error or None,
-            "usage": self.usage,
-            "first_byte_ms": None if self.first_byte is None else round(self.first_byte * 1000, 3),
-            "total_ms": round((time.monotonic() - self.started) * 1000, 3),
+            "error": self.error or answer.error or None,
+            "usage": answer.usage,
+            "first_byte_ms": None if answer.first_byte is None else round(answer.first_byte * 1000, 3),
+            "total_ms": round((time.monotonic() - answer.started) * 1000, 3),
         }
-        if self.content:
-            self._keep_content(out)
+        if selection is not None and selection.content:
+            _keep_content(out, selection.asked, alignment.prompt, answer.text)
         return out
 
-    def _keep_content(self, out: dict[str, Any]) -> None:
-        """Add what was asked, what was sent and what came back; all of it, or none where it is too much."""
-        spans = self.prompt.spans if self.prompt is not None else ()
-        sizes = sum(map(len, map(bytes, self.asked.values()))), sum(len(s.text) for s in spans), len(self.answer or "")
-        if max(sizes) > _CONTENT:
-            out["notes"].append(f"content left out: {max(sizes)} characters")
-            return
-        # Copies, since a Raw keeps the whole body alive; as they came, since nothing here needs to read them.
-        fields = {name: raw.copy() for name, raw in self.asked.items()}
-        out["before"] = fields.pop("messages", None)
-        out["params"] = {name: raw for name, raw in fields.items() if name not in ("model", "stream")}
-        out["answer"] = self.answer
-        if self.prompt is not None:
-            messages = self.prompt.messages
-            out["after"] = self.prompt.text if messages is None else [msgspec.Raw(m.json()) for m in messages]
-            out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in spans]
+
+def _keep_content(
+    out: dict[str, Any], asked: Mapping[str, msgspec.Raw], prompt: Prompt | None, answer: str | None
+) -> None:
+    """Add what was asked, what was sent and what came back; all of it, or none where it is too much."""
+    spans = prompt.spans if prompt is not None else ()
+    sizes = sum(map(len, map(bytes, asked.values()))), sum(len(s.text) for s in spans), len(answer or "")
+    if max(sizes) > _CONTENT:
+        out["notes"].append(f"content left out: {max(sizes)} characters")
+        return
+    # Copies, since a Raw keeps the whole body alive; as they came, since nothing here needs to read them.
+    fields = {name: raw.copy() for name, raw in asked.items()}
+    out["before"] = fields.pop("messages", None)
+    out["params"] = {name: raw for name, raw in fields.items() if name not in ("model", "stream")}
+    out["answer"] = answer
+    if prompt is not None:
+        messages = prompt.messages
+        out["after"] = prompt.text if messages is None else [msgspec.Raw(m.json()) for m in messages]
+        out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in spans]
 
 
 def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
@@ -162,22 +194,23 @@ def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
 
 def account(record: Record, status: int, traces: Traces) -> None:
     """Count a request, and keep its trace."""
-    policy = record.policy.name if record.policy else ""
+    policy = record.selection.policy.name if record.selection else ""
     metrics.answered(record.path, policy, status).inc()
-    for outcome in record.outcomes:
+    for outcome in record.alignment.outcomes:
         metrics.stages.labels(outcome.stage, outcome.status).inc()
         metrics.stage_seconds.labels(outcome.stage).observe(outcome.ms / 1000)
         if "rewriter" in outcome.detail:
-            told = outcome.detail
-            cached = "yes" if told["cached"] else "no"
-            metrics.rewrites.labels(told["rewriter"], told["rule"] or "accepted", cached).inc()
-    if record.first_byte is not None:
-        metrics.waited(policy).observe(record.first_byte)
+            detail = outcome.detail
+            cached = "yes" if detail["cached"] else "no"
+            metrics.rewrites.labels(detail["rewriter"], detail["rule"] or "accepted", cached).inc()
+    answer = record.answer
+    if answer.first_byte is not None:
+        metrics.waited(policy).observe(answer.first_byte)
     for kind in ("prompt_tokens", "completion_tokens"):
-        count = record.usage.get(kind) if record.usage else None
+        count = answer.usage.get(kind) if answer.usage else None
         if isinstance(count, int) and 0 < count < 2**53:  # whatever an engine may say there
             metrics.counted(policy, kind.removesuffix("_tokens")).inc(count)
     dropped = traces.dropped
-    traces.put(record.ident, record.tenant, record.body(status))
+    traces.put(record.ident, record.caller.tenant, record.body(status))
     if traces.dropped > dropped:
         metrics.traces_dropped.inc()

@@ -14,6 +14,7 @@ from prompt_opt.rewriter.calls import Rewriting
 from prompt_opt.rewriter.settings import rewriter
 from serve.chat.salt import on_behalf
 from serve.config import RewriterSpec
+from serve.dialects.openai_chat import events
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
@@ -98,28 +99,9 @@ async def ask(
     return decoded
 
 
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    text: str | None = None
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-def _whole(events: bytes) -> dict[str, Any]:
+def _whole(body: bytes) -> dict[str, Any]:
     """The answer that a stream of one choice's pieces adds up to, in both shapes."""
-    text, ended = "", None
-    for line in events.splitlines():
-        if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
-            for choice in msgspec.json.decode(line[5:], type=_Chunk).choices:
-                text += choice.text or (choice.delta and choice.delta.content) or ""
-                ended = choice.finish_reason or ended
+    text, ended = events.text(body, stream=True) or "", events.finish_reason(body)
     return {"choices": [{"text": text, "message": {"content": text}, "finish_reason": ended}] if ended else []}
 
 

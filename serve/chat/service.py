@@ -20,7 +20,7 @@ from serve.http.headers import request_headers
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
-SAID = "the engine sent an error in its answer"
+REPORTED = "the engine sent an error in its answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ async def send(service: Service, call: Call, engine: LiveEngine, path: str, body
 
 
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
+    """What the client is told of an engine that did not answer as it should; the cause is logged and counted."""
     metrics.upstream_errors.labels(engine.spec.name, type(error).__name__).inc()
     log.warning("engine %s: %s (%r)", engine.spec.name, error, error.cause)
     if isinstance(error, Down):
@@ -74,10 +75,10 @@ def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
     return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
 
 
-def said(engine: LiveEngine, message: str) -> ApiError:
+def reported(engine: LiveEngine, message: str) -> ApiError:
     """An error that the engine itself put into its answer. Its words are for the client, not for our log."""
     metrics.upstream_errors.labels(engine.spec.name, "Said").inc()
     log.warning("engine %s: sent an error in its answer", engine.spec.name)
     error = UpstreamFailed(f"engine {engine.spec.name!r}: {message}")
-    error.brief = SAID
+    error.brief = REPORTED
     return error

@@ -13,9 +13,9 @@ import msgspec
 from prompt_opt.core import Advice, Chat, Context, Message, Policy
 from prompt_opt.layout.order import lay_out
 from prompt_opt.pipeline import constant
-from serve.chat.reply import CHAT, TEXT
 from serve.chat.salt import salt
 from serve.chat.service import Service
+from serve.dialects import openai_chat, openai_completions
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import UpstreamError
 from serve.http.headers import request_headers
@@ -60,9 +60,9 @@ async def _send(service: Service, policy: Policy, advice: Advice, engine: LiveEn
     body: dict[str, object] = {"model": engine.name_for("") or next(iter(engine.names), ""), "max_tokens": 1}
     body |= {"cache_salt": own} if own else {}
     if prompt.messages is None:
-        path, body = TEXT, body | {"prompt": prompt.text}
+        path, body = openai_completions.path, body | {"prompt": prompt.text}
     else:
-        path = CHAT
+        path = openai_chat.path
         body["messages"] = [msgspec.Raw(message.json()) for message in prompt.messages]
     headers = {**request_headers((), engine.key), "content-type": "application/json"}
     try:

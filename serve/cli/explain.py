@@ -25,7 +25,7 @@ from serve.chat.keys import ANYBODY
 from serve.chat.rewriters import Rewriters
 from serve.config import Config, ConfigError, Flags, Server
 from serve.configure.reader import load
-from serve.dialects import wire
+from serve.dialects import openai_chat, wire
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.errors import ApiError
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         config = load(Flags(config=args.config))
         policy = _policy(config, args)
         request = wire.parse(_body(args.chat), Server())
-        chat = wire.chat(request, Server())
+        chat = openai_chat.chat(request, Server())
         options = {**request.options, "skip": [*request.options.get("skip", ()), *(() if args.bpo else ("bpo",))]}
         advice, outcomes = asyncio.run(_alone(config, policy, chat, options))
         prompt = lay_out(chat, advice, policy)

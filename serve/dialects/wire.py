@@ -1,29 +1,26 @@
-"""OpenAI's chat completions on the wire: a body in, a body for the engine out.
+"""A JSON body on the wire, whatever the API: split into its top-level fields, checked, and written again.
 
-The body is split into its top-level fields once, each kept as the client's own JSON bytes (`msgspec.Raw`). What no
-policy names is written to the engine as those bytes; only `model`, the messages that the layout edited and our own
-`trimtab` field differ.
+Each field is kept as the client's own JSON bytes (`msgspec.Raw`). What no policy names is written to the engine as
+those bytes; only `model`, the messages that the layout edited and our own `trimtab` field differ.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 
-from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
 from serve.errors import BadRequest
 
 Raw = msgspec.Raw
 NULL = Raw(b"null")
 _fields = msgspec.json.Decoder(dict[str, Raw])
-_rows = msgspec.json.Decoder(list[Raw])
 # Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTALL)
@@ -31,18 +28,6 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one l
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
-
-
-class _Head(msgspec.Struct):
-    """The part of a message that stages look at."""
-
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-    tool_calls: Any = None
-    function_call: Any = None
-
-
-_head = msgspec.json.Decoder(_Head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +50,10 @@ class Request:
         raw = self.fields.get(name)
         value = None if raw is None else _decoded(name, raw)
         return default if value is None else value
+
+    def with_field(self, name: str, value: Raw) -> Request:
+        """The request with another value of a field; `body` is then no longer its text."""
+        return replace(self, fields={**self.fields, name: value}, touched=True)
 
 
 def parse(body: bytes, limits: Server) -> Request:
@@ -190,69 +179,18 @@ def _brackets(raw: bytes) -> int:
     return len(_STRING.sub(b"", raw).translate(None, _NO_BRACKETS))
 
 
-def chat(request: Request, limits: Server) -> Chat:
-    """The chat of a request, its messages' own bytes beside what stages read of them.
-
-    Raises:
-        BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
-    """
-    if request.fields.get("messages", NULL) == NULL:
-        raise BadRequest("messages is missing", param="messages")
-    try:
-        rows = _rows.decode(request.fields["messages"])
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"messages must be a list: {error}", param="messages") from None
-    if not rows:
-        raise BadRequest("messages is empty", param="messages")
-    if len(rows) > limits.max_messages:
-        raise BadRequest(f"messages holds more than {limits.max_messages}", param="messages")
-    params = {name: raw for name, raw in request.fields.items() if name not in ("model", "messages", "stream")}
-    return Chat(tuple(_message(raw, i) for i, raw in enumerate(rows)), request.model, request.stream, params)
-
-
-def _message(raw: Raw, i: int) -> Message:
-    try:
-        head = _head.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
-    tool = head.role in ("tool", "function") or bool(head.tool_calls) or bool(head.function_call)
-    return Message(head.role, head.content, tool, bytes(raw))
-
-
 def raw_body(request: Request, model: str, salt: str = "") -> bytes:
     """The body for the engine where only the model's name and the cache's salt may change: the client's bytes
     wherever possible."""
     if not request.touched and not salt and (not model or model == request.model):
         return request.body
-    return _encode(request.fields, model, salt)
+    return encode(request.fields, model, salt)
 
 
-def chat_body(request: Request, prompt: Prompt, model: str, salt: str = "") -> bytes:
-    """The body for /v1/chat/completions with the prompt's messages."""
-    assert prompt.messages is not None
-    messages = Raw(b"[" + b",".join(message.json() for message in prompt.messages) + b"]")
-    return _encode({**request.fields, "messages": messages}, model, salt)
-
-
-def _encode(fields: Mapping[str, Raw], model: str, salt: str) -> bytes:
+def encode(fields: Mapping[str, Raw], model: str, salt: str) -> bytes:
+    """A body of these fields; `model` and `salt` take the place of the fields' own where they are not ""."""
     if model:
         fields = {**fields, "model": Raw(msgspec.json.encode(model))}
     if salt:
         fields = {**fields, "cache_salt": Raw(msgspec.json.encode(salt))}
     return msgspec.json.encode(fields)
-
-
-def max_tokens(request: Request) -> int | None:
-    """What the client allows an answer to have, by either name."""
-    for name in ("max_completion_tokens", "max_tokens"):
-        if (value := typed(request.fields, name, int, None)) is not None:
-            if value < 1:
-                raise BadRequest(f"{name} must be at least 1", param=name)
-            return int(value)
-    return None
-
-
-def loose_max_tokens(request: Request) -> int:
-    """The same as far as it makes sense, else 1: where we send the client's value on as it is, the engine judges it."""
-    values = (request.value(name) for name in ("max_completion_tokens", "max_tokens"))
-    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 1)

@@ -62,6 +62,9 @@ _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "n
 _VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhere: only a rewriter's decoding has them
 
 
+_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every engine has
+
+
 class LiveEngine:
     """One engine's state in this worker; the supervisor and probing change it, requests read it."""
 
@@ -238,6 +241,15 @@ class LiveEngine:
     def supports(self) -> frozenset[str]:
         """The FEATURES that may be asked of it."""
         return self._supports
+
+    def speaks(self, path: str) -> bool:
+        """Whether the engine has this API's path itself, so that a request of it needs no translation."""
+        return path in _PATHS
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of a profile's decoding settings that `adapt` leaves out, sorted."""
+        known = self.kind in ("vllm", "transformers")
+        return [] if known else sorted(name for name in names if name in _EXTENSIONS or name in _VLLM_ONLY)
 
     def must_adapt(self, fields: Iterable[str]) -> bool:
         """Whether a client's own fields mean something else, or nothing, in this engine's dialect."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -20,6 +21,32 @@ JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODILESS = (204, 304)
+
+
+class Shape(Protocol):
+    """How an error is written for a client."""
+
+    def error(self, failure: ApiError) -> bytes:
+        """The body of an answer, in JSON."""
+
+    def error_event(self, failure: ApiError) -> bytes:
+        """The last event of a stream of events."""
+
+
+class Plain:
+    """The shape where no API is known: a problem document (RFC 9457)."""
+
+    def error(self, failure: ApiError) -> bytes:
+        """`title`, `status` and `detail`."""
+        problem = {"title": failure.type, "status": failure.status, "detail": failure.message}
+        return json.dumps(problem).encode()
+
+    def error_event(self, failure: ApiError) -> bytes:
+        """The same as an event."""
+        return b"event: error\ndata: " + self.error(failure) + b"\n\n"
+
+
+PLAIN = Plain()
 
 
 class ClientGone(Exception):
@@ -66,7 +93,8 @@ class Call:
         self.path, self.query, self.headers = path, query, headers
         self.started = self.ended = self.events = False
         self.status = 0
-        self.extra: list[tuple[bytes, bytes]] = []  # headers of ours that every answer to this call carries
+        self.shape: Shape = PLAIN  # of errors
+        self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
         self._wire, self._expect, self._old = wire, expect and not old, old
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
@@ -91,7 +119,7 @@ class Call:
         return self.ended
 
     def set(self) -> None:
-        """There is news: a piece of the body, its end, or the client's."""
+        """Wake the reader: body data, end of body, or disconnect."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         if self.disconnected and self._task is not None:
@@ -104,7 +132,7 @@ class Call:
             await line(self)
         except Exception:
             log.exception("%s", self.path)
-            self.extra = []
+            self.extra = None
             if not self.started:
                 self.fail(ApiError("an internal error; the server's log has it", code="internal_error"))
         if not self.ended and not self.disconnected:
@@ -219,14 +247,14 @@ class Call:
         for its end.
         """
         if not self.started:
-            self.reply(error.status, error.json(), (JSON, *error.headers))
+            self.reply(error.status, self.shape.error(error), (JSON, *error.headers))
         elif self.events and not self.ended:
-            self.end(error.event())
+            self.end(self.shape.error_event(error))
 
     def _head(self, status: int, headers: Headers, length: int | None = None) -> bytes:
         if self._expect and self.more_body:  # it may or may not send its body now
             self.keep_alive = False
-        pairs = [*headers, *self.extra]
+        pairs = [*headers, *self.extra()] if self.extra is not None else list(headers)
         if status in _BODILESS:
             pass
         elif length is not None:

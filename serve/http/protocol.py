@@ -15,7 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.errors import BadRequest
-from serve.http.call import Call
+from serve.http.call import PLAIN, Call, Shape
 
 Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
@@ -34,9 +34,10 @@ class Protocol(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _ahead: Sequence[Any] = ()  # requests before the last one, where some came pipelined
 
-    def __init__(self, lines: Lines, **settings: Any) -> None:
+    def __init__(self, lines: Lines, shape: Shape = PLAIN, **settings: Any) -> None:
+        """`lines` by method and path; `shape` is that of an error where there is no line to say it."""
         super().__init__(**settings)
-        self._lines = lines
+        self._lines, self._shape = lines, shape
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -91,6 +92,7 @@ class Protocol(HttpToolsProtocol):
             old = self.parser.get_http_version() < "1.1"
             keep = not old and self.parser.should_keep_alive()
             call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue, old=old)
+            call.shape = self._shape
             self.cycle = call
             app: Any = line
             if waits:
@@ -127,7 +129,7 @@ class Protocol(HttpToolsProtocol):
         self.parser = _Deaf()  # type: ignore[assignment]
         self._in_time()
         error, refusal = BadRequest(msg, code="invalid_http"), Call(self, "", b"", (), keep=False, expect=False)
-        refusal.more_body = False
+        refusal.more_body, refusal.shape = False, self._shape
         last: Any = self.cycle
         self.cycle = refusal  # type: ignore[assignment]
         if last is None or (last.response_complete and not last.more_body):
@@ -183,10 +185,10 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Deaf:
-    """In a parser's place, where nothing that comes matters any more."""
+    """Parser stub that discards all further input."""
 
     def feed_data(self, data: bytes) -> None:
-        """Forget it."""
+        """Discard `data`."""
 
 
 def _split(url: bytes) -> tuple[str, bytes]:

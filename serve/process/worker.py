@@ -34,6 +34,7 @@ from serve.chat.warmup import Done, warm
 from serve.config import Config, ConfigError
 from serve.configure.flags import parse
 from serve.configure.reader import load
+from serve.dialects import openai
 from serve.engine.live import LiveEngine
 from serve.engine.pool import Pool
 from serve.engine.relay import Relay
@@ -190,7 +191,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     worker = Worker(told)
     settings = uvicorn.Config(
         Application(lambda: worker.service),
-        http=cast(Any, partial(Protocol, lines(lambda: worker.service))),
+        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai)),
         ws="none",
         lifespan="off",
         access_log=False,

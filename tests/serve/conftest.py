@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+import uvicorn
 from openai import AsyncOpenAI
 
+from prompt_opt.pipeline import build as build_stages
+from serve.api.app import build
+from serve.api.routes import DIALECTS, lines
+from serve.chat.indexes import Indexes
+from serve.chat.service import Service
+from serve.config import Flags
+from serve.configure.reader import load
+from serve.dialects import openai
+from serve.dialects.dialect import Dialect
+from serve.engine.live import LiveEngine
+from serve.engine.relay import Relay
+from serve.http.protocol import Protocol
+from serve.store.sqlite_traces import SqliteTraces
 from tests.upstream import FakeUpstream, Recorded
 
 # `main` is an engine of unknown make, `vllm` and `hf` speak those dialects, `dead` is none at all.
@@ -250,6 +268,34 @@ def events(text: str) -> list[Any]:
     """The data of the events of a stream, [DONE] as it is."""
     data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
     return [row if row == "[DONE]" else json.loads(row) for row in data]
+
+
+@contextlib.asynccontextmanager
+async def in_process(
+    file: str, folder: Path, *, upstream: str | None = None, dialects: Sequence[Dialect] = DIALECTS
+) -> AsyncIterator[str]:
+    """The application in this very event loop; its address. `file` is a configuration's text, "" for none."""
+    (path := folder / "trimtab.toml").write_text(file)
+    config = load(Flags(config=str(path) if file else None, upstream=upstream, state_dir=str(folder)), {})
+    traces = SqliteTraces(folder, 60)
+    relay = Relay(connect_s=2, timeout_s=10)
+    stages = {name: build_stages(policy) for name, policy in config.policies.items()}
+    engines = {name: LiveEngine(spec) for name, spec in config.engines.items()}
+    service = Service(config, engines, stages, relay, traces, Indexes({}))
+    http: Any = partial(Protocol, lines(lambda: service, dialects), openai)
+    settings = uvicorn.Config(build(lambda: service), http=http, lifespan="off", log_level="error", ws="none")
+    settings.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(settings)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve([listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        await task
+    await relay.close()
+    traces.close()
 
 
 # ---------------------------------------------------------------- the embedded model

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,10 @@ import httpx
 import pytest
 import uvicorn
 
-from prompt_opt.pipeline import build as build_stages
-from serve.api.app import build
-from serve.api.routes import lines
-from serve.chat.indexes import Indexes
-from serve.chat.service import Service
-from serve.config import Flags
-from serve.configure.reader import load
-from serve.engine.live import LiveEngine
-from serve.engine.relay import Relay
 from serve.errors import TooLarge, TooSlow
 from serve.http.call import Call, ClientGone
 from serve.http.protocol import Protocol
-from serve.store.sqlite_traces import SqliteTraces
-from tests.serve.conftest import Served, chat
+from tests.serve.conftest import Served, chat, in_process
 from tests.upstream import FakeUpstream
 
 # window -> the model that keeps a client waiting there
@@ -154,25 +143,8 @@ def test_fds_do_not_grow_with_clients_that_leave(served: Served, upstream: FakeU
 @pytest.fixture
 async def inside(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[str]:
     """The application in this very event loop, so that its tasks can be counted."""
-    config = load(Flags(upstream=upstream.url, state_dir=str(tmp_path)), {})
-    traces = SqliteTraces(tmp_path, 60)
-    relay = Relay(connect_s=2, timeout_s=10)
-    stages = {name: build_stages(policy) for name, policy in config.policies.items()}
-    service = Service(config, {"main": LiveEngine(config.engines["main"])}, stages, relay, traces, Indexes({}))
-    http: Any = partial(Protocol, lines(lambda: service))
-    settings = uvicorn.Config(build(lambda: service), http=http, lifespan="off", log_level="error", ws="none")
-    settings.timeout_graceful_shutdown = 1
-    server = uvicorn.Server(settings)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        task = asyncio.create_task(server.serve([listener]))
-        while not server.started:
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        await task
-    await relay.close()
-    traces.close()
+    async with in_process("", tmp_path, upstream=upstream.url) as url:
+        yield url
 
 
 async def test_no_task_outlives_a_client_that_left(inside: str, upstream: FakeUpstream) -> None:

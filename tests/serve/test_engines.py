@@ -11,7 +11,7 @@ import pytest
 
 from prompt_opt.core import Message, Policy, Prompt
 from serve.config import Config, ConfigError, Engine, Server
-from serve.dialects import wire
+from serve.dialects import openai_chat, wire
 from serve.engine.live import FEATURES, LiveEngine
 from serve.errors import BadRequest, Unavailable
 
@@ -61,7 +61,7 @@ def test_media_are_seen_in_the_messages() -> None:
     for kind, feature in (("image_url", "images"), ("input_image", "images"), ("input_audio", "audio")):
         body = request(messages=[{"role": "user", "content": [{"type": kind}]}])
         with pytest.raises(BadRequest, match=feature):
-            engine.refuse(body, wire.chat(body, Server()))
+            engine.refuse(body, openai_chat.chat(body, Server()))
 
 
 def test_vllm_is_known_by_its_models_and_tells_its_context() -> None:

@@ -15,6 +15,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from serve.dialects import openai as shape
 from serve.errors import ApiError, UpstreamFailed
 from tests.serve.conftest import Served, Start, chat, events
 from tests.upstream import FakeUpstream
@@ -610,7 +611,7 @@ def test_every_error_has_a_status_and_openais_shape() -> None:
     for kind in [ApiError, *kinds]:
         made = kind('say "hi"\n')
         assert 400 <= made.status < 600
-        assert json.loads(made.json())["error"].keys() == {"message", "type", "param", "code"}
-        assert made.event().count(b"\n") == 2
-        assert made.event().endswith(b"\n\n")
+        assert json.loads(shape.error(made))["error"].keys() == {"message", "type", "param", "code"}
+        assert shape.error_event(made).count(b"\n") == 2
+        assert shape.error_event(made).endswith(b"\n\n")
     assert UpstreamFailed("late", timed_out=True).status == 504

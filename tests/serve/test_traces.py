@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from prompt_opt.core import Outcome, Policy
-from serve.chat.record import Record
+from serve.chat.record import Alignment, Record, Selection
 from serve.store.sqlite_traces import SqliteTraces
 from tests.serve.conftest import SECRETS, Served, Start, chat
 
@@ -192,8 +192,8 @@ def test_no_reason_can_leave_its_header() -> None:
     record = Record(
         "/x",
         "id",
-        policy=Policy("p"),
-        outcomes=(Outcome("urial", "failed", nasty), Outcome("bpo", "skipped", "x" * 9999)),
+        selection=Selection(Policy("p"), "main", "m"),
+        alignment=Alignment((Outcome("urial", "failed", nasty), Outcome("bpo", "skipped", "x" * 9999))),
     )
     for name, value in record.headers():
         assert re.fullmatch(rb"[a-z-]+", name)

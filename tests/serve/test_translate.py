@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_opt.core import Prompt
-from serve.dialects.translate import BadEvent, Translation
+from serve.dialects.dialect import BadEvent
+from serve.dialects.openai_chat.chunks import ChatWriter
+from serve.dialects.openai_completions.pieces import TextReader
+from serve.dialects.translation import Translation
 
 PROMPT = Prompt((), stops=("\n````\n", "\n## Question\n````"), fence="````")
 
@@ -18,7 +21,8 @@ PROMPT = Prompt((), stops=("\n````\n", "\n## Question\n````"), fence="````")
 def translation(
     n: int = 1, stops: tuple[str, ...] = (), logprobs: int | None = None, usage: bool = False
 ) -> Translation:
-    return Translation(PROMPT, stops, n, "chatcmpl-1", "m", 1, logprobs=logprobs, usage_chunk=usage)
+    writer = ChatWriter("chatcmpl-1", "m", 1, n, logprobs=logprobs is not None, usage_chunk=usage)
+    return Translation(TextReader(PROMPT, stops, n, logprobs), writer)
 
 
 def event(text: str, index: int = 0, finish: str | None = None, **more: Any) -> bytes:
@@ -83,23 +87,23 @@ def test_logprobs_have_as_many_alternatives_as_were_asked_for() -> None:
 def test_an_engine_that_runs_on_gets_a_little_patience_and_then_none() -> None:
     it = translation(n=2, stops=("END",))
     it.feed(event("aEND", 0))
-    assert not it.complete
+    assert not it.reader.complete
     it.feed(event("bEND", 1))
-    assert it.complete
-    assert not it.finished
+    assert it.reader.complete
+    assert not it.reader.finished
     for _ in range(3):
         assert it.feed(event("more", 0)) == b""
-    assert it.cut_off
-    assert it.finished
+    assert it.reader.cut_off
+    assert it.reader.finished
 
 
 def test_usage_ends_the_waiting_at_once() -> None:
     it = translation(usage=True)
     it.feed(event("a", finish="stop"))
-    assert not it.finished
+    assert not it.reader.finished
     it.feed(b'{"choices":[],"usage":{"completion_tokens":1}}')
-    assert it.finished
-    assert rows(it.closing(it.usage or {}))[-1] == {
+    assert it.reader.finished
+    assert rows(it.closing(it.reader.usage or {}))[-1] == {
         "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
         "usage": {"completion_tokens": 1},
     }  # fmt: skip

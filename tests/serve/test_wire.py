@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from prompt_opt.core import Prompt
 from serve.config import Server
-from serve.dialects import completion, wire
+from serve.dialects import openai_chat, wire
+from serve.dialects.openai_chat import conversation
 from serve.errors import BadRequest
 
 LIMITS = Server()
@@ -63,9 +64,12 @@ def test_fields_and_messages_survive_byte_for_byte_what_changes_beside_them(
     message = written({"role": '"user"', "content": '"h\\u0069"', **extra}, gap)
     body = written({"trimtab": "{}", **fields, "model": '"alias"', "messages": f"[{gap}{message.decode()}{gap}]"}, gap)
     request = wire.parse(body, LIMITS)
-    chat = wire.chat(request, LIMITS)
+    chat = openai_chat.chat(request, LIMITS)
     assert chat.messages[0].raw == message
-    for sent in (wire.raw_body(request, "real"), wire.chat_body(request, Prompt((), messages=chat.messages), "real")):
+    for sent in (
+        wire.raw_body(request, "real"),
+        openai_chat.native(request, Prompt((), messages=chat.messages), "real"),
+    ):
         for name, value in fields.items():
             assert f":{value}".encode() in sent
             assert json.loads(sent)[name] == json.loads(value)
@@ -94,8 +98,8 @@ def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
         request = wire.parse(body, LIMITS)
         for name in request.fields:
             request.value(name)
-        wire.chat(request, LIMITS)
-        completion.stops(request), wire.max_tokens(request), completion.logprobs(request)
+        openai_chat.chat(request, LIMITS)
+        conversation.stops(request), conversation.max_tokens(request), conversation.logprobs(request)
     except BadRequest:
         return
 
@@ -149,8 +153,8 @@ def test_both_names_of_the_token_limit_are_known() -> None:
     def parsed(body: bytes) -> wire.Request:
         return wire.parse(body, LIMITS)
 
-    assert wire.max_tokens(parsed(b'{"max_tokens":5}')) == 5
-    assert wire.max_tokens(parsed(b'{"max_tokens":5,"max_completion_tokens":6}')) == 6
-    assert wire.max_tokens(parsed(b'{"max_tokens":null}')) is None
-    assert wire.loose_max_tokens(parsed(b'{"max_tokens":-1}')) == 1
-    assert wire.loose_max_tokens(parsed(b'{"max_tokens":"x","max_completion_tokens":9}')) == 9
+    assert conversation.max_tokens(parsed(b'{"max_tokens":5}')) == 5
+    assert conversation.max_tokens(parsed(b'{"max_tokens":5,"max_completion_tokens":6}')) == 6
+    assert conversation.max_tokens(parsed(b'{"max_tokens":null}')) is None
+    assert conversation.loose_max_tokens(parsed(b'{"max_tokens":-1}')) == 1
+    assert conversation.loose_max_tokens(parsed(b'{"max_tokens":"x","max_completion_tokens":9}')) == 9

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prompt_opt.core import Policy, Prompt
-from serve.dialects.wire import NULL, Request, typed
+from serve.dialects.openai_chat.conversation import logprobs, stops
+from serve.dialects.wire import NULL, Request
 from serve.errors import BadRequest
 
 # Chat fields that a text completion has no place for, or another name.
@@ -37,38 +38,6 @@ def refuse_unplaced(request: Request) -> tuple[str, ...]:
         if request.value(name) not in (None, False):
             raise BadRequest(f"{name} is no field of a chat completion", code="no_place_in_base_render", param=name)
     return tuple(f"{name} not sent: a base model has no use for it" for name in _UNHEARD if name in request.fields)
-
-
-def stops(request: Request) -> tuple[str, ...]:
-    """The client's stop strings.
-
-    Raises:
-        BadRequest: `stop` is neither a string nor a list of strings.
-    """
-    stop = request.value("stop", ())
-    stop = (stop,) if isinstance(stop, str) else stop
-    if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
-        raise BadRequest("stop must be a string or a list of strings", param="stop")
-    return tuple(s for s in stop if s)
-
-
-def logprobs(request: Request) -> int | None:
-    """How many alternatives each token is to have; None where no log-probabilities are asked for.
-
-    Raises:
-        BadRequest: not OpenAI's boolean and its number up to 20.
-    """
-    wanted = typed(request.fields, "logprobs", bool, False)
-    top = typed(request.fields, "top_logprobs", int, 0)
-    if not 0 <= top <= 20:
-        raise BadRequest("top_logprobs must be between 0 and 20", param="top_logprobs")
-    return int(top) if wanted else None
-
-
-def includes_usage(request: Request) -> bool:
-    """Whether the stream is to end with a chunk that tells the usage."""
-    options = typed(request.fields, "stream_options", dict, {})
-    return options.get("include_usage") is True
 
 
 def fields(request: Request, prompt: Prompt, policy: Policy, model: str, tokens: int, max_stop: int) -> dict[str, Any]:

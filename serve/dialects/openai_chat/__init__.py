@@ -1,0 +1,42 @@
+"""OpenAI's chat completions: the dialect that every engine speaks, and the one that others are translated to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prompt_opt.core import Message
+from serve.dialects.openai import bearer as key
+from serve.dialects.openai import error, error_event, refusal
+from serve.dialects.openai_chat.chunks import DONE, ChatWriter
+from serve.dialects.openai_chat.conversation import chat, includes_usage, logprobs, native
+from serve.dialects.openai_chat.events import ending, text, usage
+from serve.dialects.wire import Request, parse
+
+__all__ = [
+    "as_chat", "chat", "done", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
+    "refusal", "text", "usage", "writer",
+]  # fmt: skip
+path = "/v1/chat/completions"
+done = DONE
+
+
+def as_chat(request: Request) -> Request:
+    """The request itself."""
+    return request
+
+
+def messages(rows: Sequence[Message]) -> Sequence[Message]:
+    """The messages themselves."""
+    return rows
+
+
+def writer(request: Request, ident: str, model: str, created: int) -> ChatWriter:
+    """A writer for as many choices as the request asks for.
+
+    Raises:
+        BadRequest: `logprobs` or `stream_options` is of the wrong type.
+    """
+    return ChatWriter(
+        f"chatcmpl-{ident}", model, created, request.value("n", 1),
+        logprobs=logprobs(request) is not None, usage_chunk=includes_usage(request),
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""A chat completion's body: its messages, and what of its parameters we read ourselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from prompt_opt.core import Chat, Message, Prompt
+from serve.config import Server
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, typed
+from serve.errors import BadRequest
+
+_rows = msgspec.json.Decoder(list[Raw])
+
+
+class _Head(msgspec.Struct):
+    """The part of a message that stages look at."""
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+def chat(request: Request, limits: Server) -> Chat:
+    """The chat of a request, its messages' own bytes beside what stages read of them.
+
+    Raises:
+        BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
+    """
+    if request.fields.get("messages", NULL) == NULL:
+        raise BadRequest("messages is missing", param="messages")
+    try:
+        rows = _rows.decode(request.fields["messages"])
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"messages must be a list: {error}", param="messages") from None
+    if not rows:
+        raise BadRequest("messages is empty", param="messages")
+    if len(rows) > limits.max_messages:
+        raise BadRequest(f"messages holds more than {limits.max_messages}", param="messages")
+    params = {name: raw for name, raw in request.fields.items() if name not in ("model", "messages", "stream")}
+    return Chat(tuple(_message(raw, i) for i, raw in enumerate(rows)), request.model, request.stream, params)
+
+
+def _message(raw: Raw, i: int) -> Message:
+    try:
+        head = _head.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
+    tool = head.role in ("tool", "function") or bool(head.tool_calls) or bool(head.function_call)
+    return Message(head.role, head.content, tool, bytes(raw))
+
+
+def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") -> bytes:
+    """The body for /v1/chat/completions: the client's, with the prompt's messages in it where there is a prompt."""
+    if prompt is None:
+        return raw_body(request, model, salt)
+    assert prompt.messages is not None
+    return chat_body(request, prompt.messages, model, salt)
+
+
+def chat_body(request: Request, messages: Sequence[Message], model: str, salt: str = "") -> bytes:
+    """The body for /v1/chat/completions with these messages."""
+    rows = Raw(b"[" + b",".join([message.json() for message in messages]) + b"]")
+    return encode({**request.fields, "messages": rows}, model, salt)
+
+
+def max_tokens(request: Request) -> int | None:
+    """What the client allows an answer to have, by either name."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if (value := typed(request.fields, name, int, None)) is not None:
+            if value < 1:
+                raise BadRequest(f"{name} must be at least 1", param=name)
+            return int(value)
+    return None
+
+
+def loose_max_tokens(request: Request) -> int:
+    """The same as far as it makes sense, else 1: where we send the client's value on as it is, the engine judges it."""
+    values = (request.value(name) for name in ("max_completion_tokens", "max_tokens"))
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 1)
+
+
+def stops(request: Request) -> tuple[str, ...]:
+    """The client's stop strings.
+
+    Raises:
+        BadRequest: `stop` is neither a string nor a list of strings.
+    """
+    stop = request.value("stop", ())
+    stop = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
+        raise BadRequest("stop must be a string or a list of strings", param="stop")
+    return tuple(s for s in stop if s)
+
+
+def logprobs(request: Request) -> int | None:
+    """How many alternatives each token is to have; None where no log-probabilities are asked for.
+
+    Raises:
+        BadRequest: not OpenAI's boolean and its number up to 20.
+    """
+    wanted = typed(request.fields, "logprobs", bool, False)
+    top = typed(request.fields, "top_logprobs", int, 0)
+    if not 0 <= top <= 20:
+        raise BadRequest("top_logprobs must be between 0 and 20", param="top_logprobs")
+    return int(top) if wanted else None
+
+
+def includes_usage(request: Request) -> bool:
+    """Whether the stream is to end with a chunk that tells the usage."""
+    options = typed(request.fields, "stream_options", dict, {})
+    return options.get("include_usage") is True
