@@ -20,8 +20,9 @@ from serve.cli.command import COMMANDS
 from serve.config import Config, Flags
 from serve.configure.flags import parse
 from serve.configure.reader import load
-from trainers.command import METHODS
+from trainers.command import CHECK
 from trainers.methods.losses import LOSSES
+from trainers.methods.table import METHODS
 
 LANGUAGES = {"toml", "json", "jsonl", "python", "sh", "text"}
 # Programs that are not ours; what they are told is theirs to check.
@@ -113,11 +114,12 @@ def train(arguments: list[str]) -> None:
     method, *rest = arguments
     if method == "--list":
         return
-    assert method in METHODS or method in LOSSES
+    assert method in METHODS or method in LOSSES or method == CHECK[0]
     parsed = parser_of("train", ("pair" if method in LOSSES else method,)).parse_args(rest)
     recipe = getattr(parsed, "config", None)
-    if recipe and not re.match(r"[a-z_]+$", str(recipe)):
-        text = (ROOT / recipe).read_text("utf-8")
+    if recipe:
+        named = ROOT / "trainers/recipes" / f"{recipe}.yaml"
+        text = (named if named.is_file() else ROOT / recipe).read_text("utf-8")
         for override in getattr(parsed, "set", None) or []:
             assert re.search(rf"^{override.partition('=')[0]}:", text, re.MULTILINE), override
 

@@ -17,7 +17,7 @@ from serve.api.routes import RELAYED
 from serve.cli.command import COMMANDS
 from serve.config import RIGHTS, Alias, Engine, Flags, IndexSpec, Key, RewriterSpec, Server
 from serve.engine.live import FEATURES
-from trainers.command import METHODS
+from trainers.methods.table import METHODS
 
 README = (ROOT / "README.md").read_text("utf-8")
 FULL = (EXAMPLES / "full.toml").read_text("utf-8")
