@@ -49,7 +49,7 @@ class Engine:
     """
 
     name: str
-    url: str = ""  # with or without /v1
+    url: str = ""  # the base URL: with or without /v1; with another version (…/v1beta/openai) as it is
     urls: tuple[str, ...] = ()  # instead of url: several engines that serve the same (serve.engine.pool)
     affinity: int = 8  # of urls: the pending requests above the least loaded that keep a prefix with its engine
     retries: int = 2  # of urls: others that a request is tried on after a 429, 500, 502, 503 or 504
@@ -59,7 +59,13 @@ class Engine:
     command: tuple[str, ...] = ()
     served_name: str = ""  # the name clients use for a launched model; "": the model's last path component
     kind: Literal["", "openai", "vllm", "transformers"] = ""  # the dialect; "": probed
+    api_path: str | None = None  # between url and OpenAI's paths; unset: /v1, unless the URL names a version already
+    api_version: str = ""  # Azure: the query parameter api-version of every request
     key_env: str = ""  # environment variable that holds the engine's API key
+    key_header: str = "authorization"  # where the key goes, as a Bearer token; any other holds the key alone (api-key)
+    headers: Mapping[str, str] = field(default_factory=dict)  # sent with every request
+    headers_pass: tuple[str, ...] = ()  # of the client's headers, beside those that always pass
+    ca_file: str = ""  # certificates (PEM) of a private CA, trusted beside the system's; read once
     supports: tuple[str, ...] | None = None  # features of `serve.engine.live.FEATURES`; unset: by kind
     context: int | None = None  # tokens; unset: probed
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate

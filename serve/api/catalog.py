@@ -14,7 +14,6 @@ from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import TimedOut, UpstreamError
 from serve.errors import ApiError
-from serve.http.headers import request_headers
 
 Headers = Sequence[tuple[bytes, bytes]]
 _LIMIT = 8 * 2**20  # bytes of an engine's list
@@ -57,8 +56,7 @@ async def _own(service: Service, engine: LiveEngine, headers: Headers) -> tuple[
     named = [{"id": name, "object": "model", "created": 0, "owned_by": spec.name} for name in ours]
     if spec.launched:
         return named, None
-    anonymous = not service.config.keys and engine.key is None
-    sent = request_headers(headers, engine.key, authorization=anonymous)
+    sent = engine.headers(headers, anonymous=not service.config.keys)
     try:
         return await listed(service.relay, engine, sent) or named, None
     except UpstreamError as error:
@@ -75,7 +73,7 @@ async def listed(
     """
     try:
         async with asyncio.timeout(within_s):
-            upstream = await relay.send("GET", engine.url + "/v1/models", headers, None)
+            upstream = await engine.get(relay, "/v1/models", headers)
             with upstream:
                 body = await upstream.read(_LIMIT)
     except TimeoutError:

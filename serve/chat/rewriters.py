@@ -18,7 +18,6 @@ from serve.dialects.openai_chat import events
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
-from serve.http.headers import request_headers
 
 _ANSWER = 2**22  # bytes of a rewriter's answer
 
@@ -79,7 +78,7 @@ async def ask(
         fields["cache_salt"] = own
     if "n" not in live.supports and fields.get("n", 1) > 1:
         fields["n"] = 1  # fewer samples to choose from; the detail of the outcome says how many were offered
-    headers = {**request_headers((), live.key), "content-type": "application/json"}
+    headers = {**live.headers(), "content-type": "application/json"}
     adapted = live.adapt(fields)
     if live.streams_always:
         adapted["stream"] = True  # or it writes on after we have given up

@@ -16,7 +16,6 @@ from serve.engine.relay import Relay
 from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call
-from serve.http.headers import request_headers
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
@@ -42,8 +41,7 @@ async def send(service: Service, call: Call, engine: LiveEngine, path: str, body
     own API key, parts of which engines like to quote, and a status that is none. `prefix` names the constant part of
     the prompt, for an engine that is several.
     """
-    anonymous = not service.config.keys and engine.key is None
-    headers = request_headers(call.headers, engine.key, authorization=anonymous)
+    headers = engine.headers(call.headers, anonymous=not service.config.keys)
     query = call.query.decode("latin-1")
     try:
         upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)

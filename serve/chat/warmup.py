@@ -18,7 +18,6 @@ from serve.chat.service import Service
 from serve.dialects import openai_chat, openai_completions
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import UpstreamError
-from serve.http.headers import request_headers
 
 log = logging.getLogger("trimtab.warmup")
 _GREETING = Chat((Message("user", "Hello."),))
@@ -64,7 +63,7 @@ async def _send(service: Service, policy: Policy, advice: Advice, engine: LiveEn
     else:
         path = openai_chat.path
         body["messages"] = [msgspec.Raw(message.json()) for message in prompt.messages]
-    headers = {**request_headers((), engine.key), "content-type": "application/json"}
+    headers = {**engine.headers(), "content-type": "application/json"}
     try:
         upstream = await engine.post(service.relay, path, headers, msgspec.json.encode(body), policy.digest + own)
         await upstream.read(2**20)

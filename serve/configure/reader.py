@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from prompt_opt import profile as profiles
 from prompt_opt.core import Policy, Profile
@@ -28,6 +26,7 @@ from serve.config import (
     is_base,
 )
 from serve.configure.policies import read_aliases, read_keys, read_policies
+from serve.configure.reach import read_reach
 from serve.configure.toml import Toml, given
 from serve.engine.live import FEATURES
 from serve.store.place import STORES
@@ -91,7 +90,7 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
         if not all(isinstance(path, str) and path for path in engine.adapters.values()):
             raise toml.fail(section, "adapters", "must name a folder for each model name")
         if "urls" in table:
-            engine = replace(engine, urls=_urls(toml, section, engine))
+            _check_urls(toml, section, engine)
         if engine.launched and not engine.url and not engine.model:
             raise toml.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
         if engine.launched and engine.url:
@@ -105,9 +104,8 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
         engines = {"main": _main(flags), **{n: e for n, e in engines.items() if n != "main"}}
     for name, engine in engines.items():
         section = f"engine.{name}"
-        if engine.url:
-            engines[name] = engine = replace(engine, url=_url(toml, section, engine.url))
-        elif engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
+        engines[name] = engine = read_reach(toml, section, engine)
+        if engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
             engines[name] = engine = replace(engine, model=str(EMBEDDED))
         if engine.supports is not None:
             toml.names(section, "supports", engine.supports, FEATURES, "feature")
@@ -136,30 +134,11 @@ def _main(flags: Flags) -> Engine:
     return Engine("main", model=flags.model or str(EMBEDDED), launcher=launcher)
 
 
-def _urls(toml: Toml, section: str, engine: Engine) -> tuple[str, ...]:
+def _check_urls(toml: Toml, section: str, engine: Engine) -> None:
     if engine.url or engine.launched:
         raise toml.fail(section, "urls", "an engine has a url, or urls, or is launched (launcher, command)")
-    urls = tuple(_url(toml, section, url, "urls") for url in engine.urls)
-    if not urls:
+    if not engine.urls:
         raise toml.fail(section, "urls", "lists no URL")
-    if twice := [url for at, url in enumerate(urls) if url in urls[:at]]:
-        raise toml.fail(section, "urls", f"{twice[0]!r} is listed twice")
-    return urls
-
-
-def _url(toml: Toml, section: str, url: str, key: str = "url") -> str:
-    try:
-        parts = urlsplit(url)
-        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets, or a port that is none
-        right = False
-    if not right or not re.fullmatch(r"[!-~]+", url):
-        raise toml.fail(section, key, f"{url!r} is not an http:// or https:// URL")
-    if parts.query or parts.fragment:
-        raise toml.fail(section, key, "must not have a query or a fragment: request paths are appended to it")
-    if parts.username or parts.password:
-        raise toml.fail(section, key, "must not contain credentials: name the key's environment variable in key_env")
-    return re.sub(r"(/v1)?/*$", "", url)
 
 
 def _profiles(toml: Toml) -> dict[str, Profile]:

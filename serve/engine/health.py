@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from serve.engine.address import Addressing
 from serve.engine.relay import Relay
 
 CHECK_S = 2.0  # between the checks of a member
@@ -11,7 +12,7 @@ PATIENCE_S = 5.0  # for a check's answer
 _PATHS = ("/health", "/v1/models")  # each is asked only where the engine doesn't know the one before
 
 
-async def health(relay: Relay, url: str) -> str:
+async def health(relay: Relay, addressing: Addressing, url: str) -> str:
     """ "" where an engine answers that it is well, else what is wrong.
 
     Raises:
@@ -20,7 +21,7 @@ async def health(relay: Relay, url: str) -> str:
     reason = ""
     for path in _PATHS:
         async with asyncio.timeout(PATIENCE_S):
-            answer = await relay.send("GET", url + path, {}, None)
+            answer = await relay.send("GET", addressing.at(url, path), {}, None, ca_file=addressing.ca_file)
             await answer.done()
         if 200 <= answer.status < 300 or answer.status in (401, 403):  # it is up; keys are the requests' business
             return ""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from prompt_opt.core import Chat, Prompt
 from serve.config import Config, ConfigError, Engine, is_base
 from serve.dialects.wire import Request
+from serve.engine.address import Addressing
 from serve.errors import BadRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from serve.engine.pool import Pool
     from serve.engine.relay import Relay
 from serve.engine.upstream import Upstream
+from serve.http.headers import request_headers
 
 log = logging.getLogger("trimtab.engines")
 
@@ -75,13 +77,17 @@ class LiveEngine:
         self.model = spec.model  # what the engine itself calls it
         self.state = "starting" if spec.launched else "unknown"
         self.reason = ""
+        self.addressing = Addressing.of(spec)
+        self._passed = frozenset(name.lower().encode() for name in spec.headers_pass)
+        self._fixed = {name.lower(): value for name, value in spec.headers.items()}
         self.pool: Pool | None = None
         if spec.urls:
             from serve.engine.pool import Pool  # brings the HTTP client, which the parent process does without
 
             self.pool = Pool(
-                spec.name, spec.urls, spec.affinity, self.update, retries=spec.retries, idempotent=spec.idempotent
-            )
+                spec.name, spec.urls, spec.affinity, self.update,
+                retries=spec.retries, idempotent=spec.idempotent, addressing=self.addressing,
+            )  # fmt: skip
         self.kind = ""
         self.context = spec.context
         self.names: tuple[str, ...] = ()  # models that the engine listed
@@ -189,8 +195,22 @@ class LiveEngine:
         `prefix` names the constant part of the prompt, which one engine's cache may have ("": there is none).
         """
         if self.pool is None:
-            return relay.send("POST", self.url + path, headers, body)
+            url, ca_file = self.addressing.at(self.url, path), self.addressing.ca_file
+            return relay.send("POST", url, headers, body, ca_file=ca_file)
         return self.pool.post(relay, path, headers, body, prefix)
+
+    def get(self, relay: Relay, path: str, headers: Mapping[str, str]) -> Awaitable[Upstream]:
+        """Ask the engine, or one of its pool that answers, for something of its own. Raises as `post`."""
+        url, ca_file = self.addressing.at(self.url, path), self.addressing.ca_file
+        return relay.send("GET", url, headers, None, ca_file=ca_file)
+
+    def headers(self, client: Iterable[tuple[bytes, bytes]] = (), *, anonymous: bool = False) -> dict[str, str]:
+        """The headers of a request to it: of the client's those that pass, with its credentials where it is
+        `anonymous` to us; the configured ones; and the engine's own key."""
+        return request_headers(
+            client, self.key,
+            authorization=anonymous, key_header=self.spec.key_header, more=self._passed, fixed=self._fixed,
+        )  # fmt: skip
 
     # -- what it can do
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from serve import metrics
 from serve.engine import health
+from serve.engine.address import PLAIN, Addressing
 from serve.engine.budget import UNSERVED, Budget, retry_after
 from serve.engine.member import Member, ranked
 from serve.engine.relay import Relay
@@ -45,6 +46,7 @@ class Pool:
         *,
         retries: int = 2,
         idempotent: bool = False,
+        addressing: Addressing = PLAIN,
     ) -> None:
         """`tell` hears what becomes of the engine as a whole: its state, its reason, a URL that answers.
 
@@ -54,6 +56,7 @@ class Pool:
         """
         self.name, self._affinity, self._tell = name, affinity, tell
         self._retries, self._idempotent, self._budget = retries, idempotent, Budget()
+        self._addressing = addressing
         self.members = tuple(Member(name, url) for url in urls)
         self._order = lru_cache(1024)(partial(ranked, self.members))
         self._turn = 0
@@ -164,7 +167,8 @@ class Pool:
         member.take()
         waiting = member.waiting if self._idempotent else None
         try:
-            upstream = await relay.send("POST", member.url + path, headers, body, waiting=waiting)
+            url, ca_file = self._addressing.at(member.url, path), self._addressing.ca_file
+            upstream = await relay.send("POST", url, headers, body, ca_file=ca_file, waiting=waiting)
         except BaseException:
             member.release()
             raise
@@ -197,7 +201,7 @@ class Pool:
 
     async def _judge(self, relay: Relay, member: Member) -> None:
         try:
-            reason = await health.health(relay, member.url)
+            reason = await health.health(relay, self._addressing, member.url)
         except (TimeoutError, TimedOut):
             # Slow is better than nobody: the last one stays, as an engine with a single URL would.
             if not any(m is not member and m.state != "ejected" for m in self.members):

@@ -1,8 +1,8 @@
 """The one seam to an engine's HTTP: send a request, stream what comes back, abort.
 
-Nothing is buffered, decompressed, redirected or remembered (no cookies, no proxies from the environment). Whoever
-gives up on a response, by `abort` or by cancelling the task that waits for it, closes the engine's connection at
-once, since that is what makes an engine stop generating.
+Nothing is buffered, decompressed, redirected or remembered (no cookies). Engines on other machines are reached through
+the proxy that the environment names for them, if it does. Whoever gives up on a response, by `abort` or by cancelling
+the task that waits for it, closes the engine's connection at once, since that is what makes an engine stop generating.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from serve.engine.connection import Connection
+from serve.engine.proxy import Proxies, ProxyRefused, address, authorization, environment, proxy, tunnel
 from serve.engine.upstream import FAILURES, Refused, Unconnected, Upstream, upstream_error
 
 _LONG_URL = 512
@@ -24,16 +25,26 @@ STALE_S = 1.0  # a pooled connection that the engine had closed shows it within 
 _NEXT_ADDRESS_S = 0.25  # the wait before another address of a name is tried beside the first (RFC 8305)
 
 
+class _Origin(NamedTuple):
+    """What connections of one kind have in common."""
+
+    scheme: str
+    host: str
+    port: int
+    ca_file: str
+    proxy: str  # its URL, "" for none
+    tunnelled: bool  # through it; else the proxy is asked for the URL (http only)
+
+
 class _Target(NamedTuple):
     """Where a URL leads: the key of its connections, and the request's line and first headers."""
 
-    origin: tuple[str, str, int]
+    origin: _Origin
     line: bytes
 
 
-@lru_cache(1024)
-def _target(method: str, url: str) -> _Target:
-    """Raises ValueError for what is no URL of HTTP."""
+def _target(proxies: Proxies, method: str, url: str, ca_file: str) -> _Target:
+    """Raises ValueError for what is no URL of HTTP, and for a proxy that we do not speak to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an HTTP URL")
@@ -43,22 +54,31 @@ def _target(method: str, url: str) -> _Target:
     named += f":{parts.port}" if parts.port else ""
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(c <= " " or c == "\x7f" for c in path):
-        raise ValueError("a URL with blanks or letters beyond ASCII")
-    line = f"{method} {path} HTTP/1.1\r\nhost: {named}\r\naccept-encoding: identity\r\n".encode("ascii")
-    return _Target((parts.scheme, host, port), line)
+        raise ValueError("the URL contains whitespace or non-ASCII characters")
+    via = proxy(proxies, parts.scheme, host, port)
+    asked = parts.scheme == "http" and urlsplit(via).scheme == "http"
+    line = f"{method} {f'http://{named}' if asked else ''}{path} HTTP/1.1\r\nhost: {named}\r\n".encode("ascii")
+    line += b"accept-encoding: identity\r\n" + (authorization(via) if asked else b"")
+    return _Target(_Origin(parts.scheme, host, port, ca_file, via, bool(via) and not asked), line)
 
 
 @cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+def _tls(ca_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
 
 
 class Relay:
     """The client of one worker process: a pool of connections. Make it inside the running loop."""
 
-    def __init__(self, *, connect_s: float, timeout_s: float) -> None:
+    def __init__(self, *, connect_s: float, timeout_s: float, proxies: Proxies | None = None) -> None:
+        """`proxies`: the environment's, unless others are given."""
         self._connect_s, self._timeout_s = connect_s, timeout_s
-        self._idle: dict[tuple[str, str, int], list[Connection]] = {}
+        self._target = partial(_target, environment() if proxies is None else proxies)
+        self._known = lru_cache(1024)(self._target)
+        self._idle: dict[_Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._closed = False
 
@@ -69,6 +89,7 @@ class Relay:
         headers: Mapping[str, str],
         body: bytes | None,
         *,
+        ca_file: str = "",
         waiting: set[Upstream] | None = None,
     ) -> Upstream:
         """Send a request and return when the response's headers are in. Raises an UpstreamError.
@@ -80,7 +101,7 @@ class Relay:
             raise Refused(ConnectionAbortedError("the relay is closed"))
         try:
             # A client's query may be long, and no two the same: that is nothing to remember.
-            target = (_target if len(url) < _LONG_URL else _target.__wrapped__)(method, url)
+            target = (self._known if len(url) < _LONG_URL else self._target)(method, url, ca_file)
         except ValueError as error:  # UnicodeError too, for a name that is none
             raise Refused(error) from error
         head = _head(target.line, headers, body)
@@ -110,7 +131,7 @@ class Relay:
         except FAILURES as error:
             raise upstream_error(error) from error
 
-    def _spare(self, origin: tuple[str, str, int]) -> Connection | None:
+    def _spare(self, origin: _Origin) -> Connection | None:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
@@ -118,11 +139,8 @@ class Relay:
                 return connection
         return None
 
-    async def _connect(self, origin: tuple[str, str, int]) -> Connection:
+    async def _connect(self, origin: _Origin) -> Connection:
         """A new connection. Raises Refused, or Unconnected where it takes too long."""
-        scheme, host, port = origin
-        loop = asyncio.get_running_loop()
-        context = _tls() if scheme == "https" else None
 
         def spare(connection: Connection) -> None:
             self._idle.setdefault(origin, []).append(connection)
@@ -132,17 +150,18 @@ class Relay:
             with contextlib.suppress(ValueError):
                 self._idle.get(origin, []).remove(connection)
 
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_s):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                where: dict[str, Any] = (
-                    {"host": found[0][4][0], "port": port} if len(found) == 1 else {"sock": await _race(found)}
-                )
-                where |= {"ssl": context, "server_hostname": host if context is not None else None}
+                where = await _reached(origin)
+                if origin.scheme == "https":
+                    where |= {"ssl": _tls(origin.ca_file), "server_hostname": origin.host}
                 made = partial(Connection, self._timeout_s, spare, lost)
                 connection: Connection = (await loop.create_connection(made, **where))[1]
         except TimeoutError as error:
             raise Unconnected from error
+        except ProxyRefused as error:
+            raise Refused(error, f"The proxy does not connect to the engine: {error}.") from error
         except OSError as error:  # ssl.SSLError among them
             raise Refused(error) from error
         self._open.add(connection)
@@ -166,6 +185,17 @@ async def _headed(upstream: Upstream, waiting: set[Upstream]) -> None:
         await upstream.headed()
     finally:
         waiting.discard(upstream)
+
+
+async def _reached(origin: _Origin) -> dict[str, Any]:
+    """A socket, or an address, for `create_connection`."""
+    if origin.tunnelled:
+        return {"sock": await tunnel(origin.proxy, origin.host, origin.port)}
+    host, port = origin.host, origin.port
+    if origin.proxy:
+        host, port = address(origin.proxy)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return {"host": found[0][4][0], "port": port} if len(found) == 1 else {"sock": await _race(found)}
 
 
 async def _race(found: list[Any]) -> socket.socket:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
@@ -14,23 +15,36 @@ _DROPPED_KEEPING_LENGTH = _HOP_BY_HOP | _ENGINES_OWN
 _DROPPED = _DROPPED_KEEPING_LENGTH | {b"content-length"}
 _OURS = (b"x-trimtab-", b"access-control-")
 _TO_ENGINE = frozenset(
-    b"accept content-type idempotency-key openai-beta openai-organization openai-project traceparent tracestate"
+    b"accept anthropic-beta anthropic-version content-type idempotency-key openai-beta traceparent tracestate"
     b" user-agent".split()
 )
-
-_TO_ENGINE_AS_CLIENT = _TO_ENGINE | {b"authorization"}
+_ACCOUNT = frozenset({b"openai-organization", b"openai-project"})  # of whoever's key it is
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+# What no configuration may send or pass on: it belongs to a connection, to a body, or to whoever's key it is.
+RESERVED = frozenset(
+    name.decode()
+    for name in _HOP_BY_HOP | _CREDENTIALS
+    | {b"host", b"content-length", b"content-encoding", b"content-type", b"cookie", b"accept-encoding", b"expect"}
+)  # fmt: skip
 
 
 def request_headers(
-    client: Iterable[tuple[bytes, bytes]], key: str | None = None, *, authorization: bool = False
+    client: Iterable[tuple[bytes, bytes]],
+    key: str | None = None,
+    *,
+    authorization: bool = False,
+    key_header: str = "authorization",
+    more: frozenset[bytes] = frozenset(),
+    fixed: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What the engine gets to see of a client's headers (ASGI's pairs): an allow-list.
+    """What the engine gets to see of a client's headers (ASGI's pairs): an allow-list, and `more` (in lower case).
 
     A client's X-Request-Id is not among them: engines have taken it for the identity of a request of their own.
-    `key` is the engine's own API key. The client's Authorization goes along only where `authorization` says so, and
-    never beside a key.
+    `key` is the engine's own API key, sent as `key_header`. The client's own credentials go along only where
+    `authorization` says so, and neither they nor its OpenAI-Organization and -Project ever beside a key. `fixed`
+    headers replace the client's of the same name (in lower case).
     """
-    allowed = _TO_ENGINE_AS_CLIENT if authorization and key is None else _TO_ENGINE
+    allowed = _allowed(more, account=key is None, credentials=key is None and authorization)
     sent: dict[str, str] = {}
     for raw, value in client:
         name = raw.lower()
@@ -38,9 +52,16 @@ def request_headers(
             continue
         text = name.decode("ascii")
         sent[text] = f"{sent[text]}, {value.decode('latin-1')}" if text in sent else value.decode("latin-1")
+    if fixed:
+        sent |= fixed
     if key is not None:
-        sent["authorization"] = f"Bearer {key}"
+        sent[key_header] = f"Bearer {key}" if key_header == "authorization" else key
     return sent
+
+
+@lru_cache(256)
+def _allowed(more: frozenset[bytes], *, account: bool, credentials: bool) -> frozenset[bytes]:
+    return _TO_ENGINE | more | (_ACCOUNT if account else frozenset()) | (_CREDENTIALS if credentials else frozenset())
 
 
 def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = False) -> list[tuple[bytes, bytes]]:

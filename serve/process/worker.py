@@ -40,7 +40,6 @@ from serve.engine.pool import Pool
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import watch
-from serve.http.headers import request_headers
 from serve.http.protocol import Protocol
 from serve.store.place import open_traces
 from serve.store.traces import Traces
@@ -151,7 +150,7 @@ class Worker:
 
 async def _learn(engine: LiveEngine, relay: Relay) -> None:
     try:
-        engine.learn(await listed(relay, engine, request_headers((), engine.key), _PATIENCE_S))
+        engine.learn(await listed(relay, engine, engine.headers(), _PATIENCE_S))
     except UpstreamError as error:
         # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
         log.debug("engine %s: %s (%r)", engine.spec.name, error, error.cause)
