@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         made = command(name, build if name == "build" else add, text)
         made.add_argument("--input", action="append", required=True, type=Path, metavar="FILE",
-                          help="JSONL, CSV, Markdown, text, BEIR or a folder of these; repeatable")  # fmt: skip
+                          help="a folder, or a file: JSONL, CSV, Markdown, PDF, Word, HTML …; repeatable")  # fmt: skip
         made.add_argument("--embedder", help="a model's name or folder, or none: by terms only"
                           + (" (default: all-MiniLM-L6-v2)" if name == "build" else ""))  # fmt: skip
         for label in ("language", "region", "kind", "source"):

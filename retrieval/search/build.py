@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from retrieval.passage import Passage
+
+if TYPE_CHECKING:
+    from retrieval.search.index import Index
+    from retrieval.text.formats import Row
 
 SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
 BATCH = 256  # documents in a transaction, and sorted by length to be embedded
@@ -17,48 +23,64 @@ BATCH = 256  # documents in a transaction, and sorted by length to be embedded
 def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
     """Read the inputs into an index, print what happened, and return the exit status.
 
+    It is 1 where nothing was read, where two files claim one id, or where `--strict` met a bad row.
+
     Raises:
         FileNotFoundError: an input or, without `create`, the index does not exist.
-        ValueError: an input is of no known kind, or the index has another embedder.
+        ValueError: an input is of no known format, or the index has another embedder.
     """
     from retrieval.search.index import Index
-    from retrieval.text import formats as files
+    from retrieval.text import formats
 
-    inputs = [file for given in arguments.input for file in files.files(given)]
-    defaults = files.Defaults(
+    listings = [formats.listing(given) for given in arguments.input]
+    defaults = formats.Defaults(
         arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
     )
     with Index.open(arguments.index, create=create, embedder=arguments.embedder, threads=arguments.threads) as index:
         tally = Tally(index.count())
-        with bar("reading", sum(file.stat().st_size for file in inputs), "B") as advance:
-            rows = (row for file in inputs for row in files.read(file, defaults, advance))
-            for batch in _batches(_good(rows, tally, arguments.strict), BATCH):
+        origins = Origins(index)
+        for path, reason in (pair for found in listings for pair in found.unread):
+            tally.unread(path, reason)
+        with bar("reading", sum(f.stat().st_size for found in listings for f in found.files), "B") as advance:
+            rows = (row for found in listings for file in found.files
+                    for row in formats.read(file, defaults, advance, found.root))  # fmt: skip
+            for batch in _batches(distinct(_good(rows, tally, arguments.strict), tally, origins), BATCH):
                 _note_duplicates(index, batch, tally)
                 index.add(batch)
                 tally.read += len(batch)
+        origins.keep()
         with bar("terms", None, " passages") as advance:
             index.refresh(advance)
         with bar("vectors", None, " passages") as advance:
             index.backend.compact(advance)
         tally.report(index.count(), index.revision)
-    return 1 if arguments.strict and tally.bad else 0
+    return 1 if not tally.read or tally.collisions or (arguments.strict and tally.bad) else 0
 
 
 class Tally:
     """What happened to the rows, printed as it happens and summed up at the end."""
 
     def __init__(self, before: int) -> None:
-        self.before, self.read, self.bad, self.duplicates = before, 0, 0, 0
+        self.before, self.read, self.bad, self.duplicates, self.collisions = before, 0, 0, 0, 0
 
     def problem(self, place: str, text: str) -> None:
         """Count and print a row that is no passage."""
         self.bad += 1
         _say(self.bad, f"{place}: {text}", "bad rows")
 
+    def collision(self, place: str, text: str) -> None:
+        """Count and print a passage whose id another file has: it is left out, and the command fails."""
+        self.collisions += 1
+        self.problem(place, text)
+
     def duplicate(self, key: str, other: str) -> None:
         """Count and print a passage whose content is there under another id."""
         self.duplicates += 1
         _say(self.duplicates, f"{key} has the same content as {other}", "duplicates")
+
+    def unread(self, path: Path, reason: str) -> None:
+        """Print a file of a folder that is not read."""
+        print(f"{path}: not read: {reason}", file=sys.stderr)
 
     def report(self, after: int, revision: int) -> None:
         """Print the sums."""
@@ -66,6 +88,56 @@ class Tally:
             f"{self.read} documents read, {self.bad} bad rows left out, {self.duplicates} duplicates kept;"
             f" passages: {self.before} before, {after} now; revision {revision}"
         )
+        if self.collisions:
+            print(f"{self.collisions} passages have an id that another file has: see above", file=sys.stderr)
+        if not self.read:
+            print("nothing was read", file=sys.stderr)
+
+
+class Origins:
+    """Which file each relative name stands for in an index, so that `hr/policy.md` never replaces `it/policy.md`."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._paths: dict[str, str] = json.loads(index.backend.setting("origins", "{}"))
+        self._known = dict(self._paths)
+
+    def other(self, row: Row) -> str:
+        """The other file that has this row's name in the index, if it is still there; "" for none."""
+        if not row.file:
+            return ""
+        path = str(Path(row.place.rpartition(":")[0]).resolve())
+        known = self._paths.setdefault(row.file, path)
+        if known != path and not Path(known).exists():  # the folder was moved
+            known = self._paths[row.file] = path
+        return known if known != path else ""
+
+    def keep(self) -> None:
+        """Write what is new to the index's settings."""
+        if self._paths != self._known:
+            self._index.backend.set("origins", json.dumps(self._paths, ensure_ascii=False))
+
+
+def distinct(rows: Iterable[Row], tally: Tally, origins: Origins) -> Iterator[Passage]:
+    """The passages with ids that were not met before; the others are problems that name both places."""
+    seen: dict[str, tuple[int, str]] = {}  # id: which file, and the line
+    files: dict[str, int] = {}
+    for row in rows:
+        assert row.passage is not None
+        file, _, line = row.place.rpartition(":")
+        number, key = files.setdefault(file, len(files)), row.passage.id
+        other = origins.other(row)
+        if other:
+            text = f"{row.file!r} is also the name of {other}: give the folder that holds both files as the input"
+            tally.collision(row.place, text)
+        elif key in seen:
+            first, at = seen[key]
+            where = f"{list(files)[first]}:{at}"
+            report = tally.problem if first == number else tally.collision
+            report(row.place, f"duplicate id {key!r}, first at {where}; this passage was left out")
+        else:
+            seen[key] = (number, line)
+            yield row.passage
 
 
 def _say(count: int, text: str, what: str) -> None:
@@ -77,10 +149,10 @@ def _say(count: int, text: str, what: str) -> None:
         print(f"further {what} are counted only", file=sys.stderr)
 
 
-def _good(rows: Iterable[Any], tally: Tally, strict: bool) -> Iterator[Passage]:
+def _good(rows: Iterable[Row], tally: Tally, strict: bool) -> Iterator[Row]:
     for row in rows:
         if row.passage is not None:
-            yield row.passage
+            yield row
             continue
         tally.problem(row.place, row.problem)
         if strict:

@@ -78,10 +78,10 @@ def test_csv_takes_quoted_line_breaks_and_names_bad_rows(tmp_path: Path) -> None
 def test_markdown_is_cut_at_headings_but_not_inside_fences(tmp_path: Path) -> None:
     path = write(tmp_path / "spec.md", "intro\n# A\nfirst\n```sh\n# no heading\n```\n## B\nsecond\n# C\n\n# D\nlast\n")
     assert [(p.id, p.title, p.text) for p in passages(path)] == [
-        ("spec-1", "", "intro"),
-        ("spec-2", "A", "first\n```sh\n# no heading\n```"),
-        ("spec-3", "A › B", "second"),
-        ("spec-4", "D", "last"),
+        ("spec.md:0", "", "intro"),
+        ("spec.md:A", "A", "first\n```sh\n# no heading\n```"),
+        ("spec.md:B", "A › B", "second"),
+        ("spec.md:D", "D", "last"),
     ]
 
 
@@ -95,7 +95,7 @@ def test_plain_text_is_cut_at_its_articles(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = write(tmp_path / "法.txt", "第一条 公民。\n第二条 国家。\n")
     assert [(p.title, p.text) for p in passages(path)] == [("第一条", "公民。"), ("第二条", "国家。")]
-    bad = write(tmp_path / "bad.txt", b"Article 1\ngood\nArticle 2\nso\nb\xe9d\n")
+    bad = write(tmp_path / "bad.txt", "Article 1\ngood\nArticle 2\nsö schön für größe\nb".encode() + b"\xe9d\n")
     assert [p.text for p in passages(bad)] == ["good"]
     assert problems(bad) == [("5", "not UTF-8: byte 0xe9 at character 2")] or problems(bad)[0][0] == "5"
 

@@ -1,0 +1,172 @@
+"""One line of a statute: is it the head of an article or of a chapter, and of which?
+
+A line that opens with a reference ("Section 3 of this Act applies", 第一条规定的…) is no head: what follows the
+number must be a separator, a bracket, the line's end, or a word that begins a sentence. What one line cannot tell,
+`outline` decides by its neighbours.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from retrieval.text.numeral import HAN, value
+
+Kind = Literal["article", "part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`word` groups what counts in one sequence ("article", "section", "§"); `number` sorts within it."""
+
+    kind: Kind
+    word: str
+    label: str  # as written: "Article 6 bis"
+    number: tuple[int, ...]
+    rest: str = ""  # the line's text behind the label
+    alone: bool = False  # nothing follows, or a separator or bracket stands between
+
+
+_NUM = rf"[{HAN}\d０-９]+(?:[-－]\d+)?"
+_SUFFIX = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
+_LATIN = (
+    r"(?:(?:[LRDA]\*?\.?[ ]?)?\d+(?:[-–.]\d+)*(?:er|re|ère)?[ºª°]?(?:-?[A-Za-z]{1,2})?(?!\w)"
+    rf"(?:[ -]{_SUFFIX}(?!\w))?(?:\(\w{{1,4}}\))*"
+    r"|[IVXLCDM]+(?:-?[A-Z])?(?!\w)"
+    r"|(?:premier|première|unique|único|única|unico|primero|primo|préliminaire|liminaire|One|Two)(?!\w)"
+    rf"(?:[ -]{_SUFFIX})?)"
+)
+_ARTICLE = (
+    "Article|Art.|Art|Artikel|Artículo|Articulo|Articolo|Artigo|Artykuł|Articolul|Статья|Стаття|Член|Čl.|Článek"
+    "|Článok|Članak|Člen|Artikkeli|Artikla|Madde|Pasal|Điều|Άρθρο"
+)
+_SECTION = "Section|Sec.|Sect."
+_OTHERS = "Regulation|Reg.|Rule|Clause|Principle|Guideline|Standard|Paragraph"
+_PARTS = (
+    "Part|Chapter|Title|Division|Subdivision|Subpart|Subchapter|Subtitle|Schedule|Annex|Appendix|Book|Partie|Livre"
+    "|Titre|Sous-titre|Chapitre|Sous-section|Annexe|Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel"
+    "|Anlage|Anhang|Título|Capítulo|Libro|Sección|Subsección|Anexo|Titolo|Capo|Sezione|Allegato|Livro|Seção|Secção"
+    "|Subseção|Глава|Раздел|Часть|Подраздел|Розділ|Глава|Dział|Rozdział|Hoofdstuk|Afdeling|Bijlage|Bölüm|Kısım|Bab"
+    "|Bagian|Chương|Mục|Phần|Κεφάλαιο|Μέρος|Τμήμα|الباب|الفصل|القسم|หมวด|ลักษณะ|ภาค"
+)
+_ORDINAL = r"(?:Erst|Zweit|Dritt|Viert|Fünft|Sechst|Siebent|Siebt|Acht|Neunt|Zehnt)(?:er|es|e)"
+
+
+def _words(names: str) -> str:
+    """Each with a capital, or in capitals throughout: in small letters it stands in a sentence."""
+    found = {form for name in names.split("|") for form in (name, name.upper())}
+    return "|".join(sorted(map(re.escape, found), key=len, reverse=True))
+
+
+_PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
+    ("article", "条", re.compile(rf"第\s*{_NUM}\s*[条條](?:\s?[之のノ]\s?{_NUM})*")),
+    ("article", "조", re.compile(r"제\s*\d+\s*조(?:의\s*\d+)*")),
+    ("article", "article", re.compile(rf"(?:{_words(_ARTICLE)})\s*{_LATIN}")),
+    ("article", "article", re.compile(r"(?:المادة|مادة|มาตรา|अनुच्छेद|धारा)\s*\(?\s*(?:\d+|[^\W\d_]{4,9})\s*\)?")),
+    ("article", "§", re.compile(r"§\s*\d+[a-z]{0,2}(?!\w)(?:[-–.]\d+[a-z]?)*")),
+    ("article", "§", re.compile(r"\d+\s?[a-z]?\s?\.?\s?§(?!§)")),
+    ("article", "section", re.compile(rf"(?:{_words(_SECTION)})\s*{_LATIN}")),
+    *(("article", name.lower().strip("."), re.compile(rf"(?:{_words(name)})\s+{_LATIN}"))
+      for name in _OTHERS.split("|")),
+    ("article", "article", re.compile(r"[LRDA]\*?\.?[ ]?\d{1,4}(?:-\d+)+(?!\w)")),
+    ("part", "", re.compile(rf"第\s*{_NUM}\s*(?P<word>分编|分編|[编編篇章节節])(?:[之の]{_NUM})*")),
+    ("part", "", re.compile(r"제\s*\d+\s*(?P<word>[편장절관])(?:의\s*\d+)?")),
+    ("part", "", re.compile(
+        rf"(?P<word>{_words(_PARTS)})\s+(?:{_LATIN}|[A-Z](?!\w)|(?:PRIMER|SEGUND|TERCER|PRELIMINAR|ÚNIC)\w*|ال\w+)")),
+    ("part", "", re.compile(rf"{_ORDINAL}\s+(?P<word>Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel)")),
+)  # fmt: skip
+_NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*[a-zA-Z]?)(?:[.)．]|(?=\s))[ \t　]*(?=\S)")
+_HAN_NUMBERED = re.compile(rf"([{HAN}]{{1,4}})、\s*(?=\S)")
+_BETWEEN = re.compile(r"[.．]?[ºª°]?[.．]?\s?[-–—]\s|[.．:：]\s?[-–—]?\s*|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$")
+_BRACKET = re.compile(r"\s*[(（]\s*(?:\w{1,4})\s*[)）]\s*")
+# What goes on with a reference, though it begins like a sentence.
+_REFERS = re.compile(
+    r"规定|規定|所[列称稱述指]|第[^条]{1,6}[款項项号號目]|至第|[、和及或与與]第?|或者|以及|的|中的|之规定"
+    r"|から|及び|又は|若しくは|[をにのはがでと]"
+    r"|및|또는|내지|부터|제\s*\d+\s*[항호조]|[의에]\s"
+    r"|(?:Abs\.|Absatz|Satz|Nr\.|Nummer|Buchst|Unterabs|Halbsatz|Alt\.|Paragraph \d|Alinéa|§)"
+    r"|[A-ZÄÖÜ][A-Za-zÄÖÜäöü]*[A-ZÄÖÜ]{2}\b(?:\s+[a-zäöüà-ÿ]|\s*[,.;)])"
+)
+_LEADER = re.compile(r"(?:\.{3,}|…{1,}|·{3,}|\.(?:\s\.){2,}|\t)\s*\d+\s*$")
+_EMPHASIS = re.compile(r"^(\*\*|__|\*)(.+?)\1(.*)$", re.DOTALL)
+
+
+def head(text: str) -> Head | None:
+    """The head that a line opens with, by its own words; None for text and for references."""
+    text = plain(text)
+    if _LEADER.search(text):
+        return None  # a line of a table of contents
+    for kind, word, pattern in _PATTERNS:
+        found = pattern.match(text)
+        if found:
+            made = Head(kind, word or found["word"].lower(), found[0].strip(), numbers(found[0]))
+            return _judged(made, text[found.end() :])
+    return None
+
+
+def numbered(text: str) -> Head | None:
+    """The head that a short line like "1. Title", "2.3 Title" or "一、总则" may be."""
+    text = plain(text)
+    found = _NUMBERED.match(text) or _HAN_NUMBERED.match(text)
+    if not found or len(text) > 120 or _LEADER.search(text):
+        return None
+    rest = text[found.end() :]
+    begins = rest[0].isupper() or not (rest[0].islower() or rest[0].isdigit() or rest[0] in "(（-–—.,%")
+    if not begins or rest.rstrip()[-1] in ".;:,。；：，、!?！？":
+        return None
+    word = "、" if found.re is _HAN_NUMBERED else "1"
+    return Head("article", word, found[1], numbers(found[1]), rest, True)
+
+
+def plain(text: str) -> str:
+    """A line without its indentation, Markdown's emphasis around the first words, and soft hyphens."""
+    text = text.replace("\u00ad", "").replace("\u200b", "").strip().strip("\u3000\ufeff").strip()
+    found = _EMPHASIS.match(text)
+    return f"{found[2]}{found[3]}" if found else text
+
+
+def numbers(label: str) -> tuple[int, ...]:
+    """The numbers in a label, in order, for comparison: 第十二条之一 is (12, 1), § 9b (9, 2), Article 6 bis (6, 2)."""
+    found: list[int] = []
+    for part in re.findall(rf"[{HAN}]+|\d+|[^\W\d_]+", re.sub("[第条條之のノ제조의]", " ", label)):
+        number = value(part)
+        if number is None and found:
+            number = _letter(part.lower())
+        if number is not None and not (part.isalpha() and not found and part.isascii() and part in "LRDA"):
+            found.append(number)
+    return tuple(found)
+
+
+def _letter(part: str) -> int | None:
+    latin = ("", "", "bis", "ter", "quater", "quinquies", "sexies", "septies", "octies", "novies", "decies")
+    if part in latin:
+        return latin.index(part)
+    return ord(part) - 96 if len(part) == 1 and "a" <= part <= "z" else None
+
+
+def _judged(made: Head, after: str) -> Head | None:
+    """The head with its rest, unless what follows the label shows a reference."""
+    if made.word == "article" and not made.number:
+        return None
+    if not after.strip():
+        return replace(made, alone=True)
+    between = _BETWEEN.match(after)
+    rest = after[between.end() :] if between else after.lstrip(" \t\u3000")
+    if between is None and rest == after:
+        return None  # the number runs on into a word
+    if _refers(made, rest, between is not None):
+        return None
+    return replace(made, rest=rest.strip(), alone=between is not None and made.kind == "article")
+
+
+def _refers(made: Head, rest: str, separated: bool) -> bool:
+    if _REFERS.match(rest):
+        return True
+    bracket = _BRACKET.match(rest)
+    first = rest[bracket.end() :][:1] if bracket else rest.lstrip("(（【〔[〈«“\"'‘")[:1]
+    if made.kind == "part":
+        return first.islower() or len(rest) > 120 or rest.rstrip()[-1:] in ".;。；，,"
+    if bracket and not first:
+        return not separated
+    return first.islower() or first in ",;，；/"

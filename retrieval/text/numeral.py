@@ -1,0 +1,56 @@
+"""Numbers as statutes write them, in digits of any script, Han or Roman, to integers that compare."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+HAN = "〇零○一二三四五六七八九十百千两兩廿卅"
+_DIGITS = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "○": 0, "两": 2, "兩": 2}
+_UNITS = {"十": 10, "百": 100, "千": 1000}
+_ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100, "d": 500, "m": 1000}
+_WELL_FORMED = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,3})")
+# "Article premier", "Artículo único", "Erster Abschnitt": the first few, in the languages that spell them out.
+_WORDS = {
+    "premier": 1, "première": 1, "1er": 1, "1re": 1, "unique": 1, "único": 1, "unico": 1, "primero": 1, "primo": 1,
+    "primeira": 1, "primeiro": 1, "preliminar": 0, "préliminaire": 0, "liminaire": 0, "one": 1, "two": 2, "three": 3,
+    "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "segundo": 2, "tercero": 3,
+    "первая": 1, "الأولى": 1, "الثانية": 2, "الثالثة": 3, "الرابعة": 4, "الخامسة": 5, "السادسة": 6, "السابعة": 7,
+    "الثامنة": 8, "التاسعة": 9, "العاشرة": 10,
+}  # fmt: skip
+
+
+def value(text: str) -> int | None:
+    """The number that a text is, or None: 12, ١٢, １２, 十二, 一百三十三, 一二, XII, premier."""
+    text = unicodedata.normalize("NFKC", text).strip().lower().rstrip("ºª°.")
+    if not text:
+        return None
+    if text in _WORDS:
+        return _WORDS[text]
+    if text.isdecimal():
+        return int(text)
+    if all(c in HAN for c in text):
+        return han(text)
+    if _WELL_FORMED.fullmatch(text):
+        return _roman(text)
+    return None
+
+
+def han(text: str) -> int:
+    """一百三十三 is 133, and so is 一三三."""
+    text = text.replace("廿", "二十").replace("卅", "三十")
+    if not any(c in _UNITS for c in text):
+        return int("".join(str(_DIGITS[c]) for c in text))
+    total, digit = 0, 0
+    for c in text:
+        if c in _UNITS:
+            total += (digit or (1 if total == 0 or c == "十" else 0)) * _UNITS[c]
+            digit = 0
+        else:
+            digit = _DIGITS[c]
+    return total + digit
+
+
+def _roman(text: str) -> int:
+    values = [_ROMAN[c] for c in text]
+    return sum(-v if v < max(values[i:]) else v for i, v in enumerate(values))

@@ -1,0 +1,253 @@
+"""A document's lines to pieces: one for each article, or for each section between headings.
+
+Chapters are context: they stand in the titles of their articles, not in any text. Which lines are heads is decided
+over the whole document: the numbers of its articles must go on from each other, and a line that continues a
+sentence is text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from retrieval.text.heading import Head, head, numbered, plain
+from retrieval.text.piece import Document, Line, Piece
+
+NAME = 120  # characters of a first line that may be the document's name
+LONG = 40  # characters of a line beyond which it may have been wrapped
+_ENDS = tuple('.!?。！？;；:：)）”"」】』›»|>')
+_CONTINUES = re.compile(
+    r"(?:[,，、(（]|(?<!\w)(?:of|in|under|by|and|or|to|with|the|see|per|from|de|du|des|la|le|les|et|ou|à|au|aux|dans|par"
+    r"|der|dem|nach|gemäß|und|oder|von|im|zu|del|della|dell|delle|dei|y|e|o|en|con|по|в|и|со|с|согласно|van|het|en)"
+    r"|根据|依照|按照|依据|违反|适用|[和及或与])$",
+    re.IGNORECASE,
+)
+_CAPTION = re.compile(r"[（(][^（）()]{1,40}[）)]")
+_NUMBER_FIRST = re.compile(r"(\d+(?:\.\d+)*[a-zA-Z]?)[.)]?\s")
+
+
+@dataclass(slots=True)
+class _Section:
+    """What is being gathered. `trail` are the parts of the title."""
+
+    trail: list[str]
+    key: str
+    line: int
+    text: list[str] = field(default_factory=list)
+
+
+def pieces(document: Document) -> Iterator[Piece]:
+    """The passages of a document, each with the key of its place; keys are distinct."""
+    heads = find(document)
+    title = str(document.labels.get("title") or "") or (_name(document, heads) if heads else "")
+    keys: dict[str, int] = {}
+    for section in _sections(document, heads, title):
+        text = "\n".join(section.text).strip("\n")
+        if not text.strip():
+            continue
+        fields = {**document.labels, "title": document.joint.join(section.trail), "text": text}
+        yield Piece(section.line, fields, _distinct(section, keys))
+
+
+def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iterator[_Section]:
+    above: list[tuple[int, str]] = []  # headings
+    parts: list[tuple[str, str]] = []  # chapters below them
+    first = [title] if title and (document.labels.get("title") or 0 not in _filled(document, heads)) else []
+    structured = bool(heads) or any(line.level for line in document.lines)
+    section, skipped = _Section(list(first), "0" if structured else "", 1), -1
+    for at, line in enumerate(document.lines):
+        found = heads.get(at)
+        if at == skipped:
+            continue
+        if line.level:
+            yield section
+            above = [(level, text) for level, text in above if level < line.level]
+            above.append((line.level, plain(line.text)))
+            parts = []
+            trail = [text for _, text in above]
+            section = _Section(_under(first, trail), _heading_key(found, trail), line.number + 1)
+        elif found:
+            captions = _take_caption(section, document, heads, at)
+            yield section
+            if found.kind == "part":
+                name, skipped = _part_name(document, heads, at, found)
+                parts = _replaced(parts, found.word, name)
+            trail = _under(first, [text for _, text in above] + [text for _, text in parts])
+            section = _Section(trail, _slug(found.label), line.number)
+            if found.kind == "article":
+                label, text = _title_and_text(found, document, heads, at)
+                section.trail = [*trail, " ".join([label, *captions])]
+                section.text = [text] if text else []
+        else:
+            if not section.text:
+                section.line = line.number
+            section.text += [_tidy(line, document)] if section.text or line.text.strip() else []
+    yield section
+
+
+def find(document: Document) -> dict[int, Head]:
+    """Which lines are heads, by their place in `document.lines`."""
+    lines = document.lines
+    found = {i: h for i, line in enumerate(lines) if not line.verbatim and (h := head(line.text))}
+    chosen = _units(found)
+    kept: dict[int, Head] = {}
+    last: dict[str, tuple[int, ...]] = {}
+    for i, h in found.items():
+        if h.word in chosen.parts:
+            h = Head("part", h.word, h.label, h.number, h.rest)
+        elif h.kind == "article" and h.word not in chosen.articles:
+            continue
+        if lines[i].level or _stands(document, kept, i, h, last.get(h.word, (0,))):
+            kept[i] = h
+            last = {**last, h.word: h.number} if h.kind == "article" else {}
+    articles = [i for i, h in kept.items() if h.kind == "article"]
+    if len(articles) < 2 and not any(lines[i].level for i in articles):
+        return _numbered_heads(document) if document.numbered and not articles else {}
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    articles: frozenset[str]
+    parts: frozenset[str]
+
+
+def _units(found: Mapping[int, Head]) -> _Units:
+    """Which words name the articles of this document: under "Article 1", a "Section" is a chapter or text."""
+    counts = Counter(h.word for h in found.values() if h.kind == "article")
+    laws = {word for word in ("article", "条", "조", "§") if counts[word] >= 2}
+    if counts["§"] > 2 * counts["article"] > 0 and "§" in laws:
+        return _Units(frozenset(laws - {"article"}), frozenset({"article"}))  # articles that each hold an act
+    if laws:
+        return _Units(frozenset(laws), frozenset({"section"} if "article" in laws else ()))
+    if counts["section"] >= 2:
+        return _Units(frozenset({"section"}), frozenset())
+    return _Units(frozenset(word for word, _ in counts.most_common(1)), frozenset())
+
+
+def _stands(document: Document, kept: Mapping[int, Head], i: int, h: Head, last: tuple[int, ...]) -> bool:
+    """Whether a line that reads like a head is one, by the line before it and by its number."""
+    before = document.lines[i - 1] if i else None
+    if before is None or before.level or (i - 1) in kept:
+        return True
+    text = before.text.strip()
+    if text and _CONTINUES.search(text):
+        return False
+    if h.kind == "part" or not text or _follows(h.number, last):
+        return h.kind == "part" or h.alone or h.number > last or h.number[:1] <= (1,)
+    wrapped = document.wrapped and len(text) >= LONG and not text.endswith(_ENDS)
+    return not wrapped and (h.number > last or h.number[:1] <= (1,))
+
+
+def _follows(number: tuple[int, ...], last: tuple[int, ...]) -> bool:
+    """12 after 11, 12a after 12, 13 after 12a."""
+    if not number:
+        return False
+    return number[0] == last[0] + 1 or (number[0] == last[0] and number > last)
+
+
+def _numbered_heads(document: Document) -> dict[int, Head]:
+    """Lines like "1. Title" with text of their own, whose numbers grow; those of a list are items."""
+    found: dict[int, Head] = {}
+    for i, line in enumerate(document.lines):
+        h = None if line.verbatim or line.level else numbered(line.text)
+        if h is None or (i and document.lines[i - 1].text.strip() and (i - 1) not in found):
+            continue
+        following = next((n for n in document.lines[i + 1 :] if n.text.strip()), None)
+        nested = following is not None and (inner := numbered(following.text)) is not None and len(inner.number) > 1
+        if following is not None and (nested or not numbered(following.text)):
+            found[i] = h
+    rising = [i for i, j in zip(found, list(found)[1:], strict=False) if found[i].number < found[j].number]
+    return found if len(found) >= 2 and len(rising) >= len(found) - 1 else {}
+
+
+def _filled(document: Document, heads: Mapping[int, Head]) -> set[int]:
+    """0 where the first line with text is a head, so that the document has no name line."""
+    first = next((i for i, line in enumerate(document.lines) if line.text.strip()), -1)
+    return {0} if first in heads or (first >= 0 and document.lines[first].level) else set()
+
+
+def _name(document: Document, heads: Mapping[int, Head]) -> str:
+    if any(line.level for line in document.lines) or _filled(document, heads):
+        return ""
+    return next((plain(line.text) for line in document.lines if line.text.strip()), "")[:NAME]
+
+
+def _under(first: list[str], trail: list[str]) -> list[str]:
+    return trail if first and trail and trail[0].strip() == first[0].strip() else [*first, *trail]
+
+
+def _replaced(parts: list[tuple[str, str]], word: str, name: str) -> list[tuple[str, str]]:
+    """The chapters above after a new one: it ends the last of its own kind and what stood in that."""
+    kinds = [kind for kind, _ in parts]
+    return [*(parts[: kinds.index(word)] if word in kinds else parts), (word, name)]
+
+
+def _part_name(document: Document, heads: Mapping[int, Head], at: int, found: Head) -> tuple[str, int]:
+    """A chapter's label and title, which may stand on the next line; and that line's place, or -1."""
+    name = " ".join([found.label, found.rest]).strip()
+    after = next((i for i in range(at + 1, min(at + 3, len(document.lines))) if document.lines[i].text.strip()), -1)
+    if found.rest or after < 0 or after in heads or document.lines[after].level:
+        return name, -1
+    text = plain(document.lines[after].text)
+    if len(text) > NAME or text.endswith(_ENDS) or text[:1].islower() or text[:1] in "(（":
+        return name, -1
+    return f"{name} {text}", after
+
+
+def _title_and_text(found: Head, document: Document, heads: Mapping[int, Head], at: int) -> tuple[str, str]:
+    """What of an article's first line is its title, and what its text."""
+    rest, label = found.rest, found.label
+    mark = re.match(r"([【〔\[〈（(]\s*[^\d\W][^】〕\]〉）)]{0,60}[】〕\]〉）)])[\s.:：]*(.*)", rest, re.DOTALL)
+    if mark and (mark[2] or _has_text(document, heads, at)):
+        return f"{label} {mark[1]}" if not mark[1].startswith(("（", "【", "〔")) else f"{label}{mark[1]}", mark[2]
+    if not rest:
+        return label, ""
+    short = len(rest) <= (20 if re.search(r"[\u3400-\u9fff]", rest) else NAME)
+    if short and not rest.endswith((*_ENDS, ",", "，")) and _has_text(document, heads, at):
+        between = "." if re.match(rf"{re.escape(found.label)}[.．]", plain(document.lines[at].text)) else ""
+        return f"{label}{between} {rest}", ""
+    return label, rest
+
+
+def _has_text(document: Document, heads: Mapping[int, Head], at: int) -> bool:
+    for i in range(at + 1, len(document.lines)):
+        if document.lines[i].text.strip():
+            return i not in heads and not document.lines[i].level
+    return False
+
+
+def _take_caption(section: _Section, document: Document, heads: Mapping[int, Head], at: int) -> list[str]:
+    """A Japanese article's title stands in brackets on the line before it, once in every article or in none."""
+    if not section.text or not _CAPTION.fullmatch(section.text[-1].strip()):
+        return []
+    captions = sum(1 for i in heads if i and _CAPTION.fullmatch(document.lines[i - 1].text.strip()))
+    return [section.text.pop().strip()] if captions >= 2 else []
+
+
+def _tidy(line: Line, document: Document) -> str:
+    return line.text.strip() if document.tidy and not line.verbatim else line.text.rstrip()
+
+
+def _heading_key(found: Head | None, trail: list[str]) -> str:
+    if found is not None and found.kind == "article":
+        return _slug(found.label)
+    number = _NUMBER_FIRST.match(trail[-1])
+    return number[1] if number else _slug(trail[-1])
+
+
+def _slug(text: str) -> str:
+    """Letters and digits of any script, joined by hyphens; a number stays with its Han, Hangul or § sign."""
+    text = re.sub(r"(?<=[第제§条條之の])\s+|\s+(?=[条條조之の])", "", text)
+    return "-".join(re.findall(r"[\w.§()]+", text)).strip(".-")[:80] or "-"
+
+
+def _distinct(section: _Section, keys: dict[str, int]) -> str:
+    """The section's key; a repeated one with what stands above it, or a count."""
+    key = section.key
+    if key in keys and len(section.trail) > 1:
+        key = f"{_slug(section.trail[-2])}/{key}"
+    keys[key] = keys.get(key, 0) + 1
+    return key if keys[key] == 1 else f"{key}~{keys[key]}"

@@ -1,0 +1,155 @@
+"""HTML, by selectolax: headings, paragraphs, lists and tables of the body.
+
+Scripts, navigation, forms, asides and footers are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from retrieval.text.encoding import decode
+from retrieval.text.labels import labels
+from retrieval.text.outline import pieces
+from retrieval.text.piece import Document, Line, Piece
+
+LEFT_OUT = {
+    "script", "style", "nav", "noscript", "template", "head", "svg", "form", "button", "select", "iframe", "object",
+    "footer", "aside",
+}  # fmt: skip
+BLOCKS = {
+    "p", "div", "section", "article", "main", "header", "li", "ul", "ol", "dl", "dt", "dd", "blockquote", "figure",
+    "figcaption", "address", "hr", "body", "html", "details", "summary", "fieldset", "center", "caption",
+}  # fmt: skip
+_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+
+
+def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
+    """The passages of a page: one for each section or article."""
+    del name
+    yield from pieces(document(_text(stream.read())))
+
+
+def document(text: str) -> Document:
+    """A page's lines and what its head says: title, language, `<meta>` names that we know."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(text)
+    blocks = _Blocks()
+    if tree.body is not None:
+        blocks.walk(tree.body)
+    blocks.end()
+    lines = tuple(Line(text, i, level, verbatim) for i, (text, level, verbatim) in enumerate(blocks.made, 1))
+    said = _properties(tree)
+    if any(line.level for line in lines):
+        said.pop("title", None)  # the headings have it, without the site's name
+    return Document(lines, said, joint=" › ", tidy=True)
+
+
+def _text(data: bytes) -> str:
+    """By the page's own word for its encoding, where bytes can be of several."""
+    said = _CHARSET.search(data[:4096])
+    if said and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        name = said[1].decode("ascii", "replace").lower()
+        name = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "big5": "big5hkscs"}.get(name, name)
+        try:
+            return data.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            pass  # it says one thing and is another
+    return decode(data)
+
+
+def _properties(tree: Any) -> dict[str, Any]:
+    found: dict[str, str] = {}
+    for node in tree.css("meta"):
+        key = (node.attributes.get("name") or node.attributes.get("property") or "").lower()
+        key = re.sub(r"^(?:dcterms|dc|og|article)[.:]", "", key)
+        if key in {"title", "language", "lang", "locale", "jurisdiction", "region", "version", "effective",
+                   "effective_date", "valid_from", "valid_to", "expires"}:  # fmt: skip
+            found[key] = node.attributes.get("content") or ""
+    if (title := tree.css_first("title")) is not None:
+        found["title"] = " ".join(title.text().split())
+    if tree.root is not None and tree.root.attributes.get("lang"):
+        found["language"] = tree.root.attributes["lang"]
+    try:
+        return labels(found)
+    except ValueError:
+        return labels({k: v for k, v in found.items() if k in {"title", "language"}})  # a cache's dates, not a law's
+
+
+class _Blocks:
+    """Gathers (text, heading level, verbatim) in the order of the page."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, int, bool]] = []
+        self._text = ""
+
+    def end(self, level: int = 0) -> None:
+        """Close the block that is being gathered."""
+        text = re.sub(r"[ \t\r\n\f]+", " ", self._text.replace("\u00a0", " ")).replace("\v ", "\v").strip()
+        if text:
+            self.made += [(line.strip(), level, False) for line in (text.split("\v") if not level else [text])]
+        self._text = ""
+
+    def walk(self, node: Any) -> None:
+        """Take in a node and all below it."""
+        child = node.child
+        while child is not None:
+            self._take(child)
+            child = child.next
+
+    def _take(self, node: Any) -> None:
+        tag = node.tag
+        if tag == "-text":
+            self._text += node.text(deep=False) or ""
+        elif tag in LEFT_OUT or tag.startswith(("-", "!")):
+            return
+        elif tag == "br":
+            self._text += "\v"
+        elif tag == "pre":
+            self.end()
+            self.made += [(line, 0, True) for line in node.text().strip("\n").split("\n")]
+        elif tag == "table":
+            self.end()
+            self._table(node)
+        elif re.fullmatch(r"h[1-6]", tag):
+            self.end()
+            self.walk(node)
+            self._text = self._text.replace("\v", " ")
+            self.end(int(tag[1]))
+        elif tag in BLOCKS:
+            self._block(node)
+        else:
+            self.walk(node)
+
+    def _block(self, node: Any) -> None:
+        self.end()
+        if node.tag == "li":
+            self._text = "- "
+        self.walk(node)
+        if self._text.strip() == "-":
+            self._text = ""
+        self.end()
+
+    def _table(self, node: Any) -> None:
+        """A table of data as rows with bars; one that only lays out the page as its cells."""
+        rows = [row for row in node.css("tr") if _owner(row) is None or _owner(row).mem_id == node.mem_id]
+        cells = [[cell for cell in row.iter() if cell.tag in {"td", "th"}] for row in rows]
+        if node.css_first("table table") is not None or max(map(len, cells), default=0) < 2:
+            for cell in (cell for row in cells for cell in row):
+                self.walk(cell)
+                self.end()
+            return
+        for i, row in enumerate(cells):
+            texts = [" ".join(cell.text(separator=" ").split()) for cell in row]
+            self.made.append((f"| {' | '.join(texts)} |", 0, True))
+            if i == 0:
+                self.made.append((f"|{'---|' * len(texts)}", 0, True))
+
+
+def _owner(row: Any) -> Any:
+    node = row.parent
+    while node is not None and node.tag != "table":
+        node = node.parent
+    return node

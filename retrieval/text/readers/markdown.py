@@ -1,0 +1,103 @@
+"""Markdown: front matter, ATX and Setext headings, fences and tables; comments are left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from retrieval.text.encoding import decode
+from retrieval.text.labels import labels
+from retrieval.text.outline import pieces
+from retrieval.text.piece import Document, Line, Piece
+from retrieval.text.readers.plain import split
+
+_HEADING = re.compile(r"^ {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
+_SETEXT = re.compile(r"^ {0,3}(=+|-{2,})[ \t]*$")
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
+_TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_HTML_HEADING = re.compile(r"^ {0,3}<h([1-6])[^>]*>(.*?)</h\1>[ \t]*$", re.IGNORECASE)
+_ATTRIBUTES = re.compile(r"[ \t]*\{#?[^{}]*\}$")  # "Title {#anchor}"
+_NO_TEXT = re.compile(r"^ {0,3}(?:[#>|*+-]|\d+[.)]|`{3}|~{3})")
+
+
+def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
+    """The passages of a Markdown file: one for each section, titled by the headings above it."""
+    del name
+    lines = split(decode(stream.read()))
+    problem, said, start = "", dict[str, Any](), 0
+    try:
+        said, start = _front_matter(lines)
+    except ValueError as error:
+        problem, start = str(error), _end_of_front_matter(lines)
+    if problem:
+        yield Piece(1, problem=f"front matter: {problem}")
+    yield from pieces(Document(tuple(_lines(lines, start)), said, joint=" › "))
+
+
+def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
+    """The labels between two lines of dashes at the top, and the first line behind them."""
+    end = _end_of_front_matter(lines)
+    if not end:
+        return {}, 0
+    import yaml
+
+    try:
+        found = yaml.safe_load("\n".join(lines[1 : end - 1]))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    return (labels(found) if isinstance(found, dict) else {}), end
+
+
+def _end_of_front_matter(lines: list[str]) -> int:
+    if not lines or lines[0].rstrip() != "---":
+        return 0
+    return next((i + 1 for i, line in enumerate(lines[1:], 1) if line.rstrip() in {"---", "..."}), 0)
+
+
+def _lines(lines: list[str], start: int) -> Iterator[Line]:
+    lines = _without_comments(lines)
+    fence, at = "", start
+    while at < len(lines):
+        line, number = lines[at], at + 1
+        mark = _FENCE.match(line)
+        if mark and (not fence or (mark[1].startswith(fence) and not line.strip().strip(fence[0]))):
+            fence = "" if fence else mark[1]
+            yield Line(line, number, verbatim=True)
+        elif fence:
+            yield Line(line, number, verbatim=True)
+        elif heading := _HEADING.match(line) or _HTML_HEADING.match(line):
+            level = len(heading[1]) if heading.re is _HEADING else int(heading[1])
+            yield Line(_words(heading[2] or ""), number, level)
+        elif _underlined(lines, at):
+            yield Line(_words(line.strip()), number, 1 if "=" in lines[at + 1] else 2)
+            at += 1
+        else:
+            yield Line(line, number, verbatim=bool(_TABLE.match(line)))
+        at += 1
+
+
+def _underlined(lines: list[str], at: int) -> bool:
+    """A Setext heading: a line of text, alone in its paragraph, and a row of = or - below it."""
+    if not lines[at].strip() or _NO_TEXT.match(lines[at]) or at + 1 >= len(lines):
+        return False
+    return bool(_SETEXT.match(lines[at + 1])) and (at == 0 or not lines[at - 1].strip())
+
+
+def _without_comments(lines: list[str]) -> list[str]:
+    """The same number of lines, so that places stay right; a comment inside a fence is code and stays."""
+    text = "\n".join(lines)
+    if "<!--" not in text:
+        return lines
+    fences = [m.span() for m in re.finditer(r"^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1|\Z)", text, re.DOTALL | re.MULTILINE)]
+
+    def blank(found: re.Match[str]) -> str:
+        inside = any(start <= found.start() < end for start, end in fences)
+        return found[0] if inside else "\n" * found[0].count("\n")
+
+    return _COMMENT.sub(blank, text).split("\n")
+
+
+def _words(heading: str) -> str:
+    return _ATTRIBUTES.sub("", heading).replace("**", "").strip()

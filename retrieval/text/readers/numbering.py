@@ -1,0 +1,113 @@
+"""The numbers that Word writes before paragraphs ("第三条", "Article 4.", "(a)"): they stand in no paragraph's text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_HAN = "〇一二三四五六七八九"
+
+
+def _han(number: int) -> str:
+    """Up to 9,999: 12 is 十二, 105 is 一百零五."""
+    made, zero = "", False
+    for unit, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
+        digit = number // unit % 10
+        if digit:
+            made += ("零" if zero and made else "") + _HAN[digit] + name
+            zero = False
+        else:
+            zero = bool(made)
+    return made.removeprefix("一") if 10 <= number < 20 else made
+
+
+def _roman(number: int) -> str:
+    table = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl"),
+             (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))  # fmt: skip
+    made = ""
+    for value, name in table:
+        made += name * (number // value)
+        number %= value
+    return made
+
+
+def _letters(number: int) -> str:
+    return chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
+
+
+_FORMATS: dict[str, Callable[[int], str]] = {
+    "decimal": str,
+    "decimalZero": lambda n: f"{n:02}",
+    "upperRoman": lambda n: _roman(n).upper(),
+    "lowerRoman": _roman,
+    "upperLetter": lambda n: _letters(n).upper(),
+    "lowerLetter": _letters,
+    "none": lambda n: "",
+    **dict.fromkeys(
+        ("chineseCounting", "chineseCountingThousand", "japaneseCounting", "ideographDigital", "taiwaneseCounting",
+         "taiwaneseCountingThousand"), _han),
+}  # fmt: skip
+
+
+class Numbering:
+    """Counts a document's numbered paragraphs as Word does; ask for each paragraph once, in order."""
+
+    def __init__(self, document: Any) -> None:
+        self._levels: dict[tuple[str, int], tuple[str, str, int]] = {}  # format, text, start
+        self._lists: dict[str, str] = {}  # a number's id to its abstract one
+        self._counts: dict[str, list[int]] = {}
+        try:
+            root = document.part.numbering_part.element
+        except (NotImplementedError, KeyError):  # python-docx makes none where the document has none
+            return
+        for abstract in root.iter(f"{_W}abstractNum"):
+            for level in abstract.iter(f"{_W}lvl"):
+                key = (abstract.get(f"{_W}abstractNumId"), int(level.get(f"{_W}ilvl")))
+                start = _value(level, "start")
+                self._levels[key] = (_value(level, "numFmt") or "decimal", _value(level, "lvlText"),
+                                     int(start) if start else 1)  # fmt: skip
+        for number in root.iter(f"{_W}num"):
+            self._lists[number.get(f"{_W}numId")] = _value(number, "abstractNumId")
+
+    def label(self, paragraph: Any) -> str:
+        """What Word writes before this paragraph; "" for nothing, or for a bullet's sign."""
+        key, depth = _place(paragraph)
+        abstract = self._lists.get(key, "")
+        level = self._levels.get((abstract, depth))
+        if level is None:
+            return ""
+        counts = self._counts.setdefault(abstract, [])
+        while len(counts) <= depth:
+            counts.append(self._levels.get((abstract, len(counts)), ("", "", 1))[2] - 1)
+        counts[depth] += 1
+        del counts[depth + 1 :]
+        if level[0] == "bullet":
+            return "-"
+
+        def shown(found: re.Match[str]) -> str:
+            at = int(found[1]) - 1
+            how = self._levels.get((abstract, at), ("decimal", "", 1))[0]
+            return _FORMATS.get(how, str)(max(counts[at], 1) if at < len(counts) else 1)
+
+        return re.sub(r"%(\d)", shown, level[1]).strip()
+
+
+def _place(paragraph: Any) -> tuple[str, int]:
+    """The number's id and depth, of the paragraph itself or else of its style."""
+    properties, style, depth = paragraph._p.pPr, paragraph.style, ""
+    while True:
+        found = properties.find(f"{_W}numPr") if properties is not None else None
+        if found is not None:
+            depth = depth or _value(found, "ilvl")
+            if key := _value(found, "numId"):
+                return key, int(depth or 0)
+        if style is None:
+            return "", 0
+        properties, style = style.element.find(f"{_W}pPr"), style.base_style
+
+
+def _value(element: Any, name: str) -> str:
+    found = element.find(f"{_W}{name}")
+    return str(found.get(f"{_W}val") or "") if found is not None else ""

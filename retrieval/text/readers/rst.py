@@ -1,0 +1,81 @@
+"""reStructuredText, by docutils: sections, paragraphs, lists, code; nothing is included from other files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any
+
+from retrieval.text.encoding import decode
+from retrieval.text.labels import labels
+from retrieval.text.outline import pieces
+from retrieval.text.piece import Document, Line, Piece
+
+SETTINGS = {
+    "file_insertion_enabled": False, "raw_enabled": False, "report_level": 5, "halt_level": 5,
+    "input_encoding": "unicode", "doctitle_xform": False, "sectsubtitle_xform": False, "_disable_config": True,
+}  # fmt: skip
+
+
+def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
+    """The passages of an RST file: one for each section."""
+    from docutils.core import publish_doctree
+
+    tree = publish_doctree(decode(stream.read()), source_path=name, settings_overrides=SETTINGS)
+    said: dict[str, Any] = {}
+    lines = tuple(_lines(tree, 0, said))
+    try:
+        found = labels(said)
+    except ValueError as error:
+        found = {}
+        yield Piece(1, problem=str(error))
+    yield from pieces(Document(lines, found, joint=" › "))
+
+
+def _lines(node: Any, level: int, said: dict[str, Any]) -> Iterator[Line]:
+    from docutils import nodes
+
+    for child in node.children:
+        number = child.line or 1
+        if isinstance(child, nodes.section):
+            yield from _lines(child, level + 1, said)
+        elif isinstance(child, nodes.title):
+            yield Line(child.astext(), number, max(1, level))
+        elif isinstance(child, nodes.docinfo | nodes.field_list) and not level:
+            said.update(_fields(child))
+        elif isinstance(child, nodes.comment | nodes.system_message | nodes.substitution_definition | nodes.target):
+            continue
+        elif isinstance(child, nodes.literal_block | nodes.table):
+            yield from (Line(text, number, verbatim=True) for text in _table(child))
+            yield Line("", number)
+        else:
+            yield from (Line(text, number) for text in _text(child).split("\n"))
+            yield Line("", number)
+
+
+def _fields(node: Any) -> Iterator[tuple[str, str]]:
+    from docutils import nodes
+
+    for child in node.children:
+        if isinstance(child, nodes.field):
+            yield child.children[0].astext(), child.children[1].astext()
+        else:
+            yield child.tagname, child.astext()
+
+
+def _table(node: Any) -> list[str]:
+    from docutils import nodes
+
+    if isinstance(node, nodes.literal_block):
+        return [str(line) for line in node.astext().split("\n")]
+    rows = [[cell.astext().replace("\n", " ") for cell in row.children] for row in node.findall(nodes.row)]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _text(node: Any) -> str:
+    from docutils import nodes
+
+    if isinstance(node, nodes.bullet_list | nodes.enumerated_list):
+        marks = (f"{i}." for i in range(int(node.get("start", 1)), 10**6))
+        ordered = isinstance(node, nodes.enumerated_list)
+        return "\n".join(f"{next(marks) if ordered else '-'} {item.astext()}" for item in node.children)
+    return str(node.astext())
