@@ -27,6 +27,7 @@ class Server:
     port: int = 8000
     workers: int = 1
     open: bool = False  # serve other hosts without any [[key]]
+    hosts: tuple[str, ...] = ()  # names by which clients reach a server without keys, beside this machine's; "*": any
     drain_s: float = 30.0  # seconds that running answers get after SIGTERM
     policy: str = ""  # the policy of a request that names none; "": `urial` for a launched base model, else `raw`
     max_body_mb: float = 32.0

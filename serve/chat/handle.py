@@ -128,7 +128,7 @@ async def relayed(service: Service, call: Call, record: Record) -> None:
     record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
     caller.require(RAW)
     limit = int(config.server.max_body_mb * 2**20)
-    form = call.path in _FORMS and call.media != "application/json"
+    form = call.path in _FORMS and call.media not in ("", "application/json")
     body = await call.read(limit, json=not form)
     policy = config.policies[RAW]
     engine = service.engines[policy.engine]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -217,6 +218,9 @@ def _server(
     for name in ("drain_s", "trace_ttl_s"):
         if getattr(server, name) < 0:
             raise toml.fail("server", name, "must not be negative")
+    for name in server.hosts:
+        if not re.fullmatch(r"\*|[A-Za-z0-9_.-]+", name):
+            raise toml.fail("server", "hosts", f"{name!r} is not a host name (without scheme and port)")
     if not 0 <= server.port <= 65535:
         raise toml.fail("server", "port", "must be between 0 and 65535")
     if not keys and not server.open and not _loopback(server.host):

@@ -24,24 +24,29 @@ def header(headers: Headers, name: bytes) -> str | None:
 
 
 def media(headers: Headers) -> str:
-    """The body's media type without its parameters; JSON where the client names none."""
-    return (header(headers, b"content-type") or "application/json").partition(";")[0].strip().lower()
+    """The body's media type without its parameters; "" where the client names none."""
+    return (header(headers, b"content-type") or "").partition(";")[0].strip().lower()
 
 
 def check(headers: Headers, limit: int, *, json: bool) -> None:
     """Refuse a body by its headers.
 
     Raises:
-        UnsupportedMedia: it is compressed, or not JSON where it has to be. TooLarge: it is longer than `limit` bytes.
+        UnsupportedMedia: it is compressed, or not declared as JSON where it has to be (any web page may have a browser
+            send a body without a type). TooLarge: it is longer than `limit` bytes.
     """
+    named = not json
     for name, value in headers:
-        if name == b"content-type" and json and value != b"application/json":
-            if (kind := media(headers)) != "application/json":
+        if name == b"content-type" and json:
+            named = True
+            if value != b"application/json" and (kind := media(headers)) != "application/json":
                 raise UnsupportedMedia(f"content-type must be application/json, not {kind}", code="content_type")
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise UnsupportedMedia("send the body uncompressed", code="content_encoding")
         elif name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large(limit)
+    if not named:
+        raise UnsupportedMedia("content-type must be application/json; the request has none", code="content_type")
 
 
 def too_large(limit: int) -> TooLarge:

@@ -14,9 +14,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serve.errors import BadRequest
+from serve.errors import ApiError, BadRequest
 from serve.http.call import PLAIN, Call, Shape
 
+Judge = Callable[[bytes, Sequence[tuple[bytes, bytes]]], ApiError | None]  # method, headers -> why they are refused
 Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 _HEAD_S = 30.0  # for a request's head to be complete
@@ -34,10 +35,13 @@ class Protocol(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _ahead: Sequence[Any] = ()  # requests before the last one, where some came pipelined
 
-    def __init__(self, lines: Lines, shape: Shape = PLAIN, **settings: Any) -> None:
-        """`lines` by method and path; `shape` is that of an error where there is no line to say it."""
+    def __init__(self, lines: Lines, shape: Shape = PLAIN, judge: Judge | None = None, **settings: Any) -> None:
+        """`lines` by method and path; `shape` is that of an error where there is no line to say it.
+
+        `judge` sees every request's head first, whatever its path.
+        """
         super().__init__(**settings)
-        self._lines, self._shape = lines, shape
+        self._lines, self._shape, self._judge = lines, shape, judge
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -79,7 +83,10 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # and again, without the offer
         path, query = _split(self.url)
-        line = self._lines.get((self.parser.get_method().decode("ascii"), path))
+        method = self.parser.get_method()
+        line = self._lines.get((method.decode("ascii"), path))
+        if self._judge is not None and (error := self._judge(method, self.headers)) is not None:
+            line = _refusing(error, bodiless=method == b"HEAD")
         before = self.cycle
         waits = before is not None and not before.response_complete  # pipelined
         if waits:
@@ -182,6 +189,14 @@ class Protocol(HttpToolsProtocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
+
+
+def _refusing(error: ApiError, *, bodiless: bool) -> Callable[[Call], Awaitable[None]]:
+    async def line(call: Call) -> None:
+        call.bodiless = bodiless
+        call.fail(error)
+
+    return line
 
 
 class _Deaf:

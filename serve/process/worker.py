@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -40,6 +40,8 @@ from serve.engine.pool import Pool
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import watch
+from serve.errors import ApiError
+from serve.http.gate import Gate
 from serve.http.protocol import Protocol
 from serve.store.place import open_traces
 from serve.store.traces import Traces
@@ -62,6 +64,7 @@ class Worker:
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
         config = load(parse(self._argv))
+        self.gate = Gate(config)
         self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
@@ -101,11 +104,15 @@ class Worker:
             traces = open_traces(config)
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
-        self.service = Service(config, *parts, relay, traces, indexes)
+        self.service, self.gate = Service(config, *parts, relay, traces, indexes), Gate(config)
         for pool in self.pools():
             pool.check(relay)  # a new one is not ready before
         if self.settings is not None:
             self.settings.timeout_graceful_shutdown = _drain(config)
+
+    def judge(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
+        """Why a request may not go on, by its head; None where it may."""
+        return self.gate.refusal(method, headers)
 
     def pools(self) -> Iterator[Pool]:
         """Of the engines that are several."""
@@ -190,7 +197,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     worker = Worker(told)
     settings = uvicorn.Config(
         Application(lambda: worker.service),
-        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai)),
+        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, worker.judge)),
         ws="none",
         lifespan="off",
         access_log=False,

@@ -23,6 +23,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "boolean for a number": ("[server]\nport = true\n", 2, "server.port: must be an integer"),
     "port": ("[server]\nport = 99999\n", 2, "between 0 and 65535"),
     "workers": ("[server]\n\nworkers = 0\n", 3, "server.workers: must be more than zero"),
+    "hosts": ('[server]\nhosts = ["https://ai.example"]\n', 2, "'https://ai.example' is not a host name"),
     "drain_s": ("[server]\ndrain_s = -1\n", 2, "must not be negative"),
     "trace_ttl_s": ("[server]\ntrace_ttl_s = -1\n", 2, "must not be negative"),
     "open to all": ('[server]\nhost = "0.0.0.0"\n', 2, "server.host: 0.0.0.0 is reachable from other hosts"),

@@ -186,7 +186,8 @@ class Client:
         await self.answered.wait()
 
     async def call(self, said: bytes = b"", length: int | None = None) -> Call:
-        head = f"POST /x HTTP/1.1\r\ncontent-length: {len(said) if length is None else length}\r\n\r\n"
+        size = len(said) if length is None else length
+        head = f"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n"
         self.protocol.data_received(head.encode() + said)
         await asyncio.sleep(0)
         return self.calls[-1]
@@ -336,7 +337,9 @@ async def test_a_body_that_stops_half_way_is_a_client_that_left(client: Client) 
 
 
 async def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    client.protocol.data_received(
+        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    )
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(client.protocol.data_received, b"3\r\ndef\r\n")
     with pytest.raises(TooLarge):
@@ -358,7 +361,9 @@ async def test_the_next_request_waits_for_the_answer_to_the_one_before(client: C
 
 
 async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+    client.protocol.data_received(
+        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    )
     await asyncio.sleep(0)
     reading = asyncio.create_task(client.calls[-1].read(9))
     await asyncio.sleep(0)
@@ -369,12 +374,14 @@ async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None
 
 async def test_who_asks_first_and_is_refused_is_not_waited_for(client: Client) -> None:
     """It may send its body now, or its next request in the body's place."""
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 60\r\n\r\n")
+    client.protocol.data_received(
+        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 60\r\n\r\n"
+    )
     await asyncio.sleep(0)
     client.calls[-1].reply(401, b"no")
     assert b"connection: close\r\n" in client.sent
     assert (client.half, client.closed) == (True, False)
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\n\r\n")
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\n\r\n")
     await asyncio.sleep(0)
     assert len(client.calls) == 1
 
@@ -384,7 +391,7 @@ async def test_trailers_are_no_headers(client: Client) -> None:
     await asyncio.sleep(0)
     client.protocol.data_received(b"0\r\nauthorization: Bearer late\r\nx-trimtab-policy: late\r\n\r\n")
     call = client.calls[-1]
-    assert await call.read(9) == b"{}"
+    assert await call.read(9, json=False) == b"{}"
     assert [name for name, _ in call.headers] == [b"x-a", b"transfer-encoding"]
 
 
@@ -403,7 +410,9 @@ async def test_nothing_is_written_into_an_answer_that_has_begun(client: Client, 
     first.start(200, [])
     first.feed(b"one")
     if body is not None:
-        client.protocol.data_received(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + body)
+        client.protocol.data_received(
+            b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n" + body
+        )
     client.protocol.data_received(b"no HTTP\r\n\r\n")
     client.protocol.data_received(b"no HTTP\r\n\r\n" * 9999)
     first.end(b"two")
@@ -429,7 +438,7 @@ async def test_a_connection_that_asks_nothing_more_is_closed_all_the_same(client
 @pytest.mark.parametrize("close", [b"", b"connection: close\r\n"])
 async def test_an_answer_that_nobody_takes_is_dropped_in_the_end(client: Client, close: bytes) -> None:
     client.protocol.timeout_keep_alive = 0.02  # type: ignore[assignment]
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\n" + close + b"\r\n")
+    client.protocol.data_received(b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\n" + close + b"\r\n")
     await asyncio.sleep(0)
     client.stuck = 99
     client.calls[-1].reply(200, bytes(99))
@@ -442,7 +451,9 @@ async def test_an_answer_that_nobody_takes_is_dropped_in_the_end(client: Client,
 
 
 async def test_a_refused_body_that_breaks_off_gets_no_second_answer(client: Client) -> None:
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n")
+    client.protocol.data_received(
+        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n"
+    )
     await asyncio.sleep(0)
     client.calls[-1].reply(415, b"no")
     client.protocol.data_received(b"zz\r\n")
@@ -487,7 +498,9 @@ async def test_a_connection_that_was_reset_leaves_no_timer(client: Client) -> No
 async def test_an_old_client_gets_no_chunks_and_no_end_that_is_none(client: Client) -> None:
     for ends in (True, False):
         it = Client()
-        it.protocol.data_received(b"POST /x HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n{}")
+        it.protocol.data_received(
+            b"POST /x HTTP/1.0\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n{}"
+        )
         await asyncio.sleep(0)
         call = it.calls[-1]
         assert await call.read(9) == b"{}"
@@ -542,7 +555,7 @@ def test_a_server_that_stops_ends_its_streams_with_an_error(start: Any, upstream
 async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(client: Client, cut: int | None) -> None:
     """Java's HTTP client offers HTTP/2 with its first requests."""
     offer = b"POST /x HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
-    asked = offer + b"x-mine: 1\r\ncontent-length: 2\r\n\r\n{}"
+    asked = offer + b"content-type: application/json\r\nx-mine: 1\r\ncontent-length: 2\r\n\r\n{}"
     for number in range(2):
         for piece in (asked[:cut], asked[cut:]) if cut else (asked,):
             client.protocol.data_received(piece)

@@ -160,10 +160,10 @@ async def test_a_compressed_body_and_another_media_type_are_a_415(http: httpx.As
     assert (await http.post(PATH, content=body, headers={"content-type": "Application/JSON; charset=utf-8"})).is_success
 
 
-CHUNKED = b"POST /v1/explain HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2"
+CHUNKED = b"POST /v1/explain HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n2"
 FLOODS = {
-    "one header": (b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: ", b"a" * 65536),
-    "many headers": (b"GET /healthz HTTP/1.1\r\nhost: x\r\n", b"x-a: b\r\n" * 8192),
+    "one header": (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: ", b"a" * 65536),
+    "many headers": (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n", b"x-a: b\r\n" * 8192),
     "a path": (b"GET /", b"a" * 65536),
     "a trailer": (CHUNKED + b"\r\n{}\r\n0\r\nx-a: ", b"a" * 65536),
     "an extension": (CHUNKED + b";a=", b"a" * 65536),
@@ -183,15 +183,15 @@ def test_no_head_or_trailer_can_fill_the_memory(served: Served, name: str) -> No
     assert httpx.get(f"{served.url}/healthz", verify=False).is_success
 
 
-GOOD = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+GOOD = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 NO_HTTP = {
     "words": b"hello there\r\n\r\n",
     "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "two framings": b"POST /healthz HTTP/1.1\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": b"POST /healthz HTTP/1.1\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcde",
-    "bare newlines": b"GET /healthz HTTP/1.1\nhost: x\n\n",
+    "bare newlines": b"GET /healthz HTTP/1.1\nhost: localhost\n\n",
     "a folded header": b"GET /healthz HTTP/1.1\r\nx-a: b\r\n c\r\n\r\n",
-    "a path beyond ascii": b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a path beyond ascii": b"GET /\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "a broken chunk": CHUNKED + b"\r\n{}zz",
 }
 
@@ -216,7 +216,8 @@ def test_who_is_still_sending_hears_why_the_connection_ends(served: Served) -> N
     """A close upon what has not been read would be a reset, which takes the answer away."""
     host, port = served.url.removeprefix("http://").split(":")
     length = 2**23
-    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"connection: close\r\ncontent-length: {length}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=5) as sock:
         sock.sendall(head.encode() + bytes(length))
         answer = b""
