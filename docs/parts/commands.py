@@ -89,5 +89,6 @@ def _flag(action: argparse.Action) -> str:
 
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    text = (action.help or "") % {**vars(action), "prog": parser.prog}
+    text = (action.help or "").removesuffix(" (default: %(default)s)")  # some Pythons add it to a pair of flags
+    text %= {**vars(action), "prog": parser.prog}
     return f"{text} (required)" if action.required and action.option_strings else text
