@@ -58,6 +58,7 @@ FORMATS = (
     Format("Excel", (".xlsx", ".xlsm"), "spreadsheet:read"),
     Format("reStructuredText", (".rst",), "rst:read"),
     Format("RTF", (".rtf",), "rtf:read"),
+    Format("legal XML", (".xml", ".akn"), "lawxml:read"),
 )
 SUFFIXES = tuple(suffix for row in FORMATS for suffix in row.suffixes)
 _BY_SUFFIX = {suffix: row for row in FORMATS for suffix in row.suffixes}

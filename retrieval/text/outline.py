@@ -48,7 +48,7 @@ def pieces(document: Document) -> Iterator[Piece]:
         if not text.strip():
             continue
         fields = {**document.labels, "title": document.joint.join(section.trail), "text": text}
-        yield Piece(section.line, fields, _distinct(section, keys))
+        yield Piece(section.line, fields, distinct_key(section.key, section.trail, keys))
 
 
 def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iterator[_Section]:
@@ -75,7 +75,7 @@ def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iter
                 name, skipped = _part_name(document, heads, at, found)
                 parts = _replaced(parts, found.word, name)
             trail = _under(first, [text for _, text in above] + [text for _, text in parts])
-            section = _Section(trail, _slug(found.label), line.number)
+            section = _Section(trail, slug(found.label), line.number)
             if found.kind == "article":
                 label, text = _title_and_text(found, document, heads, at)
                 section.trail = [*trail, " ".join([label, *captions])]
@@ -233,21 +233,20 @@ def _tidy(line: Line, document: Document) -> str:
 
 def _heading_key(found: Head | None, trail: list[str]) -> str:
     if found is not None and found.kind == "article":
-        return _slug(found.label)
+        return slug(found.label)
     number = _NUMBER_FIRST.match(trail[-1])
-    return number[1] if number else _slug(trail[-1])
+    return number[1] if number else slug(trail[-1])
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """Letters and digits of any script, joined by hyphens; a number stays with its Han, Hangul or § sign."""
     text = re.sub(r"(?<=[第제§条條之の])\s+|\s+(?=[条條조之の])", "", text)
     return "-".join(re.findall(r"[\w.§()]+", text)).strip(".-")[:80] or "-"
 
 
-def _distinct(section: _Section, keys: dict[str, int]) -> str:
-    """The section's key; a repeated one with what stands above it, or a count."""
-    key = section.key
-    if key in keys and len(section.trail) > 1:
-        key = f"{_slug(section.trail[-2])}/{key}"
+def distinct_key(key: str, trail: list[str], keys: dict[str, int]) -> str:
+    """The key, counted in `keys`; a repeated one with what stands above it in the trail, or with a count."""
+    if key in keys and len(trail) > 1:
+        key = f"{slug(trail[-2])}/{key}"
     keys[key] = keys.get(key, 0) + 1
     return key if keys[key] == 1 else f"{key}~{keys[key]}"

@@ -265,3 +265,41 @@ def test_a_corpus_folder_names_its_other_files(tmp_path: Path) -> None:
     for name in ("corpus.jsonl", "queries.jsonl"):
         (tmp_path / name).write_text('{"_id": "a", "text": "x"}\n')
     assert [p.name for p, _ in listing(tmp_path).unread] == ["queries.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("law_akn.xml", [("Art.-1", "Art. 1 Scope", "1. This Act applies to drones."),
+                         ("Art.-2", "Art. 2", "No drone flies above a crowd.")]),
+        ("law_uslm.xml", [("§1", "Title 99, Title 99 DOGS, CHAPTER 1 LEASHES, § 1 Short leash",
+                           "(a) In general\nDogs are leashed.\n(b) Exceptions:\n(1) puppies;"),
+                          ("§2a", "Title 99, Title 99 DOGS, CHAPTER 1 LEASHES, § 2a Cats", "Cats roam.")]),
+        ("law_formex.xml", [("0", "Regulation on dogs", "THE COUNCIL,\n(1) Dogs bark."),
+                            ("Article-1", "Regulation on dogs, CHAPTER I General, Article 1 Scope",
+                             "1. This applies to dogs.\n2. Not to:\n(a) cats;"),
+                            ("Article-2", "Regulation on dogs, CHAPTER I General, Article 2",
+                             "In force on the 20th day.")]),
+        ("law_gii.xml", [("§1", "Hundegesetz, Abschnitt 1 Leinen, § 1 Leinenpflicht",
+                          "(1) Hunde sind anzuleinen.\n(2) Ausgenommen sind\n1. Welpen,\n2. Katzen."),
+                         ("§1a", "Hundegesetz, Abschnitt 1 Leinen, § 1a", "Text.")]),
+        ("law_canada.xml", [("Section-1", "Dog Act, Leashes, Section 1 Short title",
+                             "This Act may be cited as the Dog Act."),
+                            ("Section-2.1", "Dog Act, Leashes, Section 2.1 Leash",
+                             "Rule\n(1) A dog is leashed\n(a) outdoors; and")]),
+        ("law_uk.xml", [("Section-1", "Dog Act 2006, Part 1 Leashes, Section 1 Short leash", "1 A dog is leashed.")]),
+    ],
+)  # fmt: skip
+def test_the_laws_own_xml_is_one_passage_an_article(name: str, expected: list[tuple[str, str, str]]) -> None:
+    assert [(p.id.partition(":")[2], p.title, p.text) for p in passages(name)] == expected
+
+
+def test_legal_xml_has_its_language_region_and_dates() -> None:
+    canada, formex, akn = (passages(f"law_{name}.xml")[0] for name in ("canada", "formex", "akn"))
+    assert (canada.language, canada.region, canada.in_force_from) == ("en", "Canada", "2006-12-12")
+    assert (formex.language, formex.region) == ("en", "EU")
+    assert akn.region == "it"
+
+
+def test_entities_are_not_expanded() -> None:
+    assert [p.text for p in passages("entities.xml")] == ["text"]
