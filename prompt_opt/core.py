@@ -208,6 +208,8 @@ class Policy:
     on_error: Literal["skip", "fail"] = "skip"
     options: Mapping[str, Any] = field(default_factory=dict)  # stage -> its module's `Options`
     cache_salt: Literal["none", "tenant"] = "none"  # whom a vLLM engine's prefix cache keeps apart
+    elsewhere: Literal["refuse", "raw"] = "refuse"  # a request on a path that cannot carry the policy
+    optional: tuple[str, ...] = ()  # stages that any caller may skip, request options that any caller may set
     digest: str = ""
 
 

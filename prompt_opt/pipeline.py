@@ -97,6 +97,11 @@ async def advise(chat: Chat, ctx: Context, stages: Sequence[Stage]) -> tuple[Adv
     return merge([advice for advice, _ in results]), outcomes
 
 
+def reads(policy: Policy) -> frozenset[str]:
+    """The request's own options ("region"…) that the policy's stages let a request decide by."""
+    return frozenset().union(*(getattr(policy.options.get(stage), "reads", ()) for stage in policy.stages))
+
+
 async def constant(ctx: Context, stages: Sequence[Stage]) -> Advice | None:
     """The advice that every request of the policy gets; None where a stage cannot say it now."""
     try:

@@ -12,7 +12,9 @@ from prompt_opt.core import Policy, Profile
 
 EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
 RAW = "raw"
-RIGHTS = ("raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback")
+# What a request may decide by its `trimtab` field, as far as its key's rights or its policy's `optional` say so.
+REQUEST_OPTIONS = ("skip", "region", "language", "date")
+RIGHTS = ("raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback", *REQUEST_OPTIONS)
 
 
 class ConfigError(ValueError):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prompt_opt.core import Advice, Chat, Context, Frame, Policy, Principle, Skip, Supplies
 from prompt_opt.layout.quotation import line
@@ -31,6 +31,7 @@ _QUERY = 2000  # characters of the last user turn that are searched for: its end
 class Options:
     """`[policy.NAME.opo]`."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"region", "language", "date"})  # of a request's `trimtab` field
     index: tuple[str, ...] = ()  # names of [index.NAME]
     k: int = 8  # principles at most
     budget_tokens: int = 600  # of all of them together

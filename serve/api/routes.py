@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from serve.chat.handle import Line, relayed, run, speaking
+from serve.chat.handle import Line, relaying, run, speaking
 from serve.chat.service import Service
 from serve.dialects import openai, openai_chat
 from serve.dialects.dialect import Dialect
@@ -59,8 +59,8 @@ def lines(service: Callable[[], Service], dialects: Sequence[Dialect] = DIALECTS
 
         return bare
 
-    posts = dict.fromkeys(RELAYED, travel(relayed, openai))
-    posts |= {dialect.path: travel(speaking(dialect), dialect) for dialect in dialects}
+    posts = dict.fromkeys(RELAYED, travel(relaying(dialects), openai))
+    posts |= {dialect.path: travel(speaking(dialect, dialects), dialect) for dialect in dialects}
     return {("POST", path): line for path, line in posts.items()} | {
         ("GET", "/healthz"): alive,
         ("GET", "/readyz"): ready,

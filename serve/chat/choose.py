@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_opt.core import Policy
+from prompt_opt.pipeline import reads
 from serve.chat.keys import Caller
 from serve.config import Config
 from serve.errors import BadRequest, Forbidden, NotFound
@@ -21,7 +22,7 @@ def choose(
 
     Raises:
         NotFound: no such policy; the message lists those that the caller may use.
-        Forbidden: the caller may not use it.
+        Forbidden: the caller may not use it, or may not decide what its options say.
     """
     alias = config.aliases.get(model)
     named = options.get("policy") or header or (alias.policy if alias else None)
@@ -32,8 +33,41 @@ def choose(
         # A key that may use one policy only needn't name it.
         name = caller.key.policies[0]
     if name in config.policies and caller.may_use(name):
-        return config.policies[name], (alias.model if alias else model)
+        policy = config.policies[name]
+        if options:
+            _limit(caller, policy, options)
+        return policy, (alias.model if alias else model)
     allowed = ", ".join(sorted(p for p in config.policies if caller.may_use(p))) or "none"
     if name not in config.policies:
         raise NotFound(f"no policy {name!r}; valid are {allowed}", code="policy_not_found", param="policy")
     raise Forbidden(f"this key may not use the policy {name!r}; it may use {allowed}", code="policy_not_allowed")
+
+
+def _limit(caller: Caller, policy: Policy, options: Mapping[str, Any]) -> None:
+    """Let a request decide only what its key's rights or its policy's `optional` allow."""
+    for stage in options.get("skip", ()):
+        if stage in policy.stages and stage not in policy.optional and not caller.has("skip"):
+            raise _not_optional(policy, f"skip the stage {stage!r}", "skip", stage)
+    for name in reads(policy):
+        if options.get(name) and name not in policy.optional and not caller.has(name):
+            raise _not_optional(policy, f"choose the {name}", name, name)
+
+
+def _not_optional(policy: Policy, what: str, right: str, listed: str) -> Forbidden:
+    return Forbidden(
+        f"this request may not {what} under the policy {policy.name!r}: that takes an API key with the right "
+        f"{right!r}, or {listed!r} among the policy's `optional`",
+        code="option_not_allowed",
+        param=f"trimtab.{right}",
+    )
+
+
+def not_applicable(policy: Policy, path: str, carriers: Sequence[str], why: str = "") -> BadRequest:
+    """The refusal of a request whose path (or body, `why`) cannot carry its policy; `carriers` are paths that can."""
+    reason = why or f"cannot be applied to {path}"
+    return BadRequest(
+        f"the policy {policy.name!r} {reason}. Paths that can carry it: {', '.join(carriers) or 'none'}. "
+        f'To relay such requests unaligned, set elsewhere = "raw" in [policy.{policy.name}].',
+        code="policy_not_applicable",
+        param="policy",
+    )

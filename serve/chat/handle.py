@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from prompt_opt.core import Advice, Outcome, Policy
 from prompt_opt.pipeline import StageFailed
 from serve.chat.align import Order, align, outgoing, translation, without
-from serve.chat.choose import choose
+from serve.chat.choose import choose, not_applicable
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Alignment, Record, Selection, account
 from serve.chat.reply import hand_over, pass_on, read, translate
 from serve.chat.salt import PATHS, notes, salt
 from serve.chat.service import Service, send
 from serve.config import RAW
-from serve.dialects import openai, openai_chat, openai_completions, wire
+from serve.dialects import multipart, openai, openai_chat, openai_completions, wire
 from serve.dialects.dialect import Dialect
 from serve.engine.live import PARTS, LiveEngine
 from serve.engine.upstream import Upstream
@@ -40,20 +40,24 @@ _TOO_LONG = re.compile(
 _REFUSALS = (400, 413, 422)
 # Paths whose bodies may be forms; every other body is JSON.
 _FORMS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
+# Paths on which nothing is generated, so that there is nothing to align.
+_SILENT = ("/v1/embeddings", "/v1/moderations", "/v1/rerank", "/v1/score")
 
 Line = Callable[[Service, Call, Record], Awaitable[None]]
 
 
-def speaking(dialect: Dialect) -> Line:
-    """The line of a request for an answer, in this dialect."""
+def speaking(dialect: Dialect, dialects: Sequence[Dialect]) -> Line:
+    """The line of a request for an answer, in this dialect, which is one of `dialects`."""
 
     async def line(service: Service, call: Call, record: Record) -> None:
-        await _generate(service, call, record, dialect)
+        await _generate(service, call, record, dialect, dialects)
 
     return line
 
 
-async def _generate(service: Service, call: Call, record: Record, dialect: Dialect) -> None:
+async def _generate(
+    service: Service, call: Call, record: Record, dialect: Dialect, dialects: Sequence[Dialect]
+) -> None:
     config = service.config
     record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
     request = dialect.parse(await call.read(int(config.server.max_body_mb * 2**20)), config.server)
@@ -65,18 +69,48 @@ async def _generate(service: Service, call: Call, record: Record, dialect: Diale
         caller.require("explain")
     engine.require_ready()
     model = engine.name_for(model)
+    held = _holds(policy, dialect, dialects)
     with call:  # that is, while the client stays
-        if not policy.stages and policy.render == "chat" and engine.speaks(dialect.path):
-            engine.refuse_chat(config)
-            plain = dialect.as_chat(request)
-            engine.refuse(plain, None if engine.supports >= PARTS else dialect.chat(request, config.server))
-            record.alignment = Alignment(notes=notes(policy, engine, "cache_salt" in request.fields))
-            body = _unchanged(dialect, engine, request, model, salt(config, policy, engine, caller.tenant))
+        if not held and engine.speaks(dialect.path):
+            outcomes = tuple(Outcome(name, "skipped", "elsewhere") for name in policy.stages)
+            record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
+            body = _checked(service, dialect, engine, request, model, salt(config, policy, engine, caller.tenant))
             with await send(service, call, engine, dialect.path, body) as upstream:
                 await pass_on(config, call, record.answer, engine, upstream, dialect, whole=True)
         else:
             chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
             await _aligned(call, record, Order(service, dialect, caller, policy, engine, model, request, plain, chat))
+
+
+def _holds(policy: Policy, dialect: Dialect, dialects: Sequence[Dialect]) -> bool:
+    """Whether the policy has something to do here; False too where it says `elsewhere = "raw"`, and this is elsewhere.
+
+    Raises:
+        BadRequest: it has, and requests of this dialect cannot carry it.
+    """
+    if not policy.stages and policy.render == "chat":
+        return False
+    if policy.render in dialect.renders:
+        return True
+    if policy.elsewhere != "raw":
+        raise not_applicable(policy, dialect.path, _carriers(policy, dialects))
+    return False
+
+
+def _carriers(policy: Policy, dialects: Sequence[Dialect]) -> list[str]:
+    return [dialect.path for dialect in dialects if policy.render in dialect.renders]
+
+
+def _checked(
+    service: Service, dialect: Dialect, engine: LiveEngine, request: wire.Request, model: str, own: str
+) -> bytes:
+    """The client's body for the engine, which can do what it asks for."""
+    if "chat" in dialect.renders:
+        engine.refuse_chat(service.config)
+    complete = engine.supports >= PARTS or "chat" not in dialect.renders
+    chat = None if complete else dialect.chat(request, service.config.server)
+    engine.refuse(request if complete else dialect.as_chat(request), chat)
+    return _unchanged(dialect, engine, request, model, own)
 
 
 def _selection(
@@ -122,31 +156,43 @@ async def _ask(call: Call, order: Order, alignment: Alignment) -> Upstream:
     return await send(order.service, call, order.engine, path, body, prefix)
 
 
-async def relayed(service: Service, call: Call, record: Record) -> None:
-    """Any other path of the allow-list: checked, then passed on as it is. Needs the right `raw`."""
+def relaying(dialects: Sequence[Dialect]) -> Line:
+    """The line of any other path of the allow-list: checked, then passed on as it is, or refused.
+
+    A policy that has something to do cannot hold here. It is named in a refusal with those `dialects` that can carry
+    it, unless it says `elsewhere = "raw"`, or the path generates no text.
+    """
+
+    async def line(service: Service, call: Call, record: Record) -> None:
+        await _relay(service, call, record, dialects)
+
+    return line
+
+
+async def _relay(service: Service, call: Call, record: Record, dialects: Sequence[Dialect]) -> None:
     config = service.config
     record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
-    caller.require(RAW)
-    limit = int(config.server.max_body_mb * 2**20)
     form = call.path in _FORMS and call.media not in ("", "application/json")
-    body = await call.read(limit, json=not form)
-    policy = config.policies[RAW]
+    body = await call.read(int(config.server.max_body_mb * 2**20), json=not form)
+    read = multipart.parse(body, call.header(b"content-type") or "") if form else wire.parse(body, config.server)
+    policy, model = choose(config, caller, read.model, call.header(b"x-trimtab-policy"), read.options)
     engine = service.engines[policy.engine]
-    record.selection = Selection(policy, engine.spec.name, "")
-    if not form:
-        request = wire.parse(body, config.server)
-        if (alias := config.aliases.get(request.model)) is not None:
-            engine = service.engines[config.policies[alias.policy].engine]
-        engine.refuse(request, None)
-        own = salt(config, policy, engine, caller.tenant) if call.path in PATHS else ""
-        body = _unchanged(openai_chat, engine, request, engine.name_for(alias.model if alias else request.model), own)
-        record.selection = Selection(policy, engine.spec.name, request.model, request.stream)
-        asked = request.options.get("policy") or call.header(b"x-trimtab-policy")
-        if asked and asked != RAW:
-            # Nothing here is a chat; saying so beats doing nothing in silence.
-            chosen, _ = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
-            record.alignment = Alignment(tuple(Outcome(name, "skipped", "not a chat") for name in chosen.stages))
+    record.selection = Selection(policy, engine.spec.name, read.model, read.stream)
+    if policy.stages or policy.render == "base":
+        if call.path in _SILENT:
+            caller.require(RAW)
+        elif policy.elsewhere != "raw":
+            raise not_applicable(policy, call.path, _carriers(policy, dialects))
+        why = "not a chat" if call.path in _SILENT else "elsewhere"
+        record.alignment = Alignment(tuple(Outcome(name, "skipped", why) for name in policy.stages))
     engine.require_ready()
+    model = engine.name_for(model)
+    if isinstance(read, wire.Request):
+        engine.refuse(read, None)
+        own = salt(config, policy, engine, caller.tenant) if call.path in PATHS else ""
+        body = _unchanged(openai_chat, engine, read, model, own)
+    else:
+        body = read.with_model(model)
     whole = call.path == openai_completions.path
     with call, await send(service, call, engine, call.path, body) as upstream:  # while the client stays
         await pass_on(config, call, record.answer, engine, upstream, openai_chat, whole=whole)

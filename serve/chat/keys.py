@@ -33,6 +33,10 @@ class Caller:
         """Whether the key has a right of `serve.config.RIGHTS`; without keys everybody has all."""
         return self.key is None or right in self.key.rights
 
+    def has(self, right: str) -> bool:
+        """Whether a key gives the right explicitly; without keys nobody has it."""
+        return self.key is not None and right in self.key.rights
+
     def require(self, right: str) -> None:
         """Raises Forbidden, naming the right that is missing."""
         if not (self.may_use(RAW) if right == RAW else self.may(right)):

@@ -17,6 +17,7 @@ from prompt_opt.stages.facts import Facts, SettingError
 from serve.chat.keys import Caller
 from serve.config import (
     RAW,
+    REQUEST_OPTIONS,
     RIGHTS,
     Alias,
     ConfigError,
@@ -32,7 +33,9 @@ from serve.configure.toml import Toml, given
 if TYPE_CHECKING:
     from prompt_opt.rewriter.settings import Rewriter
 
-_POLICY_FIELDS = ("engine", "stages", "render", "profile", "budget_ms", "on_error", "cache_salt")
+_POLICY_FIELDS = (
+    "engine", "stages", "render", "profile", "budget_ms", "on_error", "cache_salt", "elsewhere", "optional"
+)  # fmt: skip
 
 
 def read_policies(
@@ -81,6 +84,7 @@ def read_policies(
         toml.names(section, "stages", policy.stages, STAGES, "stage")
         if len(set(policy.stages)) < len(policy.stages):
             raise toml.fail(section, "stages", "lists a stage twice")
+        toml.names(section, "optional", policy.optional, (*policy.stages, *REQUEST_OPTIONS[1:]), "stage or option")
         tables = {stage: {} for stage in policy.stages} | subs
         filled = {stage: _settings(toml, section, stage, table) for stage, table in tables.items()}
         policy = replace(policy, options={stage: it for stage, it in filled.items() if it is not None})

@@ -10,7 +10,7 @@ gets a chat completion, or in the base render a text completion; a `Reader` take
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -122,6 +122,7 @@ class Dialect(Protocol):
     """One wire API, as clients speak it. Stateless."""
 
     path: str  # of its requests, with us as with an engine that speaks it
+    renders: Collection[str]  # of policies that its requests can carry
     done: bytes  # the event that ends a stream of this API, for engines that leave it out; b"" where there is none
 
     def key(self, headers: Headers) -> str | None:

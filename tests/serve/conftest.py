@@ -70,6 +70,7 @@ url = "http://127.0.0.1:1"
 [policy.chat]
 stages = ["urial"]
 render = "chat"
+optional = ["urial"]
 [policy.base]
 stages = ["urial"]
 render = "base"

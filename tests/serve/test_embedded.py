@@ -111,10 +111,13 @@ def test_a_raw_chat_names_the_policies_that_would_work(client: openai.OpenAI) ->
 
 
 def test_raw_completions_are_relayed(client: openai.OpenAI) -> None:
-    answer = client.completions.create(model="trimtab-tiny", prompt="It was a dark", max_tokens=8, temperature=0)
+    raw: Any = {"X-Trimtab-Policy": "raw"}
+    answer = client.completions.create(
+        model="trimtab-tiny", prompt="It was a dark", max_tokens=8, temperature=0, extra_headers=raw
+    )
     assert answer.choices[0].text
     pieces = client.completions.create(
-        model="trimtab-tiny", prompt="It was a dark", max_tokens=8, temperature=0, stream=True
+        model="trimtab-tiny", prompt="It was a dark", max_tokens=8, temperature=0, stream=True, extra_headers=raw
     )
     assert "".join(piece.choices[0].text for piece in pieces) == answer.choices[0].text
 
@@ -125,7 +128,9 @@ def test_another_model_is_refused(client: openai.OpenAI) -> None:
 
 
 def test_no_path_of_this_machine_reaches_a_client(server: Running, client: openai.OpenAI) -> None:
-    raw = client.completions.with_raw_response.create(model="trimtab-tiny", prompt="x", max_tokens=2)
+    raw = client.completions.with_raw_response.create(
+        model="trimtab-tiny", prompt="x", max_tokens=2, extra_headers={"X-Trimtab-Policy": "raw"}
+    )
     shown = raw.text + str(server.get("/v1/models")) + str(raw.headers)
     assert str(Path(__file__).parent.parent.parent) not in shown
 

@@ -181,7 +181,7 @@ def test_rights_guard_reading_and_writing(start: Start) -> None:
 
 
 async def test_a_keys_region_holds_where_the_request_names_none(start: Start, upstream: FakeUpstream) -> None:
-    keys = key("editor", '"principles", "shared-principles"') + 'region = "A"\n'
+    keys = key("editor", '"principles", "shared-principles", "region"') + 'region = "A"\n'
     served = start(file=config(keys).replace("[[key]]", "\n[[key]]"))
     headers = {"authorization": f"Bearer {SECRETS['editor']}", "x-trimtab-policy": "rules"}
     rules = [{"id": r, "text": f"Lanterns of {r} are lit at dusk.", "region": r} for r in ("A", "B")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from prompt_opt.core import Message
 from serve.dialects.openai import bearer as key
@@ -14,9 +14,10 @@ from serve.dialects.wire import Request, parse
 
 __all__ = [
     "as_chat", "chat", "done", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
-    "refusal", "text", "usage", "writer",
+    "refusal", "renders", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/chat/completions"
+renders: Collection[str] = ("chat", "base")
 done = DONE
 
 

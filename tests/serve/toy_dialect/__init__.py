@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from serve.errors import ApiError, BadRequest
 
 __all__ = ["parse"]
 path = "/v1/toy"
+renders: Collection[str] = ("chat", "base")
 done = b""
 
 
