@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from retrieval.lock import write_ahead
 from serve.config import Config
+from serve.store.sqlite import SqliteFile
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdict (
@@ -40,47 +40,54 @@ class SqliteVerdicts:
     def _path(self) -> Path:
         return self.folder / "feedback.sqlite3"
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=10)
-        write_ahead(connection)
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.executescript(_SCHEMA)
-        return connection
+    @property
+    def _file(self) -> SqliteFile:
+        return SqliteFile(self._path, _prepare, "FULL")
 
     def put(self, tenant: str, key: str, subject: Sequence[str], verdict: Mapping[str, Any]) -> None:
         """Keep a verdict, durably. Another one of the same key on the same traces is replaced: people change minds."""
         row = (verdict["id"], tenant, key, verdict["kind"], " ".join(sorted(subject)), time.time())
-        with closing(self._connect()) as connection, connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, msgspec.json.encode(verdict))
-            )
+
+        def write(connection: sqlite3.Connection) -> None:
+            with connection:
+                connection.execute(
+                    "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, msgspec.json.encode(verdict))
+                )
+
+        self._file.run(write)
 
     def page(self, tenant: str, kind: str = "", after: str = "", limit: int = 100) -> list[dict[str, Any]]:
         """A tenant's verdicts, newest first, those older than the one with the id `after`."""
         if not self._path.exists():
             return []
-        with closing(self._connect()) as connection:
-            rows = connection.execute(
+
+        def read(connection: sqlite3.Connection) -> list[tuple[bytes]]:
+            return connection.execute(
                 "SELECT body FROM verdict WHERE tenant = ? AND (? = '' OR kind = ?) AND (? = '' OR (created, id) <"
                 " (SELECT created, id FROM verdict WHERE id = ? AND tenant = ?))"
                 " ORDER BY created DESC, id DESC LIMIT ?",
                 (tenant, kind, kind, after, after, tenant, limit),
             ).fetchall()
-        return [msgspec.json.decode(body) for (body,) in rows]
+
+        return [msgspec.json.decode(body) for (body,) in self._file.run(read)]
 
     def withdraw(self, tenant: str, ident: str) -> bool:
         """Forget a verdict; False where this tenant has none of that id."""
         if not self._path.exists():
             return False
-        with closing(self._connect()) as connection, connection:
-            gone = connection.execute("DELETE FROM verdict WHERE id = ? AND tenant = ?", (ident, tenant))
+
+        def delete(connection: sqlite3.Connection) -> bool:
+            with connection:
+                gone = connection.execute("DELETE FROM verdict WHERE id = ? AND tenant = ?", (ident, tenant))
             return gone.rowcount > 0
+
+        return self._file.run(delete)
 
     def all(self, tenant: str | None, kind: str, since: float) -> Iterator[dict[str, Any]]:
         """The verdicts of a kind from a time on, oldest first; of all tenants where none is named."""
         if not self._path.exists():
             return
-        with closing(self._connect()) as connection:
+        with closing(self._file.connect()) as connection:
             rows = connection.execute(
                 "SELECT body FROM verdict WHERE kind = ? AND created >= ? AND (? IS NULL OR tenant = ?)"
                 " ORDER BY created, id",
@@ -88,6 +95,10 @@ class SqliteVerdicts:
             )
             for (body,) in rows:
                 yield msgspec.json.decode(body)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.executescript(_SCHEMA)
 
 
 def from_config(config: Config) -> SqliteVerdicts:

@@ -14,14 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from retrieval.lock import write_ahead
-from serve.config import Config
+from serve.config import Config, ConfigError
+from serve.store.sqlite import SqliteFile, is_damage
 from serve.store.traces import Summary
 
 log = logging.getLogger("trimtab.traces")
@@ -54,20 +53,13 @@ class SqliteTraces:
 
     def __init__(self, folder: Path, ttl_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._ttl_s = folder / "traces.sqlite3", ttl_s
+        self._file, self._ttl_s = SqliteFile(folder / "traces.sqlite3", _prepare, "NORMAL"), ttl_s
         self._queue: deque[_Row] = deque()
         self._awake, self._closing = threading.Event(), threading.Event()
         self.dropped = 0
-        with closing(self._connect()) as connection:
-            _prepare(connection)
+        self._file.make()
         self._thread = threading.Thread(target=self._write, name="traces", daemon=True)
         self._thread.start()
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=10)
-        write_ahead(connection)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
 
     def put(self, ident: str, tenant: str, body: Mapping[str, Any]) -> None:
         """Keep a trace. Returns at once; a full queue drops it."""
@@ -89,11 +81,13 @@ class SqliteTraces:
         return None
 
     def _read(self, ident: str, tenant: str) -> bytes | None:
-        with closing(self._connect()) as connection:
+        def read(connection: sqlite3.Connection) -> bytes | None:
             row = connection.execute(
                 "SELECT body FROM trace WHERE id = ? AND tenant = ? AND expires > ?", (ident, tenant, time.time())
             ).fetchone()
-        return row[0] if row else None
+            return row[0] if row else None
+
+        return self._file.run(read)
 
     async def recent(
         self, tenant: str, *, policy: str = "", outcome: str = "", key: str = "", after: str = "", limit: int = 50
@@ -115,12 +109,13 @@ class SqliteTraces:
     def _list(
         self, tenant: str, before: tuple[float, str], wanted: tuple[str, ...], limit: int
     ) -> tuple[list[Summary], str]:
-        with closing(self._connect()) as connection:
+        def look(connection: sqlite3.Connection) -> tuple[list[Any], Any]:
             found = connection.execute(_FOUND, (tenant, *before, time.time(), *wanted, limit)).fetchall()
             last = found[-1] if len(found) == limit else connection.execute(_LOOKED, (tenant, *before)).fetchone()
-            bodies = [
-                connection.execute("SELECT body FROM trace WHERE id = ?", (ident,)).fetchone() for _, ident in found
-            ]
+            one = "SELECT body FROM trace WHERE id = ?"
+            return [connection.execute(one, (ident,)).fetchone() for _, ident in found], last
+
+        bodies, last = self._file.run(look)
         rows = [msgspec.json.decode(row[0], type=Summary) for row in bodies if row]
         return rows, f"{last[0]!r}-{last[1]}" if last else ""
 
@@ -131,23 +126,41 @@ class SqliteTraces:
         self._thread.join(timeout=5)
 
     def _write(self) -> None:
-        swept = 0.0
-        with closing(self._connect()) as connection:
-            while not self._closing.is_set():
-                self._awake.wait()
+        while not self._closing.is_set():
+            try:
+                self._file.run(self._write_to)
+            except (sqlite3.Error, OSError) as error:
+                log.error("traces cannot be stored: %s", error)
                 self._closing.wait(_BATCH_S)
-                self._awake.clear()  # before the queue is emptied: what comes meanwhile wakes us again
-                rows = [self._queue.popleft() for _ in range(len(self._queue))]
-                try:
-                    with connection:
-                        for at in range(0, len(rows), _AT_ONCE):
-                            self._insert(connection, rows[at : at + _AT_ONCE])
-                        if time.time() - swept > _SWEEP_S:
-                            connection.execute("DELETE FROM trace WHERE expires <= ?", (time.time(),))
-                            swept = time.time()
-                except sqlite3.Error as error:  # a full disk must not end the thread: it may have room again
-                    log.error("%d traces lost: %s", len(rows), error)
-                    self.dropped += len(rows)
+
+    def _write_to(self, connection: sqlite3.Connection) -> None:
+        """Write batches until the server stops, or until another file stands in this one's place.
+
+        Raises:
+            sqlite3.DatabaseError: the file is damaged; what is queued stays queued.
+        """
+        swept, identity = 0.0, self._file.identity
+        while not self._closing.is_set():
+            self._awake.wait()
+            self._closing.wait(_BATCH_S)
+            if identity != self._file.identity:
+                return
+            self._awake.clear()  # before the queue is emptied: what comes meanwhile wakes us again
+            rows = [self._queue.popleft() for _ in range(len(self._queue))]
+            try:
+                with connection:
+                    for at in range(0, len(rows), _AT_ONCE):
+                        self._insert(connection, rows[at : at + _AT_ONCE])
+                    if time.time() - swept > _SWEEP_S:
+                        connection.execute("DELETE FROM trace WHERE expires <= ?", (time.time(),))
+                        swept = time.time()
+            except sqlite3.Error as error:  # a full disk must not end the thread: it may have room again
+                if is_damage(error):
+                    self._queue.extendleft(reversed(rows))
+                    self._awake.set()
+                    raise
+                log.error("%d traces lost: %s", len(rows), error)
+                self.dropped += len(rows)
 
     def _insert(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
         """Many rows in one statement: between two of them the event loop would take the interpreter from us, and we
@@ -181,5 +194,12 @@ def _listed(body: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def from_config(config: Config) -> SqliteTraces:
-    """The traces in the configuration's state folder, kept as long as it says."""
-    return SqliteTraces(config.state_dir, config.server.trace_ttl_s)
+    """The traces in the configuration's state folder, kept as long as it says.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+    """
+    try:
+        return SqliteTraces(config.state_dir, config.server.trace_ttl_s)
+    except (sqlite3.OperationalError, OSError) as error:
+        raise ConfigError(f"{config.state_dir / 'traces.sqlite3'} cannot be opened: {error}") from None
