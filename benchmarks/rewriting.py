@@ -64,7 +64,7 @@ async def burst(lines: list[Line], policy: str, texts: list[str]) -> tuple[list[
     async def one(line: Line, text: str) -> tuple[float, str]:
         reader, writer = line
         body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": text}]}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-trimtab-policy: {policy}\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-trimtab-policy: {policy}\r\n"
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         started = time.perf_counter()
         writer.write(head.encode() + body)

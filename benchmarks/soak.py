@@ -76,7 +76,7 @@ class Ask:
             content = QUESTION + " word" * (self.padding // 5)
             chat = {"model": self.model, "stream": self.stream, "max_tokens": 400}
             body = json.dumps(chat | {"messages": [{"role": "user", "content": content}]}).encode()
-        head = f"POST {self.path} HTTP/1.1\r\nhost: soak\r\ncontent-type: application/json\r\n"
+        head = f"POST {self.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         return f"{head}x-trimtab-policy: {self.policy}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -12,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from prompt_opt import profile as profiles
-from prompt_opt.core import Policy, Profile
+from prompt_opt.core import Profile
 from serve.config import (
     EMBEDDED,
-    RAW,
     Config,
     ConfigError,
     Engine,
     Flags,
     IndexSpec,
-    Key,
     RewriterSpec,
     Server,
-    is_base,
 )
 from serve.configure.policies import read_aliases, read_keys, read_policies
 from serve.configure.reach import read_reach
+from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
 from serve.engine.live import FEATURES
 from serve.store.place import STORES
@@ -69,7 +65,7 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     policies = read_policies(toml, engines, loaded, indexes, rewriters, flags, server.cache_salt)
     aliases = read_aliases(toml, policies)
     keys = read_keys(toml, policies)
-    server = _server(toml, server, policies, keys, engines, flags)
+    server = read_server(toml, server, policies, keys, engines, flags)
     return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store)
 
 
@@ -197,44 +193,3 @@ def _rewriters(toml: Toml, engines: Mapping[str, Engine]) -> dict[str, RewriterS
                 raise toml.fail(section, limit, "must be more than zero")
         out[name] = spec
     return out
-
-
-def _server(
-    toml: Toml,
-    server: Server,
-    policies: Mapping[str, Policy],
-    keys: tuple[Key, ...],
-    engines: Mapping[str, Engine],
-    flags: Flags,
-) -> Server:
-    if server.policy:
-        toml.one("server" if not flags.policy else "", "policy", server.policy, policies, "policy")
-    else:
-        first = "main" if "main" in engines else next(iter(engines))
-        server = replace(server, policy="urial" if is_base(engines[first]) else RAW)
-    for name in ("workers", "max_depth", "max_n", "max_messages", "max_body_mb", "timeout_s", "connect_s"):
-        if getattr(server, name) <= 0:
-            raise toml.fail("server", name, "must be more than zero")
-    for name in ("drain_s", "trace_ttl_s"):
-        if getattr(server, name) < 0:
-            raise toml.fail("server", name, "must not be negative")
-    for name in server.hosts:
-        if not re.fullmatch(r"\*|[A-Za-z0-9_.-]+", name):
-            raise toml.fail("server", "hosts", f"{name!r} is not a host name (without scheme and port)")
-    if not 0 <= server.port <= 65535:
-        raise toml.fail("server", "port", "must be between 0 and 65535")
-    if not keys and not server.open and not _loopback(server.host):
-        raise toml.fail(
-            "server",
-            "host",
-            f"{server.host} is reachable from other hosts, but no [[key]] is configured: add one, or set "
-            "server.open = true to serve everybody",
-        )
-    return server
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

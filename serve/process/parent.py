@@ -10,10 +10,13 @@ kill -9: the pipes to workers and guards close, which is what they watch; nothin
 What a worker reads (each line is the whole truth; only the highest `revision` counts):
 
     {"config": [...], "fd": 3, "report_fd": 5, "worker": 0, "revision": 7,
+     "host": "0.0.0.0", "keyed": true,
      "engines": {"main": {"url": "http://127.0.0.1:4711", "model": "tiny", "kind": "transformers",
                           "state": "starting" | "ready" | "down", "reason": ""}}}
 
-with `"reload": true` where it must load its configuration again. End of file: the parent is dead, leave at once.
+with `"reload": true` where it must load its configuration again. `host` is what the socket is bound to, `keyed` whether
+callers need keys: a configuration that would open the server further is refused.
+End of file: the parent is dead, leave at once.
 What it reports: {"ready": true} once it listens; {"reloaded": REVISION}; {"error": "…"}, then the old stays.
 """
 
@@ -27,11 +30,14 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from serve.config import Config, ConfigError, Engine
+from serve.configure.server import refuse_opening
 from serve.process.console import Console
 from serve.process.engine_child import EngineChild, Pace
 from serve.process.launcher import resolve
@@ -50,12 +56,11 @@ def run(
     """
     config = load()
     engines = _resolved(config)
+    _check_writable(config.state_dir)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(config.server.host, config.server.port))
         env = dict(os.environ)
         if config.server.workers > 1:
-            import tempfile
-
             env["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-"))
         return asyncio.run(_Supervisor(load, config, argv, worker, pace or Pace(), listener, env).serve(engines))
 
@@ -75,6 +80,7 @@ class _Supervisor:
     ) -> None:
         self.load, self.config, self.pace = load, config, pace
         self.listener, self.fd = listener, listener.fileno()
+        self.bound = config.server.host  # a reload does not bind anew
         self.console = Console()
         self.stopping, self.reload_wanted, self.news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.status = 0
@@ -133,7 +139,8 @@ class _Supervisor:
 
     def message(self) -> dict[str, Any]:
         """What every worker must know now."""
-        return {"revision": self.revision, "engines": {name: child.state for name, child in self.engines.items()}}
+        engines = {name: child.state for name, child in self.engines.items()}
+        return {"revision": self.revision, "host": self.bound, "keyed": bool(self.config.keys), "engines": engines}
 
     def tell(self, *, reload: bool = False) -> None:
         """Send the workers the state of the engines, if it is news."""
@@ -169,7 +176,13 @@ class _Supervisor:
                 self.console.say(f"trimtab: configuration not reloaded, the running one stays in force: {error}")
 
     async def _reload(self, config: Config) -> None:
-        """Start what is new, switch the workers over, retire what is old. What is unchanged runs on."""
+        """Start what is new, switch the workers over, retire what is old. What is unchanged runs on.
+
+        Raises:
+            ConfigError: the configuration would open the server further, or one of its engines does not start.
+        """
+        refuse_opening(config, self.bound, keyed=bool(self.config.keys))
+        _check_writable(config.state_dir)
         engines = _resolved(config)
         kept = {n: c for n, c in self.engines.items() if n in engines and _spec(c.engine) == _spec(engines[n])}
         new = {name: self._start(engine) for name, engine in engines.items() if name not in kept}
@@ -216,6 +229,15 @@ class _Supervisor:
                 for text in texts:
                     self.console.say(text)
             await asyncio.sleep(0.25)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"state_dir {str(folder)!r} cannot be written: {error.strerror}") from None
 
 
 def _resolved(config: Config) -> dict[str, Engine]:

@@ -34,6 +34,7 @@ from serve.chat.warmup import Done, warm
 from serve.config import Config, ConfigError
 from serve.configure.flags import parse
 from serve.configure.reader import load
+from serve.configure.server import refuse_opening
 from serve.dialects import openai
 from serve.engine.live import LiveEngine
 from serve.engine.pool import Pool
@@ -63,7 +64,7 @@ class Worker:
         self._report = told.get("report_fd")
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
-        config = load(parse(self._argv))
+        config = self._load(told)
         self.gate = Gate(config)
         self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
         # What requests that began before a reload may still be using.
@@ -81,7 +82,7 @@ class Worker:
             return
         if told.get("reload"):
             try:
-                config = await asyncio.to_thread(load, parse(self._argv))
+                config = await asyncio.to_thread(self._load, told)
                 old = self.service
                 indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
                 relay = old.relay if _timeouts(config) == _timeouts(old.config) else _relay(config)
@@ -92,6 +93,16 @@ class Worker:
                 self._replace(config, parts, relay, indexes)
                 self.report({"reloaded": told["revision"]})
         self._state(told)
+
+    def _load(self, told: Mapping[str, Any]) -> Config:
+        """The configuration, unless it opens the server further: the file may have changed since the parent read it.
+
+        Raises:
+            ConfigError: it is wrong, or too open.
+        """
+        config = load(parse(self._argv))
+        refuse_opening(config, told["host"], keyed=told["keyed"])
+        return config
 
     def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
@@ -194,7 +205,11 @@ def _relay(config: Config) -> Relay:
 
 async def serve(told: Mapping[str, Any]) -> None:
     """Serve until SIGTERM, then drain."""
-    worker = Worker(told)
+    try:
+        worker = Worker(told)
+    except ConfigError as error:  # the file has changed since the parent read it
+        os.write(told["report_fd"], json.dumps({"error": str(error)}).encode() + b"\n")
+        sys.exit(2)
     settings = uvicorn.Config(
         Application(lambda: worker.service),
         http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, worker.judge)),

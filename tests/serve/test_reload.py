@@ -1,0 +1,129 @@
+"""A reload never makes a server more open than the running configuration allowed, whatever has become of the file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serve.config import Config, ConfigError, Flags, Key
+from serve.configure.reader import load
+from serve.configure.server import refuse_opening
+from tests.serve.conftest import Start
+
+SECRET = "sk-only"
+FILE = (
+    'state_dir = "{state}"\n[server]\nhost = "%s"\n[engine.main]\nurl = "{url}"\n[[key]]\nid = "a"\nsha256 = "'
+    + hashlib.sha256(SECRET.encode()).hexdigest()
+    + '"\nrights = ["raw", "traces"]\n'
+)
+KEEP = 'state_dir = "{state}"\n[engine.main]\nurl = "http://127.0.0.1:1"\n'
+
+
+def status(url: str, secret: str = "") -> int:
+    headers = {"authorization": f"Bearer {secret}"} if secret else {}
+    return httpx.get(url + "/v1/traces", headers=headers).status_code
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+@pytest.mark.parametrize("left", ["", KEEP, KEEP + '[server]\nhost = "127.0.0.1"\n', KEEP + "[server]\nopen = true\n"])
+def test_a_file_that_lost_its_keys_is_not_taken(start: Start, host: str, left: str) -> None:
+    served = start(file=FILE % host)
+    url = served.url.replace("0.0.0.0", "127.0.0.1")
+    assert (status(url), status(url, SECRET)) == (401, 200)
+    served.config.write_text(left.replace("{state}", str(served.config.parent / "state")))
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for(r"not reloaded.*no \[\[key\]\], but the running configuration has")
+    assert (status(url), status(url, SECRET)) == (401, 200)
+
+
+def test_a_worker_that_starts_again_does_not_take_it_either(start: Start) -> None:
+    served = start(file=FILE % "0.0.0.0")
+    url = served.url.replace("0.0.0.0", "127.0.0.1")
+    whole = served.config.read_text()
+    served.config.write_text(KEEP.replace("{state}", str(served.config.parent / "state")))
+    (worker,) = served.workers()
+    os.kill(worker, signal.SIGKILL)
+    served.wait_for(r"worker 0: it has no \[\[key\]\]")
+    with pytest.raises(httpx.TransportError):
+        httpx.get(url + "/v1/traces", timeout=0.5)
+    served.config.write_text(whole)
+    httpx.get(url + "/healthz", timeout=20)
+    assert (status(url), status(url, SECRET)) == (401, 200)
+
+
+def test_a_server_that_was_open_may_become_closed(start: Start) -> None:
+    served = start(file=KEEP)
+    assert status(served.url) == 200
+    served.config.write_text(
+        (FILE % "127.0.0.1").replace("{url}", "http://x").replace("{state}", str(served.config.parent))
+    )
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("trimtab: reloaded")
+    assert (status(served.url), status(served.url, SECRET)) == (401, 200)
+
+
+@pytest.mark.parametrize(
+    ("keys", "opened", "host", "keyed", "refused"),
+    [
+        (False, False, "127.0.0.1", False, ""),
+        (False, False, "0.0.0.0", False, "bound to 0.0.0.0"),
+        (False, True, "0.0.0.0", False, ""),
+        (False, True, "0.0.0.0", True, "restart"),
+        (False, False, "::1", True, "restart"),
+        (True, False, "0.0.0.0", True, ""),
+        (True, False, "0.0.0.0", False, ""),
+    ],
+)
+def test_openness_is_judged_against_what_is_bound(
+    keys: bool, opened: bool, host: str, keyed: bool, refused: str
+) -> None:
+    config: Config = load(Flags(upstream="http://x"), {})
+    config = replace(config, keys=(Key("a", "0" * 64),) if keys else (), server=replace(config.server, open=opened))
+    if not refused:
+        return refuse_opening(config, host, keyed=keyed)
+    with pytest.raises(ConfigError, match=refused):
+        refuse_opening(config, host, keyed=keyed)
+
+
+def test_a_state_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    argv = [sys.executable, "-m", "serve.cli.command", "serve", "--upstream", "http://127.0.0.1:1", "--port", "0"]
+    argv += ["--state-dir", str(tmp_path / "file" / "state")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"trimtab serve: state_dir '{tmp_path}/file/state' cannot be written: Not a directory\n"
+    assert done.stdout == ""
+
+
+def test_a_reload_to_a_state_folder_that_cannot_be_written_changes_nothing(start: Start, tmp_path: Path) -> None:
+    served = start(file=KEEP)
+    (tmp_path / "file").write_text("")
+    served.config.write_text(KEEP.replace("{state}", str(tmp_path / "file" / "state")))
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("not reloaded.*state_dir .* cannot be written")
+    assert status(served.url) == 200
+    assert psutil.pid_exists(served.workers()[0])
+
+
+def test_a_worker_whose_store_cannot_be_opened_says_so_in_one_line(start: Start) -> None:
+    served = start(file=KEEP)
+    store = served.config.parent / "state" / "traces.sqlite3"
+    (worker,) = served.workers()
+    os.kill(worker, signal.SIGSTOP)
+    for file in store.parent.glob("traces.sqlite3*"):
+        file.unlink()
+    store.mkdir()
+    os.kill(worker, signal.SIGKILL)
+    served.wait_for("worker 0: .*traces.sqlite3.*cannot be opened")
+    assert not [line for line in served.said if "Traceback" in line]
+    store.rmdir()
+    assert httpx.get(served.url + "/healthz", timeout=20).status_code == 200
