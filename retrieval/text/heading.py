@@ -8,11 +8,13 @@ number must be a separator, a bracket, the line's end, or a word that begins a s
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from retrieval.text.numeral import HAN, value
 
+LAST = 9999  # the number of provisions that follow the articles without one
 Kind = Literal["article", "part"]
 
 
@@ -31,15 +33,15 @@ class Head:
 _NUM = rf"[{HAN}\d０-９]+(?:[-－]\d+)?"
 _SUFFIX = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
 _LATIN = (
-    r"(?:(?:[LRDA]\*?\.?[ ]?)?\d+(?:[-–.]\d+)*(?:er|re|ère)?[ºª°]?(?:-?[A-Za-z]{1,2})?(?!\w)"
+    r"(?:(?:[LRDA]\*?\.?[ ]?)?\d+(?:[-–.]\d+)*(?:er|re|ère)?(?:\.?[ºª°])?(?:-?[A-Za-z]{1,2})?(?!\w)"
     rf"(?:[ -]{_SUFFIX}(?!\w))?(?:\(\w{{1,4}}\))*"
-    r"|[IVXLCDM]+(?:-?[A-Z])?(?!\w)"
+    r"|[IVXLCDM]+(?:er|re|-?[A-Z])?(?!\w)"
     r"|(?:premier|première|unique|único|única|unico|primero|primo|préliminaire|liminaire|One|Two)(?!\w)"
     rf"(?:[ -]{_SUFFIX})?)"
 )
 _ARTICLE = (
     "Article|Art.|Art|Artikel|Artículo|Articulo|Articolo|Artigo|Artykuł|Articolul|Статья|Стаття|Член|Čl.|Článek"
-    "|Článok|Članak|Člen|Artikkeli|Artikla|Madde|Pasal|Điều|Άρθρο"
+    "|Článok|Članak|Člen|Artikkeli|Artikla|Madde|Pasal|Điều|Άρθρο|Kifungu cha|Maddə|Artikulo"
 )
 _SECTION = "Section|Sec.|Sect."
 _OTHERS = "Regulation|Reg.|Rule|Clause|Principle|Guideline|Standard|Paragraph"
@@ -63,7 +65,12 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     ("article", "条", re.compile(rf"第\s*{_NUM}\s*[条條](?:\s?[之のノ]\s?{_NUM})*")),
     ("article", "조", re.compile(r"제\s*\d+\s*조(?:의\s*\d+)*")),
     ("article", "article", re.compile(rf"(?:{_words(_ARTICLE)})\s*{_LATIN}")),
-    ("article", "article", re.compile(r"(?:المادة|مادة|มาตรา|अनुच्छेद|धारा)\s*\(?\s*(?:\d+|[^\W\d_]{4,9})\s*\)?")),
+    ("article", "article", re.compile(
+        r"(?:المادة|مادة|มาตรา|अनुच्छेद|धारा|ধারা|অনুচ্ছেদ)\s*\(?\s*(?:\d+|[^\W\d_]{4,9})\s*\)?")),
+    ("article", "article", re.compile(
+        r"(?:Disposición (?:adicional|transitoria|derogatoria|final)"
+        r"|DISPOSICIÓN (?:ADICIONAL|TRANSITORIA|DEROGATORIA|FINAL))"
+        r"(?:\s[^\W\d_]+(?=[.\s]*$|[.]))?")),
     ("article", "§", re.compile(r"§\s*\d+[a-z]{0,2}(?!\w)(?:[-–.]\d+[a-z]?)*")),
     ("article", "§", re.compile(r"\d+\s?[a-z]?\s?\.?\s?§(?!§)")),
     ("article", "section", re.compile(rf"(?:{_words(_SECTION)})\s*{_LATIN}")),
@@ -74,11 +81,13 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     ("part", "", re.compile(r"제\s*\d+\s*(?P<word>[편장절관])(?:의\s*\d+)?")),
     ("part", "", re.compile(
         rf"(?P<word>{_words(_PARTS)})\s+(?:{_LATIN}|[A-Z](?!\w)|(?:PRIMER|SEGUND|TERCER|PRELIMINAR|ÚNIC)\w*|ال\w+)")),
+    ("part", "", re.compile(
+        rf"(?P<word>附則|附则|附件|附录|附錄|附表|別表|别表|부칙)(?:\s*第?{_NUM})?(?=[\s　:：]|$)")),
     ("part", "", re.compile(rf"{_ORDINAL}\s+(?P<word>Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel)")),
 )  # fmt: skip
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*[a-zA-Z]?)(?:[.)．]|(?=\s))[ \t　]*(?=\S)")
 _HAN_NUMBERED = re.compile(rf"([{HAN}]{{1,4}})、\s*(?=\S)")
-_BETWEEN = re.compile(r"[.．]?[ºª°]?[.．]?\s?[-–—]\s|[.．:：]\s?[-–—]?\s*|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$")
+_BETWEEN = re.compile(r"[.．]?[ºª°]?[.．]?\s?[-–—]\s|[.．:：]\s?[-–—]?\s*|[–—]\s?|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$")
 _BRACKET = re.compile(r"\s*[(（]\s*(?:\w{1,4})\s*[)）]\s*")
 # What goes on with a reference, though it begins like a sentence.
 _REFERS = re.compile(
@@ -100,7 +109,8 @@ def head(text: str) -> Head | None:
     for kind, word, pattern in _PATTERNS:
         found = pattern.match(text)
         if found:
-            made = Head(kind, word or found["word"].lower(), found[0].strip(), numbers(found[0]))
+            number = numbers(found[0]) or ((LAST,) if found[0].lower().startswith("disposición") else ())
+            made = Head(kind, word or found["word"].lower(), found[0].strip(), number)
             return _judged(made, text[found.end() :])
     return None
 
@@ -121,7 +131,14 @@ def numbered(text: str) -> Head | None:
 
 def plain(text: str) -> str:
     """A line without its indentation, Markdown's emphasis around the first words, and soft hyphens."""
-    text = text.replace("\u00ad", "").replace("\u200b", "").strip().strip("\u3000\ufeff").strip()
+    text = (
+        unicodedata.normalize("NFC", text)
+        .replace("\u00ad", "")
+        .replace("\u200b", "")
+        .strip()
+        .strip("\u3000\ufeff")
+        .strip()
+    )
     found = _EMPHASIS.match(text)
     return f"{found[2]}{found[3]}" if found else text
 
@@ -161,6 +178,8 @@ def _judged(made: Head, after: str) -> Head | None:
 
 
 def _refers(made: Head, rest: str, separated: bool) -> bool:
+    if not rest.strip():
+        return False
     if _REFERS.match(rest):
         return True
     bracket = _BRACKET.match(rest)

@@ -8,6 +8,7 @@ sentence is text.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ def pieces(document: Document) -> Iterator[Piece]:
 def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iterator[_Section]:
     above: list[tuple[int, str]] = []  # headings
     parts: list[tuple[str, str]] = []  # chapters below them
+    outer: list[tuple[tuple[int, ...], str]] = []  # the numbered heads that 2.3 stands in
     first = [title] if title and (document.labels.get("title") or 0 not in _filled(document, heads)) else []
     structured = bool(heads) or any(line.level for line in document.lines)
     section, skipped = _Section(list(first), "0" if structured else "", 1), -1
@@ -78,8 +80,12 @@ def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iter
             section = _Section(trail, slug(found.label), line.number)
             if found.kind == "article":
                 label, text = _title_and_text(found, document, heads, at)
-                section.trail = [*trail, " ".join([label, *captions])]
+                if not found.rest and (below := _title_below(document, heads, at)) >= 0:
+                    label, skipped = f"{label} {plain(document.lines[below].text)}", below
+                outer = _outer(found, outer)
+                section.trail = [*trail, *(text for _, text in outer), " ".join([label, *captions])]
                 section.text = [text] if text else []
+                outer = [*outer, (found.number, label)] if found.word == "1" else []
         else:
             if not section.text:
                 section.line = line.number
@@ -102,10 +108,28 @@ def find(document: Document) -> dict[int, Head]:
         if lines[i].level or _stands(document, kept, i, h, last.get(h.word, (0,))):
             kept[i] = h
             last = {**last, h.word: h.number} if h.kind == "article" else {}
+    for i in _contents(document, kept):
+        del kept[i]
     articles = [i for i, h in kept.items() if h.kind == "article"]
     if len(articles) < 2 and not any(lines[i].level for i in articles):
         return _numbered_heads(document) if document.numbered and not articles else {}
     return kept
+
+
+def _contents(document: Document, kept: Mapping[int, Head]) -> list[int]:
+    """The articles of a table of contents: they have no text of their own, and come again with some."""
+    if not kept:
+        return []
+    order = list(kept)
+    last = {h.label: i for i, h in kept.items()}
+    found = []
+    for i, following in zip(order, [*order[1:], len(document.lines)], strict=True):
+        h = kept[i]
+        own = any(line.text.strip() for line in document.lines[i + 1 : following])
+        titled = not h.rest.endswith(_ENDS) and len(h.rest) <= NAME
+        if h.kind == "article" and not own and titled and not document.lines[i].level and last[h.label] != i:
+            found.append(i)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +229,36 @@ def _title_and_text(found: Head, document: Document, heads: Mapping[int, Head], 
         return f"{label} {mark[1]}" if not mark[1].startswith(("（", "【", "〔")) else f"{label}{mark[1]}", mark[2]
     if not rest:
         return label, ""
-    short = len(rest) <= (20 if re.search(r"[\u3400-\u9fff]", rest) else NAME)
-    if short and not rest.endswith((*_ENDS, ",", "，")) and _has_text(document, heads, at):
-        between = "." if re.match(rf"{re.escape(found.label)}[.．]", plain(document.lines[at].text)) else ""
-        return f"{label}{between} {rest}", ""
+    if (
+        found.word not in {"条", "조"}
+        and len(rest) <= NAME
+        and not rest.endswith((*_ENDS, ",", "，"))
+        and _has_text(document, heads, at)
+    ):
+        between = re.match(rf"{re.escape(found.label)}([.．、]?)", plain(document.lines[at].text))
+        sign = between[1] if between else ""
+        return f"{label}{sign}{'' if sign == '、' else ' '}{rest}", ""
     return label, rest
+
+
+def _outer(found: Head, outer: list[tuple[tuple[int, ...], str]]) -> list[tuple[tuple[int, ...], str]]:
+    """Those of the numbered heads that this one's number begins with."""
+    return [(n, text) for n, text in outer if len(n) < len(found.number) and found.number[: len(n)] == n]
+
+
+def _title_below(document: Document, heads: Mapping[int, Head], at: int) -> int:
+    """The line that titles an article whose number stands alone, or -1.
+
+    It is short, ends like no sentence, is followed by text, and that text does not go on with it.
+    """
+    lines = document.lines
+    filled = [i for i in range(at + 1, min(at + 8, len(lines))) if lines[i].text.strip()][:2]
+    if len(filled) < 2 or any(i in heads or lines[i].level or lines[i].verbatim for i in filled):
+        return -1
+    title, text = (plain(lines[i].text) for i in filled)
+    looks = title[0].isupper() and len(title) <= 80 and not title.endswith((*_ENDS, ",", "،")) and title != text
+    apart = filled[1] > filled[0] + 1 or (len(title) <= 60 and not text[0].islower())
+    return filled[0] if looks and apart and not _CONTINUES.search(title) else -1
 
 
 def _has_text(document: Document, heads: Mapping[int, Head], at: int) -> bool:
@@ -241,7 +290,9 @@ def _heading_key(found: Head | None, trail: list[str]) -> str:
 def slug(text: str) -> str:
     """Letters and digits of any script, joined by hyphens; a number stays with its Han, Hangul or § sign."""
     text = re.sub(r"(?<=[第제§条條之の])\s+|\s+(?=[条條조之の])", "", text)
-    return "-".join(re.findall(r"[\w.§()]+", text)).strip(".-")[:80] or "-"
+    # Marks belong to the letters that they stand on: \w leaves them out.
+    words = "".join(c if unicodedata.category(c)[0] in "LMN" or c in ".§()_" else " " for c in text).split()
+    return "-".join(words).strip(".-")[:80] or "-"
 
 
 def distinct_key(key: str, trail: list[str], keys: dict[str, int]) -> str:

@@ -303,3 +303,19 @@ def test_legal_xml_has_its_language_region_and_dates() -> None:
 
 def test_entities_are_not_expanded() -> None:
     assert [p.text for p in passages("entities.xml")] == ["text"]
+
+
+ACTS = json.loads((DATA.parent / "acts.json").read_text(encoding="utf-8"))  # text by lines, and title by key
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_acts_of_many_countries(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("\n".join(ACTS[name]["text"]), encoding="utf-8")
+    found = [p for row in read(tmp_path / name, Defaults()) if (p := row.passage)]
+    assert {p.id.partition(":")[2]: p.title for p in found} == ACTS[name]["titles"]
+
+
+@pytest.mark.parametrize("name", ["cmn_hans", "deu", "eng", "fra", "spa"])
+def test_the_declaration_has_thirty_articles_in_every_language(name: str) -> None:
+    path = DATA.parent / "udhr" / f"{name}.txt"
+    assert sum(1 for row in read(path, Defaults()) if row.passage) == 31
