@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from serve import metrics
 from serve.api import catalog, openapi, page, principles, recent, verdicts
-from serve.api.routes import HEALTH, RELAYED, lines
+from serve.api.routes import DIALECTS, HEALTH, RELAYED, lines
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
 from serve.config import RAW, RIGHTS
@@ -40,7 +40,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
         app.router.routes.append(Route(path, _hot, methods=[method]))
     page.add_routes(app)
     plain = openapi.document(app)
-    app.openapi = lambda: plain(RELAYED, HEALTH)  # type: ignore[method-assign]
+    app.openapi = lambda: plain(DIALECTS, RELAYED, HEALTH)  # type: ignore[method-assign]
 
     def caller(request: Request) -> Caller:
         return identify(service().config.keys, request.headers.get("authorization"))

@@ -8,6 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serve.dialects.dialect import Dialect
+
 VERSION = version("trimtab")
 ABOUT = (
     "The alignment layer for any language model. The `/v1` paths are OpenAI's; a policy, chosen by the "
@@ -26,17 +28,6 @@ _OPTIONS: dict[str, Any] = {
         "explain": {"type": "boolean", "description": "keep prompt and answer in the trace"},
     },
     "additionalProperties": False,
-}
-_CHAT: dict[str, Any] = {
-    "type": "object",
-    "required": ["messages"],
-    "properties": {
-        "model": {"type": "string"},
-        "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role"]}},
-        "stream": {"type": "boolean"},
-        "trimtab": _OPTIONS,
-    },
-    "additionalProperties": True,
 }
 _WELL: dict[str, Any] = {"200": {"description": "Yes"}, "503": {"description": "No, or not yet"}}
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -60,14 +51,14 @@ _FEEDBACK: dict[str, Any] = {
 }
 
 
-def document(app: FastAPI) -> Callable[[Sequence[str], Mapping[str, str]], dict[str, Any]]:
+def document(app: FastAPI) -> Callable[[Sequence[Dialect], Sequence[str], Mapping[str, str]], dict[str, Any]]:
     """FastAPI's own document, to which the paths that go past it are added."""
     generate = app.openapi
 
-    def openapi(relayed: Sequence[str], health: Mapping[str, str]) -> dict[str, Any]:
+    def openapi(dialects: Sequence[Dialect], relayed: Sequence[str], health: Mapping[str, str]) -> dict[str, Any]:
         page = generate()
-        page["paths"]["/v1/chat/completions"] = _post("Chat completion, aligned by a policy", _CHAT)
-        page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_CHAT)
+        page["paths"] |= {it.path: _post(f"{it.summary}, aligned by a policy", _schema(it)) for it in dialects}
+        page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_schema(dialects[0]))
         page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)
         for path in relayed:
             page["paths"].setdefault(path, _post("Passed on to the engine as it is", {"type": "object"}))
@@ -81,6 +72,14 @@ def document(app: FastAPI) -> Callable[[Sequence[str], Mapping[str, str]], dict[
         return page
 
     return openapi
+
+
+def _schema(dialect: Dialect) -> dict[str, Any]:
+    """A dialect's body, and our own field in it."""
+    properties = {"model": _TEXT, "stream": {"type": "boolean"}, **dialect.properties, "trimtab": _OPTIONS}
+    return {
+        "type": "object", "required": list(dialect.properties), "properties": properties, "additionalProperties": True
+    }  # fmt: skip
 
 
 def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:

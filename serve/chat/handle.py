@@ -24,7 +24,7 @@ from serve.chat.reply import hand_over, pass_on, read, translate
 from serve.chat.salt import PATHS, notes, salt
 from serve.chat.service import Service, send
 from serve.config import RAW
-from serve.dialects import multipart, openai, openai_chat, openai_completions, wire
+from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
 from serve.engine.live import PARTS, LiveEngine
 from serve.engine.upstream import Upstream
@@ -193,9 +193,8 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
         body = _unchanged(openai_chat, engine, read, model, own)
     else:
         body = read.with_model(model)
-    whole = call.path == openai_completions.path
     with call, await send(service, call, engine, call.path, body) as upstream:  # while the client stays
-        await pass_on(config, call, record.answer, engine, upstream, openai_chat, whole=whole)
+        await pass_on(config, call, record.answer, engine, upstream, openai_chat, whole=False)
 
 
 def _unchanged(dialect: Dialect, engine: LiveEngine, request: wire.Request, model: str, own: str) -> bytes:

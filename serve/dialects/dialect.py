@@ -122,6 +122,8 @@ class Dialect(Protocol):
     """One wire API, as clients speak it. Stateless."""
 
     path: str  # of its requests, with us as with an engine that speaks it
+    summary: str  # of the API reference
+    properties: Mapping[str, Any]  # JSON schemas of the fields that a request must have
     renders: Collection[str]  # of policies that its requests can carry
     done: bytes  # the event that ends a stream of this API, for engines that leave it out; b"" where there is none
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from serve.api.routes import RELAYED
+from serve.api.routes import DIALECTS, RELAYED
 
 
 async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
@@ -27,7 +27,7 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/principles/{ident}",
         "/v1/explain",
     }
-    assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED}
+    assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED, *(it.path for it in DIALECTS)}
     assert "bearer" in str(page["components"]["securitySchemes"])
     again = (await http.get("/openapi.json")).json()
     assert again == page

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from prompt_opt.core import Message
 from serve.dialects.openai import bearer as key
@@ -14,9 +15,13 @@ from serve.dialects.wire import Request, parse
 
 __all__ = [
     "as_chat", "chat", "done", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
-    "refusal", "renders", "text", "usage", "writer",
+    "properties", "refusal", "renders", "summary", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/chat/completions"
+summary = "Chat completion"
+properties: Mapping[str, Any] = {
+    "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role"]}}
+}
 renders: Collection[str] = ("chat", "base")
 done = DONE
 

@@ -16,6 +16,8 @@ from serve.errors import ApiError, BadRequest
 
 __all__ = ["parse"]
 path = "/v1/toy"
+summary = "Toy"
+properties: Mapping[str, Any] = {"say": {"type": "string"}}
 renders: Collection[str] = ("chat", "base")
 done = b""
 
