@@ -11,6 +11,7 @@ from tests.trainers.toy import arguments, pair_rows, write
 from trainers import check
 from trainers.data.tokens import encode, encode_rows
 from trainers.methods import sft
+from trainers.run import findings as findings_of
 from trainers.run.model import load
 from trainers.run.training import Common
 
@@ -38,7 +39,7 @@ def test_sound_data_is_ready(toy: str, pairs: Path, capsys: pytest.CaptureFixtur
 def test_what_the_loss_counts_is_green_on_a_terminal(toy: str, pairs: Path) -> None:
     tokenizer = load(Common(model=toy, train="")).tokenizer
     row = encode({"place": "here", "prompt": "a", "completion": "b"}, tokenizer)
-    assert check.painted(row, "completion", tokenizer, colour=True) == (
+    assert findings_of.painted(row, "completion", tokenizer, colour=True) == (
         "--- here, completion\n\x1b[2m<|bos|>a\x1b[0m\x1b[32mb<|eos|>\x1b[0m"
     )
 

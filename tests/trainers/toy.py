@@ -19,8 +19,11 @@ TOY = {
 }  # fmt: skip
 
 
-def build_toy(folder: Path) -> str:
-    """A Llama of a few thousand random weights, without a chat template; its folder."""
+def build_toy(folder: Path, vocabulary: int | None = None) -> str:
+    """A Llama of a few thousand random weights, without a chat template; its folder.
+
+    `vocabulary`: rows of the embedding, where these are not as many as tokens.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,8 +34,8 @@ def build_toy(folder: Path) -> str:
     torch.manual_seed(0)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, **special,
+        vocab_size=vocabulary or len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, **special,
     )  # fmt: skip
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -20,7 +20,7 @@ from trainers.ask.engine import Engine, ask_all
 from trainers.bpo.options import Recipe
 from trainers.bpo.rewrites import write, write_rows
 from trainers.bpo.samples import Writer, specials_of, verdict
-from trainers.data.layouts import Row
+from trainers.data.messages import Row
 from trainers.judge.critic import read_score, score
 
 Marked = tuple[float, str]  # mark, rewrite

@@ -28,8 +28,9 @@ from prompt_opt.rewriter.settings import shielded
 from prompt_opt.rewriter.template import BPO
 from trainers.ask.engine import EngineError
 from trainers.bpo.options import Recipe
-from trainers.bpo.rewrites import prepare, read_rewrites, write, write_rows
-from trainers.data.layouts import Row, data_hash
+from trainers.bpo.rewrites import prepare, read_rewrites, write_rows
+from trainers.data.layouts import data_hash
+from trainers.data.messages import Row
 from trainers.run.keys import Common, validate
 from trainers.run.model import is_first, load, say
 from trainers.run.recipe import RecipeError
@@ -171,7 +172,7 @@ def finish(
 ) -> dict[str, Any]:  # fmt: skip
     """OUT/final, the report on held-out prompts, and run.json."""
     from trainers.bpo.samples import Writer, report
-    from trainers.run.record import surroundings
+    from trainers.run.record import surroundings, write_json
 
     draft = out / "final.part"
     shutil.rmtree(draft, ignore_errors=True)
@@ -193,7 +194,7 @@ def finish(
         "heldout": {**run.get("heldout", {}), **summary},
         **surroundings("torch", "transformers", "tokenizers", "accelerate", "trl", "peft"),
     }
-    write(out / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "run.json", record)
     return record
 
 

@@ -26,7 +26,8 @@ from prompt_opt.rewriter.template import BPO
 from trainers.ask.engine import Answer, Engine, ask_all
 from trainers.bpo.options import Recipe
 from trainers.data.jsonl import DataError
-from trainers.data.layouts import Row, ShapeError, opening, preference, split, wanted
+from trainers.data.layouts import opening, preference, split, wanted
+from trainers.data.messages import Row, ShapeError
 from trainers.data.rows import rows_of
 from trainers.judge.critic import compare, read_rewrite, together, words
 

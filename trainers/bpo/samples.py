@@ -14,7 +14,7 @@ from prompt_opt.gate.verdict import judge
 from prompt_opt.rewriter.settings import Rewriter
 from prompt_opt.rewriter.template import BPO, Candidate
 from trainers.bpo.rewrites import write, write_rows
-from trainers.data.layouts import Row
+from trainers.data.messages import Row
 from trainers.run.wilson import wilson
 
 

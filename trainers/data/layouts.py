@@ -12,17 +12,26 @@ Prompt and answers are either all strings, or all lists of messages ({"role", "c
 
 import hashlib
 import json
-import re
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trainers.data.jsonl import DataError, file_hash
+from trainers.data.messages import (
+    LOST_COLUMNS,
+    Messages,
+    Row,
+    ShapeError,
+    apart,
+    in_context,
+    messages_of,
+    refuse_lost,
+    together,
+)  # fmt: skip
 from trainers.data.rows import rows_of
 
 Kind = Literal["preference", "labelled", "completion", "text"]
-Row = dict[str, Any]
-Messages = list[dict[str, str]]
 
 WANTED = {
     "preference": "prompt, chosen, rejected (or chosen and rejected as whole dialogues)",
@@ -31,9 +40,7 @@ WANTED = {
     "text": "text",
 }
 NUMBERS = ("margin", "score_chosen", "score_rejected")
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 PROMPTS, ANSWERS = ("prompt", "question", "instruction"), ("completion", "response", "output", "answer")
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # how the Helpful-Harmless sets write a dialogue
 
 
 def read_rows(source: str | Path, kind: str) -> list[Row]:
@@ -57,20 +64,18 @@ def wanted(row: Row, kind: str) -> str:
     return f"the columns are {', '.join(row) or 'none'}; wanted for {kind} rows: {WANTED[kind]}"
 
 
-class ShapeError(Exception):
-    """A row has not the columns, or not the values, that its kind needs. Without a message: the columns."""
-
-
 def preference(row: Row) -> list[Row]:
     """One row of prompt, chosen, rejected; ShapeError where the columns do not give them."""
     if "chosen" not in row or "rejected" not in row:
         raise ShapeError
+    refuse_lost(row, LOST_COLUMNS, "the row has")
     chosen, rejected = side(row, "chosen"), side(row, "rejected")
     prompt = prompt_of(row)
     if prompt is None and "conversations" in row:
         prompt = messages_of(row["conversations"], "conversations")
     if prompt is None:
         prompt, chosen, rejected = apart(chosen, rejected)
+    prompt = in_context(row, prompt)
     shaped = together({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return [shaped | {key: number(row, key) for key in NUMBERS if key in row}]
 
@@ -89,12 +94,13 @@ def completion(row: Row) -> list[Row]:
     if "chosen" in row and "rejected" in row:
         [pair] = preference(row)
         return [{"prompt": pair["prompt"], "completion": pair["chosen"]}]
+    refuse_lost(row, LOST_COLUMNS, "the row has")
     for key in ("messages", "conversations"):
         if key in row:
             turns = messages_of(row[key], key)
             if not turns or turns[-1]["role"] != "assistant":
                 raise ShapeError(f'the last of "{key}" must be the assistant\'s')
-            return [{"prompt": turns[:-1], "completion": turns[-1:]}]
+            return [{"prompt": in_context(row, turns[:-1]), "completion": turns[-1:]}]
     prompt = prompt_of(row)
     name = next((name for name in ANSWERS if name in row), None)
     if prompt is None or name is None:
@@ -102,7 +108,7 @@ def completion(row: Row) -> list[Row]:
     answer = side(row, name)
     if "instruction" in row and isinstance(prompt, str):  # its columns say no more than who speaks
         prompt = [{"role": "user", "content": prompt}]
-    return [together({"prompt": prompt, "completion": answer})]
+    return [together({"prompt": in_context(row, prompt), "completion": answer})]
 
 
 def text(row: Row) -> list[Row]:
@@ -121,13 +127,17 @@ SHAPES: dict[str, Callable[[Row], list[Row]]] = {
 
 
 def prompt_of(row: Row) -> str | Messages | None:
-    """The prompt; Alpaca's "input" stands below its instruction."""
+    """The prompt; an "input" (Alpaca) or "context" (Dolly) stands below it."""
     name = next((name for name in PROMPTS if name in row), None)
     if name is None:
         return None
     prompt = side(row, name)
-    more = row.get("input") if name == "instruction" else None
-    return f"{prompt}\n\n{more}" if more and isinstance(prompt, str) else prompt
+    more = row.get("input") or row.get("context")
+    if not more or more == prompt:
+        return prompt
+    if not isinstance(prompt, str) or not isinstance(more, str):
+        raise ShapeError('"input" and "context" go below a prompt, and both must be text')
+    return f"{prompt}\n\n{more}"
 
 
 def side(row: Row, key: str) -> str | Messages:
@@ -138,76 +148,15 @@ def side(row: Row, key: str) -> str | Messages:
     return messages_of([value] if isinstance(value, dict) else value, key)
 
 
-def messages_of(value: Any, key: str) -> Messages:
-    """[{"role", "content"}], from these or from [{"from", "value"}]."""
-    if not isinstance(value, list):
-        raise ShapeError(f'"{key}" must be text or a list of messages, not {type(value).__name__}')
-    turns = []
-    for turn in value:
-        if not isinstance(turn, dict):
-            raise ShapeError(f'"{key}" must be text or a list of messages, and not hold {type(turn).__name__}')
-        role = turn.get("role") or SPEAKERS.get(str(turn.get("from")))
-        content = turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise ShapeError(f'a message in "{key}" must have a role and text as content, not {turn!r:.80}')
-        turns.append({"role": role, "content": content})
-    return turns
-
-
-def apart(chosen: str | Messages, rejected: str | Messages) -> tuple[Messages, Messages, Messages]:
-    """Two dialogues that begin alike: the prompt that they share, and their last turns."""
-    sides = [dialogue(each) if isinstance(each, str) else each for each in (chosen, rejected)]
-    if any(not turns or turns[-1]["role"] != "assistant" for turns in sides):
-        raise ShapeError("without a prompt, chosen and rejected must be dialogues that end with the assistant's turn")
-    prompt = sides[0][:-1]
-    if prompt != sides[1][:-1]:
-        raise ShapeError("without a prompt, chosen and rejected must be the same up to the last turn")
-    return prompt, sides[0][-1:], sides[1][-1:]
-
-
-def dialogue(whole: str) -> Messages:
-    """The turns of "\\n\\nHuman: …\\n\\nAssistant: …"."""
-    if not whole.startswith(HUMAN):
-        raise ShapeError
-    _, *marked = re.split(f"({HUMAN}|{ASSISTANT})", whole)
-    turns: Messages = []
-    for speaker, content in zip(marked[::2], marked[1::2], strict=True):
-        role = "user" if speaker == HUMAN else "assistant"
-        if turns and turns[-1]["role"] == role:  # a few dialogues have two turns of one speaker in a row
-            turns[-1]["content"] += "\n\n" + content.strip()
-        else:
-            turns.append({"role": role, "content": content.strip()})
-    return turns
-
-
-def together(row: Row) -> Row:
-    """All strings, or all lists of messages: a string beside a list becomes a turn of its speaker's."""
-    if all(isinstance(value, str) for value in row.values()):
-        return row
-    turns = {
-        key: [{"role": "user" if key == "prompt" else "assistant", "content": value}]
-        if isinstance(value, str)
-        else value
-        for key, value in row.items()
-    }
-    prompt = turns["prompt"]
-    for key in turns.keys() - {"prompt"}:  # some sets repeat the prompt in the answers
-        if turns[key][: len(prompt)] == prompt:
-            turns[key] = turns[key][len(prompt) :]
-    return turns
-
-
-def spoken(value: str | Messages, role: str) -> Messages:
-    """Messages; a string becomes one message of that role."""
-    return [{"role": role, "content": value}] if isinstance(value, str) else value
-
-
 def number(row: Row, key: str) -> float:
-    """The number under a key; ShapeError where it is none."""
+    """The finite number under a key; ShapeError where it is none: one NaN would make every weight NaN."""
     try:
-        return float(row[key])
+        found = float(row[key])
     except (TypeError, ValueError):
         raise ShapeError(f'"{key}" must be a number, not {row[key]!r}') from None
+    if not math.isfinite(found):
+        raise ShapeError(f'"{key}" must be a finite number, not {found}')
+    return found
 
 
 def truth(value: Any) -> bool:

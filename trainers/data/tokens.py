@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trainers.data.jsonl import DataError
-from trainers.data.layouts import Row
+from trainers.data.messages import Row
 
 LossOn = Literal["completion", "assistant", "all"]
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -33,6 +33,10 @@ class Tokens:
     def whole(self, answer: str) -> list[int]:
         """Prompt and answer as one list of ids."""
         return self.prompt + self.answers[answer]
+
+    def highest(self) -> int:
+        """The largest token id of the row."""
+        return max((max(ids) for ids in (self.prompt, *self.answers.values()) if ids), default=0)
 
     def longest(self) -> int:
         """Tokens of the prompt with the longest answer."""
@@ -60,8 +64,16 @@ def encode(row: Row, tokenizer: Any, loss_on: LossOn = "completion") -> Tokens:
 
 
 def encode_prompt(prompt: Any, tokenizer: Any) -> list[int]:
-    """As a server tokenizes it: through the chat template where there is one, else as text."""
-    return ids_of(rendered(prompt, tokenizer, True), tokenizer, begin=not tokenizer.chat_template)
+    """As a server tokenizes it: through the chat template where there is one, else as text.
+
+    Raises:
+        DataError: the template leaves a system or user message out.
+    """
+    text = rendered(prompt, tokenizer, True)
+    for turn in turns(prompt, "user"):
+        if turn["role"] in ("system", "user") and turn["content"].strip() not in text:
+            raise DataError(f"the chat template leaves out the {turn['role']} message {turn['content']!r:.60}")
+    return ids_of(text, tokenizer, begin=not tokenizer.chat_template)
 
 
 def encode_answer(prompt: Any, answer: Any, prompt_ids: list[int], tokenizer: Any) -> tuple[list[int], bool]:

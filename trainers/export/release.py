@@ -25,6 +25,7 @@ from trainers.export.card import card
 from trainers.export.served import Served
 from trainers.methods.table import METHODS, Method, resolve
 from trainers.run.recipe import RecipeError
+from trainers.run.record import write_json
 from trainers.run.weights import WeightsError, is_adapter, save
 
 
@@ -64,9 +65,7 @@ def export(run: Path, out: Path, dtype: str, keep_adapter: bool, license: str) -
             raise ExportError("--keep-adapter: the run trained all weights; there is no adapter")
         shutil.copytree(run / "final", draft / "adapter", ignore=shutil.ignore_patterns("token*", "*.jinja"))
     (draft / "README.md").write_text(card(out.name, method, served, record, last, checked, license), encoding="utf-8")
-    (draft / "run.json").write_text(
-        json.dumps({**published(record), "exported": checked}, indent=2) + "\n", encoding="utf-8"
-    )
+    write_json(draft / "run.json", {**published(record), "exported": checked})
     for path in draft.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     if out.exists():

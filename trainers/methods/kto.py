@@ -33,14 +33,14 @@ class Recipe(Common):
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
-    begun = begin(recipe, "labelled", out, resume)
+    material = begin(recipe, "labelled", out, resume)
 
     from trl.trainer.kto_config import KTOConfig
 
     from trainers.methods.kto_trainer import WholeBatchKTO
 
     trainer = ours(WholeBatchKTO)(
-        model=begun.base.path,
+        model=material.base.path,
         args=arguments(
             recipe,
             out,
@@ -51,12 +51,12 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
             undesirable_weight=recipe.undesirable_weight,
             train_sampling_strategy="sequential",  # the rows are shuffled here, so that mismatched pairs share a batch
         ),
-        train_dataset=dataset(begun.train, recipe),
-        eval_dataset=dataset(begun.heldout, recipe) if begun.heldout else None,
-        processing_class=begun.base.tokenizer,
+        train_dataset=dataset(material.train, recipe),
+        eval_dataset=dataset(material.heldout, recipe) if material.heldout else None,
+        processing_class=material.base.tokenizer,
         peft_config=lora(recipe),
     )
-    return go(trainer, recipe, METHOD, out, begun.facts, resume)
+    return go(trainer, recipe, METHOD, out, material, resume)
 
 
 def dataset(rows: list[Tokens], recipe: Recipe) -> Any:

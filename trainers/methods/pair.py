@@ -90,13 +90,13 @@ def gap(row: Tokens) -> float:
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
     settings, weight = settings_of(recipe)
-    begun = begin(recipe, "preference", out, resume)
-    learn, test = dataset(begun.train, recipe.loss), dataset(begun.heldout, recipe.loss)
+    material = begin(recipe, "preference", out, resume)
+    learn, test = dataset(material.train, recipe.loss), dataset(material.heldout, recipe.loss)
 
     from trainers.methods.pair_trainer import PairConfig, PairTrainer
 
     trainer = ours(PairTrainer)(
-        model=begun.base.path,
+        model=material.base.path,
         args=arguments(
             recipe,
             out,
@@ -111,12 +111,12 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
         ),
         train_dataset=learn,
         eval_dataset=test if len(test) else None,
-        processing_class=begun.base.tokenizer,
+        processing_class=material.base.tokenizer,
         peft_config=lora(recipe),
     )
     loss = LOSSES[recipe.loss]
     facts = {"loss": {"name": recipe.loss, "formula": loss.formula, "paper": loss.paper, "sft_weight": weight}}
-    return go(trainer, recipe, "pair", out, begun.facts | facts, resume)
+    return go(trainer, recipe, "pair", out, material, resume, facts=facts)
 
 
 def main(argv: list[str] | None = None) -> int:

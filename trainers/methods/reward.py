@@ -31,21 +31,21 @@ class Recipe(Common):
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
-    begun = begin(recipe, "preference", out, resume)
+    material = begin(recipe, "preference", out, resume)
 
     from trl.trainer.reward_config import RewardConfig
 
     from trainers.methods.reward_trainer import CountingReward
 
     trainer = ours(CountingReward)(
-        model=begun.base.path,
+        model=material.base.path,
         args=arguments(recipe, out, RewardConfig, center_rewards_coefficient=recipe.center),
-        train_dataset=dataset(begun.train, recipe.margin),
-        eval_dataset=dataset(begun.heldout, recipe.margin) if begun.heldout else None,
-        processing_class=begun.base.tokenizer,
+        train_dataset=dataset(material.train, recipe.margin),
+        eval_dataset=dataset(material.heldout, recipe.margin) if material.heldout else None,
+        processing_class=material.base.tokenizer,
         peft_config=lora(recipe, "SEQ_CLS"),
     )
-    return go(trainer, recipe, METHOD, out, begun.facts, resume, surely)
+    return go(trainer, recipe, METHOD, out, material, resume, also=surely)
 
 
 def dataset(rows: list[Tokens], margin: bool) -> Any:

@@ -29,27 +29,27 @@ class Recipe(Common):
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
-    begun = begin(recipe, "completion", out, resume, recipe.loss_on)
+    material = begin(recipe, "completion", out, resume, recipe.loss_on)
 
     from trl.data_utils import pack_dataset
     from trl.trainer.sft_config import SFTConfig
 
     from trainers.methods.sft_trainer import CountingSFT
 
-    train_set = dataset(begun.train)
+    train_set = dataset(material.train)
     if recipe.packing:
         train_set = pack_dataset(train_set.shuffle(seed=recipe.seed), recipe.max_length, "bfd")
     trainer = ours(CountingSFT)(
-        model=begun.base.path,
+        model=material.base.path,
         args=arguments(recipe, out, SFTConfig, packing=recipe.packing, eval_packing=False),
         train_dataset=train_set,
-        eval_dataset=dataset(begun.heldout) if begun.heldout else None,
-        processing_class=begun.base.tokenizer,
+        eval_dataset=dataset(material.heldout) if material.heldout else None,
+        processing_class=material.base.tokenizer,
         peft_config=lora(recipe),
     )
     if recipe.packing:
-        prove_packing(trainer, begun.train)
-    return go(trainer, recipe, METHOD, out, begun.facts, resume)
+        prove_packing(trainer, material.train)
+    return go(trainer, recipe, METHOD, out, material, resume)
 
 
 def dataset(rows: list[Tokens]) -> Any:

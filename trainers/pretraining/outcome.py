@@ -1,6 +1,5 @@
 """What a pretraining run leaves behind: the model, `run.json` and the learning curve."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from trainers.pretraining.loop import Loop
 from trainers.pretraining.settings import Recipe
-from trainers.run.record import draft_of, draw_curve, put, surroundings
+from trainers.run.record import draft_of, draw_curve, put, set_ends, surroundings, write_json
 
 
 def save_final(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -17,9 +16,9 @@ def save_final(model: Any, tokenizer: Any, folder: Path) -> None:
     from transformers import GenerationConfig
 
     model.config.use_cache = True
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    ends = model.generation_config.eos_token_id  # of the base; its way of sampling is for a server to say
+    model.generation_config = GenerationConfig(eos_token_id=ends)  # type: ignore[no-untyped-call]
+    set_ends(model.generation_config, tokenizer)
     draft = draft_of(folder)
     model.to(torch.bfloat16).save_pretrained(draft)
     put(draft, tokenizer, folder)
@@ -45,6 +44,6 @@ def record(recipe: Recipe, init: str, loop: Loop, out: Path) -> dict[str, Any]:
         },
         **surroundings("torch", "transformers", "tokenizers", "accelerate"),
     }
-    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "run.json", run)
     draw_curve(history, out / "curve.png", "loss, nats per token")
     return run

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from trainers.data.layouts import Row
+from trainers.data.messages import Row
 from trainers.data.tokens import Tokens
 from trainers.run.keys import Common
 from trainers.run.model import Base
 
 NAMED = 5  # rows that a finding names
-UNUSABLE = ("empty", "identical", "truncated")  # errors, or dropped, as the recipe says
+UNUSABLE = ("empty", "identical", "identical_after_cut", "truncated")  # errors, or dropped, as the recipe says
 LEARNT, SHOWN, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
@@ -79,6 +79,14 @@ def about_rows(train: list[Row], rows: list[Row]) -> Iterable[Finding]:
     yield from gather("warning", "empty_prompt", "an empty prompt", [r["place"] for r in rows if is_empty(r["prompt"])])
     same = [row["place"] for row in rows if "chosen" in row and row["chosen"] == row["rejected"]]
     yield from gather("error", "identical", "chosen and rejected are the same", same)
+    sides = {json.dumps([row["prompt"], row["chosen"], row["rejected"]]) for row in train if "chosen" in row}
+    turned = [
+        row["place"]
+        for row in train
+        if "chosen" in row and row["chosen"] != row["rejected"]
+        and json.dumps([row["prompt"], row["rejected"], row["chosen"]]) in sides
+    ]  # fmt: skip
+    yield from gather("warning", "both_orders", "a pair is there in both orders, so its labels contradict", turned)
     seen: Counter[str] = Counter()
     again = []
     for row in train:
@@ -109,8 +117,9 @@ def about_tokens(encoded: list[Tokens], base: Base, recipe: Common) -> Iterable[
     if tokenizer.pad_token_id in (None, end):
         yield Finding("error", "pad", "the pad token is the end token: set pad_token")
     if begin is not None and begin != end:
-        twice = where(lambda row: any(row.whole(name).count(begin) > 1 for name in row.answers))
-        yield from gather("error", "bos", f"more than one {tokenizer.bos_token} in the text", twice)
+        # At the start only: SmolLM2's beginning is ChatML's mark of every turn, and Llama 2 repeats its own.
+        twice = where(lambda row: any(row.whole(name)[:2] == [begin, begin] for name in row.answers))
+        yield from gather("error", "bos", f"more than one {tokenizer.bos_token} at the start of the text", twice)
         expected = tokenizer("a")["input_ids"][0] == begin
         none = where(lambda row: row.prompt[:1] != [begin]) if expected else []
         yield from gather("warning", "no_bos", f"no {tokenizer.bos_token}, with which the model's texts begin", none)
@@ -126,8 +135,22 @@ def about_tokens(encoded: list[Tokens], base: Base, recipe: Common) -> Iterable[
     yield from gather("warning", "cut", f"an answer cut off at max_length ({limit}), so without its end token", short)
     unlearnt = where(lambda row: bool(row.learned) and not any(row.learned[:limit]) and len(row.prompt) < limit)
     yield from gather("error", "mask", "the loss would count no token", unlearnt)
+    same = where(lambda row: alike(row, limit))
+    cut_same = f"chosen and rejected are the same once cut at max_length ({limit})"
+    yield from gather("error", "identical_after_cut", cut_same, same)
+    beyond = where(lambda row: max(row.highest(), tokenizer.pad_token_id or 0) >= base.vocabulary)
+    more = f"token ids that the model's embedding ({base.vocabulary:,} rows) does not have"
+    yield from gather("error", "vocabulary", more, beyond)
     if all(len(row.prompt) >= limit for row in encoded):
         yield Finding("error", "nothing", "no row is left to learn from")
+
+
+def alike(row: Tokens, limit: int) -> bool:
+    """Whether a pair's answers differ as a whole, and are the same in the first `limit` tokens of each sequence."""
+    if "chosen" not in row.answers or row.answers["chosen"] == row.answers["rejected"]:
+        return False
+    room = limit - len(row.prompt)
+    return room > 0 and row.answers["chosen"][:room] == row.answers["rejected"][:room]
 
 
 def gather(level: Literal["error", "warning"], code: str, what: str, places: list[str]) -> Iterable[Finding]:
@@ -135,6 +158,13 @@ def gather(level: Literal["error", "warning"], code: str, what: str, places: lis
     if places:
         named = "; ".join(places[:NAMED]) + ("; …" if len(places) > NAMED else "")
         yield Finding(level, code, f"{what}: {len(places)} row(s): {named}", tuple(places))
+
+
+def summary(errors: list[Finding]) -> str:
+    """How many errors there are, and where rows are to blame, the key that drops them."""
+    rows = {place for finding in errors if finding.code in UNUSABLE for place in finding.rows}
+    drop = f"; --set unusable=drop trains without the {len(rows)} row(s) that cannot be used" if rows else ""
+    return f"{len(errors)} error(s) in the data, named above{drop}"
 
 
 def answers(row: Row) -> list[Any]:

@@ -32,11 +32,14 @@ class Common:
     lora_rank: int = 0
     lora_alpha: int = 16
     lora_dropout: float = 0.0
+    quantize: Literal["none", "nf4"] = "none"
     lora_targets: list[str] = field(default_factory=lambda: ["all-linear"])
     bf16: Literal["auto"] | bool = "auto"
     gradient_checkpointing: bool = False
     save_every: int = 100
     eval_every: int = 100
+    best: str | None = None
+    patience: int = 0
     logging_every: int = 10
     final_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int = 0
@@ -54,12 +57,19 @@ def validate(recipe: Common) -> None:
     for name in ("learning_rate", "epochs", "max_grad_norm"):
         if getattr(recipe, name) <= 0:
             raise RecipeError(f"{name} must be above 0")
-    for name in ("lora_rank", "warmup", "weight_decay", "threads"):
+    for name in ("lora_rank", "warmup", "weight_decay", "threads", "patience"):
         if getattr(recipe, name) < 0:
             raise RecipeError(f"{name} must be at least 0")
     if not 0 <= recipe.heldout_fraction < 1:
         raise RecipeError("heldout_fraction must be at least 0 and below 1")
     accumulation(recipe)
+    if recipe.best is None and recipe.patience:
+        raise RecipeError("patience counts evaluations without a better value of `best`: set best, to loss for one")
+    if recipe.best is not None and recipe.save_every % recipe.eval_every:
+        raise RecipeError(
+            f"best keeps a checkpoint that was measured: save_every ({recipe.save_every}) must be a multiple of "
+            f"eval_every ({recipe.eval_every})"
+        )
     if "wandb" in recipe.report_to:
         from importlib.util import find_spec
 

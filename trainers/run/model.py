@@ -20,6 +20,7 @@ class Base:
     tokenizer: Any
     layout: str
     notes: tuple[str, ...]
+    vocabulary: int  # rows of the model's embedding
 
 
 def is_first() -> bool:
@@ -35,7 +36,7 @@ def say(words: str) -> None:
 
 def load(recipe: "Common") -> Base:
     """The base model's folder and tokenizer, with a chat template if one is asked for and a pad token of its own."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     path = folder_of(recipe.model)
     try:
@@ -53,14 +54,17 @@ def load(recipe: "Common") -> Base:
     set_pad(recipe, tokenizer)
     if tokenizer.pad_token != before:
         notes.append(f"the pad token is now {tokenizer.pad_token} (it was {before}; the end token must not be padding)")
-    return Base(path, tokenizer, layout, tuple(notes))
+    vocabulary: int = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config().vocab_size
+    if (most := len(tokenizer)) > vocabulary:
+        notes.append(f"the tokenizer has {most:,} tokens, the model's embedding {vocabulary:,} rows")
+    return Base(path, tokenizer, layout, tuple(notes), vocabulary)
 
 
 def folder_of(model: str) -> str:
     """A model's folder: itself, or the hub's snapshot, from the cache where it is there."""
     if Path(model).is_dir():
         if not Path(model, "config.json").is_file():
-            raise RecipeError(f"model {model}: no config.json there")
+            raise RecipeError(f"model {model}: {no_model(Path(model))}")
         return model
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -76,6 +80,18 @@ def folder_of(model: str) -> str:
         return snapshot_download(model, allow_patterns=wanted)
     except (LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         raise RecipeError(f"model {model}: no such folder, not in the cache, and the hub does not give it") from error
+
+
+def no_model(folder: Path) -> str:
+    """Why a folder is no model to start from, and what to do where it is what a training left."""
+    if (folder / "adapter_config.json").is_file():
+        run = folder.parent if folder.name == "final" else folder
+        return f"a LoRA adapter, not a whole model; merge it first: trimtab export --run {run} --out FOLDER"
+    if (folder / "final" / "config.json").is_file():
+        return f"a run; its model is {folder / 'final'}"
+    if (folder / "final" / "adapter_config.json").is_file():
+        return f"a run that trained a LoRA adapter; merge it first: trimtab export --run {folder} --out FOLDER"
+    return "no config.json there"
 
 
 def set_template(recipe: "Common", tokenizer: Any) -> str:
@@ -103,7 +119,10 @@ def set_pad(recipe: "Common", tokenizer: Any) -> None:
             raise RecipeError(f"pad_token {recipe.pad_token!r} must be a token of the model's, and not its end token")
         tokenizer.pad_token = recipe.pad_token
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        usual = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", tokenizer.unk_token)
+        usual = (
+            "<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", tokenizer.unk_token,
+            "<|reserved_special_token_0|>", "[MASK]",
+        )  # fmt: skip
         free = [token for token in usual if token in vocabulary and token != tokenizer.eos_token]
         if not free:
             raise RecipeError(

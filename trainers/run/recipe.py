@@ -1,6 +1,7 @@
 """Recipes: YAML files that set the keys of a frozen dataclass, and nothing else."""
 
 import difflib
+import math
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
@@ -112,11 +113,13 @@ def accept(value: Any, hint: Any) -> Any:
         return MISSING if MISSING in parts else get_origin(hint)(parts)
     if hint is float and type(value) is str:  # YAML 1.1 reads 1e-5 as text
         try:
-            return float(value)
+            return accept(float(value), float)
         except ValueError:
             return MISSING
     if hint is float and type(value) is int:
         return float(value)
+    if hint is float and type(value) is float and not math.isfinite(value):
+        return MISSING
     return value if type(value) is hint else MISSING
 
 

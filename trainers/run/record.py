@@ -1,6 +1,7 @@
 """What a finished run leaves behind: the model, `run.json` and the learning curve."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -28,8 +29,7 @@ def save_trained(trainer: Any, recipe: "Common", folder: Path) -> None:
         trainer.model.to(getattr(torch, recipe.final_dtype))
     trainer.model.config.use_cache = True
     if trainer.model.can_generate():
-        trainer.model.generation_config.eos_token_id = tokenizer.eos_token_id
-        trainer.model.generation_config.bos_token_id = tokenizer.bos_token_id
+        set_ends(trainer.model.generation_config, tokenizer)
     with trainer.args.main_process_first(local=False):  # only the first clears away what an earlier run left
         draft = draft_of(folder) if trainer.is_world_process_zero() else part_of(folder)
     trainer.save_model(str(draft))
@@ -41,6 +41,17 @@ def save_trained(trainer: Any, recipe: "Common", folder: Path) -> None:
             values["base_model_name_or_path"] = recipe.model
             adapter.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         put(draft, tokenizer, folder)
+
+
+def set_ends(generation: Any, tokenizer: Any) -> None:
+    """The tokenizer's special tokens for generation; further end tokens of the base's stay (Gemma, Phi, Llama 3).
+
+    Without them the model, asked by the template that it was trained on, would run on past its turn.
+    """
+    had = generation.eos_token_id
+    ends = list(dict.fromkeys([tokenizer.eos_token_id, *(had if isinstance(had, list) else [])]))
+    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    generation.bos_token_id, generation.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
 
 
 def draft_of(folder: Path) -> Path:
@@ -93,9 +104,23 @@ def record_run(trainer: Any, recipe: "Common", method: str, out: Path, extra: di
         **surroundings("torch", "transformers", "tokenizers", "accelerate", "trl", "peft", "datasets"),
     }
     if trainer.is_world_process_zero():
-        (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        write_json(out / "run.json", run)
         draw_curve(history, out / "curve.png")
     return run
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that every parser reads: null stands for NaN and infinities, for which JSON has no word."""
+    path.write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The value with None for every float in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def surroundings(*packages: str) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from trainers.data.jsonl import DataError
-from trainers.data.layouts import Row, data_hash, opening, read_rows, split
+from trainers.data.layouts import data_hash, opening, read_rows, split
+from trainers.data.messages import Row
 from trainers.data.tokens import LossOn, Tokens, cut, encode_rows
 from trainers.run.checkpoint import remember
-from trainers.run.findings import examine, report
+from trainers.run.findings import examine, report, summary
 from trainers.run.keys import Common, validate
 from trainers.run.model import Base, is_first, load, say
 
@@ -16,7 +17,7 @@ FREE = ("report_to", "logging_every", "license")  # may change between a run's p
 
 
 @dataclass(frozen=True)
-class Begun:
+class Material:
     """All that a trainer is made from. `facts` go into run.json."""
 
     base: Base
@@ -25,7 +26,7 @@ class Begun:
     facts: dict[str, Any]
 
 
-def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = "completion") -> Begun:
+def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = "completion") -> Material:
     """Read, split, tokenize and check the data; refuse to go on with a run begun on something else."""
     if recipe.threads:
         import torch
@@ -40,7 +41,7 @@ def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = 
     if is_first():
         report(examined, base.tokenizer)
     if examined.errors:
-        raise DataError(f"{recipe.train}: {len(examined.errors)} error(s) in the data, named above")
+        raise DataError(f"{recipe.train}: {summary(examined.errors)}")
     if is_first():
         remember({**asdict(recipe), **hashes}, out, resume, FREE)
     train, test = (fitting(each, examined.unusable, recipe) for each in (encoded, tested))
@@ -50,7 +51,7 @@ def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = 
         "layout": base.layout,
         "notes": [*base.notes, *(finding.message for finding in examined.findings)],
     }
-    return Begun(base, train, test, facts)
+    return Material(base, train, test, facts)
 
 
 def read_sets(recipe: Common, kind: str) -> tuple[list[Row], list[Row], dict[str, str]]:

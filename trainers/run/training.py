@@ -9,30 +9,35 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trainers.data.jsonl import DataError
+from trainers.run.adapter import lora, quantization
+from trainers.run.best import best_of, keep_best
 from trainers.run.checkpoint import is_disk_full, last_checkpoint
+from trainers.run.finite import FiniteSteps, NonFinite
 from trainers.run.keys import Common, accumulation, validate
 from trainers.run.model import is_first, load
+from trainers.run.outcome_text import epilogue
 from trainers.run.recipe import RecipeError, read_recipe
-from trainers.run.sets import Begun, begin
+from trainers.run.record import finite, write_json
+from trainers.run.sets import Material, begin
 
-__all__ = ["Begun", "Common", "arguments", "begin", "go", "load", "lora", "main_for", "ours", "validate"]
+__all__ = ["Common", "Material", "arguments", "begin", "go", "load", "lora", "main_for", "ours", "validate"]
 
 C = TypeVar("C", bound=Common)
 
 
 def ours(kind: type) -> type:
-    """The TRL trainer, taking rows that are token ids already; it sends no telemetry and writes no model card."""
+    """The TRL trainer, taking token ids; it stops at a non-finite step, sends no telemetry and writes no card."""
     keep = {
         "_prepare_dataset": lambda self, dataset, *rest, **more: dataset,
         "_send_telemetry": lambda self: None,
         "create_model_card": lambda self, *rest, **more: None,
     }
-    return type(kind.__name__, (kind,), keep)
+    return type(kind.__name__, (FiniteSteps, kind), keep)
 
 
 def arguments(recipe: Common, out: Path, config_class: Any, **method_fields: Any) -> Any:
@@ -65,27 +70,13 @@ def arguments(recipe: Common, out: Path, config_class: Any, **method_fields: Any
         "eval_strategy": "no",
         "eval_steps": recipe.eval_every,
         "logging_steps": recipe.logging_every,
+        "logging_nan_inf_filter": False,
         "dataloader_pin_memory": cuda,
         "report_to": ["wandb"] if "wandb" in recipe.report_to else "none",
-        "model_init_kwargs": {"dtype": dtype},
+        "model_init_kwargs": {"dtype": dtype, **quantization(recipe)},
         "max_length": recipe.max_length,
     }
     return config_class(**values | method_fields)
-
-
-def lora(recipe: Common, task: str = "CAUSAL_LM") -> Any:
-    """peft's configuration of the adapter; None for full weights."""
-    if not recipe.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        task_type=task,
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules="all-linear" if recipe.lora_targets == ["all-linear"] else recipe.lora_targets,
-    )
 
 
 def go(
@@ -93,18 +84,26 @@ def go(
     recipe: Common,
     method: str,
     out: Path,
-    extra: dict[str, Any],
+    material: Material,
     resume: bool = True,
+    *,
+    facts: Mapping[str, Any] | None = None,
     also: Callable[[dict[str, float]], dict[str, Any]] = lambda found: {},
 ) -> dict[str, Any]:
     """Train to the end, from the last whole checkpoint if there is one; save `final`; return what run.json holds.
 
-    `also`: what follows from the held-out numbers, which are taken before the first step and after the last.
+    Args:
+        material: what the trainer was made from.
+        facts: more for run.json.
+        also: what follows from the held-out numbers, which are taken before the first step and after the last.
+
+    Raises:
+        NonFinite: a step's loss or gradient is not finite. RecipeError: `best` names no held-out measure.
     """
     import torch
     from transformers.trainer_utils import IntervalStrategy
 
-    from trainers.run.callbacks import Clock, board
+    from trainers.run.callbacks import Clock, LabelledProgress, board
     from trainers.run.record import record_run, save_trained
 
     def test() -> dict[str, Any]:
@@ -112,6 +111,8 @@ def go(
         return found | also(found) if found else {}
 
     torch.use_deterministic_algorithms(True, warn_only=True)
+    trainer.learned_from = material.train
+    progress = LabelledProgress.instead(trainer)
     with trainer.args.main_process_first():
         checkpoint = last_checkpoint(out, resume)
     trainer.add_callback(Clock())
@@ -120,13 +121,17 @@ def go(
     before = baseline(trainer, test, out, fresh=checkpoint is None)
     if trainer.eval_dataset is not None:
         trainer.args.eval_strategy = IntervalStrategy.STEPS
+    keep_best(trainer, recipe, before)
+    progress.label = "training"
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         close_bars(trainer)  # or a message about the end would stand behind one
+    progress.label = "held out, after training"
     after = test()
     save_trained(trainer, recipe, out / "final")
-    return record_run(trainer, recipe, method, out, {**extra, "heldout_before": before, "heldout": after})
+    found = {"heldout_before": before, "heldout": after, **best_of(trainer)}
+    return record_run(trainer, recipe, method, out, {**material.facts, **(facts or {}), **found})
 
 
 def close_bars(trainer: Any) -> None:
@@ -152,7 +157,7 @@ def baseline(trainer: Any, test: Callable[[], dict[str, Any]], out: Path, fresh:
         trainer.model._is_accelerate_prepared = False
         trainer.accelerator.free_memory()
         if trainer.is_world_process_zero():
-            path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+            write_json(path, measured)
         return measured
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
@@ -160,7 +165,10 @@ def baseline(trainer: Any, test: Callable[[], dict[str, Any]], out: Path, fresh:
 def main_for(
     method: str, kind: type[C], train: Callable[[C, Path, bool], dict[str, Any]], argv: Sequence[str] | None = None
 ) -> int:
-    """The command line that all methods share. 2: recipe or data are wrong; 1: the disk is full; 130: stopped."""
+    """The command line that all methods share, and its exit status.
+
+    0: trained; 2: the recipe or the data is wrong; 1: the disk is full, or a loss is not finite; 130: interrupted.
+    """
     about = (sys.modules[kind.__module__].__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog=f"trimtab train {method}", description=about)
     parser.add_argument("--config", type=Path, required=True, help="a recipe: a file, or a shipped one's name")
@@ -180,6 +188,10 @@ def main_for(
     except (RecipeError, DataError) as error:
         print(f"train {method}: {error}", file=sys.stderr)
         return 2
+    except NonFinite as error:
+        print(f"train {method}: stopped before a weight changed: {error}", file=sys.stderr)
+        print("a lower learning_rate may help, or other rows; earlier checkpoints are sound", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"train {method}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -191,5 +203,6 @@ def main_for(
         )
         return 1
     if is_first():
-        print(json.dumps(run["heldout"] | {"model": str(options.out / "final")}, indent=2))
+        print(epilogue(run, options.out), file=sys.stderr)
+        print(json.dumps(finite(run["heldout"]) | {"model": str(options.out / "final")}, indent=2))
     return 0

@@ -1,13 +1,14 @@
 """The weights of a finished run: loaded to compute, an adapter merged, saved and compared with what was trained."""
 
 import json
+import math
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 from trainers.run.model import folder_of
-from trainers.run.record import tidy
+from trainers.run.record import set_ends, tidy
 
 PARITY = 1e-5  # of the logits, in float32, or of the largest of them where that is above 1
 PROBES = (
@@ -55,6 +56,7 @@ def save(final: Path, draft: Path, dtype: str) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(final, local_files_only=True)
     model = load_trained(final)
+    check_finite(model)
     before = logits(model, tokenizer)
     checked = {}
     if is_adapter(final):
@@ -70,17 +72,24 @@ def save(final: Path, draft: Path, dtype: str) -> dict[str, Any]:
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if model.can_generate():
-        given = model.generation_config
-        given.bos_token_id, given.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-        given.pad_token_id = tokenizer.pad_token_id
+        set_ends(model.generation_config, tokenizer)
     model.to(getattr(torch, dtype)).save_pretrained(draft)
     tokenizer.save_pretrained(draft)
     tidy(draft / "tokenizer_config.json")
     saved = apart(before, logits(load_trained(draft), tokenizer))
     print(f"logits, trained against saved ({dtype}): max abs difference {saved:.2e}", file=sys.stderr)
+    if not math.isfinite(saved):
+        raise WeightsError(f"the model saved as {dtype} gives logits that are not finite")
     if dtype == "float32" and not saved < PARITY * max(1.0, before.abs().max().item()):
         raise WeightsError(f"the saved model's logits differ from the trained one's by {saved:.2e}")
     return {**checked, "saved_logits_max_abs_difference": saved}
+
+
+def check_finite(model: Any) -> None:
+    """WeightsError where a weight is NaN or infinite: whatever such a model answers, it has not learned it."""
+    wrong = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if wrong:
+        raise WeightsError(f"the trained weights are not finite: {len(wrong)} tensor(s), the first {wrong[0]}")
 
 
 def logits(model: Any, tokenizer: Any) -> Any:

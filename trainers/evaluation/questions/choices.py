@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.data.layouts import ShapeError
+from trainers.data.messages import ShapeError
 from trainers.evaluation.core import Question
 
 Row = Mapping[str, Any]

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainers.data.layouts import ShapeError, messages_of, preference
+from trainers.data.layouts import preference
+from trainers.data.messages import ShapeError, messages_of
 from trainers.evaluation.core import Question
 from trainers.evaluation.measure.shape import sound
 from trainers.evaluation.questions.choices import choices, is_choices

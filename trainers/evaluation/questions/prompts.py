@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainers.data.jsonl import DataError
-from trainers.data.layouts import ShapeError
+from trainers.data.messages import ShapeError
 from trainers.data.rows import Placed, rows_of
 from trainers.evaluation.core import Question
 from trainers.evaluation.questions.forms import ALSO, FORMS, Row
