@@ -109,7 +109,7 @@ class Key:
     id: str
     sha256: str
     tenant: str = ""  # "": the key's id
-    policies: tuple[str, ...] = ()  # empty: every policy but raw
+    policies: tuple[str, ...] = ()  # empty: every policy but raw and those that read an index of another tenant
     rights: tuple[str, ...] = ()
     policy: str = ""  # this key's default policy; "": the server's
     region: str = ""  # of principles, where a request names none
@@ -125,7 +125,7 @@ class IndexSpec:
     url: str = ""  # of a Milvus server, or the file of an embedded one, instead of a path
     embedder: str = ""  # a model's name or folder, or "none"; "": the index's own, all-MiniLM-L6-v2 for a new one
     reranker: str = ""  # a cross-encoder's name or folder, which orders the best candidates anew
-    tenant: str = ""  # whose it is; "": shared, so that only the right `shared-principles` may change it
+    tenant: str = ""  # whose it and the policies that read it are; "": shared (`shared-principles` may change it)
 
     @property
     def location(self) -> str:

@@ -1,9 +1,8 @@
-"""The sections that say what is done to whom: policies, aliases and keys."""
+"""The section that says what is done to a request: policies."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,17 +13,13 @@ from prompt_opt import pipeline
 from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
 from prompt_opt.stages.facts import Facts, SettingError
-from serve.chat.keys import Caller
 from serve.config import (
     RAW,
     REQUEST_OPTIONS,
-    RIGHTS,
-    Alias,
     ConfigError,
     Engine,
     Flags,
     IndexSpec,
-    Key,
     RewriterSpec,
     is_base,
 )
@@ -119,52 +114,6 @@ def _rewriters(specs: Mapping[str, RewriterSpec]) -> dict[str, Rewriter]:
     from prompt_opt.rewriter.settings import rewriter
 
     return {name: rewriter(name, it.engine, it.template, it.decoding) for name, it in specs.items()}
-
-
-def read_aliases(toml: Toml, policies: Mapping[str, Policy]) -> dict[str, Alias]:
-    """The model names that stand for a policy.
-
-    Raises:
-        ConfigError: an alias is no table, or names a policy that does not exist.
-    """
-    out = {}
-    for name, table in toml.section("alias").items():
-        if not isinstance(table, dict):
-            raise toml.fail("alias", name, 'must be a table: { policy = "NAME", model = "NAME" }')
-        alias = toml.fill(Alias, "alias", table, name=name, spot=name)
-        toml.one("alias", name, alias.policy, policies, "policy")
-        out[name] = alias
-    return out
-
-
-def read_keys(toml: Toml, policies: Mapping[str, Policy]) -> tuple[Key, ...]:
-    """The API keys, each with its tenant.
-
-    Raises:
-        ConfigError: a key is wrong, or has the id or the secret of another; the message never quotes the hash.
-    """
-    rows = toml.values.get("key", [])
-    if not isinstance(rows, list):
-        raise toml.fail("key", "", "write [[key]], with two brackets: there may be several")
-    out: list[Key] = []
-    for toml.row, row in enumerate(rows):
-        key = toml.fill(Key, "key", row)
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", key.sha256):
-            raise toml.fail("key", "sha256", f"key {key.id!r}: must be the SHA-256 of the secret in hexadecimal")
-        if any(other.id == key.id for other in out):
-            raise toml.fail("key", "id", f"duplicate key id {key.id!r}")
-        toml.names("key", "policies", key.policies, policies, "policy")
-        toml.names("key", "rights", key.rights, RIGHTS, "right")
-        if key.policy:
-            toml.names("key", "policy", [key.policy], policies, "policy")
-        if any(other.sha256 == key.sha256.lower() for other in out):
-            raise toml.fail("key", "sha256", f"key {key.id!r} has the same secret as another key")
-        if key.policy and not Caller(key.tenant, key).may_use(key.policy):
-            raise toml.fail("key", "policy", f"key {key.id!r} may not use its own default {key.policy!r}")
-        if not key.id:
-            raise toml.fail("key", "id", "must not be empty")
-        out.append(replace(key, sha256=key.sha256.lower(), tenant=key.tenant or key.id))
-    return tuple(out)
 
 
 def _digest(policy: Policy) -> str:

@@ -21,7 +21,8 @@ from serve.config import (
     RewriterSpec,
     Server,
 )
-from serve.configure.policies import read_aliases, read_keys, read_policies
+from serve.configure.access import read_aliases, read_keys
+from serve.configure.policies import read_policies
 from serve.configure.reach import read_reach
 from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
@@ -64,7 +65,7 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     rewriters = _rewriters(toml, engines)
     policies = read_policies(toml, engines, loaded, indexes, rewriters, flags, server.cache_salt)
     aliases = read_aliases(toml, policies)
-    keys = read_keys(toml, policies)
+    keys = read_keys(toml, policies, indexes)
     server = read_server(toml, server, policies, keys, engines, flags)
     return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store)
 
