@@ -70,6 +70,8 @@ async def _generate(
     if not policy.fallback:
         engine.require_ready()
         engine.name_for(model)
+    for each in candidates(service, policy):
+        each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
     held = _holds(policy, dialect, dialects)
     with call:  # that is, while the client stays
         if not held and engine.speaks(dialect.path):
@@ -211,6 +213,7 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
         record.alignment = Alignment(tuple(Outcome(name, "skipped", why) for name in policy.stages))
     engine.require_ready()
     if isinstance(read, wire.Request):
+        engine.refuse_guarded(read, salted=policy.cache_salt == "tenant")
         engine.refuse(read, None)
 
     def write(engine: LiveEngine, model: str) -> Outgoing:

@@ -15,6 +15,7 @@ from serve.config import Config, ConfigError, Engine, is_base
 from serve.dialects.wire import Request
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
+from serve.engine.fields import refuse_guarded
 from serve.errors import BadRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -239,6 +240,10 @@ class LiveEngine:
         """Raises Unavailable while the engine's Retry-After asks for a pause."""
         if self._rests > time.monotonic():
             raise Unavailable(f"engine {self.spec.name!r} asked for a pause", code="engine_not_ready")
+
+    def refuse_guarded(self, request: Request, *, salted: bool) -> None:
+        """Raises BadRequest naming a field that reaches into the engine and that `fields_pass` does not name."""
+        refuse_guarded(request.fields, self.spec.fields_pass, self.spec.name, salted=salted)
 
     def refuse(self, request: Request, chat: Chat | None) -> None:
         """Raises BadRequest naming the first thing in the request that this engine can't do."""
