@@ -154,8 +154,7 @@ async def test_our_own_field_and_headers_stay_here(client: AsyncOpenAI, sent: Se
     assert "trimtab" not in sent().json
     names = {name.lower() for name, _ in sent().headers}
     assert not {name for name in names if name.startswith("x-trimtab")}
-    assert "cookie" not in names
-    assert sent().header("x-api-key") == "secret"  # a credential: without keys here or there the client's own go along
+    assert not names & {"x-api-key", "cookie"}
     assert sent().header("x-request-id") is None
 
 
