@@ -33,6 +33,7 @@ class Server:
     drain_s: float = 30.0  # seconds that running answers get after SIGTERM
     policy: str = ""  # the policy of a request that names none; "": `urial` for a launched base model, else `raw`
     max_body_mb: float = 32.0
+    large_bodies_mb: float = 128.0  # of all bodies above 1 MB that a worker takes in at once; the others wait
     max_depth: int = 64  # nesting of a request's JSON
     max_n: int = 16
     max_messages: int = 2048
@@ -69,9 +70,7 @@ class Engine:
     headers: Mapping[str, str] = field(default_factory=dict)  # sent with every request
     headers_pass: tuple[str, ...] = ()  # of the client's headers, beside those that always pass
     ca_file: str = ""  # certificates (PEM) of a private CA, trusted beside the system's; read once
-    fields_pass: tuple[str, ...] = ()  # fields of `serve.engine.fields.GUARDED` that clients may send it
     supports: tuple[str, ...] | None = None  # features of `serve.engine.live.FEATURES`; unset: by kind
-    stream_usage: bool = True  # ask streams for their token counts; one that refuses that is remembered
     context: int | None = None  # tokens; unset: probed
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate
     max_stop: int = 4  # stop strings that the engine accepts; we enforce the rest
@@ -151,6 +150,35 @@ class RewriterSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """`[limits.key]`, `[limits.tenant]`: what one key, or one tenant, may use; 0 is no limit."""
+
+    requests_per_minute: int = 0  # a minute's worth may be sent at once, then as fast as the bucket refills
+    tokens_per_minute: int = 0  # of prompts and answers
+    tokens_per_day: int = 0  # a budget, from midnight to midnight UTC
+    concurrent: int = 0  # requests at once
+    body_mb: float = 0.0  # of all request bodies that one machine holds at once
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`[limits]`: what keys and tenants may use, and who counts."""
+
+    key: Allowance = Allowance()  # of each key that `keys` does not name
+    tenant: Allowance = Allowance()  # of each tenant that `tenants` does not name
+    keys: Mapping[str, Allowance] = field(default_factory=dict)  # by id
+    tenants: Mapping[str, Allowance] = field(default_factory=dict)  # by name
+    redis_env: str = ""  # environment variable with the URL of a Redis that counts for several machines
+    redis_s: float = 0.25  # a Redis that takes longer to answer counts as failed
+    on_error: Literal["local", "fail"] = "local"  # without Redis: count on each machine alone, or refuse requests
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is limited."""
+        return any(it != Allowance() for it in (self.key, self.tenant, *self.keys.values(), *self.tenants.values()))
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole resolved configuration."""
 
@@ -164,6 +192,7 @@ class Config:
     rewriters: Mapping[str, RewriterSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
     store: str = "sqlite"  # of traces and feedback (serve.store.place)
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
     ├── TooSlow             408  a body that does not come
     ├── TooLarge            413  body
     ├── UnsupportedMedia    415  a compressed body
+    ├── TooMany             429  a limit of a key or a tenant is reached
     ├── Unavailable         503  a launched engine that is not ready
     └── UpstreamFailed      502  refused, died or broke the protocol; 504 when it timed out
 
@@ -23,7 +24,6 @@ class ApiError(Exception):
     status = 500
     type = "server_error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    unserved = False  # the request may go to another engine: this one cannot have worked on it, or says that it did not
     brief = ""  # what a trace says instead of the message, where that quotes an engine, which may quote a prompt
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
@@ -60,9 +60,12 @@ class UnsupportedMedia(ApiError):
     status, type = 415, "invalid_request_error"
 
 
+class TooMany(ApiError):
+    status, type = 429, "requests"
+
+
 class Unavailable(ApiError):
     status, type = 503, "engine_unavailable"
-    unserved = True
     headers = ((b"retry-after", b"1"),)
 
 

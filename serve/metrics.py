@@ -50,6 +50,19 @@ retries = Counter(
 tasks = Gauge("trimtab_tasks", "Tasks on the event loops, seconds ago", multiprocess_mode="livesum", registry=REGISTRY)
 traces_dropped = Counter("trimtab_traces_dropped", "Traces dropped: queue full or store failed", registry=REGISTRY)
 
+limited = Counter(
+    "trimtab_limited", "Requests refused with 429, by the limit and whose it is", ["limit", "scope"], registry=REGISTRY
+)
+limits_failed = Counter("trimtab_limits_failed", "Questions to Redis that failed", registry=REGISTRY)
+limits_local = Gauge(
+    "trimtab_limits_local", "Workers that count limits for their machine alone, since Redis is gone",
+    multiprocess_mode="livesum", registry=REGISTRY,
+)  # fmt: skip
+queue_depth = Gauge(
+    "trimtab_queue_depth", "Requests with a large body that wait for their turn", multiprocess_mode="livesum",
+    registry=REGISTRY,
+)  # fmt: skip
+
 
 # The children that every request needs, found without prometheus_client's check of their labels.
 

@@ -10,7 +10,7 @@ import re
 import textwrap
 import tokenize
 import types
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -35,6 +35,8 @@ def configuration() -> str:
         *((f"[policy.NAME.{stage}]", kind) for stage in STAGES if (kind := options(stage)) is not None),
         ("[alias]", config.Alias),
         ("[[key]]", config.Key),
+        ("[limits]", config.Limits),
+        ("[limits.key], [limits.tenant]", config.Allowance),
     ]
     parts = [_section(title, kind) for title, kind in sections]
     parts.append(f"Rights of a key: {codes(config.RIGHTS)}.\n")
@@ -46,7 +48,7 @@ _ALIAS = {"policy": "the policy that the name stands for", "model": "the engine'
 
 
 def _section(title: str, kind: type) -> str:
-    section = re.sub("NAME", "", title).strip("[].").replace("..", ".")
+    section = re.sub("NAME", "", title.partition(",")[0]).strip("[].").replace("..", ".")
     shown = _ALIAS if section == "alias" else example_comments().get(section, {})
     told, hints = comments(kind), get_type_hints(kind)
     hidden = _HIDDEN.get(kind.__name__, {"name"})
@@ -95,7 +97,7 @@ def type_text(hint: Any) -> str:
         return " or ".join(type_text(part) for part in parts if part is not type(None))
     if origin in (tuple, list):
         return f"list of {type_text(parts[0])}"
-    if origin is not None or not isinstance(hint, type):
+    if origin is not None or not isinstance(hint, type) or is_dataclass(hint):
         return "table"
     return KINDS.get(hint, "text")
 
@@ -105,6 +107,6 @@ def default_text(each: Field[Any]) -> str:
     value = each.default
     if value is MISSING:
         return "" if each.default_factory is not MISSING else "required"
-    if value is None or value == ():
+    if value is None or value == () or is_dataclass(value):
         return ""
     return f"`{json.dumps(value)}`"

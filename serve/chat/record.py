@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -16,6 +16,7 @@ import msgspec
 from prompt_opt.core import Advice, Outcome, Policy, Prompt
 from serve import metrics
 from serve.chat.keys import ANYBODY, Caller
+from serve.limits.limiter import Admission
 from serve.store.traces import Traces
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
@@ -60,7 +61,6 @@ class Selection(NamedTuple):
     stream: bool = False
     content: bool = False  # keep the prompt before and after, and the answer
     asked: Mapping[str, msgspec.Raw] = _NO_FIELDS  # the request's fields, where content is kept
-    fallback: bool = False  # the engine is not the policy's own
 
 
 class Alignment(NamedTuple):
@@ -85,6 +85,7 @@ class Answer:
     usage: Mapping[str, Any] | None = None
     text: str | None = None  # of its first choice
     error: str = ""
+    meter: Callable[[int], None] | None = None  # told of the tokens of a stream as they come
 
     def saw_first_byte(self) -> None:
         """Note the time, once."""
@@ -103,23 +104,15 @@ class Record:
     alignment: Alignment = _NO_ALIGNMENT
     answer: Answer = field(default_factory=Answer)
     error: str = ""
-
-    def note(self, text: str) -> None:
-        """Add a note to the trace."""
-        self.alignment = self.alignment._replace(notes=(*self.alignment.notes, text))
-
-    def fall_back(self, engine: str) -> None:
-        """Say that a fallback of the policy serves the request."""
-        assert self.selection is not None
-        self.selection = self.selection._replace(engine=engine, fallback=True)
+    admission: Admission | None = None  # what its limits hold of it
+    turn: Callable[[], None] | None = None  # to be called when a large body is done with
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The short form of the trace, which every answer carries."""
         applied = ", ".join(map(str, self.alignment.outcomes)) or "none"
         pairs = [(b"x-trimtab-policy", _header(self.selection.policy.name))] if self.selection else []
-        if self.selection is not None and self.selection.fallback:
-            pairs.append((b"x-trimtab-engine", _header(self.selection.engine)))
-        return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode())]
+        rates = self.admission.headers() if self.admission is not None else ()
+        return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode()), *rates]
 
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""

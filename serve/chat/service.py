@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prompt_opt.core import Stage
 from serve import metrics
@@ -13,9 +13,11 @@ from serve.config import Config
 from serve.engine.live import LiveEngine
 from serve.engine.pool import Down
 from serve.engine.relay import Relay
-from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError, unreached
+from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call
+from serve.limits.limiter import Limiter
+from serve.limits.turns import Turns
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
@@ -32,19 +34,18 @@ class Service:
     relay: Relay
     traces: Traces
     indexes: Indexes
+    limiter: Limiter | None = None  # None: nothing is limited
+    turns: Turns = field(default_factory=lambda: Turns(128 * 2**20))
 
 
-async def send(
-    service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "", *, own: bool = True
-) -> Upstream:
+async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "") -> Upstream:
     """Send to the engine; an UpstreamError becomes an answer for the client.
 
     So do answers that are not for the client: a redirect, which would lead it (and its key) around us, a word on our
     own API key, parts of which engines like to quote, and a status that is none. `prefix` names the constant part of
-    the prompt, for an engine that is several. The client's own credentials go along only to its `own` engine, and only
-    where no keys are configured.
+    the prompt, for an engine that is several.
     """
-    headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
+    headers = engine.headers(call.headers, anonymous=not service.config.keys)
     query = call.query.decode("latin-1")
     try:
         upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
@@ -73,9 +74,7 @@ def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
         return Unavailable(message, code="engine_not_ready")
     if isinstance(error, Refused) and engine.spec.launched:
         return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
-    failure = UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
-    failure.unserved = unreached(error) or engine.spec.idempotent
-    return failure
+    return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
 
 
 def reported(engine: LiveEngine, message: str) -> ApiError:

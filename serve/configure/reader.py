@@ -22,15 +22,27 @@ from serve.config import (
     Server,
 )
 from serve.configure.access import read_aliases, read_keys
+from serve.configure.limits import read_limits
 from serve.configure.policies import read_policies
 from serve.configure.reach import read_reach
 from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
-from serve.engine.fields import GUARDED
 from serve.engine.live import FEATURES
 from serve.store.place import STORES
 
-_SECTIONS = ("state_dir", "server", "engine", "profile", "index", "rewriter", "policy", "alias", "key", "store")
+_SECTIONS = (
+    "state_dir",
+    "server",
+    "engine",
+    "profile",
+    "index",
+    "rewriter",
+    "policy",
+    "alias",
+    "key",
+    "limits",
+    "store",
+)
 
 
 def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -> Config:
@@ -68,7 +80,8 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     aliases = read_aliases(toml, policies)
     keys = read_keys(toml, policies, indexes)
     server = read_server(toml, server, policies, keys, engines, flags)
-    return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store)
+    limits = read_limits(toml, keys, environ)
+    return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store, limits)
 
 
 # Sections
@@ -106,7 +119,6 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
         engines[name] = engine = read_reach(toml, section, engine)
         if engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
             engines[name] = engine = replace(engine, model=str(EMBEDDED))
-        toml.names(section, "fields_pass", engine.fields_pass, GUARDED, "guarded field")
         if engine.supports is not None:
             toml.names(section, "supports", engine.supports, FEATURES, "feature")
         if engine.key_env and not environ.get(engine.key_env):

@@ -30,7 +30,16 @@ def read_server(
     else:
         first = "main" if "main" in engines else next(iter(engines))
         server = replace(server, policy="urial" if is_base(engines[first]) else RAW)
-    for name in ("workers", "max_depth", "max_n", "max_messages", "max_body_mb", "timeout_s", "connect_s"):
+    for name in (
+        "workers",
+        "max_depth",
+        "max_n",
+        "max_messages",
+        "max_body_mb",
+        "large_bodies_mb",
+        "timeout_s",
+        "connect_s",
+    ):
         if getattr(server, name) <= 0:
             raise toml.fail("server", name, "must be more than zero")
     for name in ("drain_s", "trace_ttl_s"):

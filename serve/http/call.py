@@ -95,6 +95,8 @@ class Call:
         self.status = 0
         self.shape: Shape = PLAIN  # of errors
         self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
+        self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
+        self.grown: Callable[[int], Awaitable[None]] | None = None  # told how long a body without a length is so far
         self._wire, self._expect, self._old = wire, expect and not old, old
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
@@ -151,6 +153,12 @@ class Call:
     def media(self) -> str:
         return media(self.headers)
 
+    @property
+    def length(self) -> int | None:
+        """The body's length in bytes, as its headers say; None where they say nothing."""
+        value = self.header(b"content-length")
+        return int(value) if value is not None and value.isdigit() else None if self.more_body else len(self.body)
+
     async def read(self, limit: int, *, json: bool = True) -> bytes:
         """The whole body, of at most `limit` bytes; `json` says that it must be declared as JSON.
 
@@ -165,6 +173,8 @@ class Call:
                 self._wire.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._wire.flow.resume_reading()
             await self._news()
+            if self.grown is not None:
+                await self.grown(len(self.body))
         if self.disconnected:
             raise ClientGone
         if len(self.body) > limit:
@@ -254,6 +264,8 @@ class Call:
     def _head(self, status: int, headers: Headers, length: int | None = None) -> bytes:
         if self._expect and self.more_body:  # it may or may not send its body now
             self.keep_alive = False
+        if self.limited:
+            headers = [pair for pair in headers if not pair[0].startswith(b"x-ratelimit-")]
         pairs = [*headers, *self.extra()] if self.extra is not None else list(headers)
         if status in _BODILESS:
             pass

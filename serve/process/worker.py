@@ -44,6 +44,9 @@ from serve.engine.watch import watch
 from serve.errors import ApiError
 from serve.http.gate import Gate
 from serve.http.protocol import Protocol
+from serve.limits.limiter import Limiter
+from serve.limits.place import Ledgers
+from serve.limits.turns import Turns
 from serve.store.place import open_traces
 from serve.store.traces import Traces
 
@@ -71,7 +74,9 @@ class Worker:
         self._retired: list[Relay | Traces | Indexes] = []
         indexes = Indexes(config.indexes)
         relay = _relay(config)
-        self.service = Service(config, *_parts(config, {}, indexes, relay), relay, open_traces(config), indexes)
+        self.ledgers = Ledgers()
+        parts, traces = _parts(config, {}, indexes, relay), open_traces(config)
+        self.service = Service(config, *parts, relay, traces, indexes, self.ledgers.limiter(config), _turns(config))
         self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
         self._warmed: Done = set()
         self._state(told)
@@ -87,10 +92,11 @@ class Worker:
                 indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
                 relay = old.relay if _timeouts(config) == _timeouts(old.config) else _relay(config)
                 parts = await asyncio.to_thread(_parts, config, old.engines, indexes, relay)
+                limiter = self.ledgers.limiter(config)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                self._replace(config, parts, relay, indexes)
+                self._replace(config, parts, relay, indexes, limiter)
                 self.report({"reloaded": told["revision"]})
         self._state(told)
 
@@ -104,7 +110,7 @@ class Worker:
         refuse_opening(config, told["host"], keyed=told["keyed"])
         return config
 
-    def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes) -> None:
+    def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes, limiter: Limiter | None) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
         old = self.service
         traces = old.traces
@@ -115,7 +121,9 @@ class Worker:
             traces = open_traces(config)
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
-        self.service, self.gate = Service(config, *parts, relay, traces, indexes), Gate(config)
+        same = config.server.large_bodies_mb == old.config.server.large_bodies_mb
+        turns = old.turns if same else _turns(config)
+        self.service, self.gate = Service(config, *parts, relay, traces, indexes, limiter, turns), Gate(config)
         for pool in self.pools():
             pool.check(relay)  # a new one is not ready before
         if self.settings is not None:
@@ -133,6 +141,7 @@ class Worker:
         """Close connections, stores and indexes, those of earlier configurations too."""
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
+        await self.ledgers.close()
 
     def _state(self, told: Mapping[str, Any]) -> None:
         self._revision, self._engines = told["revision"], told["engines"]
@@ -191,6 +200,10 @@ def _drain(config: Config) -> int:
     return max(1, round(config.server.drain_s))
 
 
+def _turns(config: Config) -> Turns:
+    return Turns(int(config.server.large_bodies_mb * 2**20))
+
+
 def _stored(config: Config) -> tuple[object, ...]:
     return config.store, config.state_dir, config.server.trace_ttl_s
 
@@ -240,6 +253,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     async def count() -> None:
         while True:
             metrics.tasks.set(len(asyncio.all_tasks()))
+            worker.ledgers.sweep()
             await asyncio.sleep(_COUNT_S)
 
     watching = watch(worker.pools, lambda: worker.service.relay)

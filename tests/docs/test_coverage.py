@@ -15,7 +15,7 @@ from prompt_opt.pipeline import STAGES
 from prompt_opt.stages import bpo, opo
 from serve.api.routes import RELAYED
 from serve.cli.command import COMMANDS
-from serve.config import RIGHTS, Alias, Engine, Flags, IndexSpec, Key, RewriterSpec, Server
+from serve.config import RIGHTS, Alias, Allowance, Engine, Flags, IndexSpec, Key, Limits, RewriterSpec, Server
 from serve.engine.live import FEATURES
 from trainers.methods.table import METHODS
 
@@ -32,9 +32,12 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
 
 
-@pytest.mark.parametrize("cls", [Server, Engine, Key, Alias, IndexSpec, RewriterSpec, opo.Options, bpo.Options])
+SETTINGS = [Server, Engine, Key, Alias, IndexSpec, RewriterSpec, Limits, Allowance, opo.Options, bpo.Options]
+
+
+@pytest.mark.parametrize("cls", SETTINGS)
 def test_every_setting_is_in_the_full_example(cls: type) -> None:
-    missing = [f.name for f in fields(cls) if f.name != "name" and not re.search(rf"\b{f.name} = ", FULL)]
+    missing = [f.name for f in fields(cls) if f.name != "name" and not re.search(rf"\b{f.name}( = |[.\]])", FULL)]
     assert not missing
 
 
@@ -73,7 +76,7 @@ def test_every_flag_of_serve_is_named() -> None:
 def test_every_folder_of_the_packages_is_in_the_tree() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = listed.splitlines()
-    tops = {line.split("/")[0] + ("/" if "/" in line else "") for line in files} - {".gitignore", ".gitattributes"}
+    tops = {line.split("/")[0] + ("/" if "/" in line else "") for line in files} - {".gitignore"}
     rooms = {
         line.split("/")[1] + "/"
         for line in files

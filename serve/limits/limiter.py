@@ -1,0 +1,168 @@
+"""What a request passes before its body is read, and gives back when it has ended.
+
+enter: one question to the ledger ── 429 ──▶ client
+  └─ Admission ── count tokens as they come ── leave: what the engine counted takes the estimates' place
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serve import metrics
+from serve.config import Key, Limits
+from serve.errors import TooMany, Unavailable
+from serve.limits.ledger import BOUNDS, Bound, Ledger, LedgerFailed, Refusal, Standing, Subject, subject
+from serve.limits.rate import Level
+
+Headers = Sequence[tuple[bytes, bytes]]
+_BYTES = 4  # of a body that make a token, until the engine has counted
+_MOST = 16384  # tokens that a body is taken for; most of a longer one may be an image
+_BATCH = 32  # tokens of a stream that are charged together
+_UNITS: Mapping[Bound, str] = {
+    "requests_per_minute": "requests per minute",
+    "tokens_per_minute": "tokens per minute",
+    "tokens_per_day": "tokens per day",
+    "concurrent": "requests at once",
+    "body_mb": "MB of request bodies at once",
+}
+
+
+class Limiter:
+    """The limits of one configuration."""
+
+    def __init__(self, limits: Limits, keys: Sequence[Key], ledger: Ledger) -> None:
+        self._ledger = ledger
+        pairs = [(key.id, key.tenant) for key in keys] or [("", "")]
+        self._subjects = {pair: _subjects(limits, *pair) for pair in pairs}
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """All that are limited."""
+        return frozenset(s for subjects in self._subjects.values() for s in subjects)
+
+    async def enter(self, key: str, tenant: str, length: int | None) -> Admission | None:
+        """Let a request of a key in; None where nothing limits it. `length` is its body's, None where it says none.
+
+        Raises:
+            TooMany: a limit is reached. Unavailable: the limits cannot be looked up.
+        """
+        if not (subjects := self._subjects.get((key, tenant), ())):
+            return None
+        tokens = min(_MOST, (length or _BYTES) // _BYTES) or 1
+        try:
+            standing = await self._ledger.admit(subjects, tokens)
+        except LedgerFailed:
+            raise Unavailable("the limits of this key cannot be looked up", code="limits_unavailable") from None
+        if standing.refusal is not None:
+            raise refused(standing.refusal, standing)
+        admission = Admission(self._ledger, subjects, standing, tokens)
+        try:
+            admission.grow(length or 0)
+        except TooMany:
+            admission.leave(None, served=False)
+            raise
+        return admission
+
+
+class Admission:
+    """A request that was let in."""
+
+    __slots__ = ("_charged", "_counted", "_held", "_ledger", "_standing", "_subjects")
+
+    def __init__(self, ledger: Ledger, subjects: Sequence[Subject], standing: Standing, tokens: int) -> None:
+        self._ledger, self._subjects, self._standing = ledger, subjects, standing
+        self._charged, self._counted, self._held = tokens, tokens, 0
+
+    def headers(self) -> Headers:
+        """OpenAI's rate headers."""
+        return _headers(self._standing)
+
+    def grow(self, size: int) -> None:
+        """The body has `size` bytes now, or will have. Raises TooMany where that is more than there is room for."""
+        if size == self._held or not any(s.bounds[4] for s in self._subjects):
+            return
+        if (refusal := self._ledger.hold(self._subjects, self._held, size)) is not None:
+            raise refused(refusal, self._standing)
+        self._held = size
+
+    def count(self, tokens: int) -> None:
+        """Tokens of an answer that is on its way."""
+        self._counted += tokens
+        if self._counted - self._charged >= _BATCH:
+            self._charge(self._counted)
+
+    def leave(self, usage: Mapping[str, Any] | None, *, served: bool) -> None:
+        """The request has ended. `usage` is the engine's; where it says nothing our estimate stays.
+
+        One that was not `served` costs no tokens.
+        """
+        self._charge((_total(usage) or self._counted) if served else 0)
+        if self._held:
+            self._ledger.hold(self._subjects, self._held, 0)
+        self._ledger.release(self._subjects)
+
+    def _charge(self, total: int) -> None:
+        if total != self._charged and any(s.bounds[1] or s.bounds[2] for s in self._subjects):
+            self._ledger.charge(self._subjects, total - self._charged)
+        self._charged = total
+
+
+def _subjects(limits: Limits, key: str, tenant: str) -> tuple[Subject, ...]:
+    both = (
+        subject("key", key, limits.keys.get(key, limits.key)),
+        subject("tenant", tenant, limits.tenants.get(tenant, limits.tenant)),
+    )
+    return tuple(it for it in both if any(it.bounds))
+
+
+def _total(usage: Mapping[str, Any] | None) -> int:
+    """The tokens of a request as the engine counted them, whatever it may say there; 0 where it says nothing."""
+    counts = [usage.get(kind) for kind in ("prompt_tokens", "completion_tokens")] if usage else []
+    return sum(n for n in counts if isinstance(n, int) and 0 < n < 2**31)
+
+
+def refused(refusal: Refusal, standing: Standing) -> TooMany:
+    """The 429 for a refusal, with when to come again."""
+    who, bound, wait = refusal
+    metrics.limited.labels(bound, who.kind).inc()
+    limit = who.bounds[BOUNDS.index(bound)] / (2**20 if bound == "body_mb" else 1)
+    name = f" {who.name!r}" if who.name else ""
+    message = f"the {who.kind}{name} has reached its limit of {limit:g} {_UNITS[bound]}; try again in {_span(wait)}"
+    error = TooMany(message, code="insufficient_quota" if bound == "tokens_per_day" else "rate_limit_exceeded")
+    error.type = "tokens" if "tokens" in bound else "requests"
+    error.headers = (
+        (b"retry-after", b"%d" % max(1, math.ceil(wait))),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1000))),
+        *_headers(standing),
+    )
+    return error
+
+
+def _headers(standing: Standing) -> Headers:
+    out: list[tuple[bytes, bytes]] = []
+    if standing.requests is not None:
+        out += _level(standing.requests, b"requests")
+    if standing.tokens is not None:
+        out += _level(standing.tokens, b"tokens")
+    return out
+
+
+def _level(level: Level, noun: bytes) -> Headers:
+    return (
+        (b"x-ratelimit-limit-" + noun, b"%d" % level.limit),
+        (b"x-ratelimit-remaining-" + noun, b"%d" % level.remaining),
+        (b"x-ratelimit-reset-" + noun, _span(level.reset_s).encode()),
+    )
+
+
+def _span(seconds: float) -> str:
+    """A time as OpenAI writes it: 6m0s, 1.5s, 120ms."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours:.0f}h{minutes:.0f}m{rest:.0f}s"
+    return f"{minutes:.0f}m{rest:.0f}s" if minutes else f"{math.ceil(rest * 1000) / 1000:g}s"

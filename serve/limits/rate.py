@@ -1,0 +1,49 @@
+"""The token bucket of a rate a minute, as one number (GCRA), and the day of a budget.
+
+A bucket holds a minute's worth and refills continuously, as OpenAI's do: after a pause a client may send a minute's
+worth at once, and from then on as fast as the bucket refills. It is kept as the time at which it would be full again
+(the theoretical arrival time, `tat`, of ITU-T I.371), so nothing has to refill it, and a damaged one mends itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MINUTE = 60.0
+MAX_DEBT_S = 600.0  # an answer of a million tokens, or a clock set back, closes a bucket for no longer
+DAY = 86400
+_EPSILON = 1e-6  # seconds that sums of floating-point numbers may be off
+
+
+class Level(NamedTuple):
+    """What a bucket holds; `reset_s` until it is full."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+def sound(tat: float, now: float) -> float:
+    """A stored time as a bucket may have it: between full now and closed for `MAX_DEBT_S`."""
+    if now < tat < now + MINUTE + MAX_DEBT_S:
+        return tat
+    return now + MINUTE + MAX_DEBT_S if tat > now else now  # also where it is no number
+
+
+def take(tat: float, now: float, limit: int, cost: float) -> tuple[float, float]:
+    """The bucket's time after `cost` of its `limit` a minute is taken or, where that is negative, put back; and how
+    many seconds too early that would be, 0 if it was there.
+
+    What costs more than a whole bucket is there when that is full, and leaves a debt.
+    """
+    tat = sound(tat, now)
+    after = tat + cost * MINUTE / limit
+    early = min(after, tat + MINUTE) - now - MINUTE
+    return sound(after, now), early if early > _EPSILON else 0.0
+
+
+def level(tat: float, now: float, limit: int) -> Level:
+    """What a bucket of that time holds."""
+    tat = sound(tat, now)
+    left = (now + MINUTE - tat) * limit / MINUTE
+    return Level(limit, int(left + _EPSILON) if left > 0 else 0, tat - now)

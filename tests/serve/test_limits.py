@@ -1,0 +1,363 @@
+"""Limits of keys and tenants: exact over processes, kept over restarts, given back by the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from serve.config import Allowance, ConfigError, Flags
+from serve.configure.reader import load
+from serve.errors import TooMany, Unavailable
+from serve.limits import rate
+from serve.limits.ledger import subject
+from serve.limits.limiter import Limiter, _span
+from serve.limits.local import LocalLedger
+from serve.limits.turns import Turns
+from tests.serve.conftest import Served, Start, chat
+
+PATH = "/v1/chat/completions"
+NAMES = [f"k{i}" for i in range(10)]
+
+
+def keys(*names: str) -> str:
+    rows = (
+        f'[[key]]\nid = "{n}"\nsha256 = "{hashlib.sha256(n.encode()).hexdigest()}"\nrights = ["raw"]' for n in names
+    )
+    return "\n".join(rows)
+
+
+def by(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {name}"}
+
+
+# ---------------------------------------------------------------- buckets
+
+
+def test_a_bucket_holds_a_minute_and_refills() -> None:
+    tat, allowed = 0.0, []
+    for i in range(3000):
+        now = 1000 + i * 0.1  # for five minutes ten a second, of sixty a minute
+        after, early = rate.take(tat, now, 60, 1)
+        allowed.append(not early)
+        tat = tat if early else after
+    assert all(allowed[:66])  # the first sixty, and what refilled meanwhile
+    assert sum(allowed) == pytest.approx(60 + 300, abs=1)
+
+
+@pytest.mark.parametrize("stored", [float("nan"), float("inf"), -float("inf"), 1e300, -5.0])
+def test_a_damaged_bucket_mends_itself(stored: float) -> None:
+    tat, _ = rate.take(stored, 1000, 60, 1)
+    assert 1000 <= tat <= 1000 + rate.MINUTE + rate.MAX_DEBT_S
+
+
+def test_a_request_of_more_than_a_minute_waits_for_a_full_bucket() -> None:
+    assert rate.take(1000, 1000, 60, 500)[1] == 0
+    assert rate.take(1001, 1000, 60, 500)[1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0ms"), (0.0101, "11ms"), (1, "1s"), (1.5, "1.5s"), (360, "6m0s"), (7325, "2h2m5s")]
+)
+def test_times_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
+    assert _span(seconds) == text
+
+
+# ---------------------------------------------------------------- one machine
+
+CHILD = """
+import asyncio, sys, time
+from pathlib import Path
+from serve.config import Allowance
+from serve.limits.ledger import subject
+from serve.limits.local import LocalLedger
+
+ledger = LocalLedger(Path(sys.argv[1]))
+who = [subject("key", "a", Allowance(requests_per_minute=700)), subject("tenant", "t", Allowance(concurrent=10**6))]
+ledger.know(who)
+print("ready", flush=True)
+sys.stdin.readline()
+allowed = sum(ledger.take(who, 1).refusal is None for _ in range(int(sys.argv[2])))
+print(allowed, flush=True)
+sys.stdin.readline()
+"""
+
+
+def child(path: Path, tries: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), str(tries)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Four processes that count in one file."""
+    all_of_them = [child(tmp_path / "limits.bin", 1000) for _ in range(4)]
+    yield all_of_them
+    for it in all_of_them:
+        it.kill()
+        it.communicate()
+
+
+def lines(children: list[subprocess.Popen[str]], order: str = "") -> list[str]:
+    for it in children if order else ():
+        assert it.stdin is not None
+        it.stdin.write(order + "\n")
+        it.stdin.flush()
+    return [it.stdout.readline().strip() for it in children if it.stdout is not None]
+
+
+def test_processes_share_one_count_and_the_dead_give_back(
+    children: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    assert lines(children) == ["ready"] * 4
+    since = time.monotonic()
+    allowed = sum(map(int, lines(children, "go")))
+    most = 700 + 700 / 60 * (time.monotonic() - since)
+    assert 700 <= allowed <= most + 1
+    ledger = LocalLedger(tmp_path / "limits.bin")
+    tenant = [subject("tenant", "t", Allowance(concurrent=allowed))]
+    ledger.know(tenant)
+    refusal = ledger.take(tenant, 1).refusal
+    assert refusal is not None
+    assert refusal.bound == "concurrent"  # those of the four are in flight
+    for it in children:
+        it.send_signal(signal.SIGKILL)
+        it.wait(10)
+    ledger.sweep()
+    assert ledger.take(tenant, 1).refusal is None
+
+
+def test_a_budget_outlives_a_restart(tmp_path: Path) -> None:
+    who = [subject("key", "a", Allowance(tokens_per_day=100))]
+    now = 86400.0 * 20000 + 5
+    for tokens, fits in ((60, True), (60, False), (40, True), (1, False)):
+        ledger = LocalLedger(tmp_path / "limits.bin", lambda: now)
+        ledger.know(who)
+        assert (ledger.take(who, tokens).refusal is None) == fits
+    now += 86400
+    assert ledger.take(who, 100).refusal is None  # the next day
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", b"\0" * 4096, os.urandom(5000)])
+def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "limits.bin"
+    path.write_bytes(damage)
+    ledger = LocalLedger(path)
+    who = [subject("key", "a", Allowance(requests_per_minute=1))]
+    ledger.know(who)
+    assert ledger.take(who, 1).refusal is None
+    assert ledger.take(who, 1).refusal is not None
+    assert bool(list(tmp_path.glob("limits.bin.damaged-*"))) == bool(damage)
+
+
+def test_a_refused_request_counts_for_neither_key_nor_tenant(tmp_path: Path) -> None:
+    ledger = LocalLedger(tmp_path / "limits.bin")
+    key, tenant = Allowance(requests_per_minute=10), Allowance(requests_per_minute=1)
+    both = [subject("key", "a", key), subject("tenant", "t", tenant)]
+    ledger.know(both)
+    assert ledger.take(both, 1).refusal is None
+    for _ in range(20):
+        assert ledger.take(both, 1).refusal is not None
+    assert all(ledger.take(both[:1], 1).refusal is None for _ in range(9))
+
+
+# ---------------------------------------------------------------- the server
+
+
+async def test_ten_keys_over_two_workers_get_what_is_configured(start: Start) -> None:
+    served = start("--workers", "2", more=f"[limits.key]\nrequests_per_minute = 200\n{keys(*NAMES)}")
+    counts, since = await flood([served], 4000)
+    assert_allowed(counts, 200, since)
+
+
+async def flood(servers: list[Served], requests: int) -> tuple[Counter[tuple[str, int]], float]:
+    """Send requests of all keys to all servers; (key, status) counted, and how long it took."""
+    counts: Counter[tuple[str, int]] = Counter()
+    waiting = iter(range(requests))
+    since = time.monotonic()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as http:
+
+        async def ask() -> None:
+            for at in waiting:
+                name, url = NAMES[at % 10], servers[at // 10 % len(servers)].url + PATH
+                async with http.post(url, json=chat(), headers=by(name)) as answer:
+                    await answer.read()
+                    counts[name, answer.status] += 1
+
+        await asyncio.gather(*(ask() for _ in range(20)))
+    return counts, time.monotonic() - since
+
+
+def assert_allowed(counts: Counter[tuple[str, int]], limit: int, took_s: float) -> None:
+    """Within one in a hundred of a minute's worth and what refilled."""
+    assert {status for _, status in counts} == {200, 429}
+    for name in NAMES:
+        assert counts[name, 429], "the flood was no flood"
+        least, most = (limit + limit / 60 * max(0, s) for s in (took_s - 2, took_s))
+        assert least * 0.99 - 1 <= counts[name, 200] <= most * 1.01 + 1
+
+
+async def test_a_refusal_says_when_to_come_again(start: Start) -> None:
+    served = start(
+        more=f"[limits.keys.k0]\nrequests_per_minute = 2\n[limits.tenant]\ntokens_per_minute = 5000\n{keys('k0', 'k1')}"
+    )
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=10) as http:
+        for left in (1, 0):
+            answer = await http.post(PATH, json=chat(), headers=by("k0"))
+            assert answer.status_code == 200
+            assert answer.headers["x-ratelimit-limit-requests"] == "2"
+            assert answer.headers["x-ratelimit-remaining-requests"] == str(left)
+            assert answer.headers["x-ratelimit-limit-tokens"] == "5000"
+            assert "x-ratelimit-remaining-tokens" in answer.headers
+            assert answer.headers["x-ratelimit-reset-tokens"].endswith("s")
+        answer = await http.post(PATH, json=chat(), headers=by("k0"))
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
+        assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+        assert "the key 'k0' has reached its limit of 2 requests per minute" in error["message"]
+        assert (await http.post(PATH, json=chat(), headers=by("k1"))).status_code == 200
+
+
+async def test_what_the_engine_counted_takes_the_place_of_the_estimate(start: Start) -> None:
+    served = start(more=f"[limits.tenants.k0]\ntokens_per_day = 100\n{keys('k0')}")
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=10) as http:
+        used = 0
+        while (answer := await http.post(PATH, json=chat(), headers=by("k0"))).status_code == 200:
+            usage = answer.json()["usage"]
+            used += usage["prompt_tokens"] + usage["completion_tokens"]
+            assert used <= 200
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "insufficient_quota"
+        assert int(answer.headers["retry-after"]) <= 86400
+        assert used + 20 > 100  # nearly all of it could be used: the estimate of a body is 18 tokens
+
+
+async def test_requests_at_once_are_limited_and_given_back(start: Start) -> None:
+    served = start(more=f"[limits.key]\nconcurrent = 2\n{keys('k0')}")
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        slow = [asyncio.create_task(http.post(PATH, json=chat(model="slow_first"), headers=by("k0"))) for _ in range(6)]
+        statuses = Counter([(await it).status_code for it in slow])
+        assert statuses == {200: 2, 429: 4}
+        assert (await http.post(PATH, json=chat(), headers=by("k0"))).status_code == 200
+
+
+async def test_bytes_at_once_are_limited_with_and_without_a_length(start: Start) -> None:
+    served = start(more=f"[limits.key]\nbody_mb = 0.1\n{keys('k0')}")
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        small, large = chat("x" * 50_000), chat("x" * 150_000)
+
+        async def pieces(text: bytes) -> Any:
+            for at in range(0, len(text), 30_000):
+                yield text[at : at + 30_000]
+
+        import json
+
+        for body, status in ((small, 200), (large, 429), (small, 200)):
+            answer = await http.post(PATH, json=body, headers=by("k0"))
+            assert answer.status_code == status
+            text = json.dumps(body).encode()
+            headers = {**by("k0"), "content-type": "application/json"}
+            answer = await http.post(PATH, content=pieces(text), headers=headers)
+            assert answer.status_code == status
+
+
+async def test_a_stream_is_charged_while_it_runs(start: Start) -> None:
+    served = start(more=f"[limits.key]\ntokens_per_day = 10000\n{keys('k0')}")
+    ledger_file = served.config.parent / "state" / "limits.bin"
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        answer = await http.post(PATH, json=chat(stream=True), headers=by("k0"))
+        assert answer.status_code == 200
+        assert "x-trimtab-trace" in answer.headers
+    assert ledger_file.is_file()
+
+
+def test_limits_of_unknown_keys_and_below_zero_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trimtab.toml"
+    for text, words in (
+        ("[limits.keys.nobody]\nconcurrent = 1", "limits.keys.nobody: unknown; valid are k0"),
+        ("[limits.key]\nconcurrent = -1", "must not be negative"),
+        ("[limits.key]\nrequests = 1", "unknown; valid are requests_per_minute"),
+        ('[limits]\nredis_env = "NO_SUCH"', "the environment has no NO_SUCH"),
+        ('[limits]\non_error = "hope"', "valid are 'local', 'fail'"),
+    ):
+        path.write_text(f"{text}\n{keys('k0')}")
+        with pytest.raises(ConfigError, match=words):
+            load(Flags(config=str(path), upstream="http://x"), {})
+    path.write_text(f"[limits.key]\nconcurrent = 3\n[limits.keys.k0]\nrequests_per_minute = 5\n{keys('k0')}")
+    limits = load(Flags(config=str(path), upstream="http://x"), {}).limits
+    assert limits.on
+    assert limits.keys["k0"] == Allowance(requests_per_minute=5, concurrent=3)
+
+
+async def test_the_tokens_of_a_request_that_failed_are_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "trimtab.toml"
+    path.write_text(f"[limits.key]\ntokens_per_day = 100\nrequests_per_minute = 100\n{keys('k0')}")
+    config = load(Flags(config=str(path), upstream="http://x"), {})
+    ledger = LocalLedger(tmp_path / "limits.bin")
+    limiter = Limiter(config.limits, config.keys, ledger)
+    ledger.know(sorted(limiter.subjects))
+    for _ in range(10):
+        admission = await limiter.enter("k0", "k0", 360)
+        assert admission is not None
+        admission.leave(None, served=False)
+    admission = await limiter.enter("k0", "k0", 360)
+    assert admission is not None
+    admission.leave({"prompt_tokens": 50, "completion_tokens": 10}, served=True)
+    with pytest.raises(TooMany):
+        await limiter.enter("k0", "k0", 360)  # 60 and 90 are more than 100
+    admission = await limiter.enter("k0", "k0", 40)
+    assert admission is not None
+    admission.count(50)  # a stream, as it comes
+    with pytest.raises(TooMany):
+        await limiter.enter("k0", "k0", 4)
+
+
+# ---------------------------------------------------------------- turns
+
+
+async def test_the_next_turn_goes_to_the_key_that_holds_least() -> None:
+    turns, order = Turns(100), []
+
+    async def one(key: str) -> None:
+        await turns.take(key, 40)
+        order.append(key)
+
+    flood = [asyncio.create_task(one("b")) for _ in range(8)]
+    await asyncio.sleep(0)
+    assert order == ["b", "b"]
+    late = asyncio.create_task(one("a"))
+    await asyncio.sleep(0)
+    turns.give("b", 40)
+    await late
+    assert order == ["b", "b", "a"]
+    flood[3].cancel()  # one who leaves while waiting
+    for key in ("a", *"bbbbbbb"):
+        turns.give(key, 40)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert order.count("b") == 7
+    await asyncio.gather(*flood, return_exceptions=True)
+
+
+async def test_a_body_larger_than_all_room_goes_alone_and_who_waits_too_long_is_told() -> None:
+    turns = Turns(100, patience_s=0.01)
+    await turns.take("a", 500)
+    with pytest.raises(Unavailable, match="too many large requests"):
+        await turns.take("b", 10)
+    turns.give("a", 500)
+    await turns.take("b", 10)
