@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from serve import metrics
-from serve.api import catalog, openapi, page, principles, recent, verdicts
+from serve.api import catalog, openapi, page, principles, recent, reference, verdicts
 from serve.api.routes import DIALECTS, HEALTH, RELAYED, lines
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
@@ -28,13 +28,19 @@ async def _hot(request: Request) -> Response:
 
 def build(service: Callable[[], Service]) -> FastAPI:
     """The application. `service` gives the current one, so that a reload reaches the next request."""
+
+    async def identified(request: Request) -> None:
+        """Before any handler, and so before a byte of the body: whoever has no key gets no work done."""
+        request.state.caller = identify(service().config.keys, request.headers.get("authorization"))
+
     app = FastAPI(
         title="Trimtab",
         description=openapi.ABOUT,
         version=openapi.VERSION,
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(identified)],
     )
     for method, path in lines(service):  # for whoever comes with another method
         app.router.routes.append(Route(path, _hot, methods=[method]))
@@ -42,8 +48,11 @@ def build(service: Callable[[], Service]) -> FastAPI:
     plain = openapi.document(app)
     app.openapi = lambda: plain(DIALECTS, RELAYED, HEALTH)  # type: ignore[method-assign]
 
+    reference.add_routes(app, app.openapi)
+
     def caller(request: Request) -> Caller:
-        return identify(service().config.keys, request.headers.get("authorization"))
+        known: Caller = request.state.caller
+        return known
 
     _add_errors(app)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from retrieval.passage import Passage
     from retrieval.search.index import Index
 
+_INLINE = 2**16  # bytes of a body that are parsed on the event loop
 _MOST = 1000  # principles in one call
 _QUERY = 10_000  # characters; an embedder reads fewer, and a megabyte would keep it from everybody else for seconds
 
@@ -34,7 +35,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         specs, state = service().indexes.specs, service().indexes.state
         rows = [
             {"id": name, "object": "index", "tenant": spec.tenant, "changeable": _changes(who, spec), **state(name)}
-            for name, spec in specs.items() if _sees(who, spec)
+            for name, spec in specs.items() if who.sees(spec.tenant)
         ]  # fmt: skip
         return _json({"object": "list", "data": rows})
 
@@ -55,16 +56,18 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
 
     @app.post("/v1/principles/search", tags=["trimtab"], summary="Search an index as the stage does, with scores")
     async def search(request: Request) -> Response:
+        who = _reader(caller(request))
         body = await _body(request, service())
-        name, it = await _readable(service(), caller(request), body.get("index", ""))
+        name, it = await _readable(service(), who, body.get("index", ""))
         hits = await _search(it, body)
         return _json({"object": "list", "index": name, "revision": it.revision, "data": [asdict(hit) for hit in hits]})
 
     @app.post("/v1/principles", tags=["trimtab"], summary="Add principles, or replace them by id")
     async def add(request: Request) -> Response:
+        who = _reader(caller(request))
         body = await _body(request, service())
-        name, it = await _writable(service(), caller(request), body.get("index", ""))
-        passages = _passages(body.get("principles"))
+        name, it = await _writable(service(), who, body.get("index", ""))
+        passages = await asyncio.to_thread(_passages, body.get("principles"))
         revision = await asyncio.to_thread(it.add, passages)
         return _json({"object": "change", "index": name, "revision": revision, "ids": [p.id for p in passages]})
 
@@ -85,10 +88,16 @@ def _row(passage: Passage) -> dict[str, Any]:
     return {"object": "principle", **asdict(passage)}
 
 
+def _reader(who: Caller) -> Caller:
+    """Before the body is read: the caller, if it may do anything here at all."""
+    who.require("principles")
+    return who
+
+
 async def _body(request: Request, service: Service) -> dict[str, Any]:
     raw = await read_json(request, int(service.config.server.max_body_mb * 2**20))
     try:
-        body = msgspec.json.decode(raw)
+        body = await asyncio.to_thread(msgspec.json.decode, raw) if len(raw) > _INLINE else msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
@@ -98,7 +107,7 @@ async def _body(request: Request, service: Service) -> dict[str, Any]:
 
 async def _readable(service: Service, who: Caller, name: Any) -> tuple[str, Index]:
     who.require("principles")
-    specs = {n: spec for n, spec in service.indexes.specs.items() if _sees(who, spec)}
+    specs = {n: spec for n, spec in service.indexes.specs.items() if who.sees(spec.tenant)}
     if not name and len(specs) == 1:
         name = next(iter(specs))
     if not isinstance(name, str) or name not in specs:
@@ -113,11 +122,6 @@ async def _writable(service: Service, who: Caller, name: Any) -> tuple[str, Inde
             f"index {name!r} is shared: changing it needs the right 'shared-principles'", code="missing_right"
         )
     return name, index
-
-
-def _sees(who: Caller, spec: IndexSpec) -> bool:
-    """A shared index is everybody's; a tenant's is that tenant's alone. Without keys there is one caller."""
-    return who.key is None or spec.tenant in ("", who.tenant)
 
 
 def _changes(who: Caller, spec: IndexSpec) -> bool:

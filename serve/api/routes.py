@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from serve.api.health import asker, readiness
 from serve.chat.handle import Line, relaying, run, speaking
 from serve.chat.service import Service
 from serve.dialects import openai, openai_chat, openai_completions
@@ -47,7 +48,7 @@ def lines(service: Callable[[], Service], dialects: Sequence[Dialect] = DIALECTS
         call.reply(200, b'{"status":"ok"}')
 
     async def ready(call: Call) -> None:
-        body, well = readiness(service())
+        body, well = readiness(service(), asker(service(), call.header(b"authorization")))
         call.reply(200 if well else 503, msgspec.json.encode(body))
 
     def head(line: Callable[[Call], Awaitable[None]]) -> Callable[[Call], Awaitable[None]]:
@@ -67,20 +68,6 @@ def lines(service: Callable[[], Service], dialects: Sequence[Dialect] = DIALECTS
         ("HEAD", "/healthz"): head(alive),
         ("HEAD", "/readyz"): head(ready),
     }
-
-
-def readiness(service: Service) -> tuple[dict[str, Any], bool]:
-    """What /readyz says, and whether all is well."""
-    engines, indexes = service.engines, service.indexes
-    named = not service.config.keys  # where keys are needed, nobody without one learns an engine's address
-    told = {
-        name: {"state": e.state, "reason": e.reason} | ({"urls": e.pool.told(urls=named)} if e.pool else {})
-        for name, e in engines.items()
-    }
-    opened = {name: indexes.state(name) for name in indexes.specs}
-    well = all(e.ready and (e.pool is None or e.pool.up) for e in engines.values())
-    ready = well and all(s["state"] == "ready" for s in opened.values())
-    return {"status": "ready" if ready else "not ready", "engines": told, "indexes": opened}, ready
 
 
 class Application:

@@ -37,6 +37,10 @@ class Caller:
         """Whether a key gives the right explicitly; without keys nobody has it."""
         return self.key is not None and right in self.key.rights
 
+    def sees(self, tenant: str) -> bool:
+        """Whether something that belongs to `tenant` ("": to all) is this caller's to see."""
+        return self.key is None or tenant in ("", self.tenant)
+
     def require(self, right: str) -> None:
         """Raises Forbidden, naming the right that is missing."""
         if not (self.may_use(RAW) if right == RAW else self.may(right)):

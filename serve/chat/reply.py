@@ -38,9 +38,15 @@ async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
         ApiError: the engine did not answer as it should.
     """
     try:
-        return await upstream.read(_REPLY_LIMIT)
+        body = await upstream.read(_REPLY_LIMIT)
     except UpstreamError as error:
         raise failed(engine, error) from error
+    return body if upstream.status == 200 else without_key(engine, body)
+
+
+def without_key(engine: LiveEngine, body: bytes) -> bytes:
+    """An engine's error without the API key that this server has for it: engines quote the request's headers."""
+    return body.replace(engine.key.encode(), b"***") if engine.key else body
 
 
 # ---------------------------------------------------------------- passed on
@@ -163,7 +169,7 @@ async def translate(
                     answer.meter(1)
                 chunk = it.feed(event)
                 if reader.error is not None:
-                    raise reported(engine, _message(reader.error))
+                    raise reported(engine, without_key(engine, _message(reader.error).encode()).decode())
                 if stream:
                     await call.write(chunk)
                 if reader.finished:

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.errors import ApiError
 from serve.http.body import BODY_S, Headers, check, header, media, too_large, too_slow
+from serve.http.headers import NOSNIFF
 
 log = logging.getLogger("trimtab.call")
 
@@ -21,6 +22,7 @@ JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODILESS = (204, 304)
+_NOSNIFF = b"%s: %s\r\n" % NOSNIFF
 
 
 class Shape(Protocol):
@@ -279,7 +281,7 @@ class Call:
         lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
         if lines.count(b"\n") != len(pairs) or lines.count(b"\r") != len(pairs):
             raise ValueError("a header holds a line's end")
-        head = b"%s%s\r\n" % (STATUS_LINE[status], lines)
+        head = b"%s%s%s\r\n" % (STATUS_LINE[status], lines, _NOSNIFF)
         self.started, self.status = True, status
         return head
 

@@ -9,8 +9,10 @@ _HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
     b" upgrade".split()
 )
-# The engine's own affairs, or its word on a host that is not ours.
-_ENGINES_OWN = frozenset(b"alt-svc date server set-cookie strict-transport-security".split())
+# The engine's own affairs, its word on a host that is not ours, or what every answer of ours says.
+_ENGINES_OWN = frozenset(b"alt-svc date server set-cookie strict-transport-security x-content-type-options".split())
+NOSNIFF = (b"x-content-type-options", b"nosniff")  # of every answer
+_SANDBOX = (b"content-security-policy", b"default-src 'none'; sandbox")  # of an engine's page, which stands on our host
 _DROPPED_KEEPING_LENGTH = _HOP_BY_HOP | _ENGINES_OWN
 _DROPPED = _DROPPED_KEEPING_LENGTH | {b"content-length"}
 _OURS = (b"x-trimtab-", b"access-control-")
@@ -74,4 +76,7 @@ def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = Fa
     dropped = _DROPPED_KEEPING_LENGTH if length else _DROPPED
     if named := [value for name, value in pairs if name == b"connection"]:
         dropped |= {token.strip().lower() for value in named for token in value.split(b",")}
-    return [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_OURS)]
+    kept = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_OURS)]
+    if any(name == b"content-type" and b"json" not in value and b"event-stream" not in value for name, value in kept):
+        return [*(pair for pair in kept if pair[0] != _SANDBOX[0]), _SANDBOX]
+    return kept

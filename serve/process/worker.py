@@ -43,6 +43,7 @@ from serve.engine.upstream import UpstreamError
 from serve.engine.watch import watch
 from serve.errors import ApiError
 from serve.http.gate import Gate
+from serve.http.headers import NOSNIFF
 from serve.http.protocol import Protocol
 from serve.limits.limiter import Limiter
 from serve.limits.place import Ledgers
@@ -235,6 +236,7 @@ async def serve(told: Mapping[str, Any]) -> None:
         date_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_drain(worker.service.config),
+        headers=[(name.decode(), value.decode()) for name, value in (NOSNIFF,)],
         backlog=2048,
     )
     server = uvicorn.Server(settings)

@@ -519,3 +519,15 @@ def test_hostile_text_is_text_wherever_it_stands(tab: Tab, server: Served, upstr
     finally:
         del upstream.scripts["stream-6"]
         httpx.delete(f"{server.url}/v1/principles/evil<b>", params={"index": "law"}).raise_for_status()
+
+
+def test_the_key_dialog_says_where_the_key_goes(
+    open_tab: Open, locked: Served, tab: Tab, upstream: FakeUpstream
+) -> None:
+    page = open_tab(locked.url).open()
+    expect(page.locator("#key-title")).to_have_text("This server asks for a key")
+    expect(page.locator("#key-use")).to_contain_text("goes to this server only")
+    tab.page.evaluate("import(document.querySelector('script[type=module]').src.replace('main.js', 'server.js'))"
+                      ".then(({ asks }) => asks.key(''))")  # fmt: skip
+    expect(tab.page.locator("#key-title")).to_have_text("The engine asks for a key")
+    expect(tab.page.locator("#key-use")).to_contain_text("it sends yours to the engine")

@@ -616,3 +616,40 @@ def test_every_error_has_a_status_and_openais_shape() -> None:
         assert shape.error_event(made).count(b"\n") == 2
         assert shape.error_event(made).endswith(b"\n\n")
     assert UpstreamFailed("late", timed_out=True).status == 504
+
+
+@pytest.mark.parametrize("policy", ["rude", "rude-base"])
+@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "500 Internal Server Error"])
+async def test_an_engines_error_is_passed_on_without_this_servers_key(
+    behind: tuple[int, Served], rude: Rude, policy: str, status: str
+) -> None:
+    rude.says(b'{"error":{"message":"Incorrect API key provided: sk-rude (you sent Bearer sk-rude)"}}', status=status)
+    answer = await ask(behind, policy)
+    assert answer.status_code == int(status[:3])
+    assert "sk-rude" not in answer.text
+    assert "Incorrect API key provided: ***" in answer.text
+
+
+async def test_an_error_event_is_reported_without_this_servers_key(behind: tuple[int, Served], rude: Rude) -> None:
+    rude.says(b'data: {"error":{"message":"no quota left for sk-rude"}}\n\n', "text/event-stream")
+    answer = await ask(behind, "rude-base", stream=True)
+    assert "no quota left for ***" in answer.text
+    assert "sk-rude" not in answer.text
+
+
+async def test_a_page_of_an_engines_has_no_power_here(behind: tuple[int, Served], rude: Rude) -> None:
+    for kind, status in (("text/html", "502 Bad Gateway"), ("text/html", "200 OK"), ("image/svg+xml", "200 OK")):
+        rude.says(b"<script>alert(1)</script>", kind, status, extra="x-content-type-options: none\r\n")
+        answer = await ask(behind, "rude")
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+        assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    rude.says(COMPLETION + b"}")
+    assert "content-security-policy" not in (await ask(behind, "rude")).headers
+
+
+async def test_every_answer_is_of_the_type_that_it_says(http: httpx.AsyncClient) -> None:
+    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/models", "/v1/none", "/metrics"):
+        assert (await http.get(path)).headers.get_list("x-content-type-options") == ["nosniff"], path
+    for policy in ("raw", "chat", "base", "none"):
+        answer = await http.post(PATH, json=chat(), headers={"x-trimtab-policy": policy})
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"], policy

@@ -29,14 +29,18 @@ _POLICY = "; ".join([
     "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
     "require-trusted-types-for 'script'", "trusted-types 'none'",
 ])  # fmt: skip
-_GUARDS = {
+GUARDS = {  # beside X-Content-Type-Options, which every answer has
     "content-security-policy": _POLICY,
-    "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+def address(name: str) -> str:
+    """The path of one of the page's files, for a page at the top."""
+    return f"page/{_version()}/{name}"
 
 
 def add_routes(app: FastAPI) -> None:
@@ -47,7 +51,7 @@ def add_routes(app: FastAPI) -> None:
 
 async def _page(request: Request) -> Response:
     tag = f'W/"{_version()}"'  # weak: it stands for the page compressed and not
-    headers = {**_GUARDS, "cache-control": "no-cache", "etag": tag}
+    headers = {**GUARDS, "cache-control": "no-cache", "etag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return _sent(request, "index.html", headers)
@@ -57,7 +61,7 @@ async def _part(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in _files() or request.path_params["version"] != _version():
         raise NotFound(f"no GET {request.url.path} here", code="path_not_found")
-    return _sent(request, name, {**_GUARDS, "cache-control": "public, max-age=31536000, immutable"})
+    return _sent(request, name, {**GUARDS, "cache-control": "public, max-age=31536000, immutable"})
 
 
 def _sent(request: Request, name: str, headers: dict[str, str]) -> Response:

@@ -82,7 +82,15 @@ addEventListener("hashchange", () => route());
 const dialog = document.getElementById("key");
 const secret = document.getElementById("secret");
 
+const KEPT = "It is kept in this tab's memory until you close or reload it";
+
 asks.key = (said) => {
+  // A server without keys passes the caller's on: it is the engine that asks.
+  const engines = server && !server.key.needed;
+  document.getElementById("key-title").textContent = `${engines ? "The engine" : "This server"} asks for a key`;
+  document.getElementById("key-use").textContent = engines
+    ? `${KEPT}. This server has no keys of its own, so it sends yours to the engine behind it.`
+    : `${KEPT}, and goes to this server only: no engine sees it.`;
   const line = document.getElementById("key-trouble");
   line.textContent = said;
   line.hidden = !said;
