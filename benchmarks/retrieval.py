@@ -39,8 +39,8 @@ from retrieval.backends.entry import Entry
 from retrieval.embedding.embedder import Model, load
 from retrieval.passage import Filter, Passage
 from retrieval.search import evaluation
-from retrieval.search.build import bar
 from retrieval.search.index import Index
+from retrieval.search.intake import bar
 from retrieval.search.query import Ask
 from retrieval.search.tuning import ranked, sides, tune
 from retrieval.text import analysis

@@ -207,6 +207,7 @@ class Policy:
     budget_ms: int = 2000
     on_error: Literal["skip", "fail"] = "skip"
     options: Mapping[str, Any] = field(default_factory=dict)  # stage -> its module's `Options`
+    fallback: tuple[str, ...] = ()  # engines to try, in order, where the policy's own does not serve a request
     cache_salt: Literal["none", "tenant"] = "none"  # whom a vLLM engine's prefix cache keeps apart
     elsewhere: Literal["refuse", "raw"] = "refuse"  # a request on a path that cannot carry the policy
     optional: tuple[str, ...] = ()  # stages that any caller may skip, request options that any caller may set

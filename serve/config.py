@@ -70,7 +70,9 @@ class Engine:
     headers: Mapping[str, str] = field(default_factory=dict)  # sent with every request
     headers_pass: tuple[str, ...] = ()  # of the client's headers, beside those that always pass
     ca_file: str = ""  # certificates (PEM) of a private CA, trusted beside the system's; read once
+    fields_pass: tuple[str, ...] = ()  # fields of `serve.engine.fields.GUARDED` that clients may send it
     supports: tuple[str, ...] | None = None  # features of `serve.engine.live.FEATURES`; unset: by kind
+    stream_usage: bool = True  # ask streams for their token counts; one that refuses that is remembered
     context: int | None = None  # tokens; unset: probed
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate
     max_stop: int = 4  # stop strings that the engine accepts; we enforce the rest

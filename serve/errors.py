@@ -24,6 +24,7 @@ class ApiError(Exception):
     status = 500
     type = "server_error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    unserved = False  # the request may go to another engine: this one cannot have worked on it, or says that it did not
     brief = ""  # what a trace says instead of the message, where that quotes an engine, which may quote a prompt
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
@@ -66,6 +67,7 @@ class TooMany(ApiError):
 
 class Unavailable(ApiError):
     status, type = 503, "engine_unavailable"
+    unserved = True
     headers = ((b"retry-after", b"1"),)
 
 

@@ -17,6 +17,7 @@ The **model name** chooses what it does; a name that it does not know behaves li
     error-html-STATUS      a gateway's HTML page
     context-N              400 context_length_exceeded when the prompt has more than N characters, else echo
     max-stop-N             400 when more than N stop strings are sent, else echo
+    no-stream-options      400 when stream_options are sent, else echo
     torn-K                 echo, whose events arrive in pieces of K bytes, K milliseconds apart
     ping                   echo, with comment lines and CRLF between the events, as gateways do
 
@@ -360,6 +361,8 @@ class FakeUpstream:
 
     async def _generate(self, chat: bool, body: dict[str, Any], reply: Reply) -> None:
         model = str(body.get("model", ""))
+        if model == "no-stream-options" and "stream_options" in body:
+            return await reply.error(400, "Unrecognized request argument supplied: stream_options")
         if found := re.fullmatch(r"error-(html-)?(\d+)", model):
             status = int(found[2])
             extra = ("retry-after: 7",) if status == 429 else ()

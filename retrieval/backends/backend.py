@@ -6,7 +6,7 @@ fusion and everything after it are the same on both and live in `index.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,10 +32,10 @@ class Backend(Protocol):
         """Store a setting, which makes a new revision."""
         ...
 
-    def put(self, entries: list[Entry], embedder: str) -> int:
-        """Add or replace documents in one transaction, and return the revision.
+    def put(self, entries: list[Entry], embedder: str, gone: Sequence[str] = ()) -> int:
+        """Add or replace documents, withdraw those that are `gone`, and return the revision: one transaction.
 
-        `embedder` is the id of the model behind their vectors.
+        `embedder` is the id of the model behind the vectors.
 
         Raises:
             ValueError: a chunk has the id of another document's passage.

@@ -1,4 +1,4 @@
-"""trimtab index build|add|withdraw|search|stats|export|tune"""
+"""trimtab index build|add|sync|withdraw|search|stats|export|tune"""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.passage import Filter, Hit, parse_filter
-from retrieval.search.build import bar, ingest
+from retrieval.search.build import ingest
+from retrieval.search.intake import bar
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--threads", type=int, help="threads of the embedder (default: up to 4)")
         return made
 
+    def reads(made: argparse.ArgumentParser) -> None:
+        for label in ("language", "region", "kind", "source"):
+            made.add_argument(f"--{label}", default="", help=f"the {label} of passages that state none")
+        made.add_argument("--tag", action="append", default=[], help="a tag for passages that have none; repeatable")
+        made.add_argument("--strict", action="store_true", help="stop at the first bad row, with exit status 1")
+
     for name, text in (
         ("build", "Make an index from files, or go on with one that was interrupted."),
         ("add", "Add files to an index; a passage with a known id replaces it."),
@@ -51,10 +58,15 @@ def parser() -> argparse.ArgumentParser:
                           help="a folder, or a file: JSONL, CSV, Markdown, PDF, Word, HTML …; repeatable")  # fmt: skip
         made.add_argument("--embedder", help="a model's name or folder, or none: by terms only"
                           + (" (default: all-MiniLM-L6-v2)" if name == "build" else ""))  # fmt: skip
-        for label in ("language", "region", "kind", "source"):
-            made.add_argument(f"--{label}", default="", help=f"the {label} of passages that state none")
-        made.add_argument("--tag", action="append", default=[], help="a tag for passages that have none; repeatable")
-        made.add_argument("--strict", action="store_true", help="stop at the first bad row, with exit status 1")
+        reads(made)
+
+    made = command("sync", sync, "Make an index what its sources are: new, changed, gone and renamed passages.")
+    made.add_argument("input", nargs="+", type=Path, metavar="SOURCE",
+                      help="a folder, a file, or a .list of these; all that the index is to hold")  # fmt: skip
+    made.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    made.add_argument("--on", metavar="DATE", help="when changes begin that state no date (default: today)")
+    made.add_argument("--embedder", help="of a new index: a model's name or folder, or none: by terms only")
+    reads(made)
 
     made = command("withdraw", withdraw, "Take documents or passages out of an index.")
     made.add_argument("ids", nargs="+", metavar="ID")
@@ -93,6 +105,13 @@ def build(arguments: argparse.Namespace) -> int:
 def add(arguments: argparse.Namespace) -> int:
     """Add files to an index that is there. Returns the exit status."""
     return ingest(arguments, create=False)
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    """Show the plan and, without `--dry-run`, carry it out. Returns the exit status."""
+    from retrieval.search.sync import run
+
+    return run(arguments)
 
 
 def withdraw(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ hits = await index.asearch("can I have my data deleted?", 8, where=Filter(on="20
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,24 +73,31 @@ class Index:
 
     # Changing
 
-    def add(self, passages: Iterable[Passage]) -> int:
-        """Add or replace by id, durably. What does not fit one vector is chunked. Returns the revision."""
+    def add(self, passages: Iterable[Passage], gone: Sequence[str] = ()) -> int:
+        """Add or replace by id and withdraw what is gone, durably and in one step. Returns the revision.
+
+        What does not fit one vector is chunked.
+
+        Raises:
+            PermissionError: the index is read-only.
+            ValueError: a chunk would have the id of another document's passage.
+        """
         self._must_write()
         given = list(passages)
         same = self.backend.stored([p.id for p in given])
         changed = [p for p in given if same.get(p.id) != p.signature]
         if not changed:
-            return self.refresh()
+            return self.backend.put([], "", gone) if gone else self.refresh()
         chunked = [self._chunks(p) for p in changed]
         if self.embedder is None:
             entries = [Entry(p, tuple(chunks)) for p, chunks in zip(changed, chunked, strict=True)]
-            return self.backend.put(entries, "")
+            return self.backend.put(entries, "", gone)
         vectors = self.embedder.documents([c.search_text for chunks in chunked for c in chunks]).astype("<f2")
         entries, start = [], 0
         for p, chunks in zip(changed, chunked, strict=True):
             entries.append(Entry(p, tuple(chunks), vectors[start : start + len(chunks)]))
             start += len(chunks)
-        return self.backend.put(entries, self.embedder.id)
+        return self.backend.put(entries, self.embedder.id, gone)
 
     def withdraw(self, ids: Iterable[str]) -> int:
         """By document or by passage, durably; an unknown id is no error. Returns the revision."""

@@ -7,6 +7,7 @@ relative to its source and from the structure inside: `hr/leave.md:3.2`, `act.tx
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -99,12 +100,16 @@ def listing(path: Path) -> Listing:
 
     Hidden files and folders are not looked at.
 
+    A file that ends in `.list` names files and folders, one a line.
+
     Raises:
         FileNotFoundError: there is nothing at the path.
         ValueError: it is a file of an unknown format, or a folder without one of a known format.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such input: {path}")
+    if path.is_file() and path.suffix == ".list":
+        return _listed(path)
     if path.is_file():
         if kind(path) not in _BY_SUFFIX:
             raise ValueError(
@@ -120,6 +125,17 @@ def listing(path: Path) -> Listing:
     if not read:
         raise ValueError(f"{path} holds no file that can be read; use {', '.join(SUFFIXES)}")
     return Listing(path, read, tuple((p, _why_unread(p)) for p in found if p not in set(read)))
+
+
+def _listed(path: Path) -> Listing:
+    """What the lines of a list name, relative to its folder; ids count from the folder that holds all of it."""
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [listing(path.parent / name) for name in names if name and not name.startswith("#")]
+    if not found:
+        raise ValueError(f"{path} names no file")
+    root = Path(os.path.commonpath([part.root.resolve() for part in found]))
+    read = tuple(dict.fromkeys(file.resolve() for part in found for file in part.files))
+    return Listing(root, read, tuple(pair for part in found for pair in part.unread))
 
 
 def files(path: Path) -> list[Path]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
 from prompt_opt.layout.order import NoPlace
 from prompt_opt.pipeline import advise, bare, fit
+from serve.chat.delivery import Outgoing, counting
 from serve.chat.keys import Caller
 from serve.chat.record import Alignment
 from serve.chat.salt import notes, of_tenant, on_behalf, salt
@@ -32,7 +32,6 @@ from serve.errors import BadRequest
 
 _LONG = 65536  # a prompt of so many characters is counted off the event loop
 _LEAST_ANSWER = 256  # tokens that an answer gets, rather than examples, where the client names no limit
-_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +48,14 @@ class Order:
     plain: Request
     chat: Chat
 
+    def on(self, engine: LiveEngine, model: str) -> Order:
+        """The order as it goes to an engine, which may stand in for the policy's own."""
+        return self if engine is self.engine and model == self.model else replace(self, engine=engine, model=model)
+
     @property
     def native(self) -> bool:
         """The engine gets the client's own body, edited, and its answer is passed on."""
         return self.policy.render == "chat" and self.engine.speaks(self.dialect.path)
-
-
-class Outgoing(NamedTuple):
-    """What goes to the engine."""
-
-    path: str
-    body: bytes
-    prefix: str  # names the constant part of the prompt; "" where there is none
 
 
 async def align(order: Order) -> Alignment:
@@ -140,17 +135,16 @@ def outgoing(order: Order, prompt: Prompt) -> Outgoing:
     own = salt(order.service.config, policy, engine, order.caller.tenant)
     prefix = policy.digest + own if policy.stages else ""
     if prompt.messages is None:
-        return Outgoing(openai_completions.path, msgspec.json.encode(_text_fields(order, prompt, own)), prefix)
+        body = msgspec.json.encode(_text_fields(order, prompt, own))
+        return Outgoing(openai_completions.path, body, prefix, counts=request.stream and engine.counts)
     if order.native:
         path, body = order.dialect.path, order.dialect.native(order.request, prompt, order.model, own)
     else:
-        if request.stream:
-            request = request.with_field("stream_options", _USAGE)
         path = openai_chat.path
         body = chat_body(request, order.dialect.messages(prompt.messages), order.model, own)
     if engine.must_adapt(request.fields):
         body = msgspec.json.encode(engine.adapt(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
-    return Outgoing(path, body, prefix)
+    return counting(engine, request, Outgoing(path, body, prefix))
 
 
 def _text_fields(order: Order, prompt: Prompt, own: str) -> dict[str, object]:
@@ -162,7 +156,8 @@ def _text_fields(order: Order, prompt: Prompt, own: str) -> dict[str, object]:
         adapted["stream"] = True
     if own:
         adapted["cache_salt"] = own
-    if request.stream and engine.kind == "vllm":
+    adapted.pop("stream_options", None)
+    if request.stream and engine.counts:
         adapted["stream_options"] = {"include_usage": True}
     return adapted
 

@@ -19,16 +19,16 @@ from prompt_opt.pipeline import StageFailed
 from serve.chat.admission import admit, leave
 from serve.chat.align import Order, align, outgoing, translation, without
 from serve.chat.choose import choose, not_applicable
+from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Alignment, Record, Selection, account
 from serve.chat.reply import hand_over, pass_on, read, translate
 from serve.chat.salt import PATHS, notes, salt
-from serve.chat.service import Service, send
+from serve.chat.service import Service
 from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
 from serve.engine.live import PARTS, LiveEngine
-from serve.engine.upstream import Upstream
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call, ClientGone
 
@@ -69,16 +69,25 @@ async def _generate(
     record.selection = _selection(service, record, policy, engine, request, explain=explain)
     if explain:
         caller.require("explain")
-    engine.require_ready()
-    model = engine.name_for(model)
+    if not policy.fallback:
+        engine.require_ready()
+        engine.name_for(model)
+    for each in candidates(service, policy):
+        each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
     held = _holds(policy, dialect, dialects)
     with call:  # that is, while the client stays
         if not held and engine.speaks(dialect.path):
             outcomes = tuple(Outcome(name, "skipped", "elsewhere") for name in policy.stages)
             record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
-            body = _checked(service, dialect, engine, request, model, salt(config, policy, engine, caller.tenant))
-            with await send(service, call, engine, dialect.path, body) as upstream:
-                await pass_on(config, call, record.answer, engine, upstream, dialect, whole=True)
+
+            def write(engine: LiveEngine, model: str) -> Outgoing:
+                own = salt(config, policy, engine, caller.tenant)
+                body = _checked(service, dialect, engine, request, model, own)
+                return counting(engine, request, Outgoing(dialect.path, body))
+
+            engines = [it for it in candidates(service, policy) if it is engine or it.speaks(dialect.path)]
+            sent = await deliver(service, call, record, engines, model, write)
+            await _pass_on(call, record, service, sent, dialect)
         else:
             chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
             await _aligned(call, record, Order(service, dialect, caller, policy, engine, model, request, plain, chat))
@@ -129,19 +138,19 @@ def _selection(
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
     """Send the request under its policy, and pass the answer on, or translate it."""
-    engine, config = order.engine, order.service.config
     record.alignment = await align(order)
-    upstream, refusal = await _ask(call, order, record.alignment), None
-    if upstream.status in _REFUSALS and record.alignment.advice != Advice():
-        with upstream:
-            refusal = await read(engine, upstream)
+    sent, refusal = await _ask(call, order, record), None
+    if sent.upstream.status in _REFUSALS and record.alignment.advice != Advice():
+        with sent.upstream:
+            refusal = await read(sent.engine, sent.upstream)
         if _TOO_LONG.search(refusal):
             # Longer than the engine takes, and we made it so: without our part it is what it was.
             record.alignment = without(order, record.alignment)
-            upstream, refusal = await _ask(call, order, record.alignment), None
+            sent, refusal = await _ask(call, order, record), None
+    order, engine, upstream = order.on(sent.engine, sent.model), sent.engine, sent.upstream
     with upstream:
         if order.native and refusal is None:
-            return await pass_on(config, call, record.answer, engine, upstream, order.dialect, whole=True)
+            return await _pass_on(call, record, order.service, sent, order.dialect)
         if upstream.status != 200:
             body = await read(engine, upstream) if refusal is None else refusal
             return hand_over(call, record.answer, upstream, body, order.dialect, native=order.native)
@@ -152,10 +161,27 @@ async def _aligned(call: Call, record: Record, order: Order) -> None:
         await translate(call, record.answer, engine, prompt, upstream, it, stream=order.request.stream)
 
 
-async def _ask(call: Call, order: Order, alignment: Alignment) -> Upstream:
-    assert alignment.prompt is not None
-    path, body, prefix = outgoing(order, alignment.prompt)
-    return await send(order.service, call, order.engine, path, body, prefix)
+async def _ask(call: Call, order: Order, record: Record) -> Delivery:
+    prompt = record.alignment.prompt
+    assert prompt is not None
+
+    def write(engine: LiveEngine, model: str) -> Outgoing:
+        if engine is not order.engine:
+            engine.refuse(order.plain, order.chat)
+        return outgoing(order.on(engine, model), prompt)
+
+    engines = candidates(order.service, order.policy)
+    return await deliver(order.service, call, record, engines, order.model, write)
+
+
+async def _pass_on(
+    call: Call, record: Record, service: Service, sent: Delivery, dialect: Dialect, *, whole: bool = True
+) -> None:
+    """Pass on the answer of an engine that speaks the client's dialect."""
+    with sent.upstream as upstream:
+        await pass_on(
+            service.config, call, record.answer, sent.engine, upstream, dialect, whole=whole, counts=sent.counts
+        )
 
 
 def relaying(dialects: Sequence[Dialect]) -> Line:
@@ -189,15 +215,19 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
         why = "not a chat" if call.path in _SILENT else "elsewhere"
         record.alignment = Alignment(tuple(Outcome(name, "skipped", why) for name in policy.stages))
     engine.require_ready()
-    model = engine.name_for(model)
     if isinstance(read, wire.Request):
+        engine.refuse_guarded(read, salted=policy.cache_salt == "tenant")
         engine.refuse(read, None)
+
+    def write(engine: LiveEngine, model: str) -> Outgoing:
+        if not isinstance(read, wire.Request):
+            return Outgoing(call.path, read.with_model(model))
         own = salt(config, policy, engine, caller.tenant) if call.path in PATHS else ""
-        body = _unchanged(openai_chat, engine, read, model, own)
-    else:
-        body = read.with_model(model)
-    with call, await send(service, call, engine, call.path, body) as upstream:  # while the client stays
-        await pass_on(config, call, record.answer, engine, upstream, openai_chat, whole=False)
+        return counting(engine, read, Outgoing(call.path, _unchanged(openai_chat, engine, read, model, own)))
+
+    with call:  # that is, while the client stays
+        sent = await deliver(service, call, record, [engine], model, write)
+        await _pass_on(call, record, service, sent, openai_chat, whole=False)
 
 
 def _unchanged(dialect: Dialect, engine: LiveEngine, request: wire.Request, model: str, own: str) -> bytes:

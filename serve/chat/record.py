@@ -61,6 +61,7 @@ class Selection(NamedTuple):
     stream: bool = False
     content: bool = False  # keep the prompt before and after, and the answer
     asked: Mapping[str, msgspec.Raw] = _NO_FIELDS  # the request's fields, where content is kept
+    fallback: bool = False  # the engine is not the policy's own
 
 
 class Alignment(NamedTuple):
@@ -107,10 +108,21 @@ class Record:
     admission: Admission | None = None  # what its limits hold of it
     turn: Callable[[], None] | None = None  # to be called when a large body is done with
 
+    def note(self, text: str) -> None:
+        """Add a note to the trace."""
+        self.alignment = self.alignment._replace(notes=(*self.alignment.notes, text))
+
+    def fall_back(self, engine: str) -> None:
+        """Say that a fallback of the policy serves the request."""
+        assert self.selection is not None
+        self.selection = self.selection._replace(engine=engine, fallback=True)
+
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The short form of the trace, which every answer carries."""
         applied = ", ".join(map(str, self.alignment.outcomes)) or "none"
         pairs = [(b"x-trimtab-policy", _header(self.selection.policy.name))] if self.selection else []
+        if self.selection is not None and self.selection.fallback:
+            pairs.append((b"x-trimtab-engine", _header(self.selection.engine)))
         rates = self.admission.headers() if self.admission is not None else ()
         return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode()), *rates]
 

@@ -14,6 +14,7 @@ from serve.config import Config
 from serve.dialects import sse
 from serve.dialects.dialect import BadEvent, Dialect, Reader
 from serve.dialects.translation import Translation
+from serve.dialects.usage import UsageFilter
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import BadRequest
@@ -53,17 +54,26 @@ def without_key(engine: LiveEngine, body: bytes) -> bytes:
 
 
 async def pass_on(
-    config: Config, call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream, api: Dialect, *, whole: bool
+    config: Config,
+    call: Call,
+    answer: Answer,
+    engine: LiveEngine,
+    upstream: Upstream,
+    api: Dialect,
+    *,
+    whole: bool,
+    counts: bool = False,
 ) -> None:
     """Pass the engine's answer on, byte for byte; only how a stream ends is looked at.
 
-    `api` is the one that the engine speaks here; `whole` says that its stream is broken if it has no end.
+    `api` is the one that the engine speaks here; `whole` says that its stream is broken if it has no end, `counts` that
+    its stream's usage was asked for by us.
 
     Raises:
         ApiError: the engine's answer broke off. BadRequest: its model has no chat template.
     """
     if upstream.streams:
-        await _pass_events(call, answer, engine, upstream, api, whole=whole)
+        await _pass_events(call, answer, engine, upstream, api, UsageFilter() if counts else None, whole=whole)
     elif upstream.status == 200 and upstream.media != "application/json":
         await _pass_bytes(call, answer, engine, upstream)
     else:
@@ -103,7 +113,14 @@ async def _pass_bytes(call: Call, answer: Answer, engine: LiveEngine, upstream: 
 
 
 async def _pass_events(
-    call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream, api: Dialect, *, whole: bool
+    call: Call,
+    answer: Answer,
+    engine: LiveEngine,
+    upstream: Upstream,
+    api: Dialect,
+    hidden: UsageFilter | None,
+    *,
+    whole: bool,
 ) -> None:
     call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
     tail, kept, meter = b"", bytearray(), answer.meter
@@ -116,16 +133,18 @@ async def _pass_events(
         if answer.keep and len(kept) <= _KEPT:
             kept.extend(chunk)
         tail = (tail + chunk)[-_TAIL:] if len(chunk) < _TAIL else chunk[-_TAIL:]
-        return call.feed(chunk)
+        return call.feed(chunk if hidden is None else hidden.feed(chunk))
 
     try:
         await upstream.pump(take, call.drained)
     except UpstreamError as error:
+        _let_go(call, hidden)
         _close_event(call, tail)
         raise failed(engine, error) from error
     finally:
         if 0 < len(kept) <= _KEPT:
             answer.text = api.text(bytes(kept), stream=True)
+    _let_go(call, hidden)
     end = api.ending(tail)
     answer.usage = end.usage
     if end.failure is not None:
@@ -137,6 +156,11 @@ async def _pass_events(
         return call.end()
     _close_event(call, tail)
     call.end(api.done)
+
+
+def _let_go(call: Call, hidden: UsageFilter | None) -> None:
+    if hidden is not None:
+        call.feed(hidden.close())
 
 
 def _close_event(call: Call, tail: bytes) -> None:

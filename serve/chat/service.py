@@ -13,7 +13,7 @@ from serve.config import Config
 from serve.engine.live import LiveEngine
 from serve.engine.pool import Down
 from serve.engine.relay import Relay
-from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError
+from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError, unreached
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call
 from serve.limits.limiter import Limiter
@@ -38,14 +38,17 @@ class Service:
     turns: Turns = field(default_factory=lambda: Turns(128 * 2**20))
 
 
-async def send(service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "") -> Upstream:
+async def send(
+    service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "", *, own: bool = True
+) -> Upstream:
     """Send to the engine; an UpstreamError becomes an answer for the client.
 
     So do answers that are not for the client: a redirect, which would lead it (and its key) around us, a word on our
     own API key, parts of which engines like to quote, and a status that is none. `prefix` names the constant part of
-    the prompt, for an engine that is several.
+    the prompt, for an engine that is several. The client's own credentials go along only to its `own` engine, and only
+    where no keys are configured.
     """
-    headers = engine.headers(call.headers, anonymous=not service.config.keys)
+    headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
     query = call.query.decode("latin-1")
     try:
         upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
@@ -74,7 +77,9 @@ def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
         return Unavailable(message, code="engine_not_ready")
     if isinstance(error, Refused) and engine.spec.launched:
         return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
-    return UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+    failure = UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+    failure.unserved = unreached(error) or engine.spec.idempotent
+    return failure
 
 
 def reported(engine: LiveEngine, message: str) -> ApiError:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prompt_opt.rewriter.settings import Rewriter
 
 _POLICY_FIELDS = (
-    "engine", "stages", "render", "profile", "budget_ms", "on_error", "cache_salt", "elsewhere", "optional"
+    "engine", "stages", "render", "profile", "budget_ms", "on_error", "fallback", "cache_salt", "elsewhere", "optional",
 )  # fmt: skip
 
 
@@ -76,6 +76,7 @@ def read_policies(
         values.setdefault("stages", ("urial",))
         values.setdefault("cache_salt", shared)
         policy = toml.fill(Policy, section, values, name=name, options={})
+        toml.names(section, "fallback", policy.fallback, set(engines) - {engine.name}, "other engine")
         toml.names(section, "stages", policy.stages, STAGES, "stage")
         if len(set(policy.stages)) < len(policy.stages):
             raise toml.fail(section, "stages", "lists a stage twice")

@@ -27,6 +27,18 @@ _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTA
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
+# Fields that this server or a policy decides by. Some engines' decoders ignore case (Go's), so one of these by another
+# spelling would be read there and not here.
+KNOWN = frozenset({
+    "model", "messages", "prompt", "input", "query", "documents", "system", "instructions", "stream",
+    "stream_options", "trimtab", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "max_tokens_to_sample", "stop", "stop_sequences", "tools", "tool_choice", "functions", "function_call",
+    "response_format", "text", "format", "logprobs", "top_logprobs", "echo", "suffix", "store",
+    "previous_response_id", "conversation", "template", "options", "request_id", "priority", "kv_transfer_params",
+    "vllm_xargs", "chat_template", "chat_template_kwargs", "cache_salt", "prompt_token_ids",
+    "truncate_prompt_tokens", "prompt_embeds",
+})  # fmt: skip
+_KEY = re.compile(rb'"((?:\w|\\u[0-9A-Fa-f]{4}|[\x80-\xff]){1,64}+)"\s*+:')
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 
 
@@ -72,6 +84,9 @@ def parse(body: bytes, limits: Server) -> Request:
         raise BadRequest(f"the body is not a JSON object: {error}", code="invalid_json") from None
     if (name := _repeated(body, fields)) is not None:
         raise BadRequest(f"{name} stands twice in the body", code="duplicate_field", param=name)
+    for name in fields:
+        if name not in KNOWN and name.casefold() in KNOWN:
+            raise misspelled(name, name)
     opened = body.count(b"[") + body.count(b"{")
     if opened > _CONTAINERS and _brackets(body) > 2 * _CONTAINERS:
         raise BadRequest(f"the body holds more than {_CONTAINERS} objects and lists", code="too_deep")
@@ -92,6 +107,29 @@ def parse(body: bytes, limits: Server) -> Request:
         if not 1 <= typed(fields, name, int, 1) <= limits.max_n:
             raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
+
+
+def misspelled(name: str, param: str) -> BadRequest:
+    """The refusal of a field that differs from a known one in case only."""
+    return BadRequest(
+        f'{name!r} differs from the field "{name.casefold()}" in case only; write it as "{name.casefold()}"',
+        code="field_spelling",
+        param=param,
+    )
+
+
+def refuse_misspelled(raw: Raw, known: frozenset[str], param: str) -> None:
+    """Refuse a key, at any depth of `raw`, that differs from one of `known` in case only.
+
+    Keys are found as bytes: what a string says that looks like a key is escaped there.
+
+    Raises:
+        BadRequest: naming the key.
+    """
+    for key in set(_KEY.findall(raw)):
+        name = msgspec.json.decode(b'"%s"' % key) if b"\\" in key else key.decode("utf-8", "replace")
+        if name not in known and name.casefold() in known:
+            raise misspelled(name, param)
 
 
 def _decoded(name: str, raw: Raw) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from prompt_opt.core import Chat, Prompt
 from serve.config import Config, ConfigError, Engine, is_base
 from serve.dialects.wire import Request
 from serve.engine.address import Addressing
+from serve.engine.budget import retry_after
+from serve.engine.fields import refuse_guarded
 from serve.errors import BadRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -88,6 +91,8 @@ class LiveEngine:
                 spec.name, spec.urls, spec.affinity, self.update,
                 retries=spec.retries, idempotent=spec.idempotent, addressing=self.addressing,
             )  # fmt: skip
+        self.counts = spec.stream_usage  # it tells the usage of a stream that asks for it, for all we know
+        self._rests = 0.0  # until then it is not asked where there is another, in time.monotonic() seconds
         self.kind = ""
         self.context = spec.context
         self.names: tuple[str, ...] = ()  # models that the engine listed
@@ -129,6 +134,7 @@ class LiveEngine:
     def _speak(self, kind: str) -> None:
         """Settle the dialect, and with it what the engine can do where the configuration does not say."""
         self.kind = kind
+        self.counts = self.spec.stream_usage and kind != "transformers"  # whose streams always tell it
         if self.spec.supports is None:
             self._supports = self._transformers_features() if kind == "transformers" else frozenset(FEATURES)
 
@@ -167,6 +173,14 @@ class LiveEngine:
     @property
     def ready(self) -> bool:
         return self.state in ("ready", "unknown")
+
+    def stand_in(self, model: str) -> str:
+        """What to send as the model where this engine stands in for another one, for which the name was meant."""
+        return self.model or model
+
+    def rest(self, answer: Upstream) -> None:
+        """Heed the Retry-After of an answer that did not serve a request."""
+        self._rests = time.monotonic() + retry_after(answer.headers)
 
     def name_for(self, model: str) -> str:
         """What to send as the model for the name a client gave ("" for none).
@@ -221,6 +235,15 @@ class LiveEngine:
             raise Unavailable(
                 f"engine {self.spec.name!r} is {self.state}{why}; try again soon", code="engine_not_ready"
             )
+
+    def require_rested(self) -> None:
+        """Raises Unavailable while the engine's Retry-After asks for a pause."""
+        if self._rests > time.monotonic():
+            raise Unavailable(f"engine {self.spec.name!r} asked for a pause", code="engine_not_ready")
+
+    def refuse_guarded(self, request: Request, *, salted: bool) -> None:
+        """Raises BadRequest naming a field that reaches into the engine and that `fields_pass` does not name."""
+        refuse_guarded(request.fields, self.spec.fields_pass, self.spec.name, salted=salted)
 
     def refuse(self, request: Request, chat: Chat | None) -> None:
         """Raises BadRequest naming the first thing in the request that this engine can't do."""

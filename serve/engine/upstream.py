@@ -212,6 +212,10 @@ class Upstream:
         self._check()
         return body
 
+    def put_back(self, body: bytes) -> None:
+        """Make a body that has been read whole the next thing to read."""
+        self._parts, self._size = [body], len(body)
+
     def abort(self) -> None:
         """Close the connection now, whatever it still carries. Does nothing after the body's end."""
         self._over(broke=False)

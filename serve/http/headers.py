@@ -42,11 +42,11 @@ def request_headers(
     """What the engine gets to see of a client's headers (ASGI's pairs): an allow-list, and `more` (in lower case).
 
     A client's X-Request-Id is not among them: engines have taken it for the identity of a request of their own.
-    `key` is the engine's own API key, sent as `key_header`. The client's own credentials go along only where
-    `authorization` says so, and neither they nor its OpenAI-Organization and -Project ever beside a key. `fixed`
+    `key` is the engine's own API key, sent as `key_header`. The client's own in that header goes along only where
+    `authorization` says so, and neither it nor its OpenAI-Organization and -Project ever beside a key. `fixed`
     headers replace the client's of the same name (in lower case).
     """
-    allowed = _allowed(more, account=key is None, credentials=key is None and authorization)
+    allowed = _allowed(more, account=key is None, credential=key_header if key is None and authorization else "")
     sent: dict[str, str] = {}
     for raw, value in client:
         name = raw.lower()
@@ -62,8 +62,9 @@ def request_headers(
 
 
 @lru_cache(256)
-def _allowed(more: frozenset[bytes], *, account: bool, credentials: bool) -> frozenset[bytes]:
-    return _TO_ENGINE | more | (_ACCOUNT if account else frozenset()) | (_CREDENTIALS if credentials else frozenset())
+def _allowed(more: frozenset[bytes], *, account: bool, credential: str) -> frozenset[bytes]:
+    own = frozenset({credential.encode()}) if credential else frozenset()
+    return _TO_ENGINE | more | (_ACCOUNT if account else frozenset()) | own
 
 
 def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = False) -> list[tuple[bytes, bytes]]:

@@ -54,6 +54,7 @@ drain_s = 2
 {server}
 [engine.main]
 url = "{url}/v1"
+fields_pass = ["chat_template_kwargs"]
 [engine.vllm]
 url = "{url}"
 kind = "vllm"

@@ -22,6 +22,7 @@ cache_salt = "tenant"
 url = "{url}"
 kind = "vllm"
 warm_up = false
+fields_pass = ["cache_salt"]
 [engine.other]
 url = "{url}"
 [policy.chat]

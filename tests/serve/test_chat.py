@@ -215,6 +215,8 @@ async def test_stream_is_the_engines_byte_for_byte(
     answer = await http.post("/v1/chat/completions", json=body, headers=under(policy))
     if policy == "chat":  # the usage counts the prompt that the engine got: compare with just that
         body = upstream.posts[-1].json
+    if model == "torn-7":  # the usage is asked for by us, and not for the client
+        body.pop("stream_options", None)
     async with httpx.AsyncClient(verify=False) as plain:
         direct = await plain.post(f"{upstream.url}/v1/chat/completions", json=body)
     strip = lambda text: [e if e == "[DONE]" else {**e, "created": 0} for e in events(text)]  # noqa: E731

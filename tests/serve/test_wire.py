@@ -38,7 +38,9 @@ def text_of(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 VALUES = st.recursive(STRINGS | NUMBERS | st.sampled_from(["true", "false", "null"]), text_of, max_leaves=8)
 # What the server itself reads has a type of its own, and tests of its own.
 READ = {"model", "messages", "stream", "n", "best_of", "trimtab", "role", "content", "tool_calls", "function_call"}
-NAMES = st.text(min_size=1, max_size=8).filter(lambda n: n not in READ and n.isprintable())
+NAMES = st.text(min_size=1, max_size=8).filter(
+    lambda n: n.isprintable() and n not in READ and (n in wire.KNOWN or n.casefold() not in wire.KNOWN)
+)
 FIELDS = st.dictionaries(NAMES, VALUES, max_size=5)
 
 

@@ -148,11 +148,15 @@ class Store:
 
     # Changes
 
-    def put(self, entries: Iterable[Entry], embedder: str) -> int:
-        """Add or replace documents; one that is there already, unchanged, stays as it is. Returns the revision."""
+    def put(self, entries: Iterable[Entry], embedder: str, gone: Sequence[str] = ()) -> int:
+        """Withdraw what is gone, then add or replace documents, in one transaction. Returns the revision.
+
+        A document that is there already, unchanged, stays as it is.
+        """
         with self._transaction() as db:
             revision = self._next(db)
-            changed = [self._put(db, entry, embedder, revision) for entry in entries]
+            changed = [self._withdraw(db, key, revision) for key in gone]
+            changed += [self._put(db, entry, embedder, revision) for entry in entries]
             return self._settle(db, revision, any(changed))
 
     def withdraw(self, ids: Iterable[str]) -> tuple[int, list[str]]:

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,16 @@ class Milvus:
 
     # Changes: new rows first, stale ones after, the revision last
 
-    def put(self, entries: list[Entry], embedder: str) -> int:
-        """Upsert the changed documents, then delete their stale chunks. Returns the revision."""
+    def put(self, entries: list[Entry], embedder: str, gone: Sequence[str] = ()) -> int:
+        """Upsert the changed documents, then delete stale chunks and what is gone. Returns the revision.
+
+        Milvus has no transactions: a search in between may find a document under its old id and its new one.
+        """
         del embedder  # the collection has one dimension and the settings name its embedder
+        revision = self._upsert(entries)
+        return self.withdraw(list(gone))[0] if gone else revision
+
+    def _upsert(self, entries: list[Entry]) -> int:
         same = self.stored([entry.document.id for entry in entries])
         entries = [e for e in entries if same.get(e.document.id) != e.document.signature]
         if not entries:

@@ -9,9 +9,13 @@ import msgspec
 
 from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
-from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, typed
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_misspelled, typed
 from serve.errors import BadRequest
 
+_KEYS = frozenset({
+    "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "type", "text",
+    "reasoning_content", "reasoning", "thinking",
+})  # fmt: skip
 _rows = msgspec.json.Decoder(list[Raw])
 
 
@@ -39,6 +43,7 @@ def chat(request: Request, limits: Server) -> Chat:
         rows = _rows.decode(request.fields["messages"])
     except msgspec.MsgspecError as error:
         raise BadRequest(f"messages must be a list: {error}", param="messages") from None
+    refuse_misspelled(request.fields["messages"], _KEYS, "messages")
     if not rows:
         raise BadRequest("messages is empty", param="messages")
     if len(rows) > limits.max_messages:

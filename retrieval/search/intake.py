@@ -1,0 +1,151 @@
+"""From files to the passages that go into an index: the rest is reported, with its place."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval.passage import Passage
+from retrieval.text import formats
+from retrieval.text.formats import Row
+
+if TYPE_CHECKING:
+    from retrieval.search.index import Index
+
+SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
+
+
+def passages(arguments: argparse.Namespace, listings: list[formats.Listing], tally: Tally, origins: Origins,
+             advance: Any) -> Iterator[Passage]:  # fmt: skip
+    """The passages of all files, each id once. `advance` hears of the bytes that are read."""
+    for path, reason in (pair for found in listings for pair in found.unread):
+        tally.unread(path, reason)
+    defaults = formats.Defaults(
+        arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
+    )
+    rows = (row for found in listings for file in found.files
+            for row in formats.read(file, defaults, advance, found.root))  # fmt: skip
+    for passage in _distinct(_good(rows, tally, arguments.strict), tally, origins):
+        tally.read += 1
+        yield passage
+
+
+def size(listings: list[formats.Listing]) -> int:
+    """The bytes of all files that are read."""
+    return sum(file.stat().st_size for found in listings for file in found.files)
+
+
+class Tally:
+    """What happened to the rows, printed as it happens and summed up at the end."""
+
+    def __init__(self, before: int) -> None:
+        self.before, self.read, self.bad, self.duplicates, self.collisions = before, 0, 0, 0, 0
+
+    def problem(self, place: str, text: str) -> None:
+        """Count and print a row that is no passage."""
+        self.bad += 1
+        _say(self.bad, f"{place}: {text}", "bad rows")
+
+    def collision(self, place: str, text: str) -> None:
+        """Count and print a passage whose id another file has: it is left out, and the command fails."""
+        self.collisions += 1
+        self.problem(place, text)
+
+    def duplicate(self, key: str, other: str) -> None:
+        """Count and print a passage whose content is there under another id."""
+        self.duplicates += 1
+        _say(self.duplicates, f"{key} has the same content as {other}", "duplicates")
+
+    def unread(self, path: Path, reason: str) -> None:
+        """Print a file of a folder that is not read."""
+        print(f"{path}: not read: {reason}", file=sys.stderr)
+
+    def report(self, after: int, revision: int) -> None:
+        """Print the sums."""
+        print(
+            f"{self.read} documents read, {self.bad} bad rows left out, {self.duplicates} duplicates kept;"
+            f" passages: {self.before} before, {after} now; revision {revision}"
+        )
+        if self.collisions:
+            print(f"{self.collisions} passages have an id that another file has: see above", file=sys.stderr)
+        if not self.read:
+            print("nothing was read", file=sys.stderr)
+
+
+class Origins:
+    """Which file each relative name stands for in an index, so that `hr/policy.md` never replaces `it/policy.md`."""
+
+    def __init__(self, index: Index | None) -> None:
+        self._index = index
+        self._paths: dict[str, str] = json.loads(index.backend.setting("origins", "{}")) if index else {}
+        self._known = dict(self._paths)
+
+    def other(self, row: Row) -> str:
+        """The other file that has this row's name in the index, if it is still there; "" for none."""
+        if not row.file:
+            return ""
+        path = str(Path(row.place.rpartition(":")[0]).resolve())
+        known = self._paths.setdefault(row.file, path)
+        if known != path and not Path(known).exists():  # the folder was moved
+            known = self._paths[row.file] = path
+        return known if known != path else ""
+
+    def keep(self) -> None:
+        """Write what is new to the index's settings."""
+        if self._index is not None and self._paths != self._known:
+            self._index.backend.set("origins", json.dumps(self._paths, ensure_ascii=False))
+
+
+def _distinct(rows: Iterable[Row], tally: Tally, origins: Origins) -> Iterator[Passage]:
+    """The passages with ids that were not met before; the others are problems that name both places."""
+    seen: dict[str, tuple[int, str]] = {}  # id: which file, and the line
+    files: dict[str, int] = {}
+    for row in rows:
+        assert row.passage is not None
+        file, _, line = row.place.rpartition(":")
+        number, key = files.setdefault(file, len(files)), row.passage.id
+        other = origins.other(row)
+        if other:
+            text = f"{row.file!r} is also the name of {other}: give the folder that holds both files as the input"
+            tally.collision(row.place, text)
+        elif key in seen:
+            first, at = seen[key]
+            where = f"{list(files)[first]}:{at}"
+            report = tally.problem if first == number else tally.collision
+            report(row.place, f"duplicate id {key!r}, first at {where}; this passage was left out")
+        else:
+            seen[key] = (number, line)
+            yield row.passage
+
+
+def _say(count: int, text: str, what: str) -> None:
+    if count <= SHOWN:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    if count == SHOWN:
+        print(f"further {what} are counted only", file=sys.stderr)
+
+
+def _good(rows: Iterable[Row], tally: Tally, strict: bool) -> Iterator[Row]:
+    for row in rows:
+        if row.passage is not None:
+            yield row
+            continue
+        tally.problem(row.place, row.problem)
+        if strict:
+            return
+
+
+@contextmanager
+def bar(text: str, total: int | None, unit: str) -> Iterator[Any]:
+    """Yields what advances it. Nothing is drawn where standard error is no terminal, or for a moment's work."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=text, unit=unit, unit_scale=unit == "B", delay=0.5, disable=None) as drawn:
+        yield drawn.update

@@ -1,0 +1,150 @@
+"""Making an index what its source is: what is new, changed, gone or renamed, and the versions that stay as history.
+
+A passage whose text or title changes is kept under `ID@LAST-DAY` with that day as its last in force, so that a
+search as of a day finds the law as it stood. A passage's own date in force decides when the new version begins; where
+it states none, that is the day of the sync.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import Literal
+
+from retrieval.passage import Passage
+
+Op = Literal["new", "changed", "corrected", "gone", "renamed"]
+SIGNS: dict[Op, str] = {"new": "+", "changed": "~", "corrected": "=", "gone": "-", "renamed": ">"}
+_HISTORY = re.compile(r".*@(\d{4}-\d{2}-\d{2})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of a plan: what stands in the index, what will, and the version that is kept as history."""
+
+    op: Op
+    before: Passage | None = None
+    after: Passage | None = None
+    history: Passage | None = None
+
+    @property
+    def passages(self) -> list[Passage]:
+        """What is to be written."""
+        return [p for p in (self.history, self.after) if p is not None]
+
+    @property
+    def withdrawn(self) -> list[str]:
+        """The ids that are to go; a changed passage replaces the one with its id."""
+        return [self.before.id] if self.before is not None and self.op in ("gone", "renamed") else []
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The changes in the order of ids, and how many passages stay as they are."""
+
+    changes: tuple[Change, ...]
+    unchanged: int
+
+    def count(self, op: Op) -> int:
+        """How many changes of this kind there are."""
+        return sum(change.op == op for change in self.changes)
+
+    def __str__(self) -> str:
+        counted = ", ".join(f"{self.count(op)} {op}" for op in SIGNS)
+        return f"{counted}, {self.unchanged} unchanged"
+
+
+def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str) -> Plan:
+    """What makes the stored documents the wanted ones (by id), as of an ISO date."""
+    everything = {p.id: p for p in stored}
+    current = {key: p for key, p in everything.items() if not is_history(p)}
+    changes: list[Change] = []
+    unchanged = 0
+    for key in current.keys() & wanted.keys():
+        change = _compared(current[key], wanted[key], everything, day)
+        changes += [change] if change else []
+        unchanged += change is None
+    new = [wanted[key] for key in sorted(wanted.keys() - current.keys())]
+    gone = [current[key] for key in sorted(current.keys() - wanted.keys())]
+    renamed = _renamed(gone, new)
+    changes += [Change("renamed", old, _dated(p, old)) for old, p in renamed]
+    moved = {p.id for pair in renamed for p in pair}
+    began = day if current else ""
+    changes += [Change("new", None, replace(p, in_force_from=p.in_force_from or _not_after(began, p)))
+                for p in new if p.id not in moved]  # fmt: skip
+    changes += [Change("gone", p, None, ended(p, day)) for p in gone if p.id not in moved]
+    return Plan(tuple(sorted(changes, key=lambda c: (c.after or c.before or Passage("-", "-")).id)), unchanged)
+
+
+def is_history(passage: Passage) -> bool:
+    """Whether a passage is an earlier version that a sync has kept."""
+    found = _HISTORY.fullmatch(passage.id)
+    return bool(found and found[1] == passage.in_force_to)
+
+
+def ended(passage: Passage, start: str) -> Passage | None:
+    """The version that was in force until the day before `start`; None where it never was for a whole day."""
+    last = (date.fromisoformat(start) - timedelta(days=1)).isoformat()
+    last = min(last, passage.in_force_to or last)
+    if passage.in_force_from > last:
+        return None
+    return replace(passage, id=f"{passage.id}@{last}", in_force_to=last)
+
+
+def _compared(old: Passage, new: Passage, everything: Mapping[str, Passage], day: str) -> Change | None:
+    own = new.in_force_from
+    # A start that a sync has set stays, until the source states a later one.
+    before = f"{old.id}@{_day_before(old.in_force_from)}" if old.in_force_from else ""
+    if not own or (before in everything and own < old.in_force_from):
+        new = replace(new, in_force_from=_not_after(old.in_force_from, new))
+    if new.signature == old.signature:
+        return None
+    if (new.text, new.title) == (old.text, old.title):
+        return Change("corrected", old, new)
+    start = own if own > old.in_force_from else max(day, old.in_force_from)
+    return Change("changed", old, replace(new, in_force_from=_not_after(start, new)), ended(old, start))
+
+
+def _day_before(day: str) -> str:
+    return (date.fromisoformat(day) - timedelta(days=1)).isoformat()
+
+
+def _not_after(start: str, passage: Passage) -> str:
+    """A start in force that lies before the passage's own end."""
+    return min(start, passage.in_force_to) if passage.in_force_to else start
+
+
+def _renamed(gone: list[Passage], new: list[Passage]) -> list[tuple[Passage, Passage]]:
+    """Pairs with one text and title under two ids, in the order of ids."""
+    waiting = defaultdict[tuple[str, str], list[Passage]](list)
+    for p in reversed(gone):
+        waiting[p.text, p.title].append(p)
+    return [(waiting[p.text, p.title].pop(), p) for p in new if waiting[p.text, p.title]]
+
+
+def _dated(new: Passage, old: Passage) -> Passage:
+    start = new.in_force_from or _not_after(old.in_force_from, new)
+    return replace(new, in_force_from=start)
+
+
+def shown(change: Change, lines: int = 12) -> Iterator[str]:
+    """A change for people: its sign, id and title, and what differs in the text, at most so many lines."""
+    passage = change.after or change.before
+    assert passage is not None
+    old = f" (was {change.before.id})" if change.op == "renamed" and change.before else ""
+    until = f" (until {change.history.in_force_to})" if change.history else ""
+    yield f"{SIGNS[change.op]} {passage.id}  {passage.title}{old}{until}"
+    if change.op == "changed" and change.before and change.after:
+        old_side, new_side = (_sentences(f"{p.title}\n{p.text}") for p in (change.before, change.after))
+        differs = [line for line in difflib.ndiff(old_side, new_side) if line[0] in "+-"]
+        yield from (f"    {line}" for line in differs[:lines])
+        if len(differs) > lines:
+            yield f"    … {len(differs) - lines} more lines"
+
+
+def _sentences(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"(?<=[.!?;])\s+|(?<=[。！？；])|\n", text) if part.strip()]

@@ -1,0 +1,111 @@
+"""A request on its way to an engine: the policy's own, or one of its fallbacks where that one does not serve it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from prompt_opt.core import Policy
+from serve.chat.record import Record
+from serve.chat.reply import read
+from serve.chat.service import Service, send
+from serve.dialects import openai_chat, openai_completions
+from serve.dialects.usage import REFUSAL, asking
+from serve.dialects.wire import Request
+from serve.engine.budget import UNSERVED
+from serve.engine.live import LiveEngine
+from serve.engine.upstream import Upstream
+from serve.errors import ApiError, BadRequest
+from serve.http.call import Call
+
+log = logging.getLogger("trimtab.delivery")
+_COUNTED = (openai_chat.path, openai_completions.path)  # whose streams tell their usage where they are asked to
+
+
+class Outgoing(NamedTuple):
+    """What goes to an engine."""
+
+    path: str
+    body: bytes
+    prefix: str = ""  # names the constant part of the prompt; "" where there is none
+    counts: bool = False  # the usage of its stream was asked for by us, so it is not for the client
+
+
+class Delivery(NamedTuple):
+    """Who answers, and the answer as far as it has come."""
+
+    engine: LiveEngine
+    model: str
+    upstream: Upstream
+    counts: bool  # as of Outgoing
+
+
+Write = Callable[[LiveEngine, str], Outgoing]  # the request for an engine, under its name for the model
+
+
+def candidates(service: Service, policy: Policy) -> list[LiveEngine]:
+    """The policy's engine, then its fallbacks."""
+    return [service.engines[name] for name in (policy.engine, *policy.fallback)]
+
+
+def counting(engine: LiveEngine, request: Request, out: Outgoing) -> Outgoing:
+    """The same with the usage of its stream asked for, where the engine knows that and the client did not ask."""
+    if not request.stream or not engine.counts or out.path not in _COUNTED:
+        return out
+    body = asking(request, out.body)
+    return out if body is None else out._replace(body=body, counts=True)
+
+
+async def deliver(
+    service: Service, call: Call, record: Record, engines: Sequence[LiveEngine], model: str, write: Write
+) -> Delivery:
+    """Send to the first of the engines; to the next where that one has not served the request.
+
+    The record says which one did, if it was not the first. A client's own credentials go to the first one only.
+
+    Raises:
+        ApiError: no engine answered.
+    """
+    first, *others = engines
+    for engine in engines:
+        last = engine is engines[-1]
+        try:
+            if not last:
+                engine.require_rested()
+            engine.require_ready()
+            name = engine.name_for(model) if engine is first else engine.stand_in(model)
+            delivery = await _deliver(service, call, engine, name, write, own=engine is first)
+            if last or delivery.upstream.status not in UNSERVED:
+                if engine is not first:
+                    record.fall_back(engine.spec.name)
+                return delivery
+            engine.rest(delivery.upstream)
+            delivery.upstream.abort()
+            why = f"it answered {delivery.upstream.status}"
+        except ApiError as error:
+            if last or not (error.unserved or (isinstance(error, BadRequest) and engine is not first)):
+                raise
+            why = error.brief or error.message
+        record.note(f"engine {engine.spec.name}: {why}")
+        log.warning("engine %s: %s; falling back", engine.spec.name, why)
+    raise AssertionError(f"the last of {len(others) + 1} engines neither answers nor fails")
+
+
+async def _deliver(
+    service: Service, call: Call, engine: LiveEngine, model: str, write: Write, *, own: bool
+) -> Delivery:
+    """Send to one engine; once more without asking for the usage, where that is what it refuses."""
+    out = write(engine, model)
+    upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own)
+    if out.counts and upstream.status in (400, 422):
+        with upstream:
+            refusal = await read(engine, upstream)
+        if not REFUSAL.search(refusal):
+            upstream.put_back(refusal)
+        else:
+            engine.counts = False
+            log.info("engine %s does not tell the usage of streams", engine.spec.name)
+            out = write(engine, model)
+            upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own)
+    return Delivery(engine, model, upstream, out.counts)

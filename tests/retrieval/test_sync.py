@@ -1,0 +1,187 @@
+"""`trimtab index sync`: the index becomes what its source is, and the law as it stood stays to be found."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from retrieval.cli.command import main
+from retrieval.passage import Filter, Passage
+from retrieval.search.index import Index
+from retrieval.search.plan import ended, is_history, plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def sync(index: Path, *more: str) -> int:
+    return main(["sync", str(index), *more, "--embedder", "none"])
+
+
+def held(index: Path) -> dict[str, tuple[str, str, str]]:
+    with Index.open(index, readonly=True) as opened:
+        return {p.id: (p.text, p.in_force_from, p.in_force_to) for p in opened.documents()}
+
+
+def as_of(index: Path, day: str) -> list[str]:
+    with Index.open(index, readonly=True) as opened:
+        return sorted(hit.text for hit in opened.search("dogs leash metres", 9, where=Filter(on=day)))
+
+
+@pytest.fixture
+def law(tmp_path: Path) -> Path:
+    folder = tmp_path / "law"
+    folder.mkdir()
+    (folder / "act.md").write_text("# A\ndogs on a leash of 1 metres\n# B\ndogs bark\n# C\ncats roam\n")
+    return folder
+
+
+def test_an_act_of_three_versions_answers_as_it_stood(
+    law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "i"
+    assert sync(index, str(law), "--on", "2020-01-01") == 0
+    assert held(index)["act.md:A"] == ("dogs on a leash of 1 metres", "", "")
+    (law / "act.md").write_text("# A\ndogs on a leash of 2 metres\n# C\ncats roam\n")
+    assert sync(index, str(law), "--on", "2021-06-01") == 0
+    (law / "act.md").write_text(
+        "---\neffective: 2023-01-01\n---\n# A\ndogs on a leash of 3 metres\n# C\ncats roam\n# D\nno dogs at night\n"
+    )
+    assert sync(index, str(law), "--on", "2022-05-05") == 0
+    said = capsys.readouterr().out
+    assert "~ act.md:A" in said
+    assert "+ dogs on a leash of 3 metres" in said
+    assert "- act.md:B" in said
+    assert as_of(index, "2020-06-01") == ["dogs bark", "dogs on a leash of 1 metres"]
+    assert [t for t in as_of(index, "2021-05-31") if "leash" in t] == ["dogs on a leash of 1 metres"]
+    assert [t for t in as_of(index, "2021-06-01") if "dogs" in t] == ["dogs on a leash of 2 metres"]
+    assert [t for t in as_of(index, "2022-12-31") if "dogs" in t] == ["dogs on a leash of 2 metres"]
+    assert [t for t in as_of(index, "2023-01-01") if "dogs" in t] == ["dogs on a leash of 3 metres", "no dogs at night"]
+
+
+def test_a_second_sync_changes_nothing(law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = tmp_path / "i"
+    sync(index, str(law))
+    (law / "act.md").write_text("# A\ndogs on a leash of 2 metres\n# C\ncats roam\n")
+    sync(index, str(law), "--on", "2026-01-01")
+    before = held(index)
+    with Index.open(index) as opened:
+        revision = opened.revision
+    assert sync(index, str(law), "--on", "2027-01-01") == 0
+    assert "0 new, 0 changed, 0 corrected, 0 gone, 0 renamed, 2 unchanged" in capsys.readouterr().out
+    with Index.open(index) as opened:
+        assert (held(index), opened.revision) == (before, revision)
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(
+    law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "i"
+    assert sync(index, str(law), "--dry-run") == 0
+    assert not index.exists()
+    sync(index, str(law))
+    before = held(index)
+    (law / "act.md").write_text("# A\ndogs on a leash of 2 metres\n")
+    capsys.readouterr()
+    assert sync(index, str(law), "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "- act.md:B" in said
+    assert "0 new, 1 changed, 0 corrected, 2 gone, 0 renamed, 0 unchanged; nothing was changed" in said
+    assert held(index) == before
+
+
+def test_deleting_a_middle_section_leaves_no_duplicate_and_renaming_a_file_no_history(
+    law: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "i"
+    sync(index, str(law), "--on", "2026-01-01")
+    (law / "act.md").write_text("# A\ndogs on a leash of 1 metres\n# C\ncats roam\n")
+    (law / "act.md").rename(law / "dogs.md")
+    assert sync(index, str(law), "--on", "2026-02-01") == 0
+    assert held(index) == {
+        "dogs.md:A": ("dogs on a leash of 1 metres", "", ""), "dogs.md:C": ("cats roam", "", ""),
+        "act.md:B@2026-01-31": ("dogs bark", "", "2026-01-31"),
+    }  # fmt: skip
+
+
+def test_what_cannot_be_read_is_not_gone(law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = tmp_path / "i"
+    (law / "rules.json").write_text(json.dumps([{"id": "r1", "text": "wear a badge"}]))
+    sync(index, str(law))
+    (law / "rules.json").write_text("{broken")
+    assert sync(index, str(law)) == 1
+    assert "1 passages that no source holds stay" in capsys.readouterr().err
+    assert "r1" in held(index)
+    for path in law.iterdir():
+        path.write_text("")
+    assert sync(index, str(law)) == 1
+    assert "nothing was read" in capsys.readouterr().err
+    assert len(held(index)) == 4
+
+
+def test_a_list_names_the_sources(law: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("wear a badge")
+    (tmp_path / "all.list").write_text("# what counts\nlaw\nnote.txt\n")
+    assert sync(tmp_path / "i", str(tmp_path / "all.list")) == 0
+    assert sorted(held(tmp_path / "i")) == ["law/act.md:A", "law/act.md:B", "law/act.md:C", "note.txt"]
+
+
+def test_two_changes_on_one_day_keep_no_version_that_was_never_in_force() -> None:
+    old = Passage("a", "one", in_force_from="2026-01-01")
+    assert ended(old, "2026-01-01") is None
+    (change,) = plan([old], {"a": Passage("a", "two")}, "2026-01-01").changes
+    assert (change.op, change.history, change.after) == (
+        "changed",
+        None,
+        Passage("a", "two", in_force_from="2026-01-01"),
+    )
+
+
+def test_labels_alone_make_no_version() -> None:
+    (change,) = plan([Passage("a", "one")], {"a": Passage("a", "one", region="EU")}, "2026-01-01").changes
+    assert (change.op, change.history) == ("corrected", None)
+
+
+def test_history_is_known_by_its_id_and_end() -> None:
+    assert is_history(Passage("a@2025-12-31", "x", in_force_to="2025-12-31"))
+    assert not is_history(Passage("me@2025-12-31", "x"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sync_that_was_killed_goes_on_to_the_same_index(tmp_path: Path, seed: int) -> None:
+    source = tmp_path / "rules.jsonl"
+    chance = random.Random(seed)
+
+    def write(version: int) -> None:
+        rows = [{"id": f"r{i}", "text": f"rule {i} version {version if i % 3 else 0} dog"}
+                for i in range(1500) if version == 0 or i % 7]  # fmt: skip
+        rows += [{"id": f"n{i}", "text": f"new rule {i}"} for i in range(200)] if version else []
+        source.write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+    write(0)
+    for name in ("killed", "whole"):
+        assert sync(tmp_path / name, str(source), "--on", "2026-01-01") == 0
+    write(1)
+    assert sync(tmp_path / "whole", str(source), "--on", "2026-03-01") == 0
+    command = [sys.executable, "-m", "retrieval.cli.command", "sync", str(tmp_path / "killed"), str(source), "--on",
+               "2026-03-01"]  # fmt: skip
+    code = "import sys; from retrieval.cli.command import main; sys.exit(main(sys.argv[1:]))"
+    child = subprocess.Popen([sys.executable, "-c", code, *command[3:]], stdout=subprocess.DEVNULL,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    until = time.monotonic() + 60
+    with Index.open(tmp_path / "killed") as index:
+        before = index.revision
+        while index.backend.refresh() < before + 1 + chance.randrange(4) and child.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+    child.send_signal(signal.SIGKILL)
+    child.wait(60)
+    assert sync(tmp_path / "killed", str(source)) == 0
+    assert held(tmp_path / "killed") == held(tmp_path / "whole")
