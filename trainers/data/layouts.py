@@ -5,6 +5,8 @@ A row is a dict with "place" (file and line, for messages) and, by kind:
     preference  prompt, chosen, rejected, and where given margin, score_chosen, score_rejected (numbers)
     labelled    prompt, completion, label (bool)
     completion  prompt, completion
+    ranking     prompt, answers (a list), scores (a number for each)
+    prompt      prompt
     text        text
 
 Prompt and answers are either all strings, or all lists of messages ({"role", "content"}).
@@ -31,14 +33,17 @@ from trainers.data.messages import (
 )  # fmt: skip
 from trainers.data.rows import rows_of
 
-Kind = Literal["preference", "labelled", "completion", "text"]
+Kind = Literal["preference", "labelled", "completion", "ranking", "prompt", "text"]
 
 WANTED = {
     "preference": "prompt, chosen, rejected (or chosen and rejected as whole dialogues)",
     "labelled": "prompt, completion, label (or messages and label, or a preference pair)",
     "completion": "prompt and completion; messages; conversations; instruction and output; or a preference pair",
+    "ranking": "prompt, answers (a list of texts) and scores (a number for each), or a preference pair",
+    "prompt": "prompt, question or instruction; messages; conversations; or a preference pair",
     "text": "text",
 }
+LEAST = 2  # answers of a list
 NUMBERS = ("margin", "score_chosen", "score_rejected")
 PROMPTS, ANSWERS = ("prompt", "question", "instruction"), ("completion", "response", "output", "answer")
 
@@ -111,6 +116,35 @@ def completion(row: Row) -> list[Row]:
     return [together({"prompt": in_context(row, prompt), "completion": answer})]
 
 
+def ranking(row: Row) -> list[Row]:
+    """One row of prompt, answers and scores; a preference pair is a list of two, scored 1 and 0."""
+    if "answers" not in row:
+        [pair] = preference(row)
+        return [{"prompt": pair["prompt"], "answers": [pair["chosen"], pair["rejected"]], "scores": [1.0, 0.0]}]
+    refuse_lost(row, LOST_COLUMNS, "the row has")
+    answers, scores, prompt = row["answers"], row.get("scores"), prompt_of(row)
+    if prompt is None or not isinstance(answers, list) or not isinstance(scores, list):
+        raise ShapeError
+    if len(answers) < LEAST or len(answers) != len(scores):
+        raise ShapeError(f'"answers" and "scores" must be as many, and two or more: {len(answers)} and {len(scores)}')
+    texts = {f"answers[{i}]": answer if isinstance(answer, str) else messages_of(answer, "answers")
+             for i, answer in enumerate(answers)}  # fmt: skip
+    shaped = together({"prompt": in_context(row, prompt), **texts})
+    numbers = [number({"scores": score}, "scores") for score in scores]
+    return [{"prompt": shaped.pop("prompt"), "answers": list(shaped.values()), "scores": numbers}]
+
+
+def prompt(row: Row) -> list[Row]:
+    """One row of a prompt alone; of a dialogue, all before the assistant's last turn."""
+    if any(key in row for key in ("messages", "conversations")) or ("chosen" in row and prompt_of(row) is None):
+        return [{"prompt": shaped["prompt"]} for shaped in completion(row)]
+    refuse_lost(row, LOST_COLUMNS, "the row has")
+    found = prompt_of(row)
+    if found is None:
+        raise ShapeError
+    return [{"prompt": in_context(row, found)}]
+
+
 def text(row: Row) -> list[Row]:
     """One row of plain text."""
     if not isinstance(row.get("text"), str):
@@ -122,6 +156,8 @@ SHAPES: dict[str, Callable[[Row], list[Row]]] = {
     "preference": preference,
     "labelled": labelled,
     "completion": completion,
+    "ranking": ranking,
+    "prompt": prompt,
     "text": text,
 }
 

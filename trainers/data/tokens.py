@@ -54,13 +54,19 @@ def encode(row: Row, tokenizer: Any, loss_on: LossOn = "completion") -> Tokens:
 
     try:
         prompt = encode_prompt(row["prompt"], tokenizer)
-        pairs = {key: encode_answer(row["prompt"], row[key], prompt, tokenizer) for key in ANSWERS if key in row}
+        pairs = {key: encode_answer(row["prompt"], text, prompt, tokenizer) for key, text in answers_of(row).items()}
         learned = learned_tokens(row, prompt, pairs["completion"][0], tokenizer, loss_on) if "completion" in row else []
     except (DataError, TemplateError) as error:
         raise DataError(f"{row['place']}: {error}") from error
-    extra = {key: value for key, value in row.items() if key not in ("place", "prompt", *ANSWERS)}
+    extra = {key: value for key, value in row.items() if key not in ("place", "prompt", "answers", *ANSWERS)}
     answers = {key: ids for key, (ids, _) in pairs.items()}
     return Tokens(row["place"], prompt, answers, learned, any(apart for _, apart in pairs.values()), extra)
+
+
+def answers_of(row: Row) -> dict[str, Any]:
+    """The row's answers by name: completion, chosen, rejected, or "answers 1" and so on of a list."""
+    found = {key: row[key] for key in ANSWERS if key in row}
+    return found | {f"answers {i}": text for i, text in enumerate(row.get("answers", ()), 1)}
 
 
 def encode_prompt(prompt: Any, tokenizer: Any) -> list[int]:

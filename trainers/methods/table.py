@@ -86,6 +86,13 @@ METHODS: Mapping[str, Method] = {
         paper="arXiv:2402.01306",
         formula="λ_D (1 - σ(β (a - z₀))) or λ_U (1 - σ(β (z₀ - a)))",
     ),
+    "rank": Method(
+        entry="trainers.methods.rank:main",
+        reads="ranking",
+        title="a model aligned with lists of scored answers",
+        paper="arXiv:2304.05302",
+        formula="Σ_{r_i > r_j} max(0, s̄_j - s̄_i) + NLL of the best, or the list loss that the recipe names",
+    ),
     "bpo": Method(
         entry="trainers.bpo.method:main",
         reads="preference",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from trainers.data.messages import Row
-from trainers.data.tokens import Tokens
+from trainers.data.tokens import Tokens, answers_of
 from trainers.run.keys import Common
 from trainers.run.model import Base
 
@@ -90,7 +90,7 @@ def about_rows(train: list[Row], rows: list[Row]) -> Iterable[Finding]:
     seen: Counter[str] = Counter()
     again = []
     for row in train:
-        key = json.dumps([row["prompt"], *answers(row), row.get("label")])
+        key = json.dumps([row["prompt"], *answers(row), row.get("label"), row.get("scores")])
         seen[key] += 1
         if seen[key] > 1:
             again.append(row["place"])
@@ -169,7 +169,7 @@ def summary(errors: list[Finding]) -> str:
 
 def answers(row: Row) -> list[Any]:
     """The answers of a row, of whatever kind."""
-    return [row[key] for key in ("completion", "chosen", "rejected") if key in row]
+    return list(answers_of(row).values())
 
 
 def is_empty(said: Any) -> bool:
