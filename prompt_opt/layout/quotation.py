@@ -40,9 +40,15 @@ def retrieved(principles: Sequence[Principle], frame: Frame) -> tuple[str, str]:
 
 
 def line(principle: Principle) -> str:
-    """`- [id] title: text`, on one line: a principle that can't begin a line can't leave its bullet."""
+    """`- [id] title (source): text`, on one line: a principle that can't begin a line can't leave its bullet.
+
+    The title names the act and the article. A source that the title or the id holds already is not repeated.
+    """
     ident, title, text = _flat(principle.id), _flat(principle.title), _flat(principle.text)
-    return f"- [{ident}] {title}: {text}" if title else f"- [{ident}] {text}"
+    source = _flat(principle.source)
+    shown = f"({source})" if source and source not in title and not ident.startswith(source) else ""
+    named = " ".join(filter(None, (title, shown)))
+    return f"- [{ident}] {named}: {text}" if named else f"- [{ident}] {text}"
 
 
 def _sorted(principles: Sequence[Principle]) -> list[Principle]:

@@ -33,7 +33,7 @@ class Options:
 
     reads: ClassVar[frozenset[str]] = frozenset({"region", "language", "date"})  # of a request's `trimtab` field
     index: tuple[str, ...] = ()  # names of [index.NAME]
-    k: int = 8  # principles at most
+    k: int = 4  # principles at most
     budget_tokens: int = 600  # of all of them together
     mode: str = "hybrid"
     floor: float = 0.0  # a principle that scores less is left out

@@ -15,6 +15,7 @@ import pytest
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Exemplar, Message, Policy, Principle, Profile, Prompt, Render
 from prompt_opt.layout.order import NoPlace, lay_out, shed
+from prompt_opt.layout.quotation import line
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "urial"
 GOLDEN = Path(__file__).with_name("golden")
@@ -386,3 +387,20 @@ def test_a_rules_special_tokens_are_escaped_in_a_chat_too() -> None:
         text = "".join(message.text for message in prompt.messages)
         assert not any(token in text for token in ("<|im_end|>", "<|im_start|>", "[/INST]", "<odd>"))
         assert text.endswith("What is </s>?")  # the client's own words are the client's
+
+
+@pytest.mark.parametrize(
+    ("principle", "expected"),
+    [
+        (
+            Principle("a", "Mow.", "Noise Act, Article 6", "gazette.pdf"),
+            "- [a] Noise Act, Article 6 (gazette.pdf): Mow.",
+        ),
+        (Principle("a", "Mow.", "", "gazette.pdf"), "- [a] (gazette.pdf): Mow."),
+        (Principle("a", "Mow.", "Noise Act, Article 6", "Noise Act"), "- [a] Noise Act, Article 6: Mow."),
+        (Principle("act.txt:Article-6", "Mow.", "Article 6", "act.txt"), "- [act.txt:Article-6] Article 6: Mow."),
+        (Principle("a", "Mow."), "- [a] Mow."),
+    ],
+)
+def test_a_rule_is_quoted_with_its_article_and_source(principle: Principle, expected: str) -> None:
+    assert line(principle) == expected
