@@ -29,6 +29,7 @@ class Server:
     port: int = 8000
     workers: int = 1
     open: bool = False  # serve other hosts without any [[key]]
+    cors_origins: tuple[str, ...] = ()  # web pages of other origins that may use the server: "https://app.example.com"
     hosts: tuple[str, ...] = ()  # names by which clients reach a server without keys, beside this machine's; "*": any
     drain_s: float = 30.0  # seconds that running answers get after SIGTERM
     policy: str = ""  # the policy of a request that names none; "": `urial` for a launched base model, else `raw`
@@ -39,6 +40,7 @@ class Server:
     max_messages: int = 2048
     timeout_s: float = 600.0  # an upstream that says nothing for so long has failed
     connect_s: float = 10.0
+    heartbeat_s: float = 0.0  # a comment in streams on which nothing has come for so long; 0: none
     trace_ttl_s: float = 86400.0
     trace_content: bool = False  # keep the prompt before and after in traces
     cache_salt: Literal["none", "tenant"] = "none"  # of policies that don't say: share vLLM's prefix cache, or not

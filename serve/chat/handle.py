@@ -31,6 +31,7 @@ from serve.dialects.dialect import Dialect
 from serve.engine.live import PARTS, LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call, ClientGone
+from serve.http.heartbeat import Heartbeat
 
 # What engines say of a prompt that is longer than their context (OpenAI, vLLM, SGLang, llama.cpp, TGI, gateways).
 _TOO_LONG = re.compile(
@@ -86,11 +87,15 @@ async def _generate(
                 return counting(engine, request, Outgoing(dialect.path, body))
 
             engines = [it for it in candidates(service, policy) if it is engine or it.speaks(dialect.path)]
-            sent = await deliver(service, call, record, engines, model, write)
-            await _pass_on(call, record, service, sent, dialect)
+            with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
+                sent = await deliver(service, call, record, engines, model, write)
+                await _pass_on(call, record, service, sent, dialect)
         else:
             chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
-            await _aligned(call, record, Order(service, dialect, caller, policy, engine, model, request, plain, chat))
+            order = Order(service, dialect, caller, policy, engine, model, request, plain, chat)
+            record.alignment = await align(order)
+            with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
+                await _aligned(call, record, order)
 
 
 def _holds(policy: Policy, dialect: Dialect, dialects: Sequence[Dialect]) -> bool:
@@ -138,7 +143,6 @@ def _selection(
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
     """Send the request under its policy, and pass the answer on, or translate it."""
-    record.alignment = await align(order)
     sent, refusal = await _ask(call, order, record), None
     if sent.upstream.status in _REFUSALS and record.alignment.advice != Advice():
         with sent.upstream:

@@ -124,6 +124,7 @@ async def _pass_events(
 ) -> None:
     call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
     tail, kept, meter = b"", bytearray(), answer.meter
+    call.passed = lambda: tail
 
     def take(chunk: bytes) -> bool:
         nonlocal tail
@@ -184,7 +185,9 @@ async def translate(
     reader = it.reader
     if stream:
         call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
-        await call.write(it.opening())
+        chunk = it.opening()
+        call.passed = lambda: chunk
+        await call.write(chunk)
     try:
         async with aclosing(_events(upstream)) as events:
             async for event in events:

@@ -42,9 +42,10 @@ def read_server(
     ):
         if getattr(server, name) <= 0:
             raise toml.fail("server", name, "must be more than zero")
-    for name in ("drain_s", "trace_ttl_s"):
+    for name in ("drain_s", "trace_ttl_s", "heartbeat_s"):
         if getattr(server, name) < 0:
             raise toml.fail("server", name, "must not be negative")
+    _check_origins(toml, server, keyed=bool(keys))
     for name in server.hosts:
         if not re.fullmatch(r"\*|[A-Za-z0-9_.-]+", name):
             raise toml.fail("server", "hosts", f"{name!r} is not a host name (without scheme and port)")
@@ -58,6 +59,14 @@ def read_server(
             "server.open = true to serve everybody",
         )
     return server
+
+
+def _check_origins(toml: Toml, server: Server, *, keyed: bool) -> None:
+    for origin in server.cors_origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#,@]+", origin):
+            raise toml.fail("server", "cors_origins", f"{origin!r} is not an origin like https://app.example.com")
+        if origin == "*" and not keyed:
+            raise toml.fail("server", "cors_origins", '"*" opens a server without keys to every page: add a [[key]]')
 
 
 def loopback(host: str) -> bool:

@@ -20,6 +20,7 @@ log = logging.getLogger("trimtab.call")
 
 JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+UNBUFFERED = (b"x-accel-buffering", b"no")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODILESS = (204, 304)
 _NOSNIFF = b"%s: %s\r\n" % NOSNIFF
@@ -96,9 +97,11 @@ class Call:
         self.started = self.ended = self.events = False
         self.status = 0
         self.shape: Shape = PLAIN  # of errors
+        self.granted: Headers = ()  # headers for the browser of a page of another origin
         self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
         self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
         self.grown: Callable[[int], Awaitable[None]] | None = None  # told how long a body without a length is so far
+        self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
         self._wire, self._expect, self._old = wire, expect and not old, old
         self._chunked = False
         self._waiter: asyncio.Future[None] | None = None
@@ -217,7 +220,14 @@ class Call:
     # -- what goes out
 
     def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
-        """Send the status and the headers."""
+        """Send the status and the headers, unless a heartbeat has done that.
+
+        A stream of events asks proxies such as nginx not to hold it back.
+        """
+        if self.started:
+            return
+        if events:
+            headers = [*(pair for pair in headers if pair[0] != UNBUFFERED[0]), UNBUFFERED]
         self._write(self._head(status, headers))
         self.events = events
 
@@ -248,7 +258,9 @@ class Call:
         self._end(chunk)
 
     def reply(self, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
-        """Send a whole answer."""
+        """Send a whole answer; where a heartbeat has begun a stream, as its last event."""
+        if self.started:
+            return self.end(b"".join([b"data: %s\n" % line for line in body.splitlines()]) + b"\n")
         head = self._head(status, headers, len(body))
         self._end(head if self.bodiless or status in _BODILESS else head + body)
 
@@ -269,6 +281,8 @@ class Call:
         if self.limited:
             headers = [pair for pair in headers if not pair[0].startswith(b"x-ratelimit-")]
         pairs = [*headers, *self.extra()] if self.extra is not None else list(headers)
+        if self.granted:
+            pairs += self.granted
         if status in _BODILESS:
             pass
         elif length is not None:

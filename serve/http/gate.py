@@ -6,7 +6,7 @@ without keys needs other means, since a browser on this machine reaches it for a
 - `Host` must name this machine or be listed in `server.hosts`, or a page could have its own domain resolve to this
   machine (DNS rebinding) and read the answers as its own;
 - a request that changes or costs something must not come from a page of another origin, which could send it without
-  reading the answer (a form, `sendBeacon`, `fetch` in the mode "no-cors").
+  reading the answer (a form, `sendBeacon`, `fetch` in the mode "no-cors"), unless `server.cors_origins` lists it.
 
 Browsers always say where such a request comes from: in `Sec-Fetch-Site`, older ones in `Origin`. No page can change
 either. Programs that are no browser send neither.
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from serve.config import Config
 from serve.errors import ApiError, Forbidden
+from serve.http.cors import Cors
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _OWN = (b"same-origin", b"none")  # "none": typed in, or a bookmark
@@ -36,6 +37,7 @@ class Gate:
         own = (config.server.host, socket.gethostname(), *config.server.hosts)
         self._names = frozenset(name.lower() for name in own)
         self._accepted: set[bytes] = set()
+        self.cors = Cors(config.server.cors_origins)
 
     def refusal(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
         """Why a request may not go on; None where it may. Header names are in lower case."""
@@ -52,6 +54,8 @@ class Gate:
             elif name == b"sec-fetch-site":
                 site = value
         if method in _SAFE or not self._keyless or not (origin or site):
+            return None
+        if self.cors.allows(origin):
             return None
         own = site in _OWN if site else origin.partition(b"://")[2].lower() == host.lower()
         return None if own else _foreign(site, origin)

@@ -18,6 +18,7 @@ from serve.errors import ApiError, BadRequest
 from serve.http.call import PLAIN, Call, Shape
 
 Judge = Callable[[bytes, Sequence[tuple[bytes, bytes]]], ApiError | None]  # method, headers -> why they are refused
+Grant = Callable[[bytes, Sequence[tuple[bytes, bytes]]], tuple[Sequence[tuple[bytes, bytes]], bool]]  # Cors.grant
 Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 _HEAD_S = 30.0  # for a request's head to be complete
@@ -35,13 +36,20 @@ class Protocol(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _ahead: Sequence[Any] = ()  # requests before the last one, where some came pipelined
 
-    def __init__(self, lines: Lines, shape: Shape = PLAIN, judge: Judge | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        lines: Lines,
+        shape: Shape = PLAIN,
+        judge: Judge | None = None,
+        grant: Grant | None = None,
+        **settings: Any,
+    ) -> None:
         """`lines` by method and path; `shape` is that of an error where there is no line to say it.
 
-        `judge` sees every request's head first, whatever its path.
+        `judge` sees every request's head first, whatever its path; `grant` says what browsers are told.
         """
         super().__init__(**settings)
-        self._lines, self._shape, self._judge = lines, shape, judge
+        self._lines, self._shape, self._judge, self._grant = lines, shape, judge, grant
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -85,21 +93,27 @@ class Protocol(HttpToolsProtocol):
         path, query = _split(self.url)
         method = self.parser.get_method()
         line = self._lines.get((method.decode("ascii"), path))
+        granted: Sequence[tuple[bytes, bytes]] = ()
         if self._judge is not None and (error := self._judge(method, self.headers)) is not None:
             line = _refusing(error, bodiless=method == b"HEAD")
+        elif self._grant is not None:
+            granted, preflight = self._grant(method, self.headers)
+            line = _preflight if preflight else line
         before = self.cycle
         waits = before is not None and not before.response_complete  # pipelined
         if waits:
             self._ahead = [*(cycle for cycle in self._ahead if not cycle.response_complete), before]
         if line is None:
             super().on_headers_complete()
+            if granted:
+                self.cycle.default_headers = [*self.cycle.default_headers, *granted]
             if self.expect_100_continue:  # refused, it may send its body or its next request
                 self.cycle.keep_alive = False
         else:
             old = self.parser.get_http_version() < "1.1"
             keep = not old and self.parser.should_keep_alive()
             call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue, old=old)
-            call.shape = self._shape
+            call.shape, call.granted = self._shape, granted
             self.cycle = call
             app: Any = line
             if waits:
@@ -197,6 +211,10 @@ def _refusing(error: ApiError, *, bodiless: bool) -> Callable[[Call], Awaitable[
         call.fail(error)
 
     return line
+
+
+async def _preflight(call: Call) -> None:
+    call.reply(204, b"", ())
 
 
 class _Deaf:

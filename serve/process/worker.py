@@ -42,6 +42,7 @@ from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import watch
 from serve.errors import ApiError
+from serve.http.cors import Headers
 from serve.http.gate import Gate
 from serve.http.headers import NOSNIFF
 from serve.http.protocol import Protocol
@@ -133,6 +134,10 @@ class Worker:
     def judge(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
         """Why a request may not go on, by its head; None where it may."""
         return self.gate.refusal(method, headers)
+
+    def grant(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, bool]:
+        """What a browser is told of pages of other origins."""
+        return self.gate.cors.grant(method, headers)
 
     def pools(self) -> Iterator[Pool]:
         """Of the engines that are several."""
@@ -226,7 +231,7 @@ async def serve(told: Mapping[str, Any]) -> None:
         sys.exit(2)
     settings = uvicorn.Config(
         Application(lambda: worker.service),
-        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, worker.judge)),
+        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, worker.judge, worker.grant)),
         ws="none",
         lifespan="off",
         access_log=False,

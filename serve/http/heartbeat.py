@@ -1,0 +1,48 @@
+"""Comments in a stream while an engine thinks, for proxies that close connections on which nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from serve.http.call import EVENTS, Call
+
+_BEAT = b": waiting for the engine\n\n"
+_BOUNDARIES = (b"\n\n", b"\r\n\r\n")
+
+
+class Heartbeat:
+    """Sends a comment after each `seconds` in which nothing was passed on; 0 sends none.
+
+    A stream whose engine has not begun to answer is begun: what then goes wrong is its last event, no status. A comment
+    never stands inside an event.
+    """
+
+    def __init__(self, call: Call, seconds: float, *, stream: bool) -> None:
+        self._call, self._seconds = call, seconds if stream else 0.0
+        self._last: bytes = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Heartbeat:
+        if self._seconds:
+            self._last = self._call.passed()
+            self._wait()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._tick)
+
+    def _tick(self) -> None:
+        # The same object: nothing came since. That costs a chunk that does come nothing.
+        last, call = self._call.passed(), self._call
+        if last is self._last and (not last or last.endswith(_BOUNDARIES)) and not call.ended:
+            if not call.started:
+                call.start(200, (EVENTS, (b"cache-control", b"no-cache")), events=True)
+            if call.events:
+                call.feed(_BEAT)
+        self._last = last
+        self._wait()
