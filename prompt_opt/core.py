@@ -78,6 +78,7 @@ class Chat:
     model: str = ""
     stream: bool = False
     params: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    continued: bool = False  # the engine holds earlier turns, which `messages` go on from
 
 
 @dataclass(frozen=True, slots=True)

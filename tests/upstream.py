@@ -204,6 +204,9 @@ class Reply:
     async def _chunk(self, raw: bytes) -> None:
         await self.write(b"%x\r\n%s\r\n" % (len(raw), raw))
 
+    async def raw(self, data: bytes) -> None:
+        await self._chunk(data)
+
     async def close(self) -> None:
         await self.write(b"0\r\n\r\n")
 
@@ -227,6 +230,8 @@ class FakeUpstream:
         self.close_reused = close_reused
         self.requests: list[Recorded] = []
         self.scripts: dict[str, list[Piece]] = {}
+        # Other paths: what a request gets, a status and a JSON value, or a list of pieces of a stream (None: hang up).
+        self.others: dict[str, Callable[[Recorded], tuple[int, Any]]] = {}
         self.context = 8192  # what /v1/models says, as vLLM does
         self.dropped = 0
         self.connections = 0
@@ -357,7 +362,19 @@ class FakeUpstream:
             return await reply.json({"object": "list", "data": [m | {"max_model_len": self.context} for m in models]})
         if path == "/health":
             return await reply.whole(200, b"")
+        if (other := self.others.get(path)) is not None:
+            return await self._other(*other(record), reply)
         return await reply.json({"detail": "Not Found"}, 404)
+
+    async def _other(self, status: int, value: Any, reply: Reply) -> None:
+        if not isinstance(value, list):
+            return await reply.json(value, status)
+        await reply.open()
+        for piece in value:
+            if piece is None:
+                reply.hang_up(reset=False)
+            await (asyncio.sleep(piece) if isinstance(piece, float) else reply.raw(piece))
+        await reply.close()
 
     async def _generate(self, chat: bool, body: dict[str, Any], reply: Reply) -> None:
         model = str(body.get("model", ""))

@@ -194,7 +194,7 @@ def _turns(messages: Iterable[Message]) -> list[tuple[str, str]]:
     """(role, text), neighbours of one role joined, system texts left out."""
     turns: list[tuple[str, str]] = []
     for message in messages:
-        if message.role in SYSTEM_ROLES:
+        if message.role in SYSTEM_ROLES or _silent(message):
             continue
         role = "assistant" if message.role == "assistant" else "user"
         if turns and turns[-1][0] == role:
@@ -202,6 +202,11 @@ def _turns(messages: Iterable[Message]) -> list[tuple[str, str]]:
         else:
             turns.append((role, message.text))
     return turns
+
+
+def _silent(message: Message) -> bool:
+    """Whether it has no content at all, like a model's reasoning, which some APIs send as a message of its own."""
+    return message.role == "assistant" and message.content is None
 
 
 def _refuse(chat: Chat) -> None:
@@ -217,5 +222,5 @@ def _refuse(chat: Chat) -> None:
             raise NoPlace(
                 f"messages[{i}] holds a part of type {message.media[0]!r}: a base model's prompt is text only"
             )
-    if all(m.role in SYSTEM_ROLES for m in chat.messages):
+    if all(m.role in SYSTEM_ROLES or _silent(m) for m in chat.messages):
         raise NoPlace("messages holds no turn to answer")

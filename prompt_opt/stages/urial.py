@@ -13,6 +13,8 @@ class Urial:
     def __init__(self, policy: Policy, supplies: Supplies | None = None) -> None:
         profile = policy.profile
         count = len(profile.exemplars)
+        # Exemplars stand before a conversation; in the middle of one they would be taken for turns of its own.
+        self._continued = Advice(profile.instruction, note="continued: instruction only")
         self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")
 
     async def constant(self, ctx: Context) -> Advice | None:
@@ -20,5 +22,5 @@ class Urial:
         return self._advice
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
-        """The profile's instruction and exemplars."""
-        return self._advice
+        """The profile's instruction and exemplars; the instruction alone where the engine holds earlier turns."""
+        return self._continued if chat.continued else self._advice

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -47,15 +47,15 @@ class Order:
     request: Request
     plain: Request
     chat: Chat
+    native: bool = field(init=False)  # the engine gets the client's own body, edited, and its answer is passed on
+
+    def __post_init__(self) -> None:
+        # Settled once: another request's probe may change what is known of the engine.
+        object.__setattr__(self, "native", self.policy.render == "chat" and self.engine.speaks(self.dialect.path))
 
     def on(self, engine: LiveEngine, model: str) -> Order:
         """The order as it goes to an engine, which may stand in for the policy's own."""
         return self if engine is self.engine and model == self.model else replace(self, engine=engine, model=model)
-
-    @property
-    def native(self) -> bool:
-        """The engine gets the client's own body, edited, and its answer is passed on."""
-        return self.policy.render == "chat" and self.engine.speaks(self.dialect.path)
 
 
 async def align(order: Order) -> Alignment:
@@ -66,6 +66,8 @@ async def align(order: Order) -> Alignment:
         StageFailed: a stage failed and the policy says "fail".
     """
     policy, engine, request = order.policy, order.engine, order.plain
+    if not order.native:
+        order.dialect.refuse_untranslatable(order.request)
     if policy.render == "chat":
         engine.refuse_chat(order.service.config)
     engine.refuse(request, order.chat)

@@ -24,7 +24,7 @@ from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Alignment, Record, Selection, account
 from serve.chat.reply import hand_over, pass_on, read, translate
 from serve.chat.salt import PATHS, notes, salt
-from serve.chat.service import Service
+from serve.chat.service import Service, probe
 from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
@@ -77,6 +77,9 @@ async def _generate(
         each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
     held = _holds(policy, dialect, dialects)
     with call:  # that is, while the client stays
+        for it in candidates(service, policy) if policy.render == "chat" else ():
+            if it.must_probe(dialect.path):
+                await probe(service, call, it, dialect.path, own=it is engine)
         if not held and engine.speaks(dialect.path):
             outcomes = tuple(Outcome(name, "skipped", "elsewhere") for name in policy.stages)
             record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
@@ -172,6 +175,8 @@ async def _ask(call: Call, order: Order, record: Record) -> Delivery:
     def write(engine: LiveEngine, model: str) -> Outgoing:
         if engine is not order.engine:
             engine.refuse(order.plain, order.chat)
+            if not order.on(engine, model).native:
+                order.dialect.refuse_untranslatable(order.request)
         return outgoing(order.on(engine, model), prompt)
 
     engines = candidates(order.service, order.policy)

@@ -22,7 +22,8 @@ from serve.http.call import EVENTS, JSON, Call
 from serve.http.headers import response_headers
 
 _REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
-_TAIL = 16384  # bytes kept of a stream's end: where its finish reason, usage and [DONE] are
+_TAIL = 16384  # bytes kept at least of a stream's end: where its finish reason, usage and [DONE] are
+_EVENT = 2**24  # bytes of one event: the last one of some APIs holds the whole answer again
 _KEPT = 2**24  # bytes of a stream that a trace's answer is read from, where it keeps one
 # What engines say where the model has no chat template (transformers, vLLM old and new).
 _NO_TEMPLATE = re.compile(
@@ -123,17 +124,20 @@ async def _pass_events(
     whole: bool,
 ) -> None:
     call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
-    tail, kept, meter = b"", bytearray(), answer.meter
-    call.passed = lambda: tail
+    tail, kept, meter, last = bytearray(), bytearray(), answer.meter, b""
+    call.passed = lambda: last
 
     def take(chunk: bytes) -> bool:
-        nonlocal tail
+        nonlocal last
+        last = chunk
         answer.saw_first_byte()
         if meter is not None:
             meter(chunk.count(b"data:"))  # an event is about a token; the usage, at the end, is exact
         if answer.keep and len(kept) <= _KEPT:
             kept.extend(chunk)
-        tail = (tail + chunk)[-_TAIL:] if len(chunk) < _TAIL else chunk[-_TAIL:]
+        tail.extend(chunk)
+        if len(tail) > 2 * _TAIL:
+            _shorten(tail)
         return call.feed(chunk if hidden is None else hidden.feed(chunk))
 
     try:
@@ -146,7 +150,7 @@ async def _pass_events(
         if 0 < len(kept) <= _KEPT:
             answer.text = api.text(bytes(kept), stream=True)
     _let_go(call, hidden)
-    end = api.ending(tail)
+    end = api.ending(bytes(tail))
     answer.usage = end.usage
     if end.failure is not None:
         answer.error = REPORTED
@@ -164,7 +168,16 @@ def _let_go(call: Call, hidden: UsageFilter | None) -> None:
         call.feed(hidden.close())
 
 
-def _close_event(call: Call, tail: bytes) -> None:
+def _shorten(tail: bytearray) -> None:
+    """Drop the events before the last `_TAIL` bytes; one that is longer stays whole, up to `_EVENT` bytes."""
+    ends = max(tail.rfind(b"\n\n", 0, -_TAIL), tail.rfind(b"\n\r\n", 0, -_TAIL))
+    if ends >= 0:
+        del tail[: ends + 1]
+    elif len(tail) > _EVENT:
+        del tail[:-_TAIL]
+
+
+def _close_event(call: Call, tail: bytes | bytearray) -> None:
     """Close the event that the stream broke off in, or ours would be taken for its rest."""
     if tail and not tail.endswith((b"\n\n", b"\r\n\r\n")):
         call.feed(b"\n\n")

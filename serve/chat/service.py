@@ -21,6 +21,8 @@ from serve.limits.turns import Turns
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
+_TOLD = (404, 405, 501)  # to a probe: there is no such path
+_UNTOLD = (401, 403, 407, 408, 429, 502, 503, 504)  # says nothing about the path
 REPORTED = "the engine sent an error in its answer"
 
 
@@ -66,6 +68,25 @@ async def send(
         return upstream
     upstream.abort()
     raise failed(engine, UpstreamError(message=why))
+
+
+async def probe(service: Service, call: Call, engine: LiveEngine, path: str, *, own: bool = True) -> None:
+    """Learn whether the engine has this path, by an empty request, which no API takes.
+
+    An engine that does not answer, or wants another key, leaves it open: the request itself will say so better.
+    """
+    if not engine.must_probe(path):
+        return
+    headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
+    try:
+        upstream = await engine.post(service.relay, path, headers, b"{}")
+        with upstream:
+            await upstream.done()
+    except UpstreamError as error:
+        log.warning("engine %s: %s could not be probed: %s (%r)", engine.spec.name, path, error, error.cause)
+        return
+    if upstream.status in _TOLD or upstream.status not in _UNTOLD:
+        engine.learn_api(path, present=upstream.status not in _TOLD)
 
 
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:

@@ -28,7 +28,7 @@ from serve.configure.reach import read_reach
 from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
 from serve.engine.fields import GUARDED
-from serve.engine.live import FEATURES
+from serve.engine.live import APIS, FEATURES
 from serve.store.place import STORES
 
 _SECTIONS = (
@@ -122,7 +122,7 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
             engines[name] = engine = replace(engine, model=str(EMBEDDED))
         toml.names(section, "fields_pass", engine.fields_pass, GUARDED, "guarded field")
         if engine.supports is not None:
-            toml.names(section, "supports", engine.supports, FEATURES, "feature")
+            toml.names(section, "supports", engine.supports, (*FEATURES, *APIS.values()), "feature")
         if engine.key_env and not environ.get(engine.key_env):
             raise toml.fail(section, "key_env", f"the environment has no {engine.key_env}")
         for limit, least in _LEAST:

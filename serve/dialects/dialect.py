@@ -144,7 +144,10 @@ class Dialect(Protocol):
         """
 
     def as_chat(self, request: Request) -> Request:
-        """The parameters of the request under a chat completion's names. Raises BadRequest for what has none."""
+        """The parameters of the request under a chat completion's names; what has none is left out."""
+
+    def refuse_untranslatable(self, request: Request) -> None:
+        """Called before the request is translated. Raises BadRequest for what no chat completion can ask for."""
 
     def messages(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages in a chat completion's shape."""

@@ -68,6 +68,8 @@ _VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhe
 
 
 _PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every engine has
+APIS = {"/v1/responses": "responses", "/v1/messages": "messages"}  # that some have: path -> name in `supports`
+_PROBED_S = 300.0  # after which a probe's result is asked for again: an engine may be upgraded
 
 
 class LiveEngine:
@@ -103,6 +105,7 @@ class LiveEngine:
         self._generation: dict[str, Any] = {}
         self._model_config: dict[str, Any] = {}
         self._supports = frozenset(FEATURES if spec.supports is None else spec.supports)
+        self._apis: dict[str, tuple[bool, float]] = {}  # path -> whether the engine has it, when that was probed
         try:
             if spec.launched:
                 self._read_folder(Path(spec.model))
@@ -287,7 +290,19 @@ class LiveEngine:
 
     def speaks(self, path: str) -> bool:
         """Whether the engine has this API's path itself, so that a request of it needs no translation."""
-        return path in _PATHS
+        if path in _PATHS or self.spec.supports is not None:
+            return path in _PATHS or APIS.get(path) in self._supports
+        return self._apis.get(path, (False, 0.0))[0]
+
+    def must_probe(self, path: str) -> bool:
+        """Whether only the engine can say if it has this API's path."""
+        if path not in APIS or self.spec.supports is not None:
+            return False
+        return path not in self._apis or time.monotonic() - self._apis[path][1] > _PROBED_S
+
+    def learn_api(self, path: str, *, present: bool) -> None:
+        """What a probe of the path found."""
+        self._apis[path] = (present, time.monotonic())
 
     def unknown(self, names: Iterable[str]) -> list[str]:
         """Those of a profile's decoding settings that `adapt` leaves out, sorted."""

@@ -15,7 +15,7 @@ from serve.dialects.wire import Request, parse
 
 __all__ = [
     "as_chat", "chat", "done", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
-    "properties", "refusal", "renders", "summary", "text", "usage", "writer",
+    "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/chat/completions"
 summary = "Chat completion"
@@ -29,6 +29,10 @@ done = DONE
 def as_chat(request: Request) -> Request:
     """The request itself."""
     return request
+
+
+def refuse_untranslatable(request: Request) -> None:
+    """Nothing: it needs no translation."""
 
 
 def messages(rows: Sequence[Message]) -> Sequence[Message]:

@@ -20,7 +20,7 @@ from serve.dialects.wire import Request, parse, raw_body
 
 __all__ = [
     "as_chat", "chat", "done", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
-    "properties", "refusal", "renders", "summary", "text", "usage", "writer",
+    "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/completions"
 summary = "Text completion"
@@ -32,6 +32,10 @@ done = DONE
 def native(request: Request, prompt: Prompt | None, model: str, salt: str) -> bytes:
     """The client's body. A policy that edits it is never native here: it writes the whole prompt."""
     return raw_body(request, model, salt)
+
+
+def refuse_untranslatable(request: Request) -> None:
+    """Nothing: what the base render has no place for is refused when the request is read."""
 
 
 def messages(rows: Sequence[Message]) -> Sequence[Message]:

@@ -44,6 +44,10 @@ def as_chat(request: Request) -> Request:
     return Request(fields, request.model, request.stream, request.options, b"", touched=True)
 
 
+def refuse_untranslatable(request: Request) -> None:
+    """Everything it says has a place in a chat."""
+
+
 def messages(rows: Sequence[Message]) -> Sequence[Message]:
     return rows
 
