@@ -178,10 +178,10 @@ def fit(
 
 
 def bare(
-    chat: Chat, outcomes: Sequence[Outcome], policy: Policy, specials: Collection[str] = ()
+    chat: Chat, outcomes: Sequence[Outcome], policy: Policy, specials: Collection[str] = (), reason: str = "context"
 ) -> tuple[Prompt, tuple[Outcome, ...]]:
-    """The chat without any advice, for an engine that answered that the prompt was too long."""
-    outcomes = tuple(replace(o, status="skipped", reason="context") if o.status == "applied" else o for o in outcomes)
+    """The chat without any advice, for an engine that refused the prompt; `reason` says why."""
+    outcomes = tuple(replace(o, status="skipped", reason=reason) if o.status == "applied" else o for o in outcomes)
     return lay_out(chat, Advice(), policy, specials), outcomes
 
 

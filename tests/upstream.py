@@ -17,6 +17,9 @@ The **model name** chooses what it does; a name that it does not know behaves li
     error-html-STATUS      a gateway's HTML page
     context-N              400 context_length_exceeded when the prompt has more than N characters, else echo
     max-stop-N             400 when more than N stop strings are sent, else echo
+    no-system              400 for a system role or turns that do not alternate, as old Gemma templates do
+    wants-reasoning        400 for an assistant message without reasoning_content, as DeepSeek does
+    plain-N                400 for more than N messages, in words that say nothing
     no-stream-options      400 when stream_options are sent, else echo
     torn-K                 echo, whose events arrive in pieces of K bytes, K milliseconds apart
     ping                   echo, with comment lines and CRLF between the events, as gateways do
@@ -111,6 +114,21 @@ def prompt_text(body: dict[str, Any], prompt: Any = None) -> str:
             content = message.get("content") or ""
             return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
     return ""
+
+
+def template_refusal(model: str, messages: list[Any]) -> str | None:
+    """What a chat template says of messages that it does not take."""
+    roles = [message.get("role") for message in messages]
+    if model.startswith("no-system"):
+        if "system" in roles:
+            return "System role not supported"
+        if any((role == "user") != (i % 2 == 0) for i, role in enumerate(roles)):
+            return "Conversation roles must alternate user/assistant/user/assistant/..."
+    if model == "wants-reasoning" and any(m["role"] == "assistant" and "reasoning_content" not in m for m in messages):
+        return "Missing `reasoning_content` field in the assistant message at message index 1"
+    if (found := re.fullmatch(r"plain-(\d+)", model)) and len(messages) > int(found[1]):
+        return "invalid request"
+    return None
 
 
 def cut(answer: Answer, body: dict[str, Any]) -> Answer:
@@ -393,6 +411,8 @@ class FakeUpstream:
             return await reply.error(
                 400, f"{text} tokens. Please reduce the length.", code="context_length_exceeded", param=param
             )
+        if (refused := template_refusal(model, body.get("messages") or [])) is not None:
+            return await reply.error(400, refused)
         stops = body.get("stop") or []
         if (found := re.fullmatch(r"max-stop-(\d+)", model)) and len(stops) > int(found[1]):
             return await reply.error(400, f"stop: at most {found[1]} strings", param="stop")

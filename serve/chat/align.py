@@ -14,6 +14,7 @@ import msgspec
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
 from prompt_opt.layout.order import NoPlace
 from prompt_opt.pipeline import advise, bare, fit
+from serve.chat.choose import cannot_hold
 from serve.chat.delivery import Outgoing, counting
 from serve.chat.keys import Caller
 from serve.chat.record import Alignment
@@ -70,6 +71,8 @@ async def align(order: Order) -> Alignment:
         order.dialect.refuse_untranslatable(order.request)
     if policy.render == "chat":
         engine.refuse_chat(order.service.config)
+    elif len(order.chat.messages) > (most := order.service.config.server.max_messages):
+        raise BadRequest(f"messages holds more than {most}", param="messages")
     engine.refuse(request, order.chat)
     said = prompting.refuse_unplaced(request) if policy.render == "base" else ()
     said += notes(policy, engine, "cache_salt" in request.fields)
@@ -80,12 +83,28 @@ async def align(order: Order) -> Alignment:
     on_behalf.set(of_tenant(order.service.config, policy, tenant))
     advice, outcomes = await advise(order.chat, context, order.service.stages[policy.name])
     prompt, outcomes = await laid_out(engine, request, order.chat, advice, outcomes, policy)
+    dropped = any(outcome.status == "skipped" and outcome.reason == "context" for outcome in outcomes)
+    if (dropped and policy.on_error == "fail") or (
+        advice.pinned and not any(s.origin == "pinned" for s in prompt.spans)
+    ):
+        raise cannot_hold(policy, "the engine's context has no room for its text")
     return _noted(order, Alignment(outcomes, advice, prompt, said))
 
 
-def without(order: Order, alignment: Alignment) -> Alignment:
-    """The alignment without any advice, for an engine that answered that the prompt was too long."""
-    prompt, outcomes = bare(order.chat, alignment.outcomes, order.policy, order.engine.specials)
+def holds(order: Order, alignment: Alignment) -> bool:
+    """Whether the request must not be sent without the policy's text: it says so, or a rule is pinned."""
+    return order.policy.on_error == "fail" or bool(alignment.advice.pinned)
+
+
+def without(order: Order, alignment: Alignment, why: str, reason: str) -> Alignment:
+    """The alignment without any advice, for an engine that refused the prompt: `why` in an error, `reason` in a trace.
+
+    Raises:
+        BadRequest: the policy must hold.
+    """
+    if holds(order, alignment):
+        raise cannot_hold(order.policy, why)
+    prompt, outcomes = bare(order.chat, alignment.outcomes, order.policy, order.engine.specials, reason)
     return _noted(order, Alignment(outcomes, Advice(), prompt, alignment.notes))
 
 

@@ -71,3 +71,13 @@ def not_applicable(policy: Policy, path: str, carriers: Sequence[str], why: str 
         code="policy_not_applicable",
         param="policy",
     )
+
+
+def cannot_hold(policy: Policy, why: str) -> BadRequest:
+    """The refusal of a request in which the policy's own text has no place, where the policy must hold."""
+    return BadRequest(
+        f"the policy {policy.name!r} cannot hold for this request: {why}. It is not sent without the policy, because "
+        'the policy has on_error = "fail" or a pinned rule.',
+        code="policy_not_applicable",
+        param="policy",
+    )

@@ -16,8 +16,9 @@ import msgspec
 
 from prompt_opt.core import Advice, Outcome, Policy
 from prompt_opt.pipeline import StageFailed
+from serve.chat import forms
 from serve.chat.admission import admit, leave
-from serve.chat.align import Order, align, outgoing, translation, without
+from serve.chat.align import Order, align, holds, outgoing, translation, without
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver
 from serve.chat.keys import ANYBODY, known
@@ -145,15 +146,33 @@ def _selection(
 
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
-    """Send the request under its policy, and pass the answer on, or translate it."""
+    """Send the request under its policy, and pass the answer on, or translate it.
+
+    What an engine refuses for our part of it is sent again in the form that the refusal asks for, and without our part
+    where none helps and the policy lets it go: a request that works raw does not fail because of us.
+    """
+    policy = order.policy
+    aligned = record.alignment
+    used = forms.known(order.engine, order.model)
+    record.alignment = forms.shape(aligned, used)
     sent, refusal = await _ask(call, order, record), None
-    if sent.upstream.status in _REFUSALS and record.alignment.advice != Advice():
+    while sent.upstream.status in _REFUSALS and record.alignment.advice != Advice():
         with sent.upstream:
             refusal = await read(sent.engine, sent.upstream)
-        if _TOO_LONG.search(refusal):
+        form = forms.asked(refusal, used) if policy.render == "chat" else None
+        if form is not None:
+            used |= {form}
+            record.alignment = forms.shape(aligned, used)
+        elif _TOO_LONG.search(refusal):
             # Longer than the engine takes, and we made it so: without our part it is what it was.
-            record.alignment = without(order, record.alignment)
-            sent, refusal = await _ask(call, order, record), None
+            record.alignment = without(order, aligned, "the engine's context has no room for its text", "context")
+        elif policy.render == "chat" and sent.upstream.status == 400 and not holds(order, aligned):
+            record.alignment = without(order, aligned, "", "refused")
+        else:
+            break
+        sent, refusal = await _ask(call, order, record), None
+    if used and sent.upstream.status == 200 and sent.engine is order.engine and record.alignment.advice != Advice():
+        forms.learn(order.engine, order.model, used)
     order, engine, upstream = order.on(sent.engine, sent.model), sent.engine, sent.upstream
     with upstream:
         if order.native and refusal is None:

@@ -99,6 +99,7 @@ class LiveEngine:
         self.context = spec.context
         self.names: tuple[str, ...] = ()  # models that the engine listed
         self.base = is_base(spec)
+        self.forms: dict[str, frozenset[str]] = {}  # by model: of `prompt_opt.layout.forms`, where it wants another
         self.specials: frozenset[str] = frozenset()
         self.key = os.environ.get(spec.key_env) or None if spec.key_env else None
         self._tokenizer: Any = None

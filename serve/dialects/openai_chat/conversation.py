@@ -20,10 +20,10 @@ _rows = msgspec.json.Decoder(list[Raw])
 
 
 class _Head(msgspec.Struct):
-    """The part of a message that stages look at."""
+    """The part of a message that stages look at. Whether it is well-formed is the engine's to say."""
 
-    role: str
-    content: str | list[dict[str, Any]] | None = None
+    role: str = ""
+    content: Any = None
     tool_calls: Any = None
     function_call: Any = None
 
@@ -35,7 +35,8 @@ def chat(request: Request, limits: Server) -> Chat:
     """The chat of a request, its messages' own bytes beside what stages read of them.
 
     Raises:
-        BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
+        BadRequest: `messages` is missing or empty or holds what cannot be read, or a key of a message differs from a
+            known one in case only.
     """
     if request.fields.get("messages", NULL) == NULL:
         raise BadRequest("messages is missing", param="messages")
@@ -46,19 +47,42 @@ def chat(request: Request, limits: Server) -> Chat:
     refuse_misspelled(request.fields["messages"], _KEYS, "messages")
     if not rows:
         raise BadRequest("messages is empty", param="messages")
-    if len(rows) > limits.max_messages:
-        raise BadRequest(f"messages holds more than {limits.max_messages}", param="messages")
     params = {name: raw for name, raw in request.fields.items() if name not in ("model", "messages", "stream")}
-    return Chat(tuple(_message(raw, i) for i, raw in enumerate(rows)), request.model, request.stream, params)
+    return Chat(_messages(rows, limits.max_messages), request.model, request.stream, params)
+
+
+def _messages(rows: Sequence[Raw], most: int) -> tuple[Message, ...]:
+    """The messages; of more than `most` only the first ones and the last ones are read, the others just passed on."""
+    if len(rows) <= most:
+        return tuple([_message(raw, i) for i, raw in enumerate(rows)])
+    middle = range(most // 2, len(rows) - most + most // 2)
+    return tuple([Message("", None, raw=bytes(raw)) if i in middle else _message(raw, i) for i, raw in enumerate(rows)])
 
 
 def _message(raw: Raw, i: int) -> Message:
+    """What stages read of a message. What they could not read must not reach an engine that can."""
     try:
         head = _head.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
     tool = head.role in ("tool", "function") or bool(head.tool_calls) or bool(head.function_call)
-    return Message(head.role, head.content, tool, bytes(raw))
+    content = head.content
+    if content is not None and not isinstance(content, str):
+        content = _content(content)
+    return Message(head.role, content, tool, bytes(raw))
+
+
+def _content(value: Any) -> str | list[dict[str, Any]]:
+    """A list of parts, each an object; anything else that engines take, as its JSON text."""
+    if not isinstance(value, list):
+        return msgspec.json.encode(value).decode()
+    return [_part(part) for part in value]
+
+
+def _part(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    return {"type": "text", "text": value if isinstance(value, str) else msgspec.json.encode(value).decode()}
 
 
 def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") -> bytes:
