@@ -26,7 +26,7 @@ def readiness(service: Service, who: Caller | None) -> tuple[dict[str, Any], boo
     engines, indexes = service.engines, service.indexes
     trusted = who is not None and who.may("metrics")
     told = {
-        name: {"state": e.state, "reason": e.reason if trusted else ""}
+        name: {"state": e.condition[0], "reason": e.condition[1] if trusted else ""}
         | ({"urls": e.pool.told(urls=trusted and not service.config.keys)} if e.pool else {})
         for name, e in engines.items()
     }
@@ -36,6 +36,6 @@ def readiness(service: Service, who: Caller | None) -> tuple[dict[str, Any], boo
         for name, state in states.items()
         if who is not None and who.sees(indexes.specs[name].tenant)
     }
-    well = all(e.ready and (e.pool is None or e.pool.up) for e in engines.values())
+    well = all(e.answers for e in engines.values())
     ready = well and all(state["state"] == "ready" for state in states.values())
     return {"status": "ready" if ready else "not ready", "engines": told, "indexes": shown}, ready

@@ -93,12 +93,15 @@ def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:
     """What the client is told of an engine that did not answer as it should; the cause is logged and counted."""
     metrics.upstream_errors.labels(engine.spec.name, type(error).__name__).inc()
     log.warning("engine %s: %s (%r)", engine.spec.name, error, error.cause)
+    if engine.contact is not None:
+        engine.contact.suspect()
     if isinstance(error, Down):
         message = f"engine {engine.spec.name!r}: none of its {len(engine.spec.urls)} URLs answers; try again soon"
         return Unavailable(message, code="engine_not_ready")
     if isinstance(error, Refused) and engine.spec.launched:
         return Unavailable(f"engine {engine.spec.name!r} is down and being started again", code="engine_not_ready")
-    failure = UpstreamFailed(f"engine {engine.spec.name!r}: {error}", timed_out=isinstance(error, TimedOut))
+    where = f" at {engine.url}" if engine.named and engine.contact else ""
+    failure = UpstreamFailed(f"engine {engine.spec.name!r}{where}: {error}", timed_out=isinstance(error, TimedOut))
     failure.unserved = unreached(error) or engine.spec.idempotent
     return failure
 

@@ -19,6 +19,7 @@ from serve.engine.fields import refuse_guarded
 from serve.errors import BadRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from serve.engine.contact import Contact
     from serve.engine.pool import Pool
     from serve.engine.relay import Relay
 from serve.engine.upstream import Upstream
@@ -85,7 +86,9 @@ class LiveEngine:
         self.addressing = Addressing.of(spec)
         self._passed = frozenset(name.lower().encode() for name in spec.headers_pass)
         self._fixed = {name.lower(): value for name, value in spec.headers.items()}
+        self.named = False  # errors may name its URL: no keys are configured, so the client is at home
         self.pool: Pool | None = None
+        self.contact: Contact | None = None
         if spec.urls:
             from serve.engine.pool import Pool  # brings the HTTP client, which the parent process does without
 
@@ -93,6 +96,10 @@ class LiveEngine:
                 spec.name, spec.urls, spec.affinity, self.update,
                 retries=spec.retries, idempotent=spec.idempotent, addressing=self.addressing,
             )  # fmt: skip
+        elif spec.url:
+            from serve.engine.contact import Contact
+
+            self.contact = Contact(spec.name, spec.url, self.addressing, self.headers)
         self.counts = spec.stream_usage  # it tells the usage of a stream that asks for it, for all we know
         self._rests = 0.0  # until then it is not asked where there is another, in time.monotonic() seconds
         self.kind = ""
@@ -175,6 +182,23 @@ class LiveEngine:
         return frozenset(features)
 
     @property
+    def checked(self) -> Pool | Contact | None:
+        """What asks it in the background how it is; None for a launched one, whose supervisor does."""
+        return self.pool or self.contact
+
+    @property
+    def condition(self) -> tuple[str, str]:
+        """Its state and the reason, for /readyz."""
+        return (self.contact.state, self.contact.reason) if self.contact else (self.state, self.reason)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has been found to answer."""
+        if self.checked is not None:
+            return self.checked.up
+        return self.ready
+
+    @property
     def ready(self) -> bool:
         return self.state in ("ready", "unknown")
 
@@ -241,7 +265,9 @@ class LiveEngine:
             )
 
     def require_rested(self) -> None:
-        """Raises Unavailable while the engine's Retry-After asks for a pause."""
+        """Raises Unavailable while the engine does not answer, or asks for a pause by its Retry-After."""
+        if self.contact is not None and self.contact.state == "down":
+            raise Unavailable(f"engine {self.spec.name!r} is down: {self.contact.reason}", code="engine_not_ready")
         if self._rests > time.monotonic():
             raise Unavailable(f"engine {self.spec.name!r} asked for a pause", code="engine_not_ready")
 

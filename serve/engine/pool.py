@@ -182,6 +182,12 @@ class Pool:
         for member in self.members:
             self._check(relay, member)
 
+    def stop(self) -> None:
+        """Give up the checks that are under way."""
+        for member in self.members:
+            if member.checking is not None:
+                member.checking.cancel()
+
     def _suspect(self, relay: Relay, member: Member) -> None:
         """A broken connection may have been the request's fault: ask at once, but eject nobody for it alone."""
         if member.state != "ejected":

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from serve.engine import health
-from serve.engine.pool import Pool
 from serve.engine.relay import Relay
 
 
-async def watch(pools: Callable[[], Iterable[Pool]], relay: Callable[[], Relay]) -> None:
-    """Check all pools, for ever. Both are asked for at each turn, since a reload replaces them."""
+class Checked(Protocol):
+    """A pool of engines, or the contact to a single one."""
+
+    def check(self, relay: Relay) -> None:
+        """Begin to ask how it is, in the background, unless that is being done or is not due."""
+
+    def stop(self) -> None:
+        """Give up what is being asked."""
+
+
+async def watch(checked: Callable[[], Iterable[Checked]], relay: Callable[[], Relay]) -> None:
+    """Check them all, for ever. Both are asked for at each turn, since a reload replaces them."""
     try:
         while True:
-            for pool in pools():
-                pool.check(relay())
+            for it in checked():
+                it.check(relay())
             await asyncio.sleep(health.CHECK_S)
     finally:
-        for checking in (member.checking for pool in pools() for member in pool.members):
-            if checking is not None:
-                checking.cancel()
+        for it in checked():
+            it.stop()

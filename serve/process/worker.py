@@ -37,10 +37,9 @@ from serve.configure.reader import load
 from serve.configure.server import refuse_opening
 from serve.dialects import openai
 from serve.engine.live import LiveEngine
-from serve.engine.pool import Pool
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
-from serve.engine.watch import watch
+from serve.engine.watch import Checked, watch
 from serve.errors import ApiError
 from serve.http.cors import Headers
 from serve.http.gate import Gate
@@ -126,8 +125,8 @@ class Worker:
         same = config.server.large_bodies_mb == old.config.server.large_bodies_mb
         turns = old.turns if same else _turns(config)
         self.service, self.gate = Service(config, *parts, relay, traces, indexes, limiter, turns), Gate(config)
-        for pool in self.pools():
-            pool.check(relay)  # a new one is not ready before
+        for it in self.checked():
+            it.check(relay)  # a new one is not ready before
         if self.settings is not None:
             self.settings.timeout_graceful_shutdown = _drain(config)
 
@@ -139,9 +138,9 @@ class Worker:
         """What a browser is told of pages of other origins."""
         return self.gate.cors.grant(method, headers)
 
-    def pools(self) -> Iterator[Pool]:
-        """Of the engines that are several."""
-        return (engine.pool for engine in self.service.engines.values() if engine.pool is not None)
+    def checked(self) -> Iterator[Checked]:
+        """What is to be asked in the background how it is."""
+        return (it for engine in self.service.engines.values() if (it := engine.checked) is not None)
 
     async def close(self) -> None:
         """Close connections, stores and indexes, those of earlier configurations too."""
@@ -198,6 +197,8 @@ def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes, rela
         name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
         for name, spec in config.engines.items()
     }
+    for engine in engines.values():
+        engine.named = not config.keys
     supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)
     return engines, {name: build_stages(policy, supplies) for name, policy in config.policies.items()}
 
@@ -263,7 +264,7 @@ async def serve(told: Mapping[str, Any]) -> None:
             worker.ledgers.sweep()
             await asyncio.sleep(_COUNT_S)
 
-    watching = watch(worker.pools, lambda: worker.service.relay)
+    watching = watch(worker.checked, lambda: worker.service.relay)
     tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching, count())]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()

@@ -330,7 +330,7 @@ async def test_an_engine_that_nobody_answers_for_is_a_502(http: httpx.AsyncClien
         for stream in (False, True):
             answer = await http.post(PATH, json=chat(stream=stream), headers={"x-trimtab-policy": policy})
             told = error(answer, 502, "upstream_failed")
-            assert told["message"] == "engine 'dead': The engine cannot be reached."
+            assert told["message"] == "engine 'dead' at http://127.0.0.1:1: The engine cannot be reached."
 
 
 async def test_an_engine_that_says_nothing_is_a_504(keyed: Served) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
+from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
 
 from tests.serve.conftest import Served, Start, chat
+from tests.upstream import FakeUpstream
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,8 @@ async def test_the_only_engine_that_cannot_be_asked_is_named(before_port: tuple[
     async with httpx.AsyncClient(verify=False, base_url=before_port[0]) as http:
         answer = await http.get("/v1/models")
     assert answer.status_code == 502
-    assert answer.json()["error"]["message"] == "engine 'main': The engine cannot be reached."
+    where = f"http://127.0.0.1:{before_port[1]}"
+    assert answer.json()["error"]["message"] == f"engine 'main' at {where}: The engine cannot be reached."
 
 
 @pytest.mark.parametrize(
@@ -100,10 +104,42 @@ async def test_policies_say_what_they_do(served: Served) -> None:
     assert [name for name, row in rows.items() if row["default"]] == ["raw"]
 
 
+async def engines(http: httpx.AsyncClient) -> dict[str, Any]:
+    told: dict[str, Any] = (await http.get("/readyz")).json()["engines"]
+    return told
+
+
+async def readiness(http: httpx.AsyncClient, status: int) -> None:
+    """Until /readyz has that status."""
+    deadline = time.monotonic() + 20
+    while (answer := await http.get("/readyz")).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        await asyncio.sleep(0.02)
+
+
+async def test_a_single_engine_is_waited_for_and_missed(start: Start) -> None:
+    with FakeUpstream() as engine:
+        port, url = engine.port, engine.url
+    trimtab = start(file=f'state_dir = "{{state}}"\n[engine.main]\nurl = "{url}/v1"\n')
+    assert url in trimtab.wait_for(r"engine main: no answer from \S+: The engine cannot be reached\. \(Connection")
+    async with httpx.AsyncClient(base_url=trimtab.url) as http:
+        assert (await http.get("/readyz")).status_code == 503
+        answer = await http.post("/v1/chat/completions", json=chat())
+        assert answer.json()["error"]["message"] == f"engine 'main' at {url}: The engine cannot be reached."
+        with FakeUpstream(port):
+            await readiness(http, 200)
+            trimtab.wait_for(f"engine main: {url} answers")
+        assert (await http.post("/v1/chat/completions", json=chat())).status_code == 502
+        await readiness(http, 503)  # the failure had it asked again
+
+
 async def test_health_and_readiness(served: Served) -> None:
     async with httpx.AsyncClient(verify=False, base_url=served.url) as http:
         assert (await http.get("/healthz")).json() == {"status": "ok"}
-        ready = await http.get("/readyz")
-        assert ready.status_code == 200
-        assert ready.json()["engines"]["main"] == {"state": "unknown", "reason": ""}
+        deadline = time.monotonic() + 10
+        while "unknown" in (states := {name: it["state"] for name, it in (await engines(http)).items()}).values():
+            assert time.monotonic() < deadline, states
+        assert (await engines(http))["main"] == {"state": "ready", "reason": ""}
+        assert (await engines(http))["dead"] == {"state": "down", "reason": "The engine cannot be reached."}
+        assert (await http.get("/readyz")).status_code == 503  # for that one
         assert (await http.post("/v1/chat/completions", json=chat())).is_success

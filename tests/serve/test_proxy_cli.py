@@ -62,7 +62,8 @@ def test_fastapi_is_loaded_when_one_of_its_routes_is_asked_for(start: Start) -> 
         return "pydantic_core" in Path(f"/proc/{worker}/maps").read_text()
 
     with httpx.Client(base_url=served.url, timeout=20) as http:
-        assert http.get("/readyz").status_code == http.get("/healthz").status_code == 200
+        assert http.get("/readyz").status_code in (200, 503)
+        assert http.get("/healthz").status_code == 200
         assert http.post("/v1/chat/completions", json=chat()).status_code == 200
         assert not loaded()
         assert http.get("/v1/models").status_code == 200
