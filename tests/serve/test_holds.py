@@ -33,7 +33,7 @@ optional = ["urial"]
 KEYS = {"bound": 'policy = "{policy}"', "free": 'rights = ["raw"]', "skipper": 'rights = ["raw", "skip"]'}
 FORMS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
 SILENT = ("/v1/embeddings", "/v1/moderations", "/v1/rerank", "/v1/score")  # nothing is generated there
-ALIGNED = ("/v1/chat/completions",)
+ALIGNED = tuple(dialect.path for dialect in DIALECTS if "chat" in dialect.renders)
 PATHS = sorted({*RELAYED, *(dialect.path for dialect in DIALECTS)})
 CHANNELS = ["server", "alias", "key", "header", "field"]
 
@@ -47,8 +47,10 @@ def keys(policy: str) -> str:
 
 
 def body(path: str, model: str) -> dict[str, Any]:
-    if path == "/v1/chat/completions":
-        return {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    if path in ("/v1/chat/completions", "/v1/messages"):
+        return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    if path in ALIGNED:
+        return {"model": model, "input": "hi"}
     return {"model": model, "input": "hi", "prompt": "hi", "query": "hi", "documents": ["hi"]}
 
 
@@ -74,7 +76,8 @@ class Asker:
 
     @property
     def sent(self) -> list[Any]:
-        return [r for r in self._upstream.requests[self._before :] if r.method == "POST"]
+        """What reached the engine, without the empty questions whether it has a path."""
+        return [r for r in self._upstream.requests[self._before :] if r.method == "POST" and r.body != b"{}"]
 
 
 @pytest.fixture
