@@ -13,18 +13,21 @@ from tests.upstream import FakeUpstream
 # Files that take longest, longest first (the summary prints the times). pytest-xdist hands out whole files in this
 # order, so that no worker is left alone with a long one at the end. A file that is missing here only runs later.
 LONGEST = (
-    "serve/test_embedded.py",
     "trainers/test_pair.py",
-    "serve/test_supervisor.py",
+    "page/test_page.py",
     "trainers/test_launch.py",
     "trainers/test_kto.py",
-    "trainers/test_sft.py",
-    "trainers/test_cpt.py",
-    "trainers/test_train_bpo.py",
-    "serve/test_bpo_embedded.py",
     "trainers/test_reward.py",
+    "trainers/test_sft.py",
     "page/test_views.py",
-    "page/test_page.py",
+    "serve/test_embedded.py",
+    "serve/test_supervisor.py",
+    "trainers/test_cpt.py",
+    "trainers/test_run.py",
+    "trainers/test_losses.py",
+    "trainers/test_train_bpo.py",
+    "trainers/test_export.py",
+    "serve/test_bpo_embedded.py",
 )
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread each, or the workers fight for the cores
