@@ -59,10 +59,8 @@ def test_toml_is_read_by_its_reader(block: Block, tmp_path: Path) -> None:
     values = tomllib.loads(block.text)
     if "instruction" in values or "exemplar" in values:
         assert profile.load(path).name
-    elif not {"engine", "policy", "server", "index", "key", "alias", "rewriter", "profile"}.isdisjoint(values):
-        assert isinstance(load(Flags(config=str(path)), Environment()), Config)
     else:
-        pytest.fail(f"{block} is neither a configuration nor a profile")
+        assert isinstance(load(Flags(config=str(path)), Environment()), Config)
 
 
 @pytest.mark.parametrize("name", ["trimtab.toml", "full.toml"])
