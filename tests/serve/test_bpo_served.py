@@ -184,7 +184,10 @@ PARTS = [
 def test_all_that_is_not_the_last_users_text_reaches_the_engine_byte_for_byte(
     server: Served, upstream: FakeUpstream, fields: dict[str, Any], outcome: str
 ) -> None:
-    """Numbers, order, blanks and unknown fields as the client wrote them; only the text of the last turn is new."""
+    """Numbers, order, blanks and unknown fields as the client wrote them; only the text of the last turn is new.
+
+    A stream is asked for its usage as well, whose chunk the client does not see.
+    """
     system = '{"content": "Be  kind.",  "role":"system", "x_own": 1.50}'
     user = '{"role": "user", "x_mark": [1e2], "content": %s}'
     more = "".join(f', "{name}": {json.dumps(value)}' for name, value in fields.items())
@@ -196,6 +199,8 @@ def test_all_that_is_not_the_last_users_text_reaches_the_engine_byte_for_byte(
     assert answer.headers["x-trimtab-applied"].removesuffix(" cached)").removesuffix(")") + ")" == f"bpo={outcome}"
     sent = upstream.posts[-1]
     before, after = (msgspec.json.decode(raw, type=dict[str, msgspec.Raw]) for raw in (body.encode(), sent.body))
+    if "stream" in fields:
+        assert bytes(after.pop("stream_options")) == b'{"include_usage":true}'
     assert {k: bytes(v) for k, v in after.items() if k != "messages"} == {
         k: bytes(v) for k, v in before.items() if k != "messages"
     }
