@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from trainers.methods.losses import LOSSES
 from trainers.methods.table import METHODS, resolve
+from trainers.rounds.selectors import SELECTORS
 
 CHECK = ("check", "trainers.check:main", "nothing: says what is wrong with training data")
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"
@@ -21,9 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     method, *rest = arguments
     if method in LOSSES:  # `trimtab train simpo …` is pair with that loss
         method, rest = "pair", [*rest, "--set", f"loss={method}"]
+    if method in SELECTORS:  # `trimtab train raft …` is rounds with that selector
+        method, rest = "rounds", [*rest, "--set", f"selector={method}"]
     entries = {name: row.entry for name, row in METHODS.items()} | {CHECK[0]: CHECK[1]}
     if method not in entries:
-        print(f"trimtab train: no method {method!r}; methods: {', '.join([*entries, *LOSSES])}", file=sys.stderr)
+        print(
+            f"trimtab train: no method {method!r}; methods: {', '.join([*entries, *LOSSES, *SELECTORS])}",
+            file=sys.stderr,
+        )
         return 2
     if any(argument.partition("=")[0] == "--launch" for argument in rest):
         if method not in METHODS or not METHODS[method].several:
@@ -43,6 +49,8 @@ def listing() -> str:
         lines += [f"{name:<8} {method.title}", f"{'':<8} {method.paper}: {method.formula}"]
         if name == "pair":
             lines += [f"  {loss:<14} {row.paper:<34} {row.formula}" for loss, row in LOSSES.items()]
+        if name == "rounds":
+            lines += [f"  {each:<14} {one.paper:<34} {one.formula}" for each, one in SELECTORS.items()]
     return "\n".join([*lines, f"{CHECK[0]:<8} {CHECK[2]}"])
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from trainers.ask.host import Again, EngineError, Host, refusal
 from trainers.ask.journal import Kept, KeptError, Row
 
-__all__ = ["Answer", "Answers", "Engine", "EngineError", "Messages", "ask_all", "key_of"]
+__all__ = ["Answer", "Answers", "Engine", "EngineError", "Messages", "ask_all", "ask_bodies", "key_of"]
 
 Messages = list[dict[str, str]]
 
@@ -41,9 +41,18 @@ class Engine:
     backoff_s: float = 1.0
 
     @property
+    def base(self) -> str:
+        """The URL, /v1 included."""
+        return self.url.rstrip("/").removesuffix("/v1") + "/v1"
+
+    @property
     def endpoint(self) -> str:
         """The URL of chat completions."""
-        return self.url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+        return self.base + "/chat/completions"
+
+    def endpoint_of(self, body: Mapping[str, Any]) -> str:
+        """Chat completions for `messages`, completions for a `prompt`."""
+        return self.base + "/completions" if "prompt" in body else self.endpoint
 
     def body(self, messages: Messages) -> dict[str, Any]:
         """The request's JSON body for one question."""
@@ -64,11 +73,16 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one question: a text, or the engine's refusal of the request (a 4xx of that question)."""
+    """What came back for one question: a text, or the engine's refusal of the request (a 4xx of that question).
+
+    `token_ids` and `logprobs` (nats, one a token) are there where the request asked for them and the engine gave them.
+    """
 
     text: str
     finish: str = "stop"
     refused: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
 
 
 def key_of(body: Mapping[str, Any]) -> str:
@@ -87,11 +101,15 @@ class Answers(Kept[Answer]):
 
 
 def _from_row(row: Row) -> tuple[str, Answer]:
-    return row.pop("key"), Answer(**row)
+    lists: Row = {name: tuple(row[name]) for name in ("token_ids", "logprobs") if name in row}
+    key = str(row.pop("key"))
+    return key, Answer(**(row | lists))
 
 
 def _to_row(key: str, answer: Answer) -> Row:
-    return {"key": key, "text": answer.text, "finish": answer.finish, "refused": answer.refused}
+    row = {"key": key, "text": answer.text, "finish": answer.finish, "refused": answer.refused}
+    details = {"token_ids": list(answer.token_ids), "logprobs": list(answer.logprobs)}
+    return row | {name: value for name, value in details.items() if value}
 
 
 # ---------------------------------------------------------------- asking
@@ -104,6 +122,15 @@ def ask_all(engine: Engine, questions: list[Messages], path: Path, what: str) ->
         EngineError: the engine is away, refuses the key or the model, or refuses everything it is asked.
     """
     bodies = {key_of(body): body for body in map(engine.body, questions)}
+    found = ask_bodies(engine, bodies, path, what)
+    return [found[key_of(engine.body(question))] for question in questions]
+
+
+def ask_bodies(engine: Engine, bodies: Mapping[str, Mapping[str, Any]], path: Path, what: str) -> dict[str, Answer]:
+    """An answer for each request body, by its key; asked are only those whose key `path` does not hold yet.
+
+    Equal bodies under two keys are two samples. Raises EngineError as `ask_all` does.
+    """
     with Answers(path) as answers:
         todo = [(key, body) for key, body in bodies.items() if answers.get(key) is None]
         asking = _Asking(engine, answers, tqdm(total=len(bodies), initial=len(bodies) - len(todo), desc=what))
@@ -118,7 +145,7 @@ def ask_all(engine: Engine, questions: list[Messages], path: Path, what: str) ->
             raise EngineError(f"{error}; {kept}, and the same command goes on from there") from None
         finally:
             asking.bar.close()
-        return [answers[key_of(engine.body(question))] for question in questions]
+        return {key: answers[key] for key in bodies}
 
 
 class _Asking:
@@ -158,10 +185,10 @@ class _Asking:
             self.bar.update()
 
     async def _once(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> Answer:
-        reply = await client.post(self.engine.endpoint, json=body)
+        engine, endpoint = self.engine, self.engine.endpoint_of(body)
+        reply = await client.post(endpoint, json=body)
         if reply.status_code != 200:
-            engine = self.engine
-            return Answer("", "refused", refusal(reply, self.where, engine.endpoint, engine.model, engine.key_env))
+            return Answer("", "refused", refusal(reply, self.where, endpoint, engine.model, engine.key_env))
         if (answer := _read(reply)) is None:
             raise Again("answered with no chat completion")
         return answer
@@ -171,7 +198,10 @@ def _read(reply: httpx.Response) -> Answer | None:
     """The answer; one without content (null: a model that thought until its tokens were gone) has no text."""
     try:
         choice = reply.json()["choices"][0]
-        text, finish = choice["message"]["content"], choice.get("finish_reason")
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        finish, told = choice.get("finish_reason"), choice.get("logprobs") or {}
+        logprobs = told.get("token_logprobs") or [token["logprob"] for token in told.get("content") or ()]
+        details = tuple(choice.get("token_ids") or ()), tuple(map(float, logprobs))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    return Answer(text or "", str(finish or "stop")) if isinstance(text, str | None) else None
+    return Answer(text or "", str(finish or "stop"), "", *details) if isinstance(text, str | None) else None

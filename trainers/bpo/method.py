@@ -19,25 +19,24 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prompt_opt.rewriter.settings import shielded
 from prompt_opt.rewriter.template import BPO
 from trainers.ask.engine import EngineError
 from trainers.bpo.options import Recipe
 from trainers.bpo.rewrites import prepare, read_rewrites, write_rows
-from trainers.data.layouts import data_hash
 from trainers.data.messages import Row
-from trainers.run.keys import Common, validate
+from trainers.run.keys import validate
 from trainers.run.model import is_first, load, say
+from trainers.run.parts import derived, once, whole
 from trainers.run.recipe import RecipeError
 from trainers.run.training import main_for
 
 METHOD = "bpo"
-C = TypeVar("C", bound=Common)
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
@@ -100,7 +99,8 @@ def supervised(
     for part, rows in parts.items():
         write_rows(files[part], [example(row, specials) for row in rows])
     held = str(files["heldout"]) if parts["heldout"] else None
-    made = derived(recipe, sft.Recipe, train=str(files["train"]), heldout=held, heldout_fraction=0.0)
+    changes = {"chat_template": "none", "train": str(files["train"]), "heldout": held, "heldout_fraction": 0.0}
+    made = derived(recipe, sft.Recipe, **changes)
     return once(sft.train, made, out / "sft", resume)
 
 
@@ -120,47 +120,11 @@ def on_judged(recipe: Recipe, rows: Sequence[Row], out: Path, resume: bool) -> t
         say("no two samples of a prompt were marked far enough apart; the rewriter stays as SFT left it")
         return counts, {}
     made = derived(
-        recipe, pair.Recipe, model=str(whole(out)), train=str(out / "dpo_train.jsonl"), heldout=None,
-        heldout_fraction=0.0, loss="dpo", beta=recipe.dpo_beta, learning_rate=recipe.dpo_learning_rate,
+        recipe, pair.Recipe, chat_template="none", model=str(whole(out / "sft")), train=str(out / "dpo_train.jsonl"),
+        heldout=None, heldout_fraction=0.0, loss="dpo", beta=recipe.dpo_beta, learning_rate=recipe.dpo_learning_rate,
         epochs=recipe.dpo_epochs, steps=None,
     )  # fmt: skip
     return counts, once(pair.train, made, out / "dpo", resume)
-
-
-def whole(out: Path) -> Path:
-    """The SFT rewriter with all its weights, to begin DPO with: an adapter is merged first."""
-    from accelerate import PartialState  # type: ignore[import-untyped]
-
-    from trainers.run.weights import is_adapter, save
-
-    final, merged = out / "sft" / "final", out / "sft" / "merged"
-    if not is_adapter(final):
-        return final
-    if is_first():
-        shutil.rmtree(merged, ignore_errors=True)
-        save(final, merged, "float32")
-    PartialState().wait_for_everyone()
-    return merged
-
-
-def derived(recipe: Recipe, kind: type[C], **changes: Any) -> C:
-    """The recipe of a part: this one's common keys, and what the part has of its own."""
-    common = {field.name: getattr(recipe, field.name) for field in fields(Common)}
-    return kind(**{**common, "unusable": "drop", "chat_template": "none"} | changes)
-
-
-def once(
-    train_part: Callable[[C, Path, bool], dict[str, Any]], recipe: C, folder: Path, resume: bool
-) -> dict[str, Any]:
-    """Train, unless the folder holds the finished run of this very recipe on this very data."""
-    path = folder / "run.json"
-    if resume and path.is_file():
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        same = before["recipe"] == json.loads(json.dumps(asdict(recipe)))
-        if same and before["data_sha256"]["the data of train"] == data_hash(recipe.train, []):
-            say(f"{folder} is finished")
-            return before
-    return train_part(recipe, folder, resume)
 
 
 # ---------------------------------------------------------------- the end

@@ -93,6 +93,14 @@ METHODS: Mapping[str, Method] = {
         paper="arXiv:2304.05302",
         formula="Σ_{r_i > r_j} max(0, s̄_j - s̄_i) + NLL of the best, or the list loss that the recipe names",
     ),
+    "rounds": Method(
+        entry="trainers.rounds.iteration:main",
+        reads="prompt",
+        title="a model trained on its own samples, scored and selected round by round; the selector says how",
+        paper="arXiv:2304.06767",
+        formula="sample K answers, score, select, train; each selector is a method's name too:",
+        several=False,
+    ),
     "bpo": Method(
         entry="trainers.bpo.method:main",
         reads="preference",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = (
+    "score",
     "loss",
     "accuracy",
     "rewards/accuracies",

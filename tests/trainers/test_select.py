@@ -1,0 +1,175 @@
+"""The selectors by their known answers: what each would choose of known distributions."""
+
+import math
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from trainers.methods.losses import LOSSES, Pairs, Settings
+from trainers.methods.table import METHODS, resolve
+from trainers.rounds.group import Choice, Group, Scored
+from trainers.rounds.select.iterative import ends
+from trainers.rounds.select.raft import best
+from trainers.rounds.select.rrhf import ranked
+from trainers.rounds.select.rso import accepted, pairs
+from trainers.rounds.select.spin import own
+from trainers.rounds.selectors import SELECTORS
+
+ANSWERS = "abcdef"
+POLICY = [0.30, 0.25, 0.20, 0.12, 0.08, 0.05]
+REWARD = [0.0, 1.0, 0.3, 2.0, 1.5, 0.7]
+CHI2_999 = 20.515  # five degrees of freedom
+
+
+def sampled(number: int, draw: Random) -> tuple[Scored, ...]:
+    places = draw.choices(range(6), POLICY, k=number)
+    return tuple(Scored(ANSWERS[at], REWARD[at]) for at in places)
+
+
+def chi_square(counts: Counter[str], wanted: list[float]) -> float:
+    total, whole = sum(counts.values()), sum(wanted)
+    expected = [total * part / whole for part in wanted]
+    return sum((counts[answer] - e) ** 2 / e for answer, e in zip(ANSWERS, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_is_found_and_trains_a_method_of_the_table(name: str) -> None:
+    row = SELECTORS[name]
+    assert callable(resolve(row.of))
+    assert row.settings.keys() <= set(METHODS[row.trains].recipe.__dataclass_fields__)
+    assert name not in LOSSES
+    assert name not in METHODS
+
+
+# ---------------------------------------------------------------- RSO
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
+def test_rso_accepts_samples_of_the_policy_tilted_by_the_reward(beta: float) -> None:
+    """χ² against π·e^(r/β) on six answers; π itself is rejected by the same statistic."""
+    draw = Random(7)
+    counts: Counter[str] = Counter()
+    for _ in range(400):
+        samples = sampled(64, draw)
+        if any(scored.score == max(REWARD) for scored in samples):  # r_max is among the samples
+            counts.update(scored.text for scored in accepted(samples, beta, draw))
+    tilted = [p * math.exp(r / beta) for p, r in zip(POLICY, REWARD, strict=True)]
+    assert sum(counts.values()) > 2000
+    assert chi_square(counts, tilted) < CHI2_999
+    assert chi_square(counts, POLICY) > 5 * CHI2_999
+
+
+def test_rso_pairs_what_was_accepted_by_score() -> None:
+    group = Group("p", sampled(64, Random(1)))
+    found = pairs(group, Choice(keep=8, score_beta=2.0), Random(2))
+    assert 1 <= len(found) <= 4
+    assert all(row["score_chosen"] > row["score_rejected"] for row in found)
+    assert all(REWARD[ANSWERS.index(row["chosen"])] == row["score_chosen"] for row in found)
+    assert pairs(group, Choice(keep=8, least_gap=9.0), Random(2)) == []
+    assert pairs(Group("p", ()), Choice(), Random(2)) == []
+
+
+# ---------------------------------------------------------------- RAFT
+
+
+def chosen(number: int, rounds: int = 6000) -> Counter[str]:
+    draw = Random(3)
+    return Counter(best(Group("p", sampled(number, draw)), Choice(), draw)[0]["completion"] for _ in range(rounds))
+
+
+def test_raft_with_one_sample_learns_the_policy_and_so_leaves_the_expected_logits() -> None:
+    assert chi_square(chosen(1), POLICY) < CHI2_999
+    logits = torch.tensor(POLICY, dtype=torch.float64).log().requires_grad_()
+    # The expected gradient of sft on samples of π: Σ_y π(y) ∇ −log π(y).
+    expected = -(torch.tensor(POLICY, dtype=torch.float64) * logits.log_softmax(0)).sum()
+    (gradient,) = torch.autograd.grad(expected, logits)
+    assert gradient.abs().max() < 1e-12
+
+
+def test_raft_of_k_is_the_distribution_of_the_maximum_and_of_many_the_argmax() -> None:
+    order = sorted(range(6), key=lambda at: REWARD[at])
+    below = [sum(POLICY[other] for other in order[:rank]) for rank in range(7)]
+    wanted = [0.0] * 6
+    for rank, at in enumerate(order):
+        wanted[at] = below[rank + 1] ** 4 - below[rank] ** 4
+    counts = chosen(4)
+    assert chi_square(counts, [max(part, 1e-12) for part in wanted]) < CHI2_999
+    many = chosen(128, 500)
+    assert many["d"] / 500 > 0.99  # the argmax of the reward
+
+
+def test_raft_draws_among_equals() -> None:
+    group = Group("p", tuple(Scored(text, 1.0) for text in "xy"))
+    assert {best(group, Choice(), Random(seed))[0]["completion"] for seed in range(20)} == {"x", "y"}
+
+
+# ---------------------------------------------------------------- SPIN
+
+
+def test_spin_has_no_expected_gradient_where_the_policy_is_the_data() -> None:
+    """Over all pairs (data's answer, own answer), both of π: Σ π_i π_j ∇ loss(i, j) = 0; not so for other data."""
+    policy = torch.tensor(POLICY, dtype=torch.float64)
+
+    def expected(data: torch.Tensor) -> torch.Tensor:
+        logits = policy.log().requires_grad_()
+        logps, ref = logits.log_softmax(0), policy.log()
+        i, j = torch.cartesian_prod(torch.arange(6), torch.arange(6)).T
+        one = torch.ones(36, dtype=torch.float64)
+        dpo = LOSSES["dpo"].of
+        assert dpo is not None
+        losses = dpo(Pairs(logps[i], logps[j], one, one, ref[i], ref[j]), Settings(beta=0.1))
+        (gradient,) = torch.autograd.grad((data[i] * policy[j] * losses).sum(), logits)
+        return gradient
+
+    assert expected(policy).abs().max() < 1e-15
+    assert expected(policy.flip(0)).abs().max() > 1e-3
+
+
+def test_spin_pairs_the_datas_answer_with_each_different_sample() -> None:
+    group = Group("p", tuple(map(Scored, ("good", "bad", "bad", " good "))), gold="good")
+    assert own(group, Choice(), Random(0)) == [{"prompt": "p", "chosen": "good", "rejected": "bad"}]
+    turns: list[dict[str, str]] = [{"role": "user", "content": "p"}]
+    said = [{"role": "assistant", "content": "good"}]
+    [row] = own(Group(turns, (Scored("bad"),), gold=said), Choice(), Random(0))
+    assert row == {"prompt": turns, "chosen": said, "rejected": [{"role": "assistant", "content": "bad"}]}
+
+
+# ---------------------------------------------------------------- lists and ends
+
+
+def test_rrhf_keeps_the_different_answers_with_their_scores() -> None:
+    group = Group("p", (Scored("a", 1), Scored("b", 2), Scored("a", 1)))
+    assert ranked(group, Choice(), Random(0)) == [{"prompt": "p", "answers": ["a", "b"], "scores": [1, 2]}]
+    assert ranked(Group("p", (Scored("a", 1), Scored("b", 1))), Choice(), Random(0)) == []
+
+
+def test_the_ends_are_the_planted_pair() -> None:
+    group = Group("p", (Scored("mid", 2), Scored("low", 1), Scored("high", 3)))
+    [row] = ends(group, Choice(), Random(0))
+    assert (row["chosen"], row["rejected"]) == ("high", "low")
+    assert ends(group, Choice(least_gap=2.0), Random(0)) == []
+    assert ends(Group("p", (Scored("a", 1), Scored("b", 1))), Choice(), Random(0)) == []
+
+
+def test_iterative_dpo_with_the_true_preferences_reaches_the_optimum_of_the_bandit() -> None:
+    """π* ∝ π_ref·e^(r/β): pairs of π_t, labelled by Bradley-Terry chances of r, and the reference stays."""
+    policy = torch.tensor(POLICY, dtype=torch.float64)
+    reward, beta = torch.tensor(REWARD, dtype=torch.float64), 0.7
+    logits = policy.log().clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    i, j = torch.cartesian_prod(torch.arange(6), torch.arange(6)).T
+    one = torch.ones(36, dtype=torch.float64)
+    dpo: Any = LOSSES["dpo"].of
+    for _ in range(400):  # rounds
+        logps = logits.log_softmax(0)
+        seen = (logps[i] + logps[j]).exp().detach() * torch.sigmoid(reward[i] - reward[j])
+        losses = dpo(Pairs(logps[i], logps[j], one, one, policy.log()[i], policy.log()[j]), Settings(beta=beta))
+        optimizer.zero_grad()
+        (seen * losses).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    optimum = (policy.log() + reward / beta).log_softmax(0)
+    divergence = (logits.log_softmax(0).exp() * (logits.log_softmax(0) - optimum)).sum()
+    assert divergence.item() < 1e-4

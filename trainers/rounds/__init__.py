@@ -1,0 +1,1 @@
+"""Rounds: sample answers, score them, select, train, and again with what was trained."""

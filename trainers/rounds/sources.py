@@ -1,0 +1,80 @@
+"""Where a round's actor, samples and scores come from, as the recipe names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trainers.data.messages import spoken
+from trainers.rounds import manifest
+from trainers.rounds.round_recipe import Recipe
+from trainers.rounds.sample import Prompt, Sample, Sampler
+from trainers.rounds.score import Scorer
+from trainers.run.model import load
+from trainers.run.parts import whole
+
+
+def template_of(recipe: Recipe, number: int) -> str | None:
+    """The recipe's chat template; a trained actor brings it along."""
+    return recipe.chat_template if number == 0 or recipe.chat_template == "none" else None
+
+
+def actor_of(recipe: Recipe, out: Path, number: int) -> Path:
+    """The folder of a round's actor: the base model, or what the round before it trained, an adapter merged."""
+    return Path(load(recipe).path) if number == 0 else whole(out / f"round-{number - 1}" / "train")
+
+
+def answered(
+    recipe: Recipe, actor: Path, number: int, prompts: Sequence[Prompt], samples: int, folder: Path
+) -> tuple[list[Prompt], list[list[Sample]]]:
+    """The prompts as the actor is asked them, and its samples. A text is a user's turn where there is a template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = load(replace(recipe, model=str(actor), chat_template=template_of(recipe, number)))
+    asked = [spoken(prompt, "user") if base.tokenizer.chat_template else prompt for prompt in prompts]
+    with sampler_of(recipe, actor, base.tokenizer, number, folder) as sampler:
+        return asked, sampler.sample(asked, samples, recipe.seed * 1000 + number, folder)
+
+
+@contextmanager
+def sampler_of(recipe: Recipe, actor: Path, tokenizer: Any, number: int, folder: Path) -> Iterator[Sampler]:
+    """What answers with the actor's weights: this process, an engine started on them, or a running one."""
+    revision = manifest.revision_of(actor)
+    if recipe.sampler == "here":
+        from trainers.rounds.generator import Generator
+
+        yield Generator(
+            actor, tokenizer, revision, temperature=recipe.temperature, top_p=recipe.top_p,
+            max_new_tokens=recipe.max_new_tokens, batch=recipe.micro_batch,
+        )  # fmt: skip
+        return
+    from trainers.rounds.engine_process import load_adapter, running
+    from trainers.rounds.remote import Remote
+
+    more: dict[str, Any] = {"top_p": recipe.top_p, "details": recipe.engine_details}
+    if recipe.sampler == "command":
+        with running(recipe.engine_command, actor, folder / "engine.log", recipe.engine_timeout) as (url, name):
+            yield Remote(recipe.engine(url, name), revision, **more)
+        return
+    name = recipe.engine_model
+    if number:
+        name = f"{folder.parent.name}-round-{number}"
+        load_adapter(recipe.engine_url, name, folder.parent / f"round-{number - 1}" / "train" / "final")
+    yield Remote(recipe.engine(recipe.engine_url, name), revision, **more)
+
+
+def scorer_of(recipe: Recipe) -> Scorer | None:
+    """What the recipe names; None where the selector needs no scores."""
+    from trainers.rounds import score
+
+    if recipe.scorer == "none":
+        return None
+    if recipe.scorer == "reward":
+        return score.RewardScorer(Path(recipe.reward_model))
+    if recipe.scorer == "rule":
+        return score.RuleScorer(recipe.rule)
+    if recipe.scorer == "judge_marks":
+        return score.MarksScorer(recipe.judge)
+    return score.PairsScorer(recipe.judge, recipe.seed)
