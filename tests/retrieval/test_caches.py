@@ -1,5 +1,6 @@
 """FAISS and tantivy files are caches: whatever happens to them, the record decides."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -216,3 +217,50 @@ def test_a_writer_killed_before_its_note_leaves_nothing_twice(make: Callable[...
     other.add([Passage("later", "a later rule about noon")])
     assert sorted(hit.id for hit in other.search("noon", 10, mode="lexical")) == ["late", "later"]
     assert other.backend._terms.reader.searcher.num_docs == 52
+
+
+_FILES = (".managed.json", "meta.json", "*.fast", "*.term", "*.idx", "*.fieldnorm", "*.store", "*.pos")
+
+
+def _garbage(path: Path) -> None:
+    """As long as it was: what is mapped and then cut kills the process, whoever does it."""
+    path.write_bytes(np.random.default_rng(7).bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("harm", [_garbage, flip, Path.unlink])
+@pytest.mark.parametrize("name", [*_FILES, "../lexical.json"])
+def test_any_damage_to_the_lexical_cache_is_mended(
+    make: Callable[..., Index], tmp_path: Path, name: str, harm: Callable[[Path], None], opened: bool
+) -> None:
+    index = make()
+    index.add(many(60))
+    assert index.search("number 17", 1, mode="lexical")[0].id == "r0017"
+    if not opened:
+        index.close()
+    for place in (tmp_path / "index").glob("lexical-*"):
+        for path in place.glob(name) if "/" not in name else [tmp_path / "index" / "lexical.json"]:
+            harm(path)
+    index = index if opened else make()
+    index.add([Passage("new", "xylophone orchard")])
+    assert index.search("xylophone orchard", 1, mode="lexical")[0].id == "new"
+    assert index.search("number 17", 1, mode="lexical")[0].id == "r0017"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"revision": float("inf")}, {"languages": [1, "x"]}, {"last": None}, {"files": []}, {"place": "../index"},
+     {"place": 5}, {"languages": [["x"]]}],
+)  # fmt: skip
+def test_a_note_of_the_wrong_kind_is_not_believed(
+    make: Callable[..., Index], tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    index = make()
+    index.add(many(60))
+    index.refresh()
+    index.close()
+    note = tmp_path / "index" / "lexical.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | wrong))
+    again = make()
+    again.add([Passage("new", "xylophone orchard")])
+    assert again.search("xylophone orchard", 1, mode="lexical")[0].id == "new"

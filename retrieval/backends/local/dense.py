@@ -238,11 +238,16 @@ def _write(folder: Path, about: dict[str, Any], base: Any, numbers: Numbers) -> 
     faiss = _faiss()
     token = os.urandom(6).hex()
     index_path, numbers_path = folder / f"dense-{token}.faiss", folder / f"dense-{token}.npy"
-    faiss.write_index(base, str(index_path))
-    np.save(numbers_path, numbers, allow_pickle=False)
-    for path in (index_path, numbers_path):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    try:
+        faiss.write_index(base, str(index_path))
+        np.save(numbers_path, numbers, allow_pickle=False)
+        for path in (index_path, numbers_path):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    except BaseException:  # half a snapshot would only take up the room that is missing
+        index_path.unlink(missing_ok=True)
+        numbers_path.unlink(missing_ok=True)
+        raise
     note = {
         **about,
         "index": index_path.name,

@@ -15,7 +15,7 @@ from retrieval.backends.local import lexical as terms
 from retrieval.backends.local.columns import Allowed, Columns
 from retrieval.backends.local.dense import Dense
 from retrieval.backends.local.record import Store
-from retrieval.backends.local.terms import Terms
+from retrieval.backends.local.terms import Terms, is_failure
 from retrieval.cache import Cache
 from retrieval.embedding import choice
 from retrieval.embedding.embedder import DEFAULT, Embedder
@@ -144,10 +144,20 @@ class Local:
 
     def lexical(self, view: LocalView, query: str, k: int, exact: bool = False) -> tuple[Ranked, float]:
         """The k best by BM25 with their numbers, and the ceiling of the score."""
-        columns, allowed = view.state.columns, view.allowed
-        reader = self._terms.reader
-        rows, scores, ceiling = terms.search(reader, query, k, columns, allowed, language=view.language, exact=exact)
+        try:
+            rows, scores, ceiling = self._ranked(view, query, k, exact)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._terms.distrust()
+            self._terms.sync(view.state.revision)
+            rows, scores, ceiling = self._ranked(view, query, k, exact)
+        columns = view.state.columns
         return list(zip(columns.n[rows].tolist(), scores.tolist(), strict=True)), ceiling
+
+    def _ranked(self, view: LocalView, query: str, k: int, exact: bool) -> terms.Found:
+        reader, state = self._terms.reader, view.state
+        return terms.search(reader, query, k, state.columns, view.allowed, language=view.language, exact=exact)
 
     def dense(self, view: LocalView, vector: Vector, k: int, exact: bool) -> Ranked:
         """The k best by cosine with their numbers."""

@@ -1,17 +1,22 @@
 """What the lexical side reads: a tantivy index on disk that every process maps and one at a time writes.
 
 `lexical.json` names the folder in use, the revision that it holds and a checksum of each of its files; it is
-replaced only after tantivy's own commit. What it does not vouch for is built anew from the store.
+replaced only after tantivy's own commit. What it does not vouch for, or tantivy cannot read, is built anew from the
+store, beside the old one. Where that fails, on a full disk say, the revision that is open is searched on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import threading
+import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,10 +24,12 @@ from typing import Any
 
 from retrieval.backends.local.lexical import Reader
 from retrieval.backends.local.record import Store
-from retrieval.lock import locked, replace_durably
+from retrieval.lock import is_disk_full, locked, replace_durably
 from retrieval.passage import primary
 from retrieval.text import analysis
 
+log = logging.getLogger("trimtab.lexical")
+RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
 VERSION = 5  # of the analysis and the fields; another number means: build anew
 AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 Progress = Callable[[int], None] | None
@@ -37,30 +44,62 @@ class Terms:
         self._mutex = threading.Lock()
         self._index: Any = None
         self._place = ""
+        self._again = 0.0  # time.monotonic() before which nothing is tried after a failure
         self.reader = Reader(None, None, frozenset(), -1)
 
     def sync(self, revision: int, progress: Progress = None) -> None:
-        """Make at least this revision searchable. Whoever comes first writes; the others wait and read."""
-        if self.reader.revision >= revision:
+        """Make at least this revision searchable. Whoever comes first writes; the others wait and read.
+
+        Where that fails, what is open stays: it lacks the newest passages, and is tried again in a moment.
+
+        Raises:
+            Exception: it failed, and nothing is open yet.
+        """
+        if self.reader.revision >= revision or time.monotonic() < self._again:
             return
         with self._mutex, locked(self._lock):
+            try:
+                self._make_current(revision, progress)
+            except BaseException as error:
+                traceback.clear_frames(error.__traceback__)  # or they keep tantivy's writer, and that its lock
+                if not is_failure(error) or self.reader.searcher is None:
+                    raise
+                self._again = time.monotonic() + RETRY_S
+                log.error("%s: words of the newest changes cannot be searched yet: %s", self._folder, error)
+
+    def distrust(self) -> None:
+        """Look at every file again before the next search: one of them cannot be what it was."""
+        with self._mutex:
+            self._place = ""
+            self.reader = replace(self.reader, revision=-1)
+
+    def _make_current(self, revision: int, progress: Progress) -> None:
+        try:
             note = self._read_note()
-            if note is None or not self._open(note):
-                note = self._rebuild(progress)
-            elif int(note["revision"]) < revision:
-                note = self._catch_up(note, progress)
-            self._index.reload()
-            languages = frozenset(note["languages"])
-            self.reader = Reader(self._index.searcher(), self._index.schema, languages, int(note["revision"]))
+            if note is not None and self._open(note):
+                if int(note["revision"]) < revision:
+                    note = self._catch_up(note, progress)
+                return self._take(note)
+        except BaseException as error:
+            if not is_failure(error) or is_disk_full(error):
+                raise
+            log.warning("%s: the lexical cache is damaged and is built again: %s", self._folder, error)
+        self._take(self._rebuild(progress))
+
+    def _take(self, note: dict[str, Any]) -> None:
+        self._index.reload()
+        languages = frozenset(note["languages"])
+        self.reader = Reader(self._index.searcher(), self._index.schema, languages, int(note["revision"]))
 
     def _read_note(self) -> dict[str, Any] | None:
         try:
             note = json.loads(self._note.read_text())
             good = note["version"] == VERSION and note["identity"] == self._store.setting("identity")
             good = good and 0 <= int(note["revision"]) <= self._store.revision()
-            good = good and isinstance(note["languages"], list) and isinstance(note["files"], dict)
+            good = good and all(isinstance(language, str) for language in note["languages"])
+            good = good and isinstance(note["files"], dict) and isinstance(note["last"], int)
             return note if good and (self._folder / note["place"]).is_dir() else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def _open(self, note: dict[str, Any]) -> bool:
@@ -83,12 +122,18 @@ class Terms:
 
         revision = self._store.revision()
         place = self._folder / f"lexical-{uuid.uuid4().hex[:12]}"
-        for old in self._folder.glob("lexical-*"):
-            shutil.rmtree(old, ignore_errors=True)  # a process that still reads one keeps its mapped files
         place.mkdir()
-        self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), place.name
-        languages = self._write(0, [], progress)
-        return self._vouch(revision, languages)
+        try:
+            self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), place.name
+            note = self._vouch(revision, self._write(0, [], progress))
+        except BaseException:
+            self._index, self._place = None, ""
+            shutil.rmtree(place, ignore_errors=True)  # it would only take up the room that is missing
+            raise
+        for old in self._folder.glob("lexical-*"):
+            if old != place:
+                shutil.rmtree(old, ignore_errors=True)  # a process that still reads one keeps its mapped files
+        return note
 
     def _catch_up(self, note: dict[str, Any], progress: Progress) -> dict[str, Any]:
         revision, since = self._store.revision(), int(note["revision"])
@@ -96,7 +141,6 @@ class Terms:
         return self._vouch(revision, languages | set(note["languages"]), note["files"])
 
     def _write(self, after: int, withdrawn: list[int], progress: Progress) -> set[str]:
-
         writer = self._index.writer(heap_size=64_000_000, num_threads=1)
         languages: set[str] = set()
         self._last = after
@@ -123,6 +167,11 @@ class Terms:
         }  # fmt: skip
         replace_durably(self._note, json.dumps(note).encode())
         return note
+
+
+def is_failure(error: BaseException) -> bool:
+    """An error, or a panic of tantivy's, which pyo3 raises beside all errors."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _documents(chunks: list[tuple[int, str, str, str, str]], language: str) -> Iterator[Any]:
