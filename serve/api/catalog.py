@@ -74,6 +74,7 @@ async def listed(
     try:
         async with asyncio.timeout(within_s):
             upstream = await engine.get(relay, "/v1/models", headers)
+            upstream.decode()
             with upstream:
                 body = await upstream.read(_LIMIT)
     except TimeoutError:

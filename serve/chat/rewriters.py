@@ -84,6 +84,7 @@ async def ask(
         adapted["stream"] = True  # or it writes on after we have given up
     try:
         upstream = await live.post(relay, path, headers, msgspec.json.encode(adapted))
+        upstream.decode()
         answer = await upstream.read(_ANSWER)
     except UpstreamError as error:
         raise RewriterFailed(f"engine {engine}: {error}") from error

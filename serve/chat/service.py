@@ -56,6 +56,7 @@ async def send(
         upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
     except UpstreamError as error:
         raise failed(engine, error) from error
+    upstream.decode()
     if upstream.status < 300:
         return upstream
     if upstream.status < 400:

@@ -58,7 +58,7 @@ def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -
     if flags.config is not None:
         where = flags.config
         try:
-            text = Path(flags.config).read_text("utf-8")
+            text = Path(flags.config).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{flags.config}: cannot be read: {error}") from None
     return _read(Toml(text, where), flags, environ)

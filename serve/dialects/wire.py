@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from serve.config import Server
+from serve.dialects.surrogates import shield
 from serve.errors import BadRequest
 
 Raw = msgspec.Raw
@@ -75,7 +76,7 @@ def parse(body: bytes, limits: Server) -> Request:
         BadRequest: no JSON object, too deep, a field twice or of the wrong type; the message names it.
     """
     try:
-        fields = _fields.decode(body)
+        body, fields = _split(body)
         if not body.isascii():
             body.decode()  # the fields are decoded when they are needed; this must be known before
     except RecursionError:
@@ -130,6 +131,16 @@ def refuse_misspelled(raw: Raw, known: frozenset[str], param: str) -> None:
         name = msgspec.json.decode(b'"%s"' % key) if b"\\" in key else key.decode("utf-8", "replace")
         if name not in known and name.casefold() in known:
             raise misspelled(name, param)
+
+
+def _split(body: bytes) -> tuple[bytes, dict[str, Raw]]:
+    """The body and its fields; unpaired surrogates, which nothing here can decode, are marked in both."""
+    try:
+        return body, _fields.decode(body)
+    except msgspec.MsgspecError:
+        if (shielded := shield(body)) == body:
+            raise
+    return shielded, _fields.decode(shielded)
 
 
 def _decoded(name: str, raw: Raw) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompt_opt.core import Chat, Prompt
 from serve.config import Config, ConfigError, Engine, is_base
+from serve.dialects.surrogates import restore
 from serve.dialects.wire import Request
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
@@ -236,6 +237,7 @@ class LiveEngine:
 
         `prefix` names the constant part of the prompt, which one engine's cache may have ("": there is none).
         """
+        body = restore(body)
         if self.pool is None:
             url, ca_file = self.addressing.at(self.url, path), self.addressing.ca_file
             return relay.send("POST", url, headers, body, ca_file=ca_file)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import ClassVar
 
 from serve.engine.connection import READ, Connection, Malformed
+from serve.http.coding import CODINGS, Decoder, Spoilt, coding
 
 
 class UpstreamError(Exception):
@@ -50,6 +51,7 @@ class Unconnected(TimeoutError):
     """No connection came about in time."""
 
 
+_OF_THE_CODED = (b"content-encoding", b"content-length")
 # What a request can end in: timeouts and TLS are among the sockets' own.
 FAILURES = (OSError, Malformed)
 
@@ -86,6 +88,7 @@ class Upstream:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
+        self._decoder: Decoder | None = None
         # Told once, when nothing more is read of it; whether that is because the connection broke.
         self.on_over: Callable[[bool], None] | None = None
 
@@ -113,6 +116,21 @@ class Upstream:
         if kind is not None:
             self.abort()
 
+    def decode(self) -> None:
+        """Take a coding that we know off the body from here on: engines, or what stands before them, compress it though
+        they are asked not to."""
+        for name, value in self.raw_headers:
+            if name == b"content-encoding" and (coded := coding(value.decode("latin-1"))) in CODINGS:
+                self._decoder = Decoder(coded)
+                self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in _OF_THE_CODED]
+                self.__dict__.pop("headers", None)
+                self.__dict__.pop("media", None)
+                parts, self._parts, self._size = self._parts, [], 0
+                self.pieces(parts)
+                if self._ended:
+                    self.end(self._error)
+                return
+
     # -- what the connection tells
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -120,6 +138,13 @@ class Upstream:
         self._wake()
 
     def pieces(self, parts: list[bytes]) -> None:
+        if self._decoder is not None:
+            try:
+                parts = [step for part in parts for step in self._decoder.feed(part) if step]
+            except Spoilt as error:
+                return self._spoil(Malformed(f"its coding: {error}"))
+            if not parts:
+                return
         if self._take is not None and not self._parts:
             if not self._take(parts[0] if len(parts) == 1 else b"".join(parts)):
                 self._take = None  # it is behind: from here on the task goes on
@@ -132,7 +157,16 @@ class Upstream:
             self._connection.pause()
         self._wake()
 
+    def _spoil(self, error: Malformed) -> None:
+        self._decoder = None
+        if self._ended:
+            self._error = error
+        else:
+            self._connection.abort(error)
+
     def end(self, error: Exception | None) -> None:
+        if error is None and self._decoder is not None and not self._decoder.complete:
+            error = Malformed("its coded body ends early")
         self._ended, self._error = True, error
         self._wake()
 

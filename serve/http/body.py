@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from serve.errors import TooLarge, TooSlow, UnsupportedMedia
+from serve.errors import BadRequest, TooLarge, TooSlow, UnsupportedMedia
+from serve.http.coding import CODINGS, Oversized, Spoilt, coding, expand
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 Headers = Iterable[tuple[bytes, bytes]]
+_BOM = b"\xef\xbb\xbf"
 BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing
 
 
@@ -32,8 +34,8 @@ def check(headers: Headers, limit: int, *, json: bool) -> None:
     """Refuse a body by its headers.
 
     Raises:
-        UnsupportedMedia: it is compressed, or not declared as JSON where it has to be (any web page may have a browser
-            send a body without a type). TooLarge: it is longer than `limit` bytes.
+        UnsupportedMedia: it has a coding that we do not know, or is not declared as JSON where it has to be (any web
+            page may have a browser send a body without a type). TooLarge: it is longer than `limit` bytes.
     """
     named = not json
     for name, value in headers:
@@ -41,12 +43,39 @@ def check(headers: Headers, limit: int, *, json: bool) -> None:
             named = True
             if value != b"application/json" and (kind := media(headers)) != "application/json":
                 raise UnsupportedMedia(f"content-type must be application/json, not {kind}", code="content_type")
-        elif name == b"content-encoding" and value.lower() != b"identity":
-            raise UnsupportedMedia("send the body uncompressed", code="content_encoding")
+        elif name == b"content-encoding" and (named_coding := coding(value.decode("latin-1"))):
+            if named_coding not in CODINGS:
+                raise unknown_coding(named_coding)
         elif name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large(limit)
     if not named:
         raise UnsupportedMedia("content-type must be application/json; the request has none", code="content_type")
+
+
+def unknown_coding(name: str) -> UnsupportedMedia:
+    error = UnsupportedMedia(
+        f"content-encoding {name!r} is not supported; valid are gzip, deflate, zstd and identity",
+        code="content_encoding",
+    )
+    error.headers = ((b"accept-encoding", b"gzip, deflate, zstd"),)
+    return error
+
+
+async def plain(headers: Headers, body: bytes, limit: int, *, json: bool) -> bytes:
+    """A body that has come, without its coding, and JSON without a byte order mark.
+
+    Raises:
+        TooLarge: it is longer than `limit` bytes without its coding. BadRequest: it is damaged.
+    """
+    name = coding(header(headers, b"content-encoding") or "")
+    if name:
+        try:
+            body = await asyncio.to_thread(expand, name, body, limit)
+        except Oversized:
+            raise too_large(limit) from None
+        except Spoilt as error:
+            raise BadRequest(f"the body is not {name}: {error}", code="content_encoding") from None
+    return body.removeprefix(_BOM) if json else body
 
 
 def too_large(limit: int) -> TooLarge:
@@ -73,7 +102,7 @@ async def read_json(request: Request, limit: int) -> bytes:
         except TimeoutError:
             raise too_slow() from None
         if part is None:
-            return b"".join(parts)
+            return await plain(request.headers.raw, b"".join(parts), limit, json=True)
         size += len(part)
         if size > limit:
             raise too_large(limit)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.errors import ApiError
-from serve.http.body import BODY_S, Headers, check, header, media, too_large, too_slow
+from serve.http.body import BODY_S, Headers, check, header, media, plain, too_large, too_slow
 from serve.http.headers import NOSNIFF
 
 log = logging.getLogger("trimtab.call")
@@ -168,8 +168,8 @@ class Call:
         """The whole body, of at most `limit` bytes; `json` says that it must be declared as JSON.
 
         Raises:
-            UnsupportedMedia: it is compressed, or no JSON. TooLarge: it is longer. TooSlow: it does not come.
-            ClientGone: it stops half-way.
+            UnsupportedMedia: its coding is unknown, or it is no JSON. TooLarge: it is longer. TooSlow: it does not
+            come. BadRequest: its coding is damaged. ClientGone: it stops half-way.
         """
         check(self.headers, limit, json=json)
         while self.more_body and not self.disconnected and len(self.body) <= limit:
@@ -186,7 +186,7 @@ class Call:
             raise too_large(limit)
         whole = bytes(self.body)
         self.body.clear()
-        return whole
+        return await plain(self.headers, whole, limit, json=json)
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

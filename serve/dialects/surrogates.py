@@ -1,0 +1,28 @@
+r"""Unpaired surrogates (\ud83d without its \ude00) in JSON, which clients send that cut a text inside an emoji.
+
+JSON allows them, many engines take them, and no UTF-8 text can hold them. So they travel through us as marks, which no
+client can know, and are themselves again in what an engine gets.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+_MARK = f"<unpaired-surrogate-{secrets.token_hex(8)}-".encode()
+# Every escape, so that the second half of an escaped backslash is not taken for the beginning of one.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+_MARKED = re.compile(re.escape(_MARK) + rb"(u[dD][89a-fA-F][0-9a-fA-F]{2})>")
+
+
+def shield(body: bytes) -> bytes:
+    """The JSON text with marks in the place of unpaired surrogates."""
+    return _ESCAPE.sub(lambda found: b"%s%s>" % (_MARK, found["lone"]) if found["lone"] else found[0], body)
+
+
+def restore(body: bytes) -> bytes:
+    """The JSON text with the surrogates in the place of their marks, each as the client wrote it."""
+    return _MARKED.sub(rb"\\\1", body) if _MARK in body else body
