@@ -26,6 +26,7 @@ class Ending:
 
     def __init__(self, stops: tuple[str, ...], fence: str = "", client: tuple[str, ...] = ()) -> None:
         self.ended = False
+        self.stop = ""  # the client's stop string that ended the text
         self.length = 0  # characters of the answer passed on so far
         self._anchored = [_Stop(stop) for stop in stops]
         self._stops = [*self._anchored, *(_Stop(stop) for stop in client if stop)]
@@ -71,8 +72,12 @@ class Ending:
         """Take a character; return where the answer ends if it has ended now."""
         self._cuts.append(self._tail.cut)
         end = self._tail.step(char)
-        done = [len(stop.text) for stop in self._stops if stop.step(char)]
-        return self._cuts[-max(done)] if done else end
+        done = [stop for stop in self._stops if stop.step(char)]
+        if not done:
+            return end
+        longest = max(done, key=lambda stop: len(stop.text))
+        self.stop = "" if longest in self._anchored else longest.text
+        return self._cuts[-len(longest.text)]
 
     def _pass(self, end: int) -> str:
         """The text up to `end` that has not been passed on."""

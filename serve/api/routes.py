@@ -14,13 +14,13 @@ import msgspec
 from serve.api.health import asker, readiness
 from serve.chat.handle import Line, relaying, run, speaking
 from serve.chat.service import Service
-from serve.dialects import openai, openai_chat, openai_completions, openai_responses
+from serve.dialects import anthropic_messages, openai, openai_chat, openai_completions, openai_responses
 from serve.dialects.dialect import Dialect
 from serve.http.call import Call, Shape
 from serve.http.protocol import Lines
 
 # The wire APIs that requests for an answer may come in, each at its own path.
-DIALECTS: tuple[Dialect, ...] = (openai_chat, openai_completions, openai_responses)
+DIALECTS: tuple[Dialect, ...] = (openai_chat, openai_completions, openai_responses, anthropic_messages)
 # What an engine may be asked through us beside chat: generation and utilities, nothing that administers it.
 RELAYED = (
     "/v1/embeddings", "/v1/moderations", "/v1/rerank", "/v1/score",

@@ -18,7 +18,7 @@ from serve.chat.choose import cannot_hold
 from serve.chat.delivery import Outgoing, counting
 from serve.chat.keys import Caller
 from serve.chat.record import Alignment
-from serve.chat.salt import notes, of_tenant, on_behalf, salt
+from serve.chat.salt import natively, notes, of_tenant, on_behalf, salt
 from serve.chat.service import Service
 from serve.dialects import openai_chat, openai_completions
 from serve.dialects.dialect import Dialect
@@ -52,7 +52,8 @@ class Order:
 
     def __post_init__(self) -> None:
         # Settled once: another request's probe may change what is known of the engine.
-        object.__setattr__(self, "native", self.policy.render == "chat" and self.engine.speaks(self.dialect.path))
+        native = self.policy.render == "chat" and natively(self.policy, self.engine, self.dialect.path)
+        object.__setattr__(self, "native", native)
 
     def on(self, engine: LiveEngine, model: str) -> Order:
         """The order as it goes to an engine, which may stand in for the policy's own."""

@@ -24,7 +24,7 @@ from serve.chat.delivery import Delivery, Outgoing, candidates, counting, delive
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Alignment, Record, Selection, account
 from serve.chat.reply import hand_over, pass_on, read, translate
-from serve.chat.salt import PATHS, notes, salt
+from serve.chat.salt import PATHS, natively, notes, salt
 from serve.chat.service import Service, probe
 from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
@@ -81,7 +81,7 @@ async def _generate(
         for it in candidates(service, policy) if policy.render == "chat" else ():
             if it.must_probe(dialect.path):
                 await probe(service, call, it, dialect.path, own=it is engine)
-        if not held and engine.speaks(dialect.path):
+        if not held and natively(policy, engine, dialect.path):
             outcomes = tuple(Outcome(name, "skipped", "elsewhere") for name in policy.stages)
             record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
 
@@ -90,7 +90,7 @@ async def _generate(
                 body = _checked(service, dialect, engine, request, model, own)
                 return counting(engine, request, Outgoing(dialect.path, body))
 
-            engines = [it for it in candidates(service, policy) if it is engine or it.speaks(dialect.path)]
+            engines = [it for it in candidates(service, policy) if it is engine or natively(policy, it, dialect.path)]
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 sent = await deliver(service, call, record, engines, model, write)
                 await _pass_on(call, record, service, sent, dialect)

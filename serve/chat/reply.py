@@ -23,6 +23,7 @@ from serve.http.headers import response_headers
 
 _REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
 _TAIL = 16384  # bytes kept at least of a stream's end: where its finish reason, usage and [DONE] are
+_BEGIN = 4096  # bytes of a long stream's begin, where some APIs count the prompt
 _EVENT = 2**24  # bytes of one event: the last one of some APIs holds the whole answer again
 _KEPT = 2**24  # bytes of a stream that a trace's answer is read from, where it keeps one
 # What engines say where the model has no chat template (transformers, vLLM old and new).
@@ -124,7 +125,7 @@ async def _pass_events(
     whole: bool,
 ) -> None:
     call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
-    tail, kept, meter, last = bytearray(), bytearray(), answer.meter, b""
+    begin, tail, kept, meter, last = bytearray(), bytearray(), bytearray(), answer.meter, b""
     call.passed = lambda: last
 
     def take(chunk: bytes) -> bool:
@@ -137,6 +138,7 @@ async def _pass_events(
             kept.extend(chunk)
         tail.extend(chunk)
         if len(tail) > 2 * _TAIL:
+            begin.extend(tail[: 0 if begin else _BEGIN])
             _shorten(tail)
         return call.feed(chunk if hidden is None else hidden.feed(chunk))
 
@@ -150,7 +152,7 @@ async def _pass_events(
         if 0 < len(kept) <= _KEPT:
             answer.text = api.text(bytes(kept), stream=True)
     _let_go(call, hidden)
-    end = api.ending(bytes(tail))
+    end = api.ending(bytes(begin + b"\n" + tail if begin else tail))
     answer.usage = end.usage
     if end.failure is not None:
         answer.error = REPORTED

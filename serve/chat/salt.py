@@ -37,6 +37,12 @@ def of_tenant(config: Config, policy: Policy, tenant: str) -> str:
     return hmac.new(secret, b"cache_salt:" + tenant.encode(), hashlib.sha256).hexdigest()[:32]
 
 
+def natively(policy: Policy, engine: LiveEngine, path: str) -> bool:
+    """Whether a request of this path goes to the engine as it is: it has the path, and keeps tenants apart there."""
+    salted = policy.cache_salt == "tenant" and engine.kind == "vllm"
+    return engine.speaks(path) and (path in PATHS or not salted)
+
+
 def notes(policy: Policy, engine: LiveEngine, own: bool) -> tuple[str, ...]:
     """For the trace: a salt that this engine can't be sent, or that took the place of the client's `own`."""
     if policy.cache_salt != "tenant":

@@ -41,6 +41,7 @@ class Piece(NamedTuple):
     reasoning: str = ""
     refusal: str = ""
     tools: Sequence[ToolCall] = ()
+    stop: str = ""  # with `finish`: the client's stop string that ended the choice, where the engine tells
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Choice:
     reasoning: str = ""
     refusal: str = ""
     tools: list[ToolCall] = field(default_factory=list)  # complete, in order
+    stop: str = ""  # the client's stop string that ended it, where that is known
 
     @property
     def text(self) -> str:
@@ -165,7 +167,7 @@ class Dialect(Protocol):
         """The error answer of an engine that speaks OpenAI's API, in this dialect."""
 
     def ending(self, tail: bytes) -> Ending:
-        """What the end of an engine's stream in this dialect says."""
+        """What the end of an engine's stream in this dialect says; of a long one `tail` begins with its begin."""
 
     def usage(self, body: bytes) -> Mapping[str, Any] | None:
         """The usage of a whole answer in this dialect, under a chat completion's names."""

@@ -42,9 +42,9 @@ def request_headers(
     """What the engine gets to see of a client's headers (ASGI's pairs): an allow-list, and `more` (in lower case).
 
     A client's X-Request-Id is not among them: engines have taken it for the identity of a request of their own.
-    `key` is the engine's own API key, sent as `key_header`. The client's own in that header goes along only where
-    `authorization` says so, and neither it nor its OpenAI-Organization and -Project ever beside a key. `fixed`
-    headers replace the client's of the same name (in lower case).
+    `key` is the engine's own API key, sent as `key_header`. The client's own, in that header or another, goes along
+    only where `authorization` says so, and neither it nor its OpenAI-Organization and -Project ever beside a key.
+    `fixed` headers replace the client's of the same name (in lower case).
     """
     allowed = _allowed(more, account=key is None, credential=key_header if key is None and authorization else "")
     sent: dict[str, str] = {}
@@ -54,11 +54,24 @@ def request_headers(
             continue
         text = name.decode("ascii")
         sent[text] = f"{sent[text]}, {value.decode('latin-1')}" if text in sent else value.decode("latin-1")
+    if key is None and authorization and key_header not in sent:
+        sent |= _credential(client, key_header)
     if fixed:
         sent |= fixed
     if key is not None:
         sent[key_header] = f"Bearer {key}" if key_header == "authorization" else key
     return sent
+
+
+def _credential(client: Iterable[tuple[bytes, bytes]], key_header: str) -> dict[str, str]:
+    """The client's own key, where it came by another API's header, in the one that the engine wants."""
+    for name, value in client:
+        scheme, _, secret = value.decode("latin-1").strip().rpartition(" ")
+        if name.lower() == b"x-api-key" and key_header == "authorization" and secret:
+            return {key_header: f"Bearer {secret}"}
+        if name.lower() == b"authorization" and scheme.lower() == "bearer" and secret:
+            return {key_header: secret}
+    return {}
 
 
 @lru_cache(256)

@@ -29,6 +29,7 @@ class _Row(_Finish):
     """A choice, whole or in an event of a stream, of either of OpenAI's completions APIs."""
 
     index: int = 0
+    stop_reason: Any = None  # vLLM: the stop string
     message: dict[str, Any] | None = None
     delta: dict[str, Any] | None = None
     text: str | None = None  # of a text completion
@@ -152,7 +153,8 @@ class ChatReader:
             choice.finish = _REASONS.get(row.finish_reason, "stop")
             if row.finish_reason == "function_call":
                 choice.finish = "tool_calls"
-            out.append(Piece(row.index, finish=choice.finish))
+            choice.stop = row.stop_reason if isinstance(row.stop_reason, str) else ""
+            out.append(Piece(row.index, finish=choice.finish, stop=choice.stop))
         return out
 
 

@@ -37,6 +37,7 @@ class _Row(msgspec.Struct):
     text: str | None = ""
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+    stop_reason: Any = None  # vLLM: the stop string
 
 
 class _Event(msgspec.Struct):
@@ -53,11 +54,11 @@ _event = msgspec.json.Decoder(_Event)
 class _Choice(Choice):
     """One choice on its way: what has ended, and the tokens whose text is still held back."""
 
-    __slots__ = ("_seen", "_top", "_waiting", "ending", "reported")
+    __slots__ = ("_seen", "_stops", "_top", "_waiting", "ending", "reported")
 
-    def __init__(self, ending: Ending, top: int | None) -> None:
+    def __init__(self, ending: Ending, top: int | None, stops: tuple[str, ...]) -> None:
         super().__init__()
-        self.ending, self._top = ending, top
+        self.ending, self._top, self._stops = ending, top, stops
         self.reported = False  # a piece with the finish reason has been passed on
         self._seen = 0  # characters that the engine has sent
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()  # (where the token's text ends, its entry)
@@ -69,8 +70,9 @@ class _Choice(Choice):
             self._waiting.append((self._seen, entry))
         text = self.ending.feed(row.text or "")
         if self.ending.ended and not self.finish:
-            self.finish = "stop"
+            self.finish, self.stop = "stop", self.ending.stop
         if row.finish_reason and not self.finish:
+            self.stop = row.stop_reason if row.stop_reason in self._stops else ""
             text += self.ending.close()
             self.finish = _REASONS.get(row.finish_reason, "stop")
         return text, self._free(text)
@@ -101,7 +103,7 @@ class TextReader:
     """
 
     def __init__(self, prompt: Prompt, stops: tuple[str, ...], n: int, logprobs: int | None = None) -> None:
-        self._rows = [_Choice(Ending(prompt.stops, prompt.fence, stops), logprobs) for _ in range(n)]
+        self._rows = [_Choice(Ending(prompt.stops, prompt.fence, stops), logprobs, stops) for _ in range(n)]
         self.choices: Sequence[Choice] = self._rows
         self.usage: Mapping[str, Any] | None = None
         self.error: Any = None
@@ -148,7 +150,7 @@ class TextReader:
                 out.append(Piece(row.index, text, logprobs=logprobs))
             if choice.finish and not choice.reported:
                 choice.reported = True
-                out.append(Piece(row.index, finish=choice.finish))
+                out.append(Piece(row.index, finish=choice.finish, stop=choice.stop))
         return out
 
     def close(self) -> list[Piece]:
@@ -161,7 +163,7 @@ class TextReader:
             text, logprobs = choice.close()
             if text:
                 out.append(Piece(index, text, logprobs=logprobs))
-            out.append(Piece(index, finish=choice.finish))
+            out.append(Piece(index, finish=choice.finish, stop=choice.stop))
         return out
 
 

@@ -1,0 +1,114 @@
+"""A Messages request's conversation: `system` and `messages` as a chat, and back into the client's own body.
+
+Each message keeps the client's bytes: thinking blocks, their signatures and every `cache_control` stay as they came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
+from serve.config import Server
+from serve.dialects.anthropic_messages.parameters import as_chat
+from serve.dialects.wire import NULL, Raw, Request, encode, misspelled, raw_body
+from serve.errors import BadRequest
+
+_encode = msgspec.json.encode
+_rows = msgspec.json.Decoder(list[Raw])
+_KEYS = frozenset({"role", "content"})
+_SILENT = ("thinking", "redacted_thinking")  # of an earlier turn: nothing that a stage or a base model reads
+
+
+class _Head(msgspec.Struct):
+    """The part of a message that stages look at."""
+
+    role: str
+    content: str | list[dict[str, Any]]
+
+
+_head = msgspec.json.Decoder(_Head)
+_names = msgspec.json.Decoder(dict[str, Raw])
+
+
+def chat(request: Request, limits: Server) -> Chat:
+    """The chat of a request: `system` as a leading system message, then the messages.
+
+    Raises:
+        BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
+    """
+    rows = _messages(request)
+    if not rows:
+        raise BadRequest("messages is empty", param="messages")
+    if len(rows) > limits.max_messages:
+        raise BadRequest(f"messages holds more than {limits.max_messages}", param="messages")
+    messages = (*_system(request), *(_message(raw, i) for i, raw in enumerate(rows)))
+    return Chat(messages, request.model, request.stream, as_chat(request).fields)
+
+
+def _messages(request: Request) -> list[Raw]:
+    raw = request.fields.get("messages", NULL)
+    if raw == NULL:
+        raise BadRequest("messages is missing", param="messages")
+    try:
+        return _rows.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"messages must be a list: {error}", param="messages") from None
+
+
+def _system(request: Request) -> list[Message]:
+    raw = request.fields.get("system", NULL)
+    if raw == NULL:
+        return []
+    whole = b'{"role":"system","content":%s}' % bytes(raw)
+    try:
+        content = _head.decode(whole).content
+    except msgspec.MsgspecError:
+        raise BadRequest("system must be a string or a list of text blocks", param="system") from None
+    return [Message("system", content, raw=whole)] if content else []
+
+
+def _message(raw: Raw, i: int) -> Message:
+    try:
+        head = _head.decode(raw)
+        names = _names.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
+    if strange := [name for name in names if name not in _KEYS and name.casefold() in _KEYS]:
+        raise misspelled(strange[0], f"messages[{i}]")
+    if isinstance(head.content, str):
+        return Message(head.role, head.content, raw=bytes(raw))
+    kinds = {part.get("type") for part in head.content}
+    tool = bool(kinds & {"tool_use", "tool_result", "server_tool_use"})
+    if head.role == "assistant":
+        said = [part for part in head.content if part.get("type") not in _SILENT]
+        return Message(head.role, said or None, tool, bytes(raw))
+    # The results of calls alone are no turn of a user.
+    role = "tool" if "tool_result" in kinds and "text" not in kinds else head.role
+    return Message(role, head.content, tool, bytes(raw))
+
+
+def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") -> bytes:
+    """The body for /v1/messages: the client's, with the prompt's messages in their places where there is a prompt."""
+    if prompt is None:
+        return raw_body(request, model, salt)
+    assert prompt.messages is not None
+    own = {bytes(raw) for raw in _messages(request)}
+    fields = dict(request.fields)
+    messages = list(prompt.messages)
+    if messages and messages[0].role in SYSTEM_ROLES and messages[0].raw not in own:
+        fields["system"] = _names.decode(messages.pop(0).json())["content"]
+    rows = [message.json() if message.raw in own else _edited(message) for message in messages]
+    fields["messages"] = Raw(b"[" + b",".join(rows) + b"]")
+    return encode(fields, model, salt)
+
+
+def _edited(message: Message) -> bytes:
+    """A message with text of ours. The results of calls must come first in it, whatever was put before them."""
+    if not isinstance(message.content, list):
+        return message.json()
+    fields = _names.decode(message.json())
+    parts = list(zip(message.content, _rows.decode(fields["content"]), strict=True))
+    parts.sort(key=lambda pair: pair[0].get("type") != "tool_result")
+    return _encode({**fields, "content": [raw for _, raw in parts]})
