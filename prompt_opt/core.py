@@ -259,11 +259,13 @@ class Supplies:
 class Stage(Protocol):
     """One way of aligning a chat. It reads the original chat, never another stage's advice.
 
-    An `instant` one neither waits nor fails, and is not timed.
+    An `instant` one neither waits nor fails, and is not timed. Without a `required` one no request goes on, whatever
+    the policy's on_error.
     """
 
     name: str
     instant: bool
+    required: bool
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         """What the stage contributes to this chat.

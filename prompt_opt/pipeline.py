@@ -34,7 +34,7 @@ _NO_DETAIL: Mapping[str, Any] = {}
 
 
 class StageFailed(Exception):
-    """A stage failed under a policy with on_error = "fail"."""
+    """A stage failed, and the policy lets no request go on without it."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(f"stage {outcome.stage} {outcome.status}: {outcome.reason}")
@@ -83,17 +83,17 @@ async def advise(chat: Chat, ctx: Context, stages: Sequence[Stage]) -> tuple[Adv
     """Ask every stage for its advice, all at once, and merge what comes in time.
 
     Raises:
-        StageFailed: a stage failed or was late, and the policy says "fail".
+        StageFailed: a stage failed or was late, and the policy says "fail" or the stage is required.
     """
     if len(stages) == 1:
         results = [await _ask(stages[0], chat, ctx)]
     else:
         results = list(await asyncio.gather(*(_ask(stage, chat, ctx) for stage in stages)))
     outcomes = tuple(outcome for _, outcome in results)
-    if ctx.policy.on_error == "fail":
-        for outcome in outcomes:
-            if outcome.status in ("failed", "timed_out"):
-                raise StageFailed(outcome)
+    strict = ctx.policy.on_error == "fail"
+    for outcome, stage in zip(outcomes, stages, strict=True):
+        if outcome.status in ("failed", "timed_out") and (strict or stage.required):
+            raise StageFailed(outcome)
     return merge([advice for advice, _ in results]), outcomes
 
 

@@ -9,6 +9,7 @@
     ├── TooLarge            413  body
     ├── UnsupportedMedia    415  a compressed body
     ├── TooMany             429  a limit of a key or a tenant is reached
+    ├── DiskFull            507  a change for which there is no room
     ├── Unavailable         503  a launched engine that is not ready
     └── UpstreamFailed      502  refused, died or broke the protocol; 504 when it timed out
 
@@ -63,6 +64,13 @@ class UnsupportedMedia(ApiError):
 
 class TooMany(ApiError):
     status, type = 429, "requests"
+
+
+class DiskFull(ApiError):
+    status = 507
+
+    def __init__(self, message: str = "the server's disk is full: nothing was changed", **named: str) -> None:
+        super().__init__(message, **{"code": "disk_full", **named})
 
 
 class Unavailable(ApiError):

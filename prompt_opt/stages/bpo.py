@@ -85,7 +85,7 @@ def check(options: Options, policy: Policy, facts: Facts) -> None:
 class Bpo:
     """Asks one rewriter, by the policy's options."""
 
-    name, instant = "bpo", False
+    name, instant, required = "bpo", False, False
 
     def __init__(self, policy: Policy, supplies: Supplies) -> None:
         assert supplies.rewriting is not None, "the stage bpo is built with the configuration's rewriters"

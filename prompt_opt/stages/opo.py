@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from retrieval.search.index import Index
 
 log = logging.getLogger("trimtab.opo")
+_SHARE = 0.9  # of the time that is left, after which pinned principles go without others
 _QUERY = 2000  # characters of the last user turn that are searched for: its end, where a question usually stands
 
 
@@ -46,6 +47,7 @@ class Options:
     detect_language: bool = False  # only principles in the language of the question, where that is clear
     without_region: Literal["any", "national"] = "any"  # which rules, where no region is known
     pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
+    pinned_on_error: Literal["fail", "skip"] = "fail"  # where these cannot be had: a rule that must hold is no hint
     frame: Frame = "quoted"
 
     @property
@@ -86,6 +88,7 @@ class Opo:
         assert supplies.indexes is not None, "the stage opo is built with the configuration's indexes"
         self._options: Options = policy.options["opo"]
         self._indexes = supplies.indexes
+        self.required = bool(self._options.pinned) and self._options.pinned_on_error == "fail"
 
     async def constant(self, ctx: Context) -> Advice | None:
         """The pinned principles: no request changes them."""
@@ -106,7 +109,7 @@ class Opo:
         principles: tuple[Principle, ...] = ()
         if query:
             where = self._filter(query, ctx.options)
-            found, failed = await self._found(query, where, ctx.policy.on_error == "fail")
+            found, failed = await self._beside(pinned, query, where, ctx)
             principles = _within(sorted(found, key=_rank), options, ctx.count, {p.id for p in pinned})
         lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
         without = f", without {' '.join(sorted(lacks))}" if lacks else ""
@@ -115,6 +118,20 @@ class Opo:
             raise Skip(f"nothing relevant{without}", detail)
         note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "") + without
         return Advice(principles=principles, pinned=pinned, frame=options.frame, note=note, detail=detail)
+
+    async def _beside(
+        self, pinned: tuple[Principle, ...], query: str, where: Filter, ctx: Context
+    ) -> tuple[list[tuple[str, Hit]], dict[str, str]]:
+        """What is found; where pinned principles are there already, a search that fails or is late takes none away."""
+        strict = ctx.policy.on_error == "fail"
+        if strict or not pinned:
+            return await self._found(query, where, strict)
+        try:
+            async with asyncio.timeout(_SHARE * ctx.remaining):
+                return await self._found(query, where, strict)
+        except Exception as error:  # noqa: BLE001  an index may raise anything
+            log.warning("only pinned principles are quoted: %r", error)
+            return [], dict.fromkeys(self._options.index, type(error).__name__)
 
     async def _found(self, query: str, where: Filter, strict: bool) -> tuple[list[tuple[str, Hit]], dict[str, str]]:
         """What each index has, with its name, and the errors of those that failed: the others' rules still hold.

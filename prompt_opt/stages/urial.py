@@ -8,7 +8,7 @@ from prompt_opt.core import Advice, Chat, Context, Policy, Supplies
 class Urial:
     """Contributes the profile's instruction and exemplars; never slow, never fails."""
 
-    name, instant = "urial", True
+    name, instant, required = "urial", True, False
 
     def __init__(self, policy: Policy, supplies: Supplies | None = None) -> None:
         profile = policy.profile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from fastapi import Depends, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from prompt_opt.pipeline import StageFailed
+from retrieval.lock import is_disk_full
 from serve import metrics
 from serve.api import catalog, openapi, page, principles, recent, reference, verdicts
 from serve.api.routes import DIALECTS, HEALTH, RELAYED, lines
@@ -18,7 +21,7 @@ from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
 from serve.config import RAW, RIGHTS
 from serve.dialects import openai, wire
-from serve.errors import ApiError, NotFound
+from serve.errors import ApiError, DiskFull, NotFound, UpstreamFailed
 from serve.http.body import read_json
 
 
@@ -134,6 +137,17 @@ def _add_errors(app: FastAPI) -> None:
         wrong.status, wrong.type = 405, "invalid_request_error"
         wrong.headers = tuple((n.encode(), v.encode()) for n, v in (getattr(error, "headers", None) or {}).items())
         return await api_error(request, wrong)
+
+    @app.exception_handler(StageFailed)
+    async def stage_failed(request: Request, error: Exception) -> Response:
+        return await api_error(request, UpstreamFailed(f"{error}, and the policy requires it", code="stage_failed"))
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.Error)
+    async def store_failed(request: Request, error: Exception) -> Response:
+        if not is_disk_full(error):
+            raise error
+        return await api_error(request, DiskFull())
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:

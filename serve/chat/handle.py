@@ -281,7 +281,7 @@ async def run(service: Service, call: Call, line: Line) -> None:
     except StageFailed as failed:
         record.alignment = record.alignment._replace(outcomes=(failed.outcome,))
         record.error = str(failed)
-        call.fail(UpstreamFailed(f'{failed} (the policy\'s on_error is "fail")', code="stage_failed"))
+        call.fail(UpstreamFailed(f"{failed}, and the policy requires it", code="stage_failed"))
     except asyncio.CancelledError:
         unanswered, record.error = 503, "server stopped"
         call.fail(Unavailable("the server is shutting down", code="shutting_down"))

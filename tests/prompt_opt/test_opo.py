@@ -1,5 +1,6 @@
 """The stage `opo` on a real index without an embedder: what it finds, where, how much of it, and how it is quoted."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -153,6 +154,40 @@ async def test_pinned_principles_are_the_constant_part_of_the_stage(shelf: Shelf
         policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("law",), pinned=pinned)})
         constant = await Opo(policy, Supplies(indexes=shelf)).constant(Context(policy))
         assert (constant and [p.id for p in constant.pinned]) == ids
+
+
+class Half(Shelf):
+    """Pinned principles can be read, searches fail or take long."""
+
+    def __init__(self, index: Index, error: Exception | None) -> None:
+        self.index, self.get, self.error = self, index.get, error  # type: ignore[assignment]
+
+    async def asearch(self, *_: Any, **__: Any) -> list[Any]:
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(60)
+        return []
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), None])
+async def test_a_search_that_fails_or_is_late_takes_no_pinned_principle_away(
+    shelf: Shelf, error: Exception | None
+) -> None:
+    options = Options(index=("law",), pinned=("law/bees",))
+    policy = Policy("rules", stages=("opo",), options={"opo": options})
+    ctx = Context(policy, deadline=time.monotonic() + 0.2)
+    found = await Opo(policy, Supplies(indexes=Half(shelf.index, error)))(Chat((Message("user", "bees"),)), ctx)
+    assert [p.id for p in found.pinned] == ["bees"]
+    assert found.note == "0 and 1 pinned, without law"
+
+
+@pytest.mark.parametrize(
+    ("settings", "required"),
+    [({"pinned": ("law/bees",)}, True), ({"pinned": ("law/bees",), "pinned_on_error": "skip"}, False), ({}, False)],
+)
+def test_pinned_principles_make_the_stage_required(shelf: Shelf, settings: dict[str, Any], required: bool) -> None:
+    policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("law",), **settings)})
+    assert Opo(policy, Supplies(indexes=shelf)).required is required
 
 
 async def test_a_pinned_principle_is_not_quoted_twice(shelf: Shelf) -> None:

@@ -26,6 +26,7 @@ class Fake:
     name: str
     do: Callable[[], Awaitable[Advice]]
     instant: bool = False
+    required: bool = False
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         return await self.do()
@@ -284,3 +285,11 @@ async def test_the_constant_part_is_what_every_stage_says_of_itself() -> None:
 
 async def test_a_constant_part_that_cannot_be_had_is_not_known_yet() -> None:
     assert await constant(context(), [replace(breaks("rules", OSError("disk")), instant=True)]) is None
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), TimeoutError()])
+async def test_a_required_stage_that_fails_fails_the_request_whatever_the_policy(error: Exception) -> None:
+    ctx = context(on_error="skip")
+    assert (await advise(CHAT, ctx, [breaks("opo", error)]))[1][0].status == "failed"
+    with pytest.raises(StageFailed, match="stage opo failed"):
+        await advise(CHAT, ctx, [replace(breaks("opo", error), required=True), gives("urial", Advice())])

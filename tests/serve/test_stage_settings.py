@@ -30,7 +30,7 @@ class Options:
 class Toy:
     """Adds an instruction."""
 
-    name, instant = "toy", True
+    name, instant, required = "toy", True, False
 
     def __init__(self, policy: Policy, supplies: Supplies) -> None:
         self._options: Options = policy.options["toy"]
