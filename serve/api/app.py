@@ -16,7 +16,7 @@ from prompt_opt.pipeline import StageFailed
 from retrieval.lock import is_disk_full
 from serve import metrics
 from serve.api import catalog, openapi, page, principles, recent, reference, verdicts
-from serve.api.routes import DIALECTS, HEALTH, RELAYED, lines
+from serve.api.routes import PATHS, lines
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
 from serve.config import RAW, RIGHTS
@@ -49,7 +49,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
         app.router.routes.append(Route(path, _hot, methods=[method]))
     page.add_routes(app)
     plain = openapi.document(app)
-    app.openapi = lambda: plain(DIALECTS, RELAYED, HEALTH)  # type: ignore[method-assign]
+    app.openapi = lambda: plain(PATHS)  # type: ignore[method-assign]
 
     reference.add_routes(app, app.openapi)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 
+from serve.api.routes import Paths
 from serve.dialects.dialect import Dialect
 
 VERSION = version("trimtab")
@@ -31,6 +32,8 @@ _OPTIONS: dict[str, Any] = {
 }
 _WELL: dict[str, Any] = {"200": {"description": "Yes"}, "503": {"description": "No, or not yet"}}
 _TEXT: dict[str, Any] = {"type": "string"}
+_POLICY = {"name": "X-Trimtab-Policy", "in": "header", "required": False, "schema": _TEXT}
+_ANSWERS = {"200": {"description": "The answer, or a stream of events"}, "4XX": {"description": "Error"}}
 _COMMENT: dict[str, Any] = {"type": "string", "maxLength": 4000}
 _FEEDBACK: dict[str, Any] = {
     "oneOf": [
@@ -51,18 +54,22 @@ _FEEDBACK: dict[str, Any] = {
 }
 
 
-def document(app: FastAPI) -> Callable[[Sequence[Dialect], Sequence[str], Mapping[str, str]], dict[str, Any]]:
+def document(app: FastAPI) -> Callable[[Paths], dict[str, Any]]:
     """FastAPI's own document, to which the paths that go past it are added."""
     generate = app.openapi
 
-    def openapi(dialects: Sequence[Dialect], relayed: Sequence[str], health: Mapping[str, str]) -> dict[str, Any]:
-        page = generate()
+    def openapi(paths: Paths) -> dict[str, Any]:
+        page, dialects = generate(), paths.dialects
         page["paths"] |= {it.path: _post(f"{it.summary}, aligned by a policy", _schema(it)) for it in dialects}
         page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_schema(dialects[0]))
         page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)
-        for path in relayed:
+        for path, dialect in paths.counters.items():
+            page["paths"][path] = _post("Tokens of a request under its policy, without an answer", _schema(dialect))
+        for (method, path), summary in paths.kept.items():
+            page["paths"].setdefault(path, {})[method.lower()] = _kept(summary)
+        for path in paths.relayed:
             page["paths"].setdefault(path, _post("Passed on to the engine as it is", {"type": "object"}))
-        for path, summary in health.items():
+        for path, summary in paths.health.items():
             page["paths"][path] = {"get": {"tags": ["server"], "summary": summary, "responses": _WELL}}
         page["components"] = {
             **page.get("components", {}),
@@ -82,15 +89,19 @@ def _schema(dialect: Dialect) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _kept(summary: str) -> dict[str, Any]:
+    parameters = [_POLICY, {"name": "ident", "in": "path", "required": True, "schema": _TEXT}]
+    return {"tags": ["openai"], "summary": summary, "parameters": parameters, "responses": _ANSWERS}
+
+
 def _post(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
-    header = {"name": "X-Trimtab-Policy", "in": "header", "required": False, "schema": {"type": "string"}}
     return {
         "post": {
             "tags": ["openai"],
             "summary": summary,
-            "parameters": [header],
+            "parameters": [_POLICY],
             "requestBody": _body(schema),
-            "responses": {"200": {"description": "The answer, or a stream of events"}, "4XX": {"description": "Error"}},
+            "responses": _ANSWERS,
         }
     }
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from prompt_opt.core import Advice, Outcome, Policy
+from prompt_opt.core import Advice, Outcome
 from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
 from serve.chat.admission import admit, leave
@@ -25,7 +25,8 @@ from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Alignment, Record, Selection, account
 from serve.chat.reply import hand_over, pass_on, read, translate
 from serve.chat.salt import PATHS, natively, notes, salt
-from serve.chat.service import Service, probe
+from serve.chat.service import Service
+from serve.chat.settle import carriers, probed, settle
 from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
@@ -62,31 +63,15 @@ async def _generate(
     service: Service, call: Call, record: Record, dialect: Dialect, dialects: Sequence[Dialect]
 ) -> None:
     config = service.config
-    record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
-    await admit(service, call, record)
-    request = dialect.parse(await call.read(int(config.server.max_body_mb * 2**20)), config.server)
-    policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
-    engine = service.engines[policy.engine]
-    explain = bool(request.options.get("explain"))
-    record.selection = _selection(service, record, policy, engine, request, explain=explain)
-    if explain:
-        caller.require("explain")
-    if not policy.fallback:
-        engine.require_ready()
-        engine.name_for(model)
-    for each in candidates(service, policy):
-        each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
-    held = _holds(policy, dialect, dialects)
+    request, policy, engine, model, held = await settle(service, call, record, dialect, dialects)
     with call:  # that is, while the client stays
-        for it in candidates(service, policy) if policy.render == "chat" else ():
-            if it.must_probe(dialect.path):
-                await probe(service, call, it, dialect.path, own=it is engine)
+        await probed(service, call, policy, dialect)
         if not held and natively(policy, engine, dialect.path):
             outcomes = tuple(Outcome(name, "skipped", "elsewhere") for name in policy.stages)
             record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
 
             def write(engine: LiveEngine, model: str) -> Outgoing:
-                own = salt(config, policy, engine, caller.tenant)
+                own = salt(config, policy, engine, record.caller.tenant)
                 body = _checked(service, dialect, engine, request, model, own)
                 return counting(engine, request, Outgoing(dialect.path, body))
 
@@ -96,29 +81,10 @@ async def _generate(
                 await _pass_on(call, record, service, sent, dialect)
         else:
             chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
-            order = Order(service, dialect, caller, policy, engine, model, request, plain, chat)
+            order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
             record.alignment = await align(order)
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 await _aligned(call, record, order)
-
-
-def _holds(policy: Policy, dialect: Dialect, dialects: Sequence[Dialect]) -> bool:
-    """Whether the policy has something to do here; False too where it says `elsewhere = "raw"`, and this is elsewhere.
-
-    Raises:
-        BadRequest: it has, and requests of this dialect cannot carry it.
-    """
-    if not policy.stages and policy.render == "chat":
-        return False
-    if policy.render in dialect.renders:
-        return True
-    if policy.elsewhere != "raw":
-        raise not_applicable(policy, dialect.path, _carriers(policy, dialects))
-    return False
-
-
-def _carriers(policy: Policy, dialects: Sequence[Dialect]) -> list[str]:
-    return [dialect.path for dialect in dialects if policy.render in dialect.renders]
 
 
 def _checked(
@@ -131,18 +97,6 @@ def _checked(
     chat = None if complete else dialect.chat(request, service.config.server)
     engine.refuse(request if complete else dialect.as_chat(request), chat)
     return _unchanged(dialect, engine, request, model, own)
-
-
-def _selection(
-    service: Service, record: Record, policy: Policy, engine: LiveEngine, request: wire.Request, *, explain: bool
-) -> Selection:
-    """What was settled; content is kept where the server or a caller who may says so."""
-    keep = service.config.server.trace_content or (explain and record.caller.may("explain"))
-    record.answer.keep = keep
-    model = request.model or engine.spec.public_name
-    if not keep:
-        return Selection(policy, engine.spec.name, model, request.stream)
-    return Selection(policy, engine.spec.name, model, request.stream, True, request.fields)
 
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
@@ -239,7 +193,7 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
         if call.path in _SILENT:
             caller.require(RAW)
         elif policy.elsewhere != "raw":
-            raise not_applicable(policy, call.path, _carriers(policy, dialects))
+            raise not_applicable(policy, call.path, carriers(policy, dialects))
         why = "not a chat" if call.path in _SILENT else "elsewhere"
         record.alignment = Alignment(tuple(Outcome(name, "skipped", why) for name in policy.stages))
     engine.require_ready()

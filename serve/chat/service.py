@@ -41,7 +41,15 @@ class Service:
 
 
 async def send(
-    service: Service, call: Call, engine: LiveEngine, path: str, body: bytes, prefix: str = "", *, own: bool = True
+    service: Service,
+    call: Call,
+    engine: LiveEngine,
+    path: str,
+    body: bytes,
+    prefix: str = "",
+    *,
+    own: bool = True,
+    method: str = "POST",
 ) -> Upstream:
     """Send to the engine; an UpstreamError becomes an answer for the client.
 
@@ -52,8 +60,12 @@ async def send(
     """
     headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
     query = call.query.decode("latin-1")
+    target = path + (f"?{query}" if query else "")
     try:
-        upstream = await engine.post(service.relay, path + (f"?{query}" if query else ""), headers, body, prefix)
+        if method == "POST":
+            upstream = await engine.post(service.relay, target, headers, body, prefix)
+        else:
+            upstream = await engine.request(service.relay, method, target, headers)
     except UpstreamError as error:
         raise failed(engine, error) from error
     upstream.decode()

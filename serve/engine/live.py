@@ -245,8 +245,12 @@ class LiveEngine:
 
     def get(self, relay: Relay, path: str, headers: Mapping[str, str]) -> Awaitable[Upstream]:
         """Ask the engine, or one of its pool that answers, for something of its own. Raises as `post`."""
+        return self.request(relay, "GET", path, headers)
+
+    def request(self, relay: Relay, method: str, path: str, headers: Mapping[str, str]) -> Awaitable[Upstream]:
+        """The same by another method that has no body."""
         url, ca_file = self.addressing.at(self.url, path), self.addressing.ca_file
-        return relay.send("GET", url, headers, None, ca_file=ca_file)
+        return relay.send(method, url, headers, None, ca_file=ca_file)
 
     def headers(self, client: Iterable[tuple[bytes, bytes]] = (), *, anonymous: bool = False) -> dict[str, str]:
         """The headers of a request to it: of the client's those that pass, with its credentials where it is

@@ -92,7 +92,7 @@ class Protocol(HttpToolsProtocol):
             return  # and again, without the offer
         path, query = _split(self.url)
         method = self.parser.get_method()
-        line = self._lines.get((method.decode("ascii"), path))
+        line = self._line(method.decode("ascii"), path)
         granted: Sequence[tuple[bytes, bytes]] = ()
         if self._judge is not None and (error := self._judge(method, self.headers)) is not None:
             line = _refusing(error, bodiless=method == b"HEAD")
@@ -122,6 +122,13 @@ class Protocol(HttpToolsProtocol):
             else:
                 self._start_asgi_task(call, app)
         self.headers = []  # for trailers, which are nobody's: as headers they could say what was decided without them
+
+    def _line(self, method: str, path: str) -> Callable[[Call], Awaitable[None]] | None:
+        """The line of a path; of one below /v1/NAME/ that is none itself, the line of "/v1/NAME/*"."""
+        line = self._lines.get((method, path))
+        if line is None and path.startswith("/v1/"):
+            line = self._lines.get((method, path[: path.find("/", 4) + 1] + "*"))
+        return line
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from serve.api.routes import DIALECTS, RELAYED
+from serve.api.routes import COUNTERS, DIALECTS, KEPT, RELAYED
 
 
 async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
@@ -27,6 +27,7 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/principles/{ident}",
         "/v1/explain",
     }
+    own |= {path for _, path, _ in COUNTERS} | {path for _, path in KEPT}
     assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED, *(it.path for it in DIALECTS)}
     assert "bearer" in str(page["components"]["securitySchemes"])
     again = (await http.get("/openapi.json")).json()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from serve.dialects.dialect import ToolCall
 from serve.dialects.wire import NULL, Request
 
@@ -59,6 +61,11 @@ def chat_usage(counts: Any) -> dict[str, Any] | None:
         "prompt_tokens_details": _table(counts, "input_tokens_details"),
         "completion_tokens_details": _table(counts, "output_tokens_details"),
     }  # fmt: skip
+
+
+def counted(tokens: int) -> bytes:
+    """The answer of /v1/responses/input_tokens."""
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 def _count(counts: Mapping[str, Any], name: str) -> int:

@@ -174,6 +174,17 @@ async def test_an_error_event_of_the_engine_is_its_own_end(client: Any, engine: 
     assert (await client.http.get(f"/v1/traces/{reply.headers['x-trimtab-trace']}")).json()["error"]
 
 
+async def test_tokens_are_counted_with_the_policys_own(client: AsyncAnthropic, engine: FakeUpstream) -> None:
+    engine.others["/v1/messages/count_tokens"] = lambda record: (200, {"input_tokens": len(record.json["messages"])})
+    row: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    chat: Any = {"extra_headers": {"x-trimtab-policy": "chat"}}
+    assert (await client.messages.count_tokens(**row, **chat)).input_tokens == 7
+    assert engine.requests[-1].json["system"]
+    del engine.others["/v1/messages/count_tokens"]  # as where the engine counts nothing: then we do
+    few = (await client.messages.count_tokens(**row)).input_tokens
+    assert 0 < few < (await client.messages.count_tokens(**row, **chat)).input_tokens
+
+
 async def test_tenants_kept_apart_in_a_cache_get_the_path_that_knows_the_salt(
     client: AsyncAnthropic, engine: FakeUpstream
 ) -> None:

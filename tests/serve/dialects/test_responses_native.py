@@ -210,6 +210,49 @@ async def test_a_failed_response_is_its_own_end(client: AsyncOpenAI, engine: Fak
     assert trace["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "resp_1"), ("DELETE", "resp_1"), ("GET", "resp_1/input_items"), ("POST", "resp_1/cancel")],
+)
+async def test_what_the_engine_keeps_is_there(
+    client: AsyncOpenAI, engine: FakeUpstream, method: str, path: str
+) -> None:
+    engine.others[f"/v1/responses/{path}"] = lambda record: (200, {"id": "resp_1", "by": record.method})
+    reply = await client._client.request(method, f"/v1/responses/{path}?include=x")
+    assert reply.json() == {"id": "resp_1", "by": method}
+    assert engine.requests[-1].path == f"/v1/responses/{path}?include=x"
+    trace = (await client._client.get(f"/v1/traces/{reply.headers['x-trimtab-trace']}")).json()
+    assert trace["path"].startswith("/v1/responses/{id}")
+    assert (await client._client.request(method, "/v1/responses/none" + path[6:])).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["../admin", "%2e%2e/admin", "a/b", "a%2Fcancel%2F..", "resp_1/", "resp_1/cancel"])
+async def test_no_other_path_of_the_engine_is_reached(client: AsyncOpenAI, engine: FakeUpstream, path: str) -> None:
+    seen = len(engine.posts)
+    reply = await client._client.get(f"/v1/responses/{path}")
+    assert reply.status_code == 404
+    assert len(engine.posts) == seen
+    assert not [r.path for r in engine.requests if "admin" in r.path or "cancel" in r.path or "/b" in r.path]
+
+
+async def test_an_engine_without_the_api_keeps_nothing(client: AsyncOpenAI, engine: FakeUpstream) -> None:
+    reply = await client._client.get("/v1/responses/resp_1", headers={"x-trimtab-policy": "told"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "not_translatable")
+
+
+async def test_tokens_are_counted_with_the_policys_own(client: AsyncOpenAI, engine: FakeUpstream) -> None:
+    engine.others["/v1/responses/input_tokens"] = lambda record: (
+        200, {"object": "response.input_tokens", "input_tokens": len(record.json["input"])}
+    )  # fmt: skip
+    count = client.responses.input_tokens.count
+    assert (await count(model="m", input="hi", extra_headers={"x-trimtab-policy": "chat"})).input_tokens == 7
+    assert engine.requests[-1].json["instructions"]
+    del engine.others["/v1/responses/input_tokens"]  # as where the engine counts nothing: then we do
+    few = (await count(model="m", input="hi")).input_tokens
+    many = (await count(model="m", input="hi", extra_headers={"x-trimtab-policy": "told"})).input_tokens
+    assert 0 < few < many
+
+
 async def test_a_base_render_needs_no_native_api(client: AsyncOpenAI, engine: FakeUpstream) -> None:
     reply = await post(client, "base", b'{"model":"echo","input":"hi"}')
     assert reply.json()["object"] == "response"

@@ -1,0 +1,66 @@
+"""The tokens of a request under its policy, without an answer: counted by the engine where it can, else by us."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from serve.chat.align import Order, align
+from serve.chat.delivery import Outgoing, deliver
+from serve.chat.record import Record
+from serve.chat.reply import hand_over, read
+from serve.chat.salt import salt
+from serve.chat.service import Service
+from serve.chat.settle import probed, settle
+from serve.dialects.dialect import Dialect
+from serve.engine.live import LiveEngine
+from serve.http.call import Call
+
+_ABSENT = (404, 405, 501)  # the engine has the API, but counts nothing
+
+
+def counts(
+    dialect: Dialect, path: str, write: Callable[[int], bytes], dialects: Sequence[Dialect]
+) -> Callable[[Service, Call, Record], Awaitable[None]]:
+    """The line of a request that only asks for its tokens.
+
+    Args:
+        dialect: of the request, one of `dialects`.
+        path: where engines with this API count.
+        write: the answer, of the number of tokens.
+    """
+
+    async def line(service: Service, call: Call, record: Record) -> None:
+        request, policy, engine, model, _ = await settle(service, call, record, dialect, dialects)
+        with call:  # that is, while the client stays
+            await probed(service, call, policy, dialect)
+            chat, plain = dialect.chat(request, service.config.server), dialect.as_chat(request)
+            order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
+            record.alignment = await align(order)
+            if not (order.native and await _asked(order, call, record, path)):
+                call.reply(200, write(_counted(order, record)))
+
+    return line
+
+
+async def _asked(order: Order, call: Call, record: Record, path: str) -> bool:
+    """Pass on what the engine counts; False where it counts nothing."""
+    prompt = record.alignment.prompt
+    assert prompt is not None
+
+    def write(engine: LiveEngine, model: str) -> Outgoing:
+        own = salt(order.service.config, order.policy, engine, order.caller.tenant)
+        return Outgoing(path, order.dialect.native(order.request, prompt, model, own))
+
+    sent = await deliver(order.service, call, record, [order.engine], order.model, write)
+    with sent.upstream as upstream:
+        body = await read(sent.engine, upstream)
+    if upstream.status in _ABSENT:
+        return False
+    hand_over(call, record.answer, upstream, body, order.dialect, native=True)
+    return True
+
+
+def _counted(order: Order, record: Record) -> int:
+    prompt, tools = record.alignment.prompt, order.plain.fields.get("tools")
+    assert prompt is not None
+    return order.engine.prompt_tokens(prompt) + (order.engine.count(bytes(tools).decode()) if tools else 0)

@@ -1,0 +1,94 @@
+"""What is settled of a request before anything is done to it: who asks, its policy, its engine, whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prompt_opt.core import Policy
+from serve.chat.admission import admit
+from serve.chat.choose import choose, not_applicable
+from serve.chat.delivery import candidates
+from serve.chat.keys import ANYBODY, known
+from serve.chat.record import Record, Selection
+from serve.chat.service import Service, probe
+from serve.dialects.dialect import Dialect
+from serve.dialects.wire import Request
+from serve.engine.live import LiveEngine
+from serve.http.call import Call
+
+
+class Settled(NamedTuple):
+    """A request, and what it gets."""
+
+    request: Request
+    policy: Policy
+    engine: LiveEngine
+    model: str  # for the engine; "" for its own
+    held: bool  # the policy has something to do here
+
+
+async def settle(
+    service: Service, call: Call, record: Record, dialect: Dialect, dialects: Sequence[Dialect]
+) -> Settled:
+    """Read a request of this dialect, which is one of `dialects`, and settle its policy and engine.
+
+    Raises:
+        ApiError: the caller is unknown or may not do this, a limit is reached, the body is malformed, or the policy
+            cannot be applied here.
+    """
+    config = service.config
+    record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
+    await admit(service, call, record)
+    request = dialect.parse(await call.read(int(config.server.max_body_mb * 2**20)), config.server)
+    policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
+    engine = service.engines[policy.engine]
+    explain = bool(request.options.get("explain"))
+    record.selection = _selection(service, record, policy, engine, request, explain=explain)
+    if explain:
+        caller.require("explain")
+    if not policy.fallback:
+        engine.require_ready()
+        engine.name_for(model)
+    for each in candidates(service, policy):
+        each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
+    return Settled(request, policy, engine, model, _holds(policy, dialect, dialects))
+
+
+async def probed(service: Service, call: Call, policy: Policy, dialect: Dialect) -> None:
+    """Learn which of the policy's engines have this dialect's path, where that is not known and matters."""
+    for engine in candidates(service, policy) if policy.render == "chat" else ():
+        if engine.must_probe(dialect.path):
+            await probe(service, call, engine, dialect.path, own=engine.spec.name == policy.engine)
+
+
+def _holds(policy: Policy, dialect: Dialect, dialects: Sequence[Dialect]) -> bool:
+    """Whether the policy has something to do here; False too where it says `elsewhere = "raw"`, and this is elsewhere.
+
+    Raises:
+        BadRequest: it has, and requests of this dialect cannot carry it.
+    """
+    if not policy.stages and policy.render == "chat":
+        return False
+    if policy.render in dialect.renders:
+        return True
+    if policy.elsewhere != "raw":
+        raise not_applicable(policy, dialect.path, carriers(policy, dialects))
+    return False
+
+
+def carriers(policy: Policy, dialects: Sequence[Dialect]) -> list[str]:
+    """The paths whose requests can carry the policy."""
+    return [dialect.path for dialect in dialects if policy.render in dialect.renders]
+
+
+def _selection(
+    service: Service, record: Record, policy: Policy, engine: LiveEngine, request: Request, *, explain: bool
+) -> Selection:
+    """What was settled; content is kept where the server or a caller who may says so."""
+    keep = service.config.server.trace_content or (explain and record.caller.may("explain"))
+    record.answer.keep = keep
+    model = request.model or engine.spec.public_name
+    if not keep:
+        return Selection(policy, engine.spec.name, model, request.stream)
+    return Selection(policy, engine.spec.name, model, request.stream, True, request.fields)

@@ -1,0 +1,59 @@
+"""Responses that an engine keeps: to be read, deleted or cancelled, at the engine that keeps them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+
+from serve.chat.admission import admit
+from serve.chat.choose import choose
+from serve.chat.keys import ANYBODY, known
+from serve.chat.record import Record, Selection
+from serve.chat.reply import pass_on
+from serve.chat.service import Service, probe, send
+from serve.dialects import openai, openai_responses
+from serve.errors import BadRequest, NotFound
+from serve.http.call import Call
+
+# All that a path may hold: an id and no other path of the engine's.
+_PATH = re.compile(r"/v1/responses/[A-Za-z0-9_-]{1,200}(?P<rest>(?:/cancel|/input_items)?)")
+BELOW = openai_responses.path + "/*"  # these paths, in a table of lines
+ASKED = {"GET": ("", "/input_items"), "DELETE": ("",), "POST": ("/cancel",)}  # method -> how its paths end
+
+
+def kept(method: str) -> Callable[[Service, Call, Record], Awaitable[None]]:
+    """The line of a request about a response that was made before, by one of the methods of `ASKED`.
+
+    The engine is that of the policy: X-Trimtab-Policy's, the key's or the server's, as for the request that made it.
+    """
+
+    async def line(service: Service, call: Call, record: Record) -> None:
+        await _ask(service, call, record, method)
+
+    return line
+
+
+async def _ask(service: Service, call: Call, record: Record, method: str) -> None:
+    """Raises NotFound for a path that none of these is, and BadRequest where the engine keeps no responses."""
+    config, path = service.config, call.path
+    record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
+    found = _PATH.fullmatch(path)
+    if found is None or found["rest"] not in ASKED[method]:
+        raise NotFound(f"no path {method} {path}", code="path_not_found")
+    record.path = openai_responses.path + "/{id}" + found["rest"]  # of an id each there is no end
+    await admit(service, call, record)
+    policy, _ = choose(config, caller, "", call.header(b"x-trimtab-policy"), {})
+    engine = service.engines[policy.engine]
+    record.selection = Selection(policy, engine.spec.name, "")
+    engine.require_ready()
+    body = await call.read(int(config.server.max_body_mb * 2**20), json=False)
+    with call:  # that is, while the client stays
+        if engine.must_probe(openai_responses.path):
+            await probe(service, call, engine, openai_responses.path)
+        if not engine.speaks(openai_responses.path):
+            raise BadRequest(
+                f"engine {engine.spec.name!r} has no /v1/responses of its own and keeps none",
+                code="not_translatable", param="id",
+            )  # fmt: skip
+        with await send(service, call, engine, path, body, method=method) as upstream:
+            await pass_on(config, call, record.answer, engine, upstream, openai_responses, whole=False)
