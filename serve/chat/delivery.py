@@ -46,7 +46,10 @@ Write = Callable[[LiveEngine, str], Outgoing]  # the request for an engine, unde
 
 def candidates(service: Service, policy: Policy) -> list[LiveEngine]:
     """The policy's engine, then its fallbacks."""
-    return [service.engines[name] for name in (policy.engine, *policy.fallback)]
+    engines = [service.engines[policy.engine]]
+    if policy.fallback:
+        engines += [service.engines[name] for name in policy.fallback]
+    return engines
 
 
 def counting(engine: LiveEngine, request: Request, out: Outgoing) -> Outgoing:

@@ -20,6 +20,7 @@ _ASKED_BY = {
     "reasoning": re.compile(rb"reasoning_content", re.IGNORECASE),
 }
 _MODELS = 1000
+_NONE: frozenset[str] = frozenset()
 _SAID = {
     "system": "form: system text in the first user turn, the model's template takes no system message of ours",
     "reasoning": "form: reasoning_content on our assistant turns, the model wants it on each",
@@ -44,7 +45,7 @@ def shape(alignment: Alignment, forms: Collection[str]) -> Alignment:
 
 def known(engine: LiveEngine, model: str) -> frozenset[str]:
     """The forms that this model of the engine is known to want."""
-    return engine.forms.get(model, frozenset())
+    return engine.forms.get(model, _NONE)
 
 
 def learn(engine: LiveEngine, model: str, forms: frozenset[str]) -> None:

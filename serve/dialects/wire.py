@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -37,7 +38,9 @@ KNOWN = frozenset({
     "response_format", "text", "format", "logprobs", "top_logprobs", "echo", "suffix", "store",
     "previous_response_id", "conversation", "template", "options", "request_id", "priority", "kv_transfer_params",
     "vllm_xargs", "chat_template", "chat_template_kwargs", "cache_salt", "prompt_token_ids",
-    "truncate_prompt_tokens", "prompt_embeds",
+    "truncate_prompt_tokens", "prompt_embeds", "temperature", "top_p", "top_k", "seed", "user", "metadata",
+    "frequency_penalty", "presence_penalty", "logit_bias", "parallel_tool_calls", "reasoning_effort",
+    "modalities", "audio", "prediction", "service_tier",
 })  # fmt: skip
 _KEY = re.compile(rb'"((?:\w|\\u[0-9A-Fa-f]{4}|[\x80-\xff]){1,64}+)"\s*+:')
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
@@ -85,9 +88,10 @@ def parse(body: bytes, limits: Server) -> Request:
         raise BadRequest(f"the body is not a JSON object: {error}", code="invalid_json") from None
     if (name := _repeated(body, fields)) is not None:
         raise BadRequest(f"{name} stands twice in the body", code="duplicate_field", param=name)
-    for name in fields:
-        if name not in KNOWN and name.casefold() in KNOWN:
-            raise misspelled(name, name)
+    if not KNOWN.issuperset(fields):
+        for name in fields:
+            if name not in KNOWN and name.casefold() in KNOWN:
+                raise misspelled(name, name)
     opened = body.count(b"[") + body.count(b"{")
     if opened > _CONTAINERS and _brackets(body) > 2 * _CONTAINERS:
         raise BadRequest(f"the body holds more than {_CONTAINERS} objects and lists", code="too_deep")
@@ -127,7 +131,7 @@ def refuse_misspelled(raw: Raw, known: frozenset[str], param: str) -> None:
     Raises:
         BadRequest: naming the key.
     """
-    for key in set(_KEY.findall(raw)):
+    for key in set(_KEY.findall(raw)) - _encoded(known):
         name = msgspec.json.decode(b'"%s"' % key) if b"\\" in key else key.decode("utf-8", "replace")
         if name not in known and name.casefold() in known:
             raise misspelled(name, param)
@@ -141,6 +145,11 @@ def _split(body: bytes) -> tuple[bytes, dict[str, Raw]]:
         if (shielded := shield(body)) == body:
             raise
     return shielded, _fields.decode(shielded)
+
+
+@cache
+def _encoded(names: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(name.encode() for name in names)
 
 
 def _decoded(name: str, raw: Raw) -> Any:

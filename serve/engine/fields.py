@@ -38,6 +38,8 @@ def refuse_guarded(fields: Mapping[str, Raw], passes: Collection[str], engine: s
     Raises:
         BadRequest: naming the field and the setting.
     """
+    if GUARDED.keys().isdisjoint(fields):
+        return
     for name in fields:
         if name in GUARDED and name not in passes and fields[name] != NULL:
             if (name == "cache_salt" and salted) or (name == "chat_template_kwargs" and _everyday(fields[name])):
