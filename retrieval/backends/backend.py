@@ -55,6 +55,10 @@ class Backend(Protocol):
         """The id of another document with the same content, if there is one."""
         ...
 
+    def damage(self) -> list[str]:
+        """What is wrong with the stored passages, in words. May read all of them."""
+        ...
+
     def get(self, key: str) -> Passage | None:
         """A passage (a document or a chunk) by its id."""
         ...

@@ -147,6 +147,10 @@ class Index:
         """How many passages there are."""
         return self.backend.count()
 
+    def damage(self) -> list[str]:
+        """What is wrong with the stored passages, in words; may read all of them."""
+        return self.backend.damage()
+
     # Searching
 
     def search(

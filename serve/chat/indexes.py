@@ -31,6 +31,7 @@ class Indexes:
         self._closed = threading.Event()
         self._compactor = threading.Thread(target=self._compact, name="compactor", daemon=True)
         self.troubles: dict[str, str] = {}  # why an index can't be opened or followed
+        self._examined: dict[int, str] = {}  # open index (its id) -> what is wrong with what it stores
 
     def open(self, name: str) -> Index:
         """The index, opened at its first use. Blocks; a large one takes seconds."""
@@ -54,8 +55,9 @@ class Indexes:
 
     def state(self, name: str) -> dict[str, str]:
         """Whether it is open, and what is wrong with it."""
-        trouble = self.troubles.get(name, "")
-        return {"state": "ready" if name in self._open and not trouble else "opening", "reason": trouble}
+        trouble, index = self.troubles.get(name, ""), self._open.get(name)
+        damage = self._examined.get(id(index), "")  # it serves what is sound
+        return {"state": "ready" if index is not None and not trouble else "opening", "reason": trouble or damage}
 
     async def keep_up(self) -> None:
         """Open what is not open yet, take in what other processes have changed, wait a moment."""
@@ -92,12 +94,21 @@ class Indexes:
         while not self._closed.wait(_COMPACT_S):
             for name, index in tuple(self._open.items()):
                 try:
+                    self._examine(name, index)
                     if index.compact(threads=1):
                         log.info("index %s: compacted", name)
                 except _TROUBLES as error:
                     if said != str(error):
                         log.warning("index %s: compaction failed: %s", name, error)
                     said = str(error)
+
+    def _examine(self, name: str, index: Index) -> None:
+        """Once for each index that is opened: are the passages what was written?"""
+        if id(index) not in self._examined:
+            wrong = index.damage()
+            self._examined[id(index)] = f"{len(wrong)} damaged: {wrong[0]}" if wrong else ""
+            for line in wrong:
+                log.error("index %s is damaged: %s", name, line)
 
     def close(self) -> None:
         """Close every index and stop the compactor. Blocks while one is being compacted."""

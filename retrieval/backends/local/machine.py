@@ -85,7 +85,7 @@ class Local:
         self.put, self.withdraw, self.stored = store.put, store.withdraw, store.stored
         self.same_content, self.get, self.document = store.same_content, store.get, store.document
         self.page, self.documents, self.count = store.page, store.documents, store.count
-        self.fetch = store.fetch
+        self.fetch, self.damage = store.fetch, store.damage
 
     def _load(self) -> State:
         token, base = (0, 0), Dense(0)

@@ -8,7 +8,9 @@ transaction that changes anything has the next revision. A call that changes som
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -26,6 +28,7 @@ from retrieval.backends.entry import Entry
 from retrieval.lock import write_ahead
 from retrieval.passage import Passage
 
+log = logging.getLogger("trimtab.record")
 FORMAT = 1
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -35,7 +38,7 @@ CREATE INDEX documents_hash ON documents(content_hash);
 CREATE TABLE passages(
   n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, document TEXT NOT NULL, title TEXT NOT NULL,
   text TEXT NOT NULL, source TEXT NOT NULL, url TEXT NOT NULL, region TEXT NOT NULL, language TEXT NOT NULL,
-  kind TEXT NOT NULL, tags TEXT NOT NULL, in_force_from TEXT NOT NULL, in_force_to TEXT NOT NULL);
+  kind TEXT NOT NULL, tags TEXT NOT NULL, in_force_from TEXT NOT NULL, in_force_to TEXT NOT NULL, checksum BLOB);
 CREATE INDEX passages_document ON passages(document);
 CREATE INDEX passages_labels ON passages(n, region, language, kind, tags, in_force_from, in_force_to);
 CREATE TABLE vectors(n INTEGER PRIMARY KEY REFERENCES passages(n), embedder TEXT NOT NULL, vector BLOB NOT NULL);
@@ -43,7 +46,7 @@ CREATE TABLE changes(revision INTEGER NOT NULL, op TEXT NOT NULL, n INTEGER NOT 
   at REAL NOT NULL);
 CREATE INDEX changes_revision ON changes(revision);
 """
-_FIELDS = "id, document, title, text, source, url, region, language, kind, tags, in_force_from, in_force_to"
+_FIELDS = "id, document, title, text, source, url, region, language, kind, tags, in_force_from, in_force_to, checksum"
 _VECTORS = "SELECT vector FROM vectors WHERE n > ? ORDER BY n"
 _NUMBERED_VECTORS = "SELECT n, vector FROM vectors WHERE n > ? ORDER BY n"
 Label = tuple[int, str, str, str, str, str, str]  # n, region, language, kind, tags as JSON, from, to
@@ -57,6 +60,10 @@ class Delta:
     labels: list[Label]
     withdrawn: list[int]
     vectors: npt.NDArray[np.float16]
+
+
+class RecordDamaged(OSError):
+    """A passage is not what was written: a byte of the record has changed under SQLite, which has no checksums."""
 
 
 class RecordReplaced(OSError):
@@ -109,6 +116,8 @@ class Store:
                     db.execute(statement)
                 settings = {**create, "format": str(FORMAT), "identity": uuid.uuid4().hex, "revision": "0"}
                 db.executemany("INSERT INTO meta VALUES(?, ?)", settings.items())
+            if "checksum" not in {row[1] for row in db.execute("PRAGMA table_info(passages)")}:
+                db.execute("ALTER TABLE passages ADD COLUMN checksum BLOB")  # what is there already goes unverified
             made = db.execute("SELECT value FROM meta WHERE key='format'").fetchone()[0]
         if made != str(FORMAT):
             self._writer.close()
@@ -180,7 +189,7 @@ class Store:
         for i, passage in enumerate(entry.chunks):
             if db.execute("SELECT 1 FROM passages WHERE id=?", (passage.id,)).fetchone():
                 raise ValueError(f"the id {passage.id!r} is that of another document's passage")
-            n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 11}?)", _row(passage)).lastrowid
+            n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 12}?)", _row(passage)).lastrowid
             if entry.vectors is not None:
                 blob = entry.vectors[i].astype("<f2").tobytes()
                 db.execute("INSERT INTO vectors VALUES(?, ?, ?)", (n, embedder, blob))
@@ -241,38 +250,74 @@ class Store:
         return int(self._rows("SELECT count(*) FROM passages")[0][0])
 
     def get(self, key: str) -> Passage | None:
-        """A passage (a document or a chunk) by its id."""
+        """A passage (a document or a chunk) by its id.
+
+        Raises:
+            RecordDamaged: it is not what was written.
+        """
         rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE id=?", (key,))  # noqa: S608
         return _passage(rows[0]) if rows else None
 
     def chunks(self, document: str) -> list[Passage]:
         """A document's passages in the order in which they stand in it."""
         rows = self._rows(f"SELECT {_FIELDS} FROM passages WHERE document=? ORDER BY n", (document,))  # noqa: S608
-        return [_passage(row) for row in rows]
+        return self._sound(rows)
 
     def document(self, key: str) -> Passage | None:
-        """What was given under this id, before it was chunked."""
-        rows = self._rows("SELECT original FROM documents WHERE id=?", (key,))
-        return _original(rows[0][0]) if rows and rows[0][0] else self.get(key)
+        """What was given under this id, before it was chunked.
+
+        Raises:
+            RecordDamaged: it is not what was written.
+        """
+        rows = self._rows("SELECT original, signature FROM documents WHERE id=?", (key,))
+        return _original(*rows[0]) if rows and rows[0][0] else self.get(key)
 
     def page(self, after: str, limit: int) -> list[Passage]:
         """Passages in the order of ids, from the one behind `after`."""
         sql = f"SELECT {_FIELDS} FROM passages WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
-        return [_passage(row) for row in self._rows(sql, (after, limit))]
+        return self._sound(self._rows(sql, (after, limit)))
 
     def documents(self) -> Iterator[Passage]:
         """Everything as it was given; of a document that lost a chunk, the chunks that are left."""
         with self._bulk() as db:
-            for key, original in db.execute("SELECT id, original FROM documents ORDER BY id"):
+            for key, original, signature in db.execute("SELECT id, original, signature FROM documents ORDER BY id"):
                 if original:
-                    yield _original(original)
+                    yield _original(original, signature)
                 else:
                     yield from self.chunks(key) or filter(None, [self.get(key)])
 
     def fetch(self, numbers: Sequence[int | str]) -> dict[int | str, Passage]:
-        """The passages of these numbers; those withdrawn meanwhile are left out."""
+        """The passages of these numbers; those withdrawn meanwhile, and damaged ones, are left out."""
         sql = f"SELECT n, {_FIELDS} FROM passages WHERE n IN "  # noqa: S608
-        return {row[0]: _passage(row[1:]) for row in self._among(sql, numbers)}
+        return {row[0]: passage for row in self._among(sql, numbers) for passage in self._sound([row[1:]])}
+
+    def _sound(self, rows: Iterable[tuple]) -> list[Passage]:  # type: ignore[type-arg]
+        """The passages of these rows; a damaged one is reported and left out."""
+        found = []
+        for row in rows:
+            try:
+                found.append(_passage(row))
+            except RecordDamaged as error:
+                log.error("%s: %s; it is left out", self.path, error)
+        return found
+
+    def damage(self) -> list[str]:
+        """What is wrong with the record: passages that are not what was written, and what SQLite finds. Reads it all.
+
+        It pauses between rows, so that searches on other threads go on.
+        """
+        wrong = []
+        with self._bulk() as db:
+            rows = db.execute(f"SELECT {_FIELDS} FROM passages ORDER BY n")  # noqa: S608
+            while batch := rows.fetchmany(200):
+                for row in batch:
+                    try:
+                        _passage(row)
+                    except RecordDamaged as error:
+                        wrong.append(str(error))
+                time.sleep(0.002)
+            found = [row[0] for row in db.execute("PRAGMA integrity_check(10)")]
+        return wrong + [line for line in found if line != "ok"]
 
     def stored(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The signatures of those documents that are there."""
@@ -349,18 +394,32 @@ def _log(db: sqlite3.Connection, revision: int, op: str, rows: Iterable[tuple[in
     db.executemany("INSERT INTO changes VALUES(?, ?, ?, ?, ?)", [(revision, op, n, key, now) for n, key in rows])
 
 
-def _row(p: Passage) -> tuple[str, ...]:
+def _row(p: Passage) -> tuple[str | bytes, ...]:
     tags = json.dumps(sorted(p.tags), ensure_ascii=False)
-    return (p.id, p.document, p.title, p.text, p.source, p.url, p.region, p.language, p.kind, tags,
-            p.in_force_from, p.in_force_to)  # fmt: skip
+    row = (p.id, p.document, p.title, p.text, p.source, p.url, p.region, p.language, p.kind, tags,
+           p.in_force_from, p.in_force_to)  # fmt: skip
+    return (*row, _checksum(row))
 
 
-def _original(text: str) -> Passage:
-    fields = json.loads(text)
-    return Passage(**{**fields, "tags": tuple(fields["tags"])})
+def _checksum(row: tuple[str, ...]) -> bytes:
+    return hashlib.blake2b("\0".join(row).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _original(text: str, signature: bytes) -> Passage:
+    try:
+        fields = json.loads(text)
+        passage = Passage(**{**fields, "tags": tuple(fields["tags"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordDamaged(f"a document cannot be read: {error}") from None
+    if signature and passage.signature != signature:
+        raise RecordDamaged(f"document {passage.id!r} is not what was written")
+    return passage
 
 
 def _passage(row: tuple) -> Passage:  # type: ignore[type-arg]
-    key, document, title, text, source, url, region, language, kind, tags, start, end = row
+    *texts, checksum = row
+    key, document, title, text, source, url, region, language, kind, tags, start, end = texts
+    if checksum is not None and checksum != _checksum(tuple(map(str, texts))):
+        raise RecordDamaged(f"passage {key!r} is not what was written")
     parent = "" if document == key else document
     return Passage(key, text, title, source, url, region, language, kind, tuple(json.loads(tags)), start, end, parent)
