@@ -21,6 +21,7 @@ from serve.engine.upstream import Upstream
 FAILURES = 3  # in a row, after which a member is ejected
 _EJECTED_S = 5.0  # for the first time; doubled with each further ejection
 _EJECTED_MOST_S = 60.0
+_DOUBTED_S = 0.5  # without an answer to a health check, after which others are preferred
 _TRUSTED = 64  # pending requests from which on a returning member is not limited any more
 
 
@@ -32,6 +33,7 @@ class Member:
         self.state: Literal["unknown", "up", "ejected"] = "unknown"
         self.reason = ""
         self.checking: asyncio.Task[None] | None = None
+        self.asked = math.inf  # since when a health check waits for its answer
         self.gauge = metrics.pending.labels(engine, url)
         self.waiting: set[Upstream] = set()  # requests without an answer, of an engine whose requests may be repeated
         self.failing = False  # ejected for its answers
@@ -64,6 +66,10 @@ class Member:
         """Note a failure; True where it was one too many. While a member returns, one is."""
         self._failures += 1
         return self._failures >= FAILURES or self.cap < _TRUSTED
+
+    def doubtful(self, now: float) -> bool:
+        """Whether a health check is taking so long that the engine may hang."""
+        return now - self.asked > _DOUBTED_S
 
     def rest(self, seconds: float) -> None:
         """Send nothing here for so long, as its Retry-After asks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
@@ -92,6 +93,7 @@ class Pool:
         if any(m.until > now for m in left):
             awake = [m for m in left if m.until <= now]
             left = awake or ([] if tried else [min(left, key=lambda m: m.until)])
+        left = [m for m in left if not m.doubtful(now)] or left
         return [m for m in left if m.pending < m.cap] or left
 
     # -- sending
@@ -206,6 +208,7 @@ class Pool:
             member.checking = asyncio.create_task(self._judge(relay, member))
 
     async def _judge(self, relay: Relay, member: Member) -> None:
+        member.asked = time.monotonic()
         try:
             reason = await health.health(relay, self._addressing, member.url)
         except (TimeoutError, TimedOut):
@@ -215,6 +218,8 @@ class Pool:
             reason = f"it does not answer within {health.PATIENCE_S:g} s"
         except UpstreamError as error:
             reason = str(error)
+        finally:
+            member.asked = math.inf
         if reason:
             self._eject(member, reason)
         elif member.state != "up" and member.returns():

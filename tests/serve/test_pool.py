@@ -47,7 +47,7 @@ async def relay() -> AsyncIterator[Relay]:
 
 @pytest.fixture
 async def hasty() -> AsyncIterator[Relay]:
-    async for client in relaying(timeout_s=0.2):
+    async for client in relaying(timeout_s=0.5):
         yield client
 
 
@@ -420,6 +420,22 @@ async def test_requests_of_an_engine_that_hangs_move_when_its_health_check_times
     assert (states(pool), served(engines)) == (["ejected", "up"], [6, 0, 0])
 
 
+async def test_an_engine_whose_health_check_takes_long_gets_nothing_meanwhile(
+    engines: list[FakeUpstream], relay: Relay
+) -> None:
+    server, url, lines = await bare(lambda line: b"")
+    async with server:
+        pool = pool_of(url, engines[0].url)
+        pool.check(relay)
+        while not lines:
+            await asyncio.sleep(0.01)
+        pool.members[0].asked = time.monotonic() - 1
+        assert {pool.choose(prefix) for prefix in ("", "", *"abcdef")} == {pool.members[1]}
+        pool.members[1].state = "ejected"
+        assert pool.choose("") is pool.members[0]  # who is slow is better than nobody
+        pool.stop()
+
+
 async def outcome(asking: Awaitable[int]) -> int | type[Exception]:
     """The status, or the kind of error."""
     try:
@@ -641,3 +657,30 @@ async def test_where_keys_are_needed_readyz_names_no_address(engines: list[FakeU
     async with httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
         told = await until(http, lambda told: health(told) == ["up"] * 3)
         assert told["engines"]["many"]["urls"] == [{"state": "up", "reason": "", "pending": 0}] * 3
+
+
+async def test_no_client_notices_an_engine_of_three_that_fails_or_hangs(
+    engines: list[FakeUpstream], start: Start
+) -> None:
+    """500 and 429 at once, and nothing at all where requests may be repeated; without and with a prefix."""
+    failing = {"500": reply(500), "429": reply(429), "hangs": b""}
+    text, stack = 'state_dir = "{state}"\n[server]\ntimeout_s = 2\n', []
+    for name, said in failing.items():
+        server, url, _ = await bare(lambda line, said=said: said if "POST" in line else reply(200))  # type: ignore[misc]
+        stack.append(server)
+        urls = json.dumps([url, engines[0].url, engines[1].url])
+        text += f"[engine.e{name}]\nurls = {urls}\nidempotent = {str(name == 'hangs').lower()}\n"
+        text += f'[policy.plain{name}]\nengine = "e{name}"\nstages = []\n[policy.urial{name}]\nengine = "e{name}"\n'
+    trimtab = await asyncio.to_thread(lambda: start(file=text))
+    async with httpx.AsyncClient(base_url=trimtab.url, timeout=30) as http:
+
+        async def client(policy: str) -> list[int]:
+            headers = {"x-trimtab-policy": policy}
+            return [(await http.post(PATH, json=chat(), headers=headers)).status_code for _ in range(8)]
+
+        policies = [f"{kind}{name}" for kind in ("plain", "urial") for name in failing]
+        results = await asyncio.gather(*(client(policy) for policy in policies for _ in range(4)))
+    assert [status for statuses in results for status in statuses] == [200] * 6 * 4 * 8
+    await asyncio.to_thread(trimtab.stop)  # and with it the connections to the bare servers
+    for server in stack:
+        server.close()
