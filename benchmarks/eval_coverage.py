@@ -310,7 +310,7 @@ def served(repetitions: int, n: int, p: float) -> None:
     """Two engines that do the same and one that differs, on real sockets; what they say is drawn from the question's
     and the request's seed, so that arms are correlated as in the simulation."""
     from tests.trainers.evaluation.scripted_engine import ScriptedEngine
-    from trainers.ask.journal import Kept
+    from trainers.ask.journal import Journal
     from trainers.evaluation.arms.arm import read_arm
     from trainers.evaluation.arms.sampling import Manner, ask_arms, jobs, read_answer, write_answer
 
@@ -328,7 +328,7 @@ def served(repetitions: int, n: int, p: float) -> None:
         reached = [read_arm(f"{name}={engine.url}#{name}", "") for name in arms]
         for repetition in range(repetitions):
             todo = jobs(reached, asked, 1, repetition)
-            with Kept(Path(folder) / f"{repetition}.jsonl", read_answer, write_answer) as kept:
+            with Journal(Path(folder) / f"{repetition}.jsonl", read_answer, write_answer) as kept:
                 told = ask_arms(reached, todo, kept, Manner(concurrency=8, letters=False), Bar())
             assert not told.stopped, told.stopped
             requests += len(todo)

@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from tests.trainers.scripted_critic import parts
+from trainers.judge.aspects import ASPECTS
+
 TEXTS = ("rain fell", "the cat sat", "a dog ran off")
 
 
@@ -45,7 +48,11 @@ class SeededEngine:
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if path.endswith("load_lora_adapter"):
             return {}
-        text = TEXTS[body["seed"] % len(TEXTS)]
+        if "seed" not in body:  # it is asked for marks
+            found = parts(body["messages"][-1]["content"])[-1]
+            text = json.dumps(dict.fromkeys(ASPECTS, 5 if found == TEXTS[0] else 2))
+        else:
+            text = TEXTS[body["seed"] % len(TEXTS)]
         choice: dict[str, Any] = {"finish_reason": "stop", "index": 0}
         choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
         if body.get("return_token_ids"):

@@ -95,7 +95,7 @@ def test_labels_are_looked_at(toy: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert len(found["both_labels"]["rows"]) == 2
     _, found, _ = findings(capsys, "--data", str(write(tmp_path / "e.jsonl", rows[:1])), "--model", toy,
                            "--set", "heldout_fraction=0")  # fmt: skip
-    assert "nothing to tell apart" in found["one_label"]["message"]
+    assert "nothing to learn" in found["one_label"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_template_with_wrong_ends_is_found(
         ([{"prompt": "a", "completions": "b"}], "seed=0", "line 1: the columns are prompt, completions; wanted for"),
         ([{"messages": [USER, GOOD]}], "seed=0", "line 1: messages need a chat template, and the tokenizer has none"),
         ([{"messages": [USER, GOOD]}], "loss_on=assistant", "needs a chat template with {% generation %} markers"),
-        ([{"messages": [USER, GOOD]}], "chat_template=nowhere", "the names that need none: chatml, dialogue, none"),
+        ([{"messages": [USER, GOOD]}], "chat_template=nowhere", "shipped templates: chatml, dialogue, none"),
         ([{"prompt": "a", "completion": "b"}], "pad_token='<|eos|>'", "must be a token of the model's, and not"),
         ([{"prompt": "a", "completion": "b"}], "max_lenght=3", "unknown key 'max_lenght' (did you mean 'max_length'?)"),
     ],

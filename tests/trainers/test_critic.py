@@ -124,7 +124,7 @@ def test_requests_keep_the_rate(engine: ScriptedCritic, tmp_path: Path) -> None:
     [
         (401, "refuses a request without a key: 401: made up 401"),
         (404, "has no http.*/v1/chat/completions, or no model 'judge'"),
-        ((429, "retry-after: 90000"), "asks for 90000 s of rest"),
+        ((429, "retry-after: 90000"), "asks for 90000 s without requests"),
     ],
 )
 def test_what_no_question_would_survive_ends_the_round(
@@ -156,7 +156,7 @@ def test_one_refused_question_is_noted_and_not_asked_again(engine: ScriptedCriti
 
 def test_an_engine_that_refuses_everything_is_stopped_and_forgotten(engine: ScriptedCritic, tmp_path: Path) -> None:
     engine.failures = [400] * 12
-    with pytest.raises(EngineError, match="refuses whatever it is asked: 400"):
+    with pytest.raises(EngineError, match="refuses every request: 400"):
         ask_all(at(engine, concurrency=1), QUESTIONS, tmp_path / "a.jsonl", "critic")
     assert len(engine.requests) == 5
     engine.failures = []

@@ -179,7 +179,7 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], kind: str, messag
         ("d.json", '[{"text": "a"}, 3]', "d.json, row 2: not a JSON object"),
         ("d.json", '{"text": "a"}\n{"text": "b"}', "d.json: not JSON"),
         ("d.json", '{"text": "a"}', "d.json: not a list of rows (JSON with one object a line is called .jsonl)"),
-        ("d.csv", "text,label,text\na,b,c\n", "d.csv: the column 'text' stands there twice"),
+        ("d.csv", "text,label,text\na,b,c\n", "d.csv: duplicate column 'text'"),
         ("d.csv", "text,label\na\n", "d.csv, line 2: not as many fields as there are columns"),
         ("d.parquet", "text", "d.parquet: not Parquet"),
         ("d.txt", "text", "d.txt: a file must be one of .jsonl, .ndjson, .json, .csv, .parquet"),

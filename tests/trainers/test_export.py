@@ -155,7 +155,7 @@ def test_what_cannot_be_exported_is_said(runs: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "taken")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert release.main(["--run", str(runs / "plain"), "--out", str(tmp_path / "mine"), "--keep-adapter"]) == 2
     assert "there is no adapter" in capsys.readouterr().err
 

@@ -66,7 +66,7 @@ def test_wrong_recipe_is_refused_by_name(values: dict[str, Any], message: str) -
     [
         ("- a\n", "a recipe is a mapping of keys to values"),
         ("a: [\n", "not YAML"),
-        ("model: a\nmodel: b\n", "the key 'model' stands twice"),
+        ("model: a\nmodel: b\n", "duplicate key 'model'"),
         (None, "no such recipe"),
     ],
 )

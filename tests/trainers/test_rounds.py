@@ -27,7 +27,7 @@ from trainers.rounds.engine_process import running
 from trainers.rounds.generator import Generator
 from trainers.rounds.remote import Remote
 from trainers.rounds.sample import Sample
-from trainers.rounds.score import MarksScorer, PairsScorer, RewardScorer, RuleScorer
+from trainers.rounds.score import MarksScorer, PairsScorer, RewardScorer, RuleScorer, of_engine
 from trainers.rounds.selectors import SELECTORS
 from trainers.run.keys import Common
 from trainers.run.model import load
@@ -189,7 +189,9 @@ def test_a_judge_marks_answers_or_compares_them(tmp_path: Path) -> None:
         return "no idea" if answer == "blank" else json.dumps(dict.fromkeys(ASPECTS, min(5, len(answer))))
 
     with ScriptedCritic(marks) as judge:
-        found = MarksScorer(Engine(judge.url, "judge")).score(["q"], texts(("abcd", "ab", "blank")), tmp_path / "m")
+        found = MarksScorer(of_engine(Engine(judge.url, "judge"))).score(
+            ["q"], texts(("abcd", "ab", "blank")), tmp_path / "m"
+        )
     assert found == [[4.0, 2.0, None]]
 
     def longer(asked: str) -> str:
@@ -229,11 +231,11 @@ def test_raft_raises_the_score_and_leaves_a_run_that_can_be_exported(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("rank", [0, 2], ids=["full", "lora"])
+@pytest.mark.parametrize(("selector", "rank"), [(name, 2 * (at % 2)) for at, name in enumerate(SELECTORS)])
 def test_every_selector_runs_three_rounds(speaker: str, tmp_path: Path, rule: str, selector: str, rank: int) -> None:
     out = tmp_path / "run"
     more = {"rounds": 3, "lora_rank": rank, "keep": 4, "score_beta": 5.0, "learning_rate": 1e-3}
+    more |= {"affix_good": "{prompt}", "affix_bad": "{prompt}"} if SELECTORS[selector].affixes else {}
     assert command.main([selector, *arguments(out, **keys(speaker, tmp_path, rule, **more))]) == 0
     run = json.loads((out / "run.json").read_text())
     assert run["selector"]["name"] == selector
@@ -275,6 +277,42 @@ def test_rounds_that_are_killed_anywhere_come_to_the_same_weights(
     assert whole == killed
 
 
+def test_self_rewarding_learns_what_its_own_marks_prefer(speaker: str, tmp_path: Path, rule: str) -> None:
+    """A planted judge gives the planted pairs, and judge and policy are one model."""
+    out = tmp_path / "run"
+    with SeededEngine() as engine:
+        more = {"sampler": "url", "engine_url": engine.url, "engine_model": "actor", "lora_rank": 2, "start": "base"}
+        more |= {"selector": "iterative_dpo", "scorer": "self_marks"}
+        assert iteration.main(arguments(out, **keys(speaker, tmp_path, rule, **more))) == 0
+        asked = [body for path, body in engine.requests if path != "/v1/load_lora_adapter"]
+    for number, model in enumerate(("actor", "run-round-1")):
+        rows = [json.loads(line) for line in (out / f"round-{number}" / "rows.jsonl").read_text().splitlines()]
+        assert {row["chosen"] for row in rows} == {TEXTS[0]}
+        assert {row["rejected"] for row in rows} <= set(TEXTS[1:])
+        assert {"seed" in body for body in asked if body["model"] == model} == {True, False}  # policy and judge
+
+
+def test_the_actor_in_this_process_can_be_its_own_judge(speaker: str, tmp_path: Path) -> None:
+    made = generator(speaker)
+    questions = {"a": [{"role": "user", "content": "say 1"}]}
+    found = made.ask(questions, tmp_path / "marks.jsonl")
+    assert found["a"].text in TEXTS
+    assert made.ask(questions, tmp_path / "marks.jsonl") == found
+
+
+def test_rlcd_samples_both_variants_and_learns_under_the_prompt_itself(speaker: str, tmp_path: Path, rule: str) -> None:
+    out = tmp_path / "run"
+    with SeededEngine() as engine:
+        more = {"sampler": "url", "engine_url": engine.url, "engine_model": "actor", "rounds": 1, "scorer": "none"}
+        more |= {"selector": "rlcd", "affix_good": "Well: {prompt}", "affix_bad": "Badly: {prompt}"}
+        assert iteration.main(arguments(out, **keys(speaker, tmp_path, rule, **more))) == 0
+        asked = [body["prompt"] for _, body in engine.requests]
+    assert {prompt.partition(": ")[0] for prompt in asked} == {"Well", "Badly"}
+    rows = [json.loads(line) for line in (out / "round-0" / "rows.jsonl").read_text().splitlines()]
+    assert rows
+    assert {row["prompt"] for row in rows} <= set(PROMPTS)
+
+
 def test_a_running_engine_is_given_each_rounds_adapter(speaker: str, tmp_path: Path, rule: str) -> None:
     out = tmp_path / "run"
     with SeededEngine() as engine:
@@ -297,6 +335,7 @@ def test_a_running_engine_is_given_each_rounds_adapter(speaker: str, tmp_path: P
         ({"sampler": "url", "engine_model": "x"}, "sampler: url needs engine_url"),
         ({"sampler": "url", "engine_model": "x", "engine_url": "http://x"}, "set lora_rank and start: base"),
         ({"loss": "dpo"}, "selector raft trains sft, which reads neither loss nor beta"),
+        ({"selector": "rlcd", "scorer": "none"}, "selector rlcd needs affix_good, with {prompt} in it"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"best": "loss"}, "a round's training holds nothing out"),
     ],

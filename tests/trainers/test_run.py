@@ -62,7 +62,7 @@ def test_padding_that_cannot_be_repaired_is_refused(
         ({"model": "no/such/folder"}, "model no/such/folder: no such folder, and not a name that the hub could have"),
         ({"model": "."}, "model .: no config.json there"),
         ({"train": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
-        ({"chat_template": "llama"}, "chat_template llama: no such file; the names that need none: chatml, dialogue"),
+        ({"chat_template": "llama"}, "chat_template llama: no such file; shipped templates: chatml, dialogue"),
         ({"learning_rat": 1e-3}, "unknown key 'learning_rat' (did you mean 'learning_rate'?); valid keys: batch"),
     ],
 )
@@ -98,7 +98,9 @@ def test_going_on_with_another_recipe_or_other_data_is_refused(
     out, keys = tmp_path / "out", {"model": toy, "train": str(pairs), "steps": 1, "save_every": 1}
     assert sft.main(arguments(out, **keys)) == 0
     assert sft.main(arguments(out, **keys, seed=4, batch=8)) == 2
-    assert "out was begun with other values of batch, seed; use --no-resume or another --out" in capsys.readouterr().err
+    assert (
+        "out was started with other values of batch, seed; use --no-resume or another --out" in capsys.readouterr().err
+    )
     assert sft.main(arguments(out, **keys, logging_every=2)) == 0  # that moves no weight
     write(pairs, pair_rows(41))
     assert sft.main(arguments(out, **keys)) == 2
@@ -122,7 +124,7 @@ def test_full_disk_ends_the_run_and_loses_no_checkpoint(toy: str, pairs: Path, t
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        f"train sft: no space left for {out}; free some, then run this again to go on"
+        f"train sft: no space left for {out}; free some and run the same command again"
     )
     assert checkpoint.is_whole(out / "checkpoint-2")
     assert not (out / "final").exists()
@@ -140,7 +142,7 @@ def test_stopped_run_says_how_to_go_on(
 
     line = arguments(tmp_path / "out", model=toy, train=str(pairs))
     assert main_for("sft", sft.Recipe, stop, line) == 130
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert "the same command resumes from the last checkpoint" in capsys.readouterr().err
 
 
 def test_rows_whose_prompt_is_held_out_are_not_learnt_from(toy: str, pairs: Path, tmp_path: Path) -> None:

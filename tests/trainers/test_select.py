@@ -13,6 +13,7 @@ from trainers.methods.table import METHODS, resolve
 from trainers.rounds.group import Choice, Group, Scored
 from trainers.rounds.select.iterative import ends
 from trainers.rounds.select.raft import best
+from trainers.rounds.select.rlcd import affixed, contrast
 from trainers.rounds.select.rrhf import ranked
 from trainers.rounds.select.rso import accepted, pairs
 from trainers.rounds.select.spin import own
@@ -135,6 +136,35 @@ def test_spin_pairs_the_datas_answer_with_each_different_sample() -> None:
     said = [{"role": "assistant", "content": "good"}]
     [row] = own(Group(turns, (Scored("bad"),), gold=said), Choice(), Random(0))
     assert row == {"prompt": turns, "chosen": said, "rejected": [{"role": "assistant", "content": "bad"}]}
+
+
+# ---------------------------------------------------------------- RLCD
+
+
+def test_rlcd_of_equal_variants_carries_no_signal_and_of_different_ones_does() -> None:
+    """A perfect reward ranks pairs of p₊ = p₋ right half of the time, within five standard deviations."""
+    draw = Random(11)
+
+    def accuracy(tilt: float) -> tuple[float, int]:
+        better = [p * math.exp(tilt * r) for p, r in zip(POLICY, REWARD, strict=True)]
+        hits, number = 0.0, 0
+        for _ in range(500):
+            good = tuple(Scored(ANSWERS[at]) for at in draw.choices(range(6), better, k=8))
+            for row in contrast(Group("p", good, others=sampled(8, draw)), Choice(), draw):
+                assert row["prompt"] == "p"
+                hits += REWARD[ANSWERS.index(row["chosen"])] > REWARD[ANSWERS.index(row["rejected"])]
+                number += 1
+        return hits / number, number
+
+    equal, number = accuracy(0.0)
+    assert abs(equal - 0.5) < 5 * math.sqrt(0.25 / number)
+    assert accuracy(2.0)[0] > 0.75
+
+
+def test_an_affix_stands_around_the_last_turn_only() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert affixed("c", "Well: {prompt}") == "Well: c"
+    assert affixed(turns, "Well: {prompt}!") == [*turns[:2], {"role": "user", "content": "Well: c!"}]
 
 
 # ---------------------------------------------------------------- lists and ends

@@ -194,7 +194,7 @@ def test_a_critic_that_fails_ends_the_run_with_what_to_do(
     assert command.main(["bpo", *arguments(out, **keys(toy, tmp_path, critic))]) == 2
     said = capsys.readouterr().err
     assert "refuses a request without a key" in said
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     wrong = keys(toy, tmp_path, critic, critic_key_env="NO_SUCH_KEY")
     assert command.main(["bpo", *arguments(out, **wrong)]) == 2
     assert "the environment has no NO_SUCH_KEY" in capsys.readouterr().err

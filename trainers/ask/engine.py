@@ -18,7 +18,7 @@ import httpx
 from tqdm import tqdm
 
 from trainers.ask.host import Again, EngineError, Host, refusal
-from trainers.ask.journal import Kept, KeptError, Row
+from trainers.ask.journal import Journal, JournalError, Row
 
 __all__ = ["Answer", "Answers", "Engine", "EngineError", "Messages", "ask_all", "ask_bodies", "key_of"]
 
@@ -90,13 +90,13 @@ def key_of(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-class Answers(Kept[Answer]):
+class Answers(Journal[Answer]):
     """A file of answers, each under its question's key. Raises EngineError where it cannot be used."""
 
     def __init__(self, path: Path) -> None:
         try:
             super().__init__(path, _from_row, _to_row)
-        except KeptError as error:
+        except JournalError as error:
             raise EngineError(str(error)) from None
 
 
@@ -142,7 +142,7 @@ def ask_bodies(engine: Engine, bodies: Mapping[str, Mapping[str, Any]], path: Pa
             if not isinstance(error, EngineError):
                 raise error from None
             kept = f"{asking.bar.n} of {len(bodies)} answers are kept in {path}"
-            raise EngineError(f"{error}; {kept}, and the same command goes on from there") from None
+            raise EngineError(f"{error}; {kept}; run the same command again to resume") from None
         finally:
             asking.bar.close()
         return {key: answers[key] for key in bodies}
@@ -157,7 +157,7 @@ class _Asking:
         per_minute, most = engine.requests_per_minute, engine.concurrency
         self.host = Host(self.where, most, per_minute, engine.retries, engine.backoff_s)
         self.answered = 0
-        # Kept at the end: should all be refused, none was a matter of its question.
+        # Journal at the end: should all be refused, none was a matter of its question.
         self.refused: dict[str, Answer] = {}
 
     async def run(self, left: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
@@ -170,7 +170,7 @@ class _Asking:
             for _ in range(self.host.most):
                 group.create_task(self._worker(client, left))
         for key, answer in self.refused.items():
-            self.answers.keep(key, answer)
+            self.answers.append(key, answer)
 
     async def _worker(self, client: httpx.AsyncClient, left: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
         for key, body in left:
@@ -178,9 +178,9 @@ class _Asking:
             if answer.refused:
                 self.refused[key] = answer
                 if not self.answered and len(self.refused) >= 5:
-                    raise EngineError(f"{self.where} refuses whatever it is asked: {answer.refused}")
+                    raise EngineError(f"{self.where} refuses every request: {answer.refused}")
                 continue
-            self.answers.keep(key, answer)
+            self.answers.append(key, answer)
             self.answered += 1
             self.bar.update()
 

@@ -94,7 +94,7 @@ class Host:
         """Rest as long as the host asks for, all of us; and where it is busy, fewer at a time from now on."""
         wait = again.wait_s
         if wait is not None and wait > _LONGEST_WAIT:
-            raise EngineError(f"{self.name} {again.why}, and asks for {wait:.0f} s of rest")
+            raise EngineError(f"{self.name} {again.why}, and asks for {wait:.0f} s without requests")
         if again.busy:
             self.turned_away += 1
             wait = self._backoff(counted) if wait is None else wait

@@ -1,4 +1,4 @@
-"""A JSONL file of what must not be lost: what `keep` has returned from survives a kill -9 and a loss of power."""
+"""Durable append-only JSONL: once `append` returns, the row survives kill -9 and a loss of power."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 
-class KeptError(Exception):
+class JournalError(Exception):
     """The file cannot be used; the message says why."""
 
 
-class Kept(Generic[T]):
+class Journal(Generic[T]):
     """Owns the file. `read` makes (key, value) of a row, `write` a row of them; a key's last row counts."""
 
     def __init__(self, path: Path, read: Callable[[Row], tuple[str, T]], write: Callable[[str, T], Row]) -> None:
-        """Raises KeptError where another process writes it, or where a line is none of ours."""
+        """Raises JournalError where another process writes it, or where a line is none of ours."""
         self.path, self._read, self._write = path, read, write
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
@@ -32,8 +32,8 @@ class Kept(Generic[T]):
             self._known = dict(self._rows())
         except BlockingIOError:
             self._file.close()
-            raise KeptError(f"{path}: another run writes it") from None
-        except KeptError:
+            raise JournalError(f"{path}: another run is writing it") from None
+        except JournalError:
             self._file.close()
             raise
 
@@ -55,12 +55,14 @@ class Kept(Generic[T]):
             try:
                 yield self._read(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise KeptError(f"{self.path}:{number}: no kept answer; repair or remove that line") from None
+                raise JournalError(
+                    f"{self.path}:{number}: not a row of this file; repair or remove that line"
+                ) from None
             whole += len(line)
         self._file.truncate(whole)
 
-    def keep(self, key: str, value: T) -> None:
-        """Append the row and sync it: once this returns, the row survives kill -9 and a loss of power."""
+    def append(self, key: str, value: T) -> None:
+        """Write the row and sync it to disk before returning."""
         row = json.dumps(self._write(key, value), ensure_ascii=False)
         self._file.write(row.encode("utf-8", "replace") + b"\n")
         self._file.flush()

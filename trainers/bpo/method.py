@@ -9,8 +9,8 @@ what the server asks it: prompt_opt.rewriter.settings's template.
 
     pairs -> critic -> filters -> SFT (OUT/sft) -> [samples -> marks -> DPO (OUT/dpo)] -> held-out report, OUT/final
 
-Each stage leaves its files in OUT, and the same command goes on from them; the critic is asked nothing twice.
-`--no-resume` trains anew, and still keeps the critic's answers.
+Each stage leaves its files in OUT, and the same command resumes from them; no question to the critic is repeated.
+`--no-resume` trains again from the start, and keeps the critic's answers.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def check(recipe: Recipe) -> None:
     if recipe.judged_prompts and recipe.judged_samples < 2:
         raise RecipeError("judged_samples must be at least 2: a pair is made of two")
     if recipe.chat_template is not None:
-        raise RecipeError("chat_template: a rewriter has its own, which the server asks it with; leave the key out")
+        raise RecipeError("chat_template: a rewriter is trained on the server's own template; leave the key out")
     if not recipe.critic_url.startswith(("http://", "https://")):
         raise RecipeError(f"critic_url must begin with http:// or https://, not {recipe.critic_url!r}")
     if recipe.critic_key_env and not os.environ.get(recipe.critic_key_env):

@@ -57,7 +57,7 @@ def csv_rows(path: Path) -> Iterator[Placed]:
         try:
             names = reader.fieldnames or ()
             if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
-                raise DataError(f"{path}: the column {twice!r} stands there twice")
+                raise DataError(f"{path}: duplicate column {twice!r}")
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(f"{path}, line {reader.line_num}: not as many fields as there are columns")

@@ -36,7 +36,7 @@ examples:
 An arm is POLICY, NAME=POLICY or NAME=URL, then #MODEL, then ,KEY=VALUE for key_env, policy, temperature, max_tokens,
 top_p, stop … or body.FIELD. Two revisions of an index are two policies, or two URLs. The first arm is the baseline.
 
-A run that is stopped, by whatever, goes on with the same command: what was answered is not asked again. A conversation
+An interrupted run resumes with the same command, and no question is asked twice. A conversation
 that was cut off starts again from its first turn. With another plan in the same folder it refuses.
 """
 
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         return _effect(effect, len(options.get("arms", ())))
     try:
         from trainers.ask.host import EngineError
-        from trainers.ask.journal import KeptError
+        from trainers.ask.journal import JournalError
         from trainers.data.jsonl import DataError
         from trainers.evaluation.arms.arm import ArmError
         from trainers.evaluation.folder import FolderError
@@ -116,20 +116,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if anew:
             if out is None:
-                raise RecipeError("no --out: the folder whose report is to be written anew")
+                raise RecipeError("no --out: the folder of the run whose report to rewrite")
             return rebuild(out, (read_values(config) if config else {}) | options)
         plan = read_plan(config, options)
         if out is None and not dry:
-            raise RecipeError("no --out: the folder for what was asked and answered, and for the report")
+            raise RecipeError("no --out: the folder for questions, answers and the report")
         return run(plan, out, dry, sys.argv[1:] if argv is None else argv)
     except (RecipeError, ArmError, DataError, FolderError) as error:
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 2
-    except (EngineError, KeptError, OSError) as error:  # OSError: the disk is full, or the folder not ours
+    except (EngineError, JournalError, OSError) as error:  # OSError: the disk is full, or the folder not ours
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ntrimtab eval: stopped; what was answered is kept in {out}, the same command goes on", file=sys.stderr)
+        print(f"\ntrimtab eval: interrupted; answers are kept in {out}, and the same command resumes", file=sys.stderr)
         return 130
 
 

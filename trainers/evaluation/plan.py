@@ -104,5 +104,5 @@ def all_questions(sets: Mapping[str, tuple[Path, str, list[Question]]]) -> list[
     """The questions of all sets, in the order of the plan."""
     questions = together({name: questions for name, (_, _, questions) in sets.items()})
     if len(questions) < 2:
-        raise DataError("one prompt is no evaluation; there is nothing to say about the others")
+        raise DataError("an evaluation needs two prompts or more")
     return questions

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from trainers.ask.host import EngineError
-from trainers.ask.journal import Kept
+from trainers.ask.journal import Journal
 from trainers.evaluation import folder
 from trainers.evaluation.arms.arm import Arm, Identity, find
 from trainers.evaluation.arms.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
@@ -29,7 +29,7 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
 
     Raises:
         ArmError, RecipeError, DataError, FolderError: the plan is wrong, or another one. EngineError: a server is away,
-        or the judge cannot judge. KeptError: the folder is in use.
+        or the judge cannot judge. JournalError: the folder is in use.
     """
     arms = plan.read_arms()
     sets = read_sets(plan)
@@ -42,7 +42,7 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
         return 0
     _judge_allowed(plan, arms)
     what = folder.fixed(plan, found, sets, questions)
-    with Kept(out / "answers.jsonl", read_answer, write_answer) as kept:  # of two at once one begins
+    with Journal(out / "answers.jsonl", read_answer, write_answer) as kept:  # of two at once one begins
         before = folder.begin(out, what, questions, len(kept.known))
         told: dict[str, Any] = {
             "version": version("trimtab"), "command": ["trimtab", "eval", *argv],
@@ -68,7 +68,7 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
     return 1 if asked.stopped or any(arm["failed"] for arm in told["arms"]) else 0
 
 
-def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer], there: int) -> Asked:
+def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Journal[Answer], there: int) -> Asked:
     with tqdm(total=len(todo), initial=there, desc="answers", unit="") as bar:
 
         def early(some: Sequence[Answer], seconds: float) -> None:
@@ -79,7 +79,7 @@ def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer
 
 def principles(arms: Sequence[Arm], asked: Asked, out: Path) -> dict[str, list[Answer]]:
     """The answers by arm, with the ids of the principles that their traces name."""
-    with Kept(out / "traces.jsonl", read_found, write_found) as kept:
+    with Journal(out / "traces.jsonl", read_found, write_found) as kept:
         answers, missing = with_principles(arms, asked.answers, kept)
     if missing:
         unknown = f"the principles of {missing} answers are unknown: their traces could not be read"
@@ -121,7 +121,7 @@ def _say(told: Mapping[str, Any], asked: Asked) -> None:
         if arm["stopped"]:
             print(f"  given up: {arm['stopped']}")
     if asked.turned_away:
-        print(f"{asked.turned_away} requests were more than a host could take, and were sent again")
+        print(f"{asked.turned_away} requests were rejected by a busy host and retried")
     for note in asked.notes:
         print(f"note: {note}")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from trainers.ask.journal import Kept
+from trainers.ask.journal import Journal
 from trainers.evaluation import folder
 from trainers.evaluation.arms.arm import Arm, Identity
 from trainers.evaluation.arms.sampling import Asked, jobs, read_answer, write_answer
@@ -22,22 +22,22 @@ def rebuild(out: Path, given: Mapping[str, Any]) -> int:
     """The command's status. `given`, of a plan, may repeat what the run's own says; two keys may differ.
 
     Raises:
-        FolderError: no run is there. RecipeError: the plan is another one. KeptError: it is under way. EngineError: the
-        judge had not finished; what needs none is written.
+        FolderError: no run is there. RecipeError: the plan is another one. JournalError: it is running.
+        EngineError: the judge had not finished; what needs none is written.
     """
     run, questions = folder.opened(out)
     kept_plan = fill(Plan, run["plan"])
     plan = fill(Plan, run["plan"] | dict(given))
     for key in (field.name for field in fields(Plan) if field.name not in _FREE):
         if (was := getattr(kept_plan, key)) != (now := getattr(plan, key)):
-            raise RecipeError(f"--report asks nobody, so {key} stays as it was: {was!r}, not {now!r}")
+            raise RecipeError(f"--report sends no requests, so {key} must stay the same: {was!r}, not {now!r}")
     found = [_arm(name, row) for name, row in run["fixed"]["arms"].items()]
     arms = [arm for arm, _ in found]
     names = [arm.name for arm in arms]
     baseline = plan.baseline or names[0]
     if baseline not in names:
         raise RecipeError(f"the baseline {baseline!r} is no arm; the arms are {', '.join(names)}")
-    with Kept(out / "answers.jsonl", read_answer, write_answer) as kept:
+    with Journal(out / "answers.jsonl", read_answer, write_answer) as kept:
         todo = jobs(arms, questions, plan.samples, plan.seed)
         said = {name: [a for job in todo if job.arm == name and (a := kept.get(job.key))] for name in names}
     asked = Asked(said, {}, run["limits"], turned_away=run["turned_away"])

@@ -50,7 +50,7 @@ def export(run: Path, out: Path, dtype: str, keep_adapter: bool, license: str) -
     method, _ = method_of(run, record), method_of(run, last)
     served: Served = resolve(method.export)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"--out {out} is there already; name a new folder")
+        raise ExportError(f"--out {out} already exists; name a new folder")
     draft = out.with_name(out.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -4,7 +4,7 @@
 
 The recipe says what to read and how to learn; trainers/recipes/tiny_scratch.yaml explains every key. FOLDER gets
 `final/` (safetensors and tokenizer), `run.json`, `curve.png`, `logs/` for TensorBoard, and checkpoints. The same
-command again goes on where a killed run stopped, to the same weights, bit for bit, on the same machine. Not covered:
+command resumes a killed run to bit-identical weights on the same machine. Not covered:
 more than one GPU, and sources with mixing weights (mix them in the corpus).
 """
 
@@ -103,7 +103,7 @@ def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
 
 
 def wanted(recipe: Recipe, init: str) -> dict[str, Any]:
-    """What a run that goes on must have been begun with."""
+    """What must be unchanged for a run to be resumed."""
     return {"init": init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
 
 
@@ -127,10 +127,13 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, RuntimeError, SafetensorError) as error:
         if not is_disk_full(error, options.out):
             raise
-        print(f"train cpt: no space left for {options.out}; free some, then run this again to go on", file=sys.stderr)
+        print(
+            f"train cpt: no space left for {options.out}; free some and run the same command again",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
-        print("train cpt: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("train cpt: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
     print(json.dumps(run["heldout"], indent=2))
     return 0

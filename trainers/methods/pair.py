@@ -4,8 +4,8 @@
 
 Rows are prompt, chosen, rejected; ODPO also needs score_chosen and score_rejected, or margin. The recipe
 trainers/recipes/pair.yaml explains every key, trainers/methods/losses.py every loss. FOLDER gets `final/`, `run.json`,
-`curve.png`, `logs/` for TensorBoard, and checkpoints; the same command again goes on where a killed run stopped, to
-the same weights.
+`curve.png`, `logs/` for TensorBoard, and checkpoints; the same command resumes a killed run to
+bit-identical weights.
 """
 
 import sys

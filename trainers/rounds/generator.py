@@ -1,15 +1,16 @@
-"""Samples from the actor in this process: no engine is needed, and a killed run goes on to the same samples."""
+"""Samples from the actor in this process: no engine is needed, and a killed run resumes to the same samples."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from trainers.ask.journal import Kept
+from trainers.ask.engine import Answer, Answers, Messages
+from trainers.ask.journal import Journal
 from trainers.data.tokens import encode_prompt
 from trainers.rounds.sample import Prompt, Sample, key_of, read_sample, write_sample
 
@@ -34,14 +35,37 @@ class Generator:
 
     def sample(self, prompts: Sequence[Prompt], number: int, seed: int, folder: Path) -> list[list[Sample]]:
         """Batches are the same however often the run is resumed, and each has a seed of its own."""
-        with Kept(folder / "samples.jsonl", read_sample, write_sample) as kept:
+        with Journal(folder / "samples.jsonl", read_sample, write_sample) as kept:
             for start in tqdm(range(0, len(prompts), self.batch), desc="samples", unit="batch"):
                 places = range(start, min(start + self.batch, len(prompts)))
                 if all(kept.get(key_of(at, i)) is not None for at in places for i in range(number)):
                     continue
                 for found in self._generate(prompts, places, number, seed_of(seed, start)):
-                    kept.keep(found.key, found)
+                    kept.append(found.key, found)
             return [[kept[key_of(at, i)] for i in range(number)] for at in range(len(prompts))]
+
+    def ask(self, questions: Mapping[str, Messages], path: Path) -> dict[str, Answer]:
+        """Greedily; without a chat template the messages are asked as one text."""
+        with Answers(path) as kept:
+            for key, messages in tqdm(questions.items(), desc="marks"):
+                if kept.get(key) is None:
+                    kept.append(key, self._greedy(messages))
+            return {key: kept[key] for key in questions}
+
+    def _greedy(self, messages: Messages) -> Answer:
+        import torch
+
+        plain = "\n\n".join(turn["content"] for turn in messages) + "\n"
+        prompt = encode_prompt(messages if self.tokenizer.chat_template else plain, self.tokenizer)
+        ids = torch.tensor([prompt], device=self.model.device)
+        with torch.no_grad():
+            out = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), eos_token_id=self.ends, do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id, max_new_tokens=self.decoding["max_new_tokens"],
+            )  # fmt: skip
+        answer = self._cut(out[0, len(prompt) :].tolist())
+        finish = "stop" if answer[-1] in self.ends else "length"
+        return Answer(self.tokenizer.decode(trimmed(answer, self.ends), skip_special_tokens=True), finish)
 
     def _generate(self, prompts: Sequence[Prompt], places: range, number: int, seed: int) -> list[Sample]:
         import torch

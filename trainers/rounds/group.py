@@ -18,11 +18,12 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One prompt. `gold` is the data's own answer, where the selector needs one."""
+    """One prompt. `gold` is the data's own answer, `others` are answers to the worse variant of the prompt (RLCD)."""
 
     prompt: Prompt
     samples: tuple[Scored, ...]
     gold: Any = None
+    others: tuple[Scored, ...] = ()
 
     def answer(self, text: str) -> Any:
         """The text in the prompt's form: itself, or one assistant message."""

@@ -7,7 +7,7 @@
 
 Each round has a folder, OUT/round-N: samples.jsonl (or answers.jsonl, of an engine), scores.jsonl, rows.jsonl and
 train/. Every sample and score is on disk before it counts, and rounds.json names the finished rounds; the same command
-goes on where a killed run stopped and, sampling in this process, comes to the same weights.
+resumes a killed run, and to bit-identical weights where it samples in this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.ask.engine import EngineError
-from trainers.ask.journal import KeptError, write_whole
+from trainers.ask.journal import JournalError, write_whole
 from trainers.data.jsonl import DataError
 from trainers.data.messages import Row
 from trainers.methods.table import METHODS, resolve
@@ -31,9 +31,9 @@ from trainers.rounds import manifest
 from trainers.rounds.group import Group, Scored
 from trainers.rounds.prompt_set import of_round, read_prompts
 from trainers.rounds.round_recipe import Recipe, check
-from trainers.rounds.sample import Prompt, Sample
-from trainers.rounds.score import Scorer, Scores
-from trainers.rounds.sources import actor_of, answered, scorer_of, template_of
+from trainers.rounds.sample import Sample
+from trainers.rounds.score import Scorer
+from trainers.rounds.sources import Answered, actor_of, answered, scorer_of, template_of
 from trainers.run.model import say
 from trainers.run.parts import derived, once
 from trainers.run.recipe import RecipeError
@@ -58,7 +58,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
             say(f"round {number + 1} of {recipe.rounds}: {summary(rounds[-1])}")
         end = recipe.rounds
         after = measured(recipe, actor_of(recipe, out, end), end, heldout, scorer, out / f"heldout-{end}")
-    except (EngineError, KeptError) as error:
+    except (EngineError, JournalError) as error:
         raise RecipeError(str(error)) from error
     return finish(recipe, rounds[: recipe.rounds], hashes, before, after, out)
 
@@ -72,15 +72,16 @@ def one(
     """Sample, score, select and train; what rounds.json says of it."""
     folder = out / f"round-{number}"
     chosen = of_round(recipe, rows, number)
-    prompts, samples = answered(recipe, actor, number, [row["prompt"] for row in chosen], recipe.samples, folder)
-    scores = scored(scorer, prompts, samples, folder)
-    groups, dropped = grouped(prompts, samples, scores, chosen, recipe)
+    variants = (recipe.affix_good, recipe.affix_bad) if recipe.row.affixes else ("{prompt}",)
+    prompts = [row["prompt"] for row in chosen]
+    found = answered(recipe, actor, number, prompts, recipe.samples, folder, scorer, variants)
+    groups, dropped = grouped(found, chosen)
     draws = [random.Random(f"{recipe.seed}/{number}/{at}") for at in range(len(groups))]  # noqa: S311 (no secret)
     select = resolve(recipe.row.of)
-    found = [row for group, draw in zip(groups, draws, strict=True) for row in select(group, recipe.choice, draw)]
-    if not found:
+    rows = [row for group, draw in zip(groups, draws, strict=True) for row in select(group, recipe.choice, draw)]
+    if not rows:
         raise DataError(f"round {number}: selector {recipe.selector} left nothing to learn ({dict(dropped)})")
-    write_whole(folder / "rows.jsonl", "".join(line(row) for row in found))
+    write_whole(folder / "rows.jsonl", "".join(line(row) for row in rows))
     method = METHODS[recipe.row.trains]
     begins = 0 if recipe.start == "base" else number  # whose actor is trained
     part = derived(
@@ -89,10 +90,10 @@ def one(
         seed=recipe.seed + number, **recipe.trained(),
     )  # fmt: skip
     run = once(resolve(f"{method.entry.partition(':')[0]}:train"), part, folder / "train", resume=True)
-    values = [score for group in scores for score in group if score is not None] if scorer else []
+    values = [score for group in found.scores for score in group if score is not None and recipe.scorer != "none"]
     return {
         "round": number, "actor": manifest.revision_of(actor), "prompts": len(chosen),
-        "samples": sum(map(len, samples)), "dropped": dict(dropped), "rows": len(found),
+        "samples": sum(map(len, found.samples)), "dropped": dict(dropped), "rows": len(rows),
         "score": sum(values) / len(values) if values else None, "steps": run["steps"], "method": recipe.row.trains,
     }  # fmt: skip
 
@@ -102,37 +103,32 @@ def line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-# ---------------------------------------------------------------- scores
-
-
-def scored(
-    scorer: Scorer | None, prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], folder: Path
-) -> Scores:
-    """A score for each sample; 0 for all without a scorer."""
-    return scorer.score(prompts, samples, folder) if scorer else [[0.0] * len(group) for group in samples]
-
-
-def grouped(
-    prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], scores: Scores, rows: Sequence[Row], recipe: Recipe
-) -> tuple[list[Group], Counter[str]]:
+def grouped(found: Answered, rows: Sequence[Row]) -> tuple[list[Group], Counter[str]]:
     """The samples that can be learned of, prompt by prompt, and why others cannot.
 
     A sample that was cut off would teach to end where it was cut.
     """
     dropped: Counter[str] = Counter()
-    groups = []
-    for prompt, some, values, row in zip(prompts, samples, scores, rows, strict=True):
-        kept = []
+    kept: list[tuple[Scored, ...]] = []
+    for some, values in zip(found.samples, found.scores, strict=True):
+        usable = []
         for sample, value in zip(some, values, strict=True):
-            why = "cut off" if sample.finish == "length" else "refused" if sample.finish == "refused" else (
-                "empty" if not sample.text.strip() else "no score" if value is None else ""
-            )  # fmt: skip
-            if why or value is None:
+            if (why := flaw(sample, value)) or value is None:
                 dropped[why] += 1
             else:
-                kept.append(Scored(sample.text, value))
-        groups.append(Group(prompt, tuple(kept), row.get("completion")))
-    return groups, dropped
+                usable.append(Scored(sample.text, value))
+        kept.append(tuple(usable))
+    number = len(found.prompts)
+    others = kept[number:] or [()] * number
+    parts = zip(found.prompts, kept[:number], rows, others, strict=True)
+    return [Group(prompt, mine, row.get("completion"), other) for prompt, mine, row, other in parts], dropped
+
+
+def flaw(sample: Sample, value: float | None) -> str:
+    """Why nothing can be learned of a sample; "" where something can."""
+    if sample.finish in ("length", "refused"):
+        return "cut off" if sample.finish == "length" else "refused"
+    return "empty" if not sample.text.strip() else "no score" if value is None else ""
 
 
 # ---------------------------------------------------------------- the end
@@ -145,8 +141,8 @@ def measured(
     if not heldout or scorer is None:
         return {}
     prompts = [row["prompt"] for row in heldout]
-    asked, samples = answered(recipe, actor, number, prompts, recipe.heldout_samples, folder)
-    values = [score for group in scored(scorer, asked, samples, folder) for score in group if score is not None]
+    found = answered(recipe, actor, number, prompts, recipe.heldout_samples, folder, scorer)
+    values = [score for group in found.scores for score in group if score is not None]
     return {"score": sum(values) / len(values) if values else None, "prompts": len(heldout)}
 
 

@@ -21,7 +21,7 @@ def begin(out: Path, wanted: Mapping[str, Any], resume: bool) -> None:
     """Keep what the rounds are made of, and refuse to go on with anything else; without `resume` begin anew.
 
     Raises:
-        RecipeError: the folder's rounds were begun with other values; the message names their keys.
+        RecipeError: the folder's rounds have other values; the message names their keys.
     """
     path = out / "recipe.json"
     values = json.loads(json.dumps(wanted))

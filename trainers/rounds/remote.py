@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainers.ask.engine import Engine, ask_bodies
+from trainers.ask.engine import Answer, Engine, Messages, ask_bodies
 from trainers.rounds.generator import seed_of
 from trainers.rounds.sample import Prompt, Sample, key_of
 
@@ -34,6 +35,11 @@ class Remote:
             finish = "refused" if answer.refused else answer.finish
             flat.append(Sample(at, i, answer.text, finish, answer.token_ids, answer.logprobs, self.revision))
         return [flat[at * number : (at + 1) * number] for at in range(len(prompts))]
+
+    def ask(self, questions: Mapping[str, Messages], path: Path) -> dict[str, Answer]:
+        """Without chance. Raises EngineError as `ask_all` does."""
+        greedy = replace(self.engine, temperature=0.0)
+        return ask_bodies(greedy, {key: greedy.body(asked) for key, asked in questions.items()}, path, "marks")
 
     def _body(self, prompt: Prompt, seed: int) -> dict[str, Any]:
         asked: dict[str, Any] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}

@@ -11,7 +11,7 @@ from trainers.rounds.selectors import SELECTORS, Selector
 from trainers.run.keys import Common, validate
 from trainers.run.recipe import RecipeError
 
-ScorerName = Literal["none", "reward", "rule", "judge_marks", "judge_pairs"]
+ScorerName = Literal["none", "reward", "rule", "judge_marks", "judge_pairs", "self_marks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Recipe(Common):
     judge_url: str = ""
     judge_model: str = ""
     judge_key_env: str = ""
+    affix_good: str = ""
+    affix_bad: str = ""
     keep: int = 8
     score_beta: float = 1.0
     least_gap: float = 0.0
@@ -102,6 +104,9 @@ def check(recipe: Recipe) -> None:
             "sampler: url gives a running engine each round's LoRA adapter on the base that it serves: set lora_rank "
             "and start: base, or use sampler: command, which starts the engine again for each round"
         )
+    for name in ("affix_good", "affix_bad"):
+        if row.affixes and "{prompt}" not in getattr(recipe, name):
+            raise RecipeError(f"selector {recipe.selector} needs {name}, with {{prompt}} in it")
     if row.trains == "sft" and (recipe.loss or recipe.beta):
         raise RecipeError(f"selector {recipe.selector} trains sft, which reads neither loss nor beta")
     if recipe.best is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from trainers.ask.engine import Answer, Messages
 
 Prompt = str | list[dict[str, str]]
 
@@ -57,6 +59,10 @@ def write_sample(key: str, sample: Sample) -> dict[str, Any]:
 
 class Sampler(Protocol):
     """Whatever answers prompts with the actor's present weights."""
+
+    def ask(self, questions: Mapping[str, Messages], path: Path) -> dict[str, Answer]:
+        """The likeliest answer to each question, by its key; each is on disk in `path` before it counts."""
+        ...
 
     def sample(self, prompts: Sequence[Prompt], number: int, seed: int, folder: Path) -> list[list[Sample]]:
         """`number` samples of each prompt; each is on disk in `folder` before it counts, and is not asked for again.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from trainers.ask.engine import Engine, ask_bodies
-from trainers.ask.journal import Kept
+from trainers.ask.engine import Answer, Engine, Messages, ask_bodies
+from trainers.ask.journal import Journal
 from trainers.data.tokens import encode_answer, encode_prompt
 from trainers.judge.aspects import ask_marks, read_marks
 from trainers.judge.pairwise import Item, judge_pairs
 from trainers.rounds.sample import Prompt, Sample
 from trainers.run.recipe import RecipeError
 
+Ask = Callable[[Mapping[str, Messages], Path], dict[str, Answer]]
 Scores = list[list[float | None]]  # by prompt and sample; None: the judge gave no readable mark
 
 
@@ -42,12 +43,12 @@ class RewardScorer:
         self.model = load_trained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def score(self, prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], folder: Path) -> Scores:
-        """Kept in FOLDER/scores.jsonl; one pass an answer, so that a score depends on nothing beside it."""
-        with Kept(folder / "scores.jsonl", _read, _write) as kept:
+        """Journal in FOLDER/scores.jsonl; one pass an answer, so that a score depends on nothing beside it."""
+        with Journal(folder / "scores.jsonl", _read, _write) as kept:
             for prompt, group in zip(tqdm(prompts, desc="scores"), samples, strict=True):
                 for sample in group:
                     if kept.get(sample.key) is None:
-                        kept.keep(sample.key, self._reward(prompt, sample.text))
+                        kept.append(sample.key, self._reward(prompt, sample.text))
             return [[kept[sample.key] for sample in group] for group in samples]
 
     def _reward(self, prompt: Prompt, text: str) -> float:
@@ -68,12 +69,12 @@ class RuleScorer:
         self.name, self.rule = name, load_rule(name)
 
     def score(self, prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], folder: Path) -> Scores:
-        """Kept in FOLDER/scores.jsonl. Raises RecipeError for what is no finite number."""
-        with Kept(folder / "scores.jsonl", _read, _write) as kept:
+        """Journal in FOLDER/scores.jsonl. Raises RecipeError for what is no finite number."""
+        with Journal(folder / "scores.jsonl", _read, _write) as kept:
             for prompt, group in zip(prompts, samples, strict=True):
                 for sample in group:
                     if kept.get(sample.key) is None:
-                        kept.keep(sample.key, self._score(prompt, sample))
+                        kept.append(sample.key, self._score(prompt, sample))
             return [[kept[sample.key] for sample in group] for group in samples]
 
     def _score(self, prompt: Prompt, sample: Sample) -> float:
@@ -84,23 +85,34 @@ class RuleScorer:
 
 
 class MarksScorer:
-    """A judge's marks of one answer: the mean of six aspects, 1 to 5 (arXiv 2312.01552)."""
+    """A judge's marks of one answer: the mean of six aspects, 1 to 5 (arXiv 2312.01552).
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    `ask` is how the judge is asked: `of_engine(judge)`, or a sampler's own `ask`, by which the actor judges itself
+    (Self-Rewarding, arXiv 2401.10020).
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
 
     def score(self, prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], folder: Path) -> Scores:
         """The judge's words are kept in FOLDER/marks.jsonl. Raises EngineError as `ask_all` does."""
-        bodies = {
-            sample.key: self.engine.body(ask_marks([last(prompt)], [sample.text], history=before(prompt)))
+        questions = {
+            sample.key: ask_marks([last(prompt)], [sample.text], history=before(prompt))
             for prompt, group in zip(prompts, samples, strict=True) for sample in group
         }  # fmt: skip
-        found = ask_bodies(self.engine, bodies, folder / "marks.jsonl", "marks")
+        found = self.ask(questions, folder / "marks.jsonl")
         marks = {key: read_marks(answer) for key, answer in found.items()}
         return [
             [sum(mark.values()) / len(mark) if (mark := marks[sample.key]) else None for sample in group]
             for group in samples
         ]
+
+
+def of_engine(engine: Engine) -> Ask:
+    """How an engine is asked many questions, by their keys."""
+    return lambda questions, path: ask_bodies(
+        engine, {key: engine.body(asked) for key, asked in questions.items()}, path, "marks"
+    )
 
 
 class PairsScorer:

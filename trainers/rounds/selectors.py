@@ -18,6 +18,7 @@ class Selector:
         paper, formula: where it is defined, and what is chosen.
         gold: whether the prompts must come with the data's own answers.
         scored: whether it reads scores.
+        affixes: whether each prompt is sampled in two variants, a better and a worse one.
         settings: keys of the trained method's recipe, where the rounds' recipe does not say otherwise.
     """
 
@@ -27,6 +28,7 @@ class Selector:
     formula: str
     gold: bool = False
     scored: bool = True
+    affixes: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +60,15 @@ SELECTORS: Mapping[str, Selector] = {
         formula="the data's answer ≻ the actor's own, then loss dpo",
         gold=True,
         scored=False,
+        settings={"loss": "dpo"},
+    ),
+    "rlcd": Selector(
+        of="trainers.rounds.select.rlcd:contrast",
+        trains="pair",
+        paper="RLCD, arXiv 2307.12950",
+        formula="y ~ π(p₊) ≻ y ~ π(p₋) under p, then loss dpo",
+        scored=False,
+        affixes=True,
         settings={"loss": "dpo"},
     ),
     "iterative_dpo": Selector(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from trainers.data.messages import spoken
 from trainers.rounds import manifest
 from trainers.rounds.round_recipe import Recipe
 from trainers.rounds.sample import Prompt, Sample, Sampler
-from trainers.rounds.score import Scorer
+from trainers.rounds.score import MarksScorer, Scorer, Scores
+from trainers.rounds.select.rlcd import affixed
 from trainers.run.model import load
 from trainers.run.parts import whole
 
@@ -27,15 +28,31 @@ def actor_of(recipe: Recipe, out: Path, number: int) -> Path:
     return Path(load(recipe).path) if number == 0 else whole(out / f"round-{number - 1}" / "train")
 
 
+@dataclass(frozen=True)
+class Answered:
+    """Prompts as the actor is asked them, and its samples with their scores, variant by variant of all prompts."""
+
+    prompts: list[Prompt]
+    samples: list[list[Sample]]
+    scores: Scores
+
+
 def answered(
-    recipe: Recipe, actor: Path, number: int, prompts: Sequence[Prompt], samples: int, folder: Path
-) -> tuple[list[Prompt], list[list[Sample]]]:
-    """The prompts as the actor is asked them, and its samples. A text is a user's turn where there is a template."""
+    recipe: Recipe, actor: Path, number: int, prompts: Sequence[Prompt], samples: int, folder: Path,
+    scorer: Scorer | None, variants: Sequence[str] = ("{prompt}",),
+) -> Answered:  # fmt: skip
+    """Sample and score. A text is a user's turn where there is a chat template; without scores all are 0."""
     folder.mkdir(parents=True, exist_ok=True)
     base = load(replace(recipe, model=str(actor), chat_template=template_of(recipe, number)))
-    asked = [spoken(prompt, "user") if base.tokenizer.chat_template else prompt for prompt in prompts]
+    plain = [spoken(prompt, "user") if base.tokenizer.chat_template else prompt for prompt in prompts]
+    asked = [affixed(prompt, variant) for variant in variants for prompt in plain]
     with sampler_of(recipe, actor, base.tokenizer, number, folder) as sampler:
-        return asked, sampler.sample(asked, samples, recipe.seed * 1000 + number, folder)
+        found = sampler.sample(asked, samples, recipe.seed * 1000 + number, folder)
+        judge = MarksScorer(sampler.ask) if recipe.scorer == "self_marks" else scorer
+        scores: Scores = [[0.0] * len(group) for group in found]
+        if judge is not None:
+            scores = judge.score(asked, found, folder)
+    return Answered(plain, found, scores)
 
 
 @contextmanager
@@ -66,15 +83,15 @@ def sampler_of(recipe: Recipe, actor: Path, tokenizer: Any, number: int, folder:
 
 
 def scorer_of(recipe: Recipe) -> Scorer | None:
-    """What the recipe names; None where the selector needs no scores."""
+    """What the recipe names; None where no scores are needed, and where each round's actor gives them itself."""
     from trainers.rounds import score
 
-    if recipe.scorer == "none":
+    if recipe.scorer in ("none", "self_marks"):
         return None
     if recipe.scorer == "reward":
         return score.RewardScorer(Path(recipe.reward_model))
     if recipe.scorer == "rule":
         return score.RuleScorer(recipe.rule)
     if recipe.scorer == "judge_marks":
-        return score.MarksScorer(recipe.judge)
+        return score.MarksScorer(score.of_engine(recipe.judge))
     return score.PairsScorer(recipe.judge, recipe.seed)

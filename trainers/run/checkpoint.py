@@ -1,4 +1,4 @@
-"""A run that goes on where it stopped: which checkpoint is whole, what it was begun with, and why it stopped."""
+"""Resuming a run: which checkpoint is whole, what the run was started with, and whether the disk is full."""
 
 import errno
 import json
@@ -46,7 +46,7 @@ def remember(wanted: Mapping[str, Any], out: Path, resume: bool, free: tuple[str
         changed = [key for key in keys if before.get(key) != values.get(key) and key not in free]
         if changed:
             names = ", ".join(changed)
-            raise RecipeError(f"{out} was begun with other values of {names}; use --no-resume or another --out")
+            raise RecipeError(f"{out} was started with other values of {names}; use --no-resume or another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

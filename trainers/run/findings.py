@@ -103,7 +103,7 @@ def about_rows(train: list[Row], rows: list[Row]) -> Iterable[Finding]:
     yield from gather("warning", "both_labels", "the same answer is labelled both true and false", torn)
     kinds = {row["label"] for row in train if "label" in row}
     if len(kinds) == 1:
-        yield Finding("warning", "one_label", f"every label is {kinds.pop()}: there is nothing to tell apart")
+        yield Finding("warning", "one_label", f"every label is {kinds.pop()}: there is nothing to learn")
 
 
 def about_tokens(encoded: list[Tokens], base: Base, recipe: Common) -> Iterable[Finding]:
@@ -134,7 +134,7 @@ def about_tokens(encoded: list[Tokens], base: Base, recipe: Common) -> Iterable[
     short = where(lambda row: len(row.prompt) < limit < row.longest())
     yield from gather("warning", "cut", f"an answer cut off at max_length ({limit}), so without its end token", short)
     unlearnt = where(lambda row: bool(row.learned) and not any(row.learned[:limit]) and len(row.prompt) < limit)
-    yield from gather("error", "mask", "the loss would count no token", unlearnt)
+    yield from gather("error", "mask", "no token would be in the loss", unlearnt)
     same = where(lambda row: alike(row, limit))
     cut_same = f"chosen and rejected are the same once cut at max_length ({limit})"
     yield from gather("error", "identical_after_cut", cut_same, same)

@@ -1,7 +1,7 @@
 """A run stops at the first step whose loss or gradient is not finite, before that step changes a weight.
 
-transformers' Trainer goes on: it logs the earlier losses' average in the place of a NaN, and the optimizer then makes
-every weight NaN.
+transformers' Trainer would continue: it logs the average of earlier losses in the place of a NaN, and the optimizer
+then makes every weight NaN.
 """
 
 from __future__ import annotations

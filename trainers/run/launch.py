@@ -35,7 +35,7 @@ def find(name: str) -> Path:
     for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
-    raise RecipeError(f"--launch {name}: no such file; names that need none: {', '.join(names())}")
+    raise RecipeError(f"--launch {name}: no such file; shipped names: {', '.join(names())}")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def folder_of(model: str) -> str:
     try:
         return snapshot_download(model, allow_patterns=wanted)
     except (LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise RecipeError(f"model {model}: no such folder, not in the cache, and the hub does not give it") from error
+        raise RecipeError(
+            f"model {model}: no such folder, not in the cache, and the hub does not have it or cannot be reached"
+        ) from error
 
 
 def no_model(folder: Path) -> str:
@@ -106,7 +108,7 @@ def set_template(recipe: "Common", tokenizer: Any) -> str:
     file = shipped if shipped.is_file() else Path(name)
     if not file.is_file():
         names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.jinja")))
-        raise RecipeError(f"chat_template {name}: no such file; the names that need none: {names}, none")
+        raise RecipeError(f"chat_template {name}: no such file; shipped templates: {names}, none")
     tokenizer.chat_template = file.read_text(encoding="utf-8")
     return f"chat_template {name}"
 

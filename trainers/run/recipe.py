@@ -44,14 +44,14 @@ def _at_home(values: dict[Any, Any]) -> dict[str, str]:
 
 
 class OnceLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, where it would otherwise silently mean the last."""
+    """YAML in which a duplicate key is an error; plain YAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """YAML's mapping; RecipeError for a duplicate key."""
         keys = [key.value for key, _ in node.value]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
-            raise RecipeError(f"the key {twice[0]!r} stands twice")
+            raise RecipeError(f"duplicate key {twice[0]!r}")
         return super().construct_mapping(node, deep)
 
 

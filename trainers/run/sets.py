@@ -65,7 +65,7 @@ def read_sets(recipe: Common, kind: str) -> tuple[list[Row], list[Row], dict[str
     seen = {opening(row) for row in heldout}
     kept = [row for row in rows if opening(row) not in seen]
     if len(kept) < len(rows):
-        say(f"{len(rows) - len(kept)} of train's rows have a held-out prompt, and are left out")
+        say(f"{len(rows) - len(kept)} training rows share a prompt with the held-out data and are dropped")
     return kept, heldout, hashes
 
 

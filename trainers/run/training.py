@@ -193,13 +193,17 @@ def main_for(
         print("a lower learning_rate may help, or other rows; earlier checkpoints are sound", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"train {method}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            f"train {method}: interrupted; the same command resumes from the last checkpoint",
+            file=sys.stderr,
+        )
         return 130
     except Exception as error:  # torch, safetensors and tensorboard each have their own error for a full disk
         if not is_disk_full(error, options.out):
             raise
         print(
-            f"train {method}: no space left for {options.out}; free some, then run this again to go on", file=sys.stderr
+            f"train {method}: no space left for {options.out}; free some and run the same command again",
+            file=sys.stderr,
         )
         return 1
     if is_first():

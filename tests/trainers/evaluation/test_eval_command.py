@@ -292,15 +292,15 @@ def test_kill_9_and_the_same_command_is_as_if_nothing_had_been(prompts: Path, tm
 def test_a_folder_that_another_run_writes_is_left_alone(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainers.ask.journal import Kept
+    from trainers.ask.journal import Journal
     from trainers.evaluation.arms.sampling import read_answer, write_answer
 
     with server() as engine:
         given = flags(engine, prompts, "--limit", "2", "--out", str(tmp_path / "run"))
         assert main(given) == 0
-        with Kept(tmp_path / "run" / "answers.jsonl", read_answer, write_answer):
+        with Journal(tmp_path / "run" / "answers.jsonl", read_answer, write_answer):
             assert main(given) == 1
-    assert "another run writes it" in capsys.readouterr().err
+    assert "another run is writing it" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- with a judge
@@ -376,7 +376,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(prompts: Path, tmp_path: Path
         child.send_signal(signal.SIGINT)
         _, told = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "the same command goes on" in told
+    assert "the same command resumes" in told
     assert "Traceback" not in told
     assert (tmp_path / "run" / "answers.jsonl").read_bytes().count(b"\n") == 5
 
@@ -450,7 +450,7 @@ def test_a_report_anew_may_have_another_baseline_and_no_other_plan(
         assert (one["p"], one["gains"]) == (pytest.approx(other["p"]), other["losses"])
     capsys.readouterr()
     for more, message in [
-        (["--seed", "3"], "--report asks nobody, so seed stays as it was: 0, not 3"),
+        (["--seed", "3"], "--report sends no requests, so seed must stay the same: 0, not 3"),
         (["--baseline", "lex"], "the baseline 'lex' is no arm; the arms are plain, law"),
     ]:
         assert main(["--report", "--out", str(out), *more]) == 2
@@ -491,7 +491,7 @@ def test_a_report_anew_asks_no_judge(prompts: Path, tmp_path: Path, capsys: pyte
         asked = len(judge.posts)
         assert main(["--report", "--out", str(out)]) == 1
         assert len(judge.posts) == asked
-    assert "--report asks nobody" in capsys.readouterr().err
+    assert "--report sends no requests" in capsys.readouterr().err
     assert read(out / "report.json")["judge"] == {}
 
 

@@ -20,7 +20,7 @@ from tests.trainers.evaluation.scripted_engine import ScriptedEngine, told
 from tests.upstream import FakeUpstream
 from trainers.ask import host
 from trainers.ask.host import Again, Host
-from trainers.ask.journal import Kept
+from trainers.ask.journal import Journal
 from trainers.evaluation.arms.arm import Arm, read_arm
 from trainers.evaluation.arms.conversation import Speaker
 from trainers.evaluation.arms.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
@@ -37,7 +37,10 @@ def ask(
     **more: Any,
 ) -> Asked:  # fmt: skip
     todo = jobs(arms, questions, samples, seed=1)
-    with Kept(folder / "answers.jsonl", read_answer, write_answer) as kept, tqdm(total=len(todo), disable=True) as bar:
+    with (
+        Journal(folder / "answers.jsonl", read_answer, write_answer) as kept,
+        tqdm(total=len(todo), disable=True) as bar,
+    ):
         return ask_arms(arms, todo, kept, manner, bar, **more)
 
 
@@ -140,7 +143,7 @@ def test_principles_come_from_the_traces_and_are_asked_for_once(tmp_path: Path) 
         arms = two(engine)
         asked = ask(arms, tmp_path, QUESTIONS[:3])
         for again in (False, True):
-            with Kept(tmp_path / "traces.jsonl", read_found, write_found) as kept:
+            with Journal(tmp_path / "traces.jsonl", read_found, write_found) as kept:
                 answers, missing = with_principles(arms, asked.answers, kept)
             assert missing == 0
             assert {a.principles for said in answers.values() for a in said} == {("law-1", "law-2")}
@@ -152,7 +155,7 @@ def test_principles_that_cannot_be_read_are_unknown_and_not_none(tmp_path: Path)
         arms = two(engine)
         asked = ask(arms, tmp_path, QUESTIONS[:3])
         engine.policies = ()  # nor has it traces
-        with Kept(tmp_path / "traces.jsonl", read_found, write_found) as kept:
+        with Journal(tmp_path / "traces.jsonl", read_found, write_found) as kept:
             answers, missing = with_principles(arms, asked.answers, kept)
     assert missing == 6
     assert {(a.trace, a.principles) for said in answers.values() for a in said} == {("", ())}
@@ -221,7 +224,7 @@ def test_an_arm_that_refuses_everything_is_given_up_and_none_of_it_counts(tmp_pa
     with ScriptedEngine(bad=tuple(q.turns[0] for q in QUESTIONS)) as bad, ScriptedEngine() as good:
         arms = [read_arm(f"bad={bad.url}#toy"), read_arm(f"good={good.url}#toy")]
         asked = ask(arms, tmp_path)
-        assert asked.stopped == {"bad": f"{bad.url} refuses whatever it is asked: 400: made up: not this one"}
+        assert asked.stopped == {"bad": f"{bad.url} refuses every request: 400: made up: not this one"}
         assert asked.answers["bad"] == []
         assert len(asked.answers["good"]) == 12
         assert len(set(bad.users())) == 5

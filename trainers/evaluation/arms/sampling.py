@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from trainers.ask.host import EngineError, GivenUp, Host
-from trainers.ask.journal import Kept, Row
+from trainers.ask.journal import Journal, Row
 from trainers.evaluation.arms.arm import Arm
 from trainers.evaluation.arms.conversation import Speaker
 from trainers.evaluation.core import Answer, Question
@@ -95,7 +95,7 @@ def jobs(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed:
 
 
 def ask_arms(
-    arms: Sequence[Arm], todo: Sequence[Job], kept: Kept[Answer], manner: Manner, bar: Any,
+    arms: Sequence[Arm], todo: Sequence[Job], kept: Journal[Answer], manner: Manner, bar: Any,
     early: Callable[[Sequence[Answer], float], None] = lambda some, seconds: None,
 ) -> Asked:  # fmt: skip
     """Ask what `kept` does not hold yet. `early` hears once of the first answers, and how many seconds they took.
@@ -140,7 +140,7 @@ class _State:
 
 class _Asking:
     def __init__(
-        self, arms: Sequence[Arm], left: Sequence[Job], kept: Kept[Answer], manner: Manner, bar: Any,
+        self, arms: Sequence[Arm], left: Sequence[Job], kept: Journal[Answer], manner: Manner, bar: Any,
         early: Callable[[Sequence[Answer], float], None],
     ) -> None:  # fmt: skip
         self.kept, self.manner, self.bar, self.early = kept, manner, bar, early
@@ -223,7 +223,7 @@ class _Asking:
         if answer.status == "refused" and not state.answered:
             state.held[job.key] = answer
             if len(state.held) >= _PATIENCE:
-                self._stop(state, f"{state.arm.url} refuses whatever it is asked: {answer.error}")
+                self._stop(state, f"{state.arm.url} refuses every request: {answer.error}")
             return
         if answer.status == "ok":
             state.answered += 1
@@ -231,7 +231,7 @@ class _Asking:
         self._keep(job.key, answer)
 
     def _keep(self, key: str, answer: Answer) -> None:
-        self.kept.keep(key, answer)
+        self.kept.append(key, answer)
         self.bar.update()
         if len(self.first) < self.early_at:
             self.first.append(answer)

@@ -78,7 +78,7 @@ async def _events(reply: Reply, response: httpx.Response, started: float) -> Non
         reply.finish = finish or reply.finish
         reply.usage = usage or reply.usage
     if not ended and not reply.finish:
-        raise Again("broke off in the middle of an answer")
+        raise Again("closed the stream before the answer ended")
     reply.text = whole("".join(parts))
 
 
@@ -92,7 +92,7 @@ def _chunk(data: str) -> tuple[str, str, Mapping[str, Any]]:
         text = (choice.get("delta") or {}).get("content") or ""
         return str(text), str(choice.get("finish_reason") or ""), _usage(event)
     except (ValueError, AttributeError, KeyError, IndexError, TypeError):
-        raise Again(f"sent an event that is none: {data[:80]!r}") from None
+        raise Again(f"sent an invalid event: {data[:80]!r}") from None
 
 
 def _whole(reply: Reply, response: httpx.Response) -> None:

@@ -39,7 +39,7 @@ class Silent(Engine):
 
     def headers(self) -> dict[str, str]:
         """Raises EngineError: this engine only reads what the judge has said."""
-        raise EngineError("the judge has not said everything that this report takes, and --report asks nobody")
+        raise EngineError("verdicts are missing, and --report sends no requests")
 
 
 def engine_of(plan: Plan, kind: type[Engine] = Engine) -> Engine:
@@ -75,7 +75,7 @@ def judge(
     plan: Plan, questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]], baseline: str, folder: Path,
     *, asks: bool = True,
 ) -> Judged:  # fmt: skip
-    """Every verdict is kept in `folder`, so that the same command goes on. Raises EngineError as `ask_all` does, and
+    """Every verdict is kept in `folder`, so that the same command resumes. Raises EngineError as `ask_all` does, and
     without `asks` where there is anything left to ask."""
     engine = engine_of(plan, Engine if asks else Silent)
     calibration, untried = None, ""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import httpx
 
-from trainers.ask.journal import Kept, Row
+from trainers.ask.journal import Journal, Row
 from trainers.evaluation.arms.arm import Arm
 from trainers.evaluation.core import Answer
 
@@ -28,7 +28,7 @@ def write_found(trace: str, principles: tuple[str, ...]) -> Row:
 
 
 def with_principles(
-    arms: Sequence[Arm], answers: Mapping[str, Sequence[Answer]], kept: Kept[tuple[str, ...]]
+    arms: Sequence[Arm], answers: Mapping[str, Sequence[Answer]], kept: Journal[tuple[str, ...]]
 ) -> tuple[dict[str, list[Answer]], int]:
     """The answers with their principles' ids, and how many of them could not be found out. `kept` is asked first.
 
@@ -43,7 +43,7 @@ def with_principles(
     return found, missing
 
 
-def _found(answer: Answer, kept: Kept[tuple[str, ...]]) -> Answer:
+def _found(answer: Answer, kept: Journal[tuple[str, ...]]) -> Answer:
     if not _quotes(answer):
         return answer
     principles = kept.get(answer.trace)
@@ -54,7 +54,7 @@ def _quotes(answer: Answer) -> bool:
     return bool(answer.trace) and answer.stages.get("opo", "").startswith("applied")
 
 
-async def _read(arms: Sequence[Arm], wanted: Mapping[str, Sequence[Answer]], kept: Kept[tuple[str, ...]]) -> None:
+async def _read(arms: Sequence[Arm], wanted: Mapping[str, Sequence[Answer]], kept: Journal[tuple[str, ...]]) -> None:
     try:
         async with asyncio.timeout(_ENOUGH_S), httpx.AsyncClient(timeout=10.0) as client:
             for arm in arms:
@@ -66,7 +66,7 @@ async def _read(arms: Sequence[Arm], wanted: Mapping[str, Sequence[Answer]], kep
 
 
 async def _reader(
-    client: httpx.AsyncClient, arm: Arm, left: Iterator[Answer], kept: Kept[tuple[str, ...]], denied: list[str]
+    client: httpx.AsyncClient, arm: Arm, left: Iterator[Answer], kept: Journal[tuple[str, ...]], denied: list[str]
 ) -> None:
     for answer in left:
         if len(denied) >= _HOPELESS:
@@ -81,4 +81,4 @@ async def _reader(
             continue
         denied.clear()
         rows = reply.json().get("principles") or ()
-        kept.keep(answer.trace, tuple(str(row["id"]) for row in rows))
+        kept.append(answer.trace, tuple(str(row["id"]) for row in rows))
