@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -167,10 +168,18 @@ def fit(
 
     When nothing is left to drop the prompt goes as it is: the engine then says what it would have said without us.
     """
-    prompt = lay_out(chat, advice, policy, specials)
-    kept = advice
-    while room is not None and count(prompt) > room and (smaller := shed(kept)) is not None:
-        kept = smaller
+    prompt, kept = lay_out(chat, advice, policy, specials), advice
+    if room is not None and count(prompt) > room:
+        # What is left only shrinks, so few of the steps need to be laid out and counted: a chat may be long.
+        steps = [advice]
+        while (smaller := shed(steps[-1])) is not None:
+            steps.append(smaller)
+
+        def fits(step: Advice) -> bool:
+            return count(lay_out(chat, step, policy, specials)) <= room
+
+        at = bisect_left(steps, True, 1, max(1, len(steps) - 1), key=fits) if fits(steps[-1]) else len(steps) - 1
+        kept = steps[at]
         prompt = lay_out(chat, kept, policy, specials)
     if kept is advice:
         return prompt, tuple(outcomes)

@@ -9,24 +9,31 @@ stand without a fence, a code block left open, which would swallow what follows:
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection
 from functools import lru_cache
 
+from prompt_opt.layout import lookalike
+
 # Special tokens as the common tokenizers write them; an engine's own list, where it is known, is added to these.
 _SPECIAL = (
-    r"<[|｜][^<>|｜\s]{1,64}[|｜]>",
+    r"<[|｜][^<>|｜\s]{1,64}[|｜]?>",  # ChatML's, Llama 3's, DeepSeek's, Gemma 4's <|turn>
+    r"<[^<>|｜\s]{1,64}[|｜]>",
     r"</?s>",
     r"\[/?INST\]",
     r"<</?SYS>>",
-    r"</?(?:bos|eos|pad|unk|mask|start_of_turn|end_of_turn|start_of_image|end_of_utterance)>",
-    r"\[/?(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]",
-    r"<(?:unused|extra_id_|reserved_special_token_)\d+>",
+    r"</?(?:bos|eos|pad|unk|mask|sop|eop|end_of_utterance)>",
+    r"</?(?:start|end|begin)_of_[a-z_]{1,32}>",
+    r"\[/?[gs]?(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK|IMG|THINK|ARGS|PREFIX|MIDDLE|SUFFIX)\]",
+    r"(?-i:\[/?[A-Z]{2,16}(?:_[A-Z]{2,16}){1,4}\])",  # [TOOL_CALLS], [SYSTEM_PROMPT], [BEGIN_OF_TEXT]
+    r"<(?:unused|extra_id_|reserved_special_token_)\d{1,9}>",
 )
 _COMMON = re.compile("|".join(_SPECIAL), re.IGNORECASE)
-_BLOCK = re.compile(r"(?:\A|(?<=[\n\r])) {0,3}(`{3,}|~{3,})([^\n\r]*)")
-_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols that print nothing
+_LONGEST_SPECIAL = 128  # characters that a special token has at most
+_FENCE = re.compile("[`~](?:(?<=`)``|(?<=~)~~)")
+_INDENT = re.compile(r"(?:\A|[\n\r]) {0,3}\Z")
+_LINE_END = re.compile(r"[\n\r]")
 _LONGEST_RUN = 64
+_SLICE = 2**19  # characters that one call works on, which holds the interpreter's lock
 
 
 def defuse(
@@ -39,20 +46,34 @@ def defuse(
         fence: the character that fences are made of.
     """
     notes = []
-    text, n = _special(frozenset(specials)).subn(r"\1\\", text)
-    if n:
+    escaped = _escape_specials(text, frozenset(specials))
+    if escaped is not text:
+        text = escaped
         notes.append("special token escaped")
-    keys = _keys(markers)
-    lines = text.splitlines(keepends=True)
-    escaped = [_escape(line, keys) for line in lines]
-    if escaped != lines:
-        text = "".join(escaped)
-        notes.append("marker escaped")
-    if fence * (_LONGEST_RUN + 1) in text:
+    for marker in markers:
+        if len(marked := lookalike.escape(text, marker)) > len(text):
+            text = marked
+            notes.append("marker escaped")
+    if _holds(text, fence * (_LONGEST_RUN + 1)):
         # A fence must outgrow every run inside it; a run of thousands is broken up, or it would cost its length again.
-        text = re.sub("(%s{%d})(?=%s)" % (fence, _LONGEST_RUN, fence), r"\1\\", text)
+        long = re.compile("(%s{%d})(?=%s)" % (fence, _LONGEST_RUN, fence))
+        text = "".join(long.sub(r"\1\\", text[at : at + _SLICE]) for at in range(0, len(text), _SLICE))
         notes.append("long run of fence characters broken")
-    return text, tuple(notes)
+    return text, tuple(dict.fromkeys(notes))
+
+
+def _escape_specials(text: str, specials: frozenset[str]) -> str:
+    """A backslash behind the first character of each special token; the very `text` where there is none."""
+    longest = max(map(len, specials), default=0)
+    cuts = [m.end() for m in lookalike.search(_special(specials), text, max(_LONGEST_SPECIAL, longest))]
+    if not cuts:
+        return text
+    return "\\".join(text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True))
+
+
+def _holds(text: str, part: str) -> bool:
+    """`part in text`, in steps that are short."""
+    return any(text.find(part, at, at + _SLICE + len(part)) >= 0 for at in range(0, len(text), _SLICE))
 
 
 @lru_cache(maxsize=64)
@@ -61,49 +82,22 @@ def _special(specials: frozenset[str]) -> re.Pattern[str]:
     own = [t for t in sorted(specials) if len(t) > 1 and not t.isspace() and not _COMMON.fullmatch(t)]
     # The class of first characters lets the scan pass over most of a text without trying each token.
     first = "".join(re.escape(c) for c in sorted({"<", "[", *(t[0] for t in own)}))
-    return re.compile(f"(?=[{first}])(?={'|'.join([*_SPECIAL, *map(re.escape, own)])})(.)", re.IGNORECASE | re.DOTALL)
-
-
-@lru_cache(maxsize=64)
-def _keys(markers: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple("".join(map(_visible, marker)) for marker in markers)
-
-
-def _escape(line: str, keys: tuple[str, ...]) -> str:
-    """The line, with a backslash before its first visible character where it begins with a marker.
-
-    A line that is a marker but for its colon counts too; one that goes on ("# User guide") does not. Compared without
-    case, blanks, invisible characters and compatibility forms: what looks like a marker is one.
-    """
-    seen, first = "", -1
-    for i, char in enumerate(line):
-        if not (visible := _visible(char)):
-            continue
-        first = i if first < 0 else first
-        seen += visible
-        if not any(key.startswith(seen[: len(key)]) for key in keys):
-            return line
-        if any(seen.startswith(key) for key in keys):
-            break
-    else:
-        if not seen or not any(seen == key.rstrip(":") for key in keys):
-            return line
-    return f"{line[:first]}\\{line[first:]}"
-
-
-def _visible(char: str) -> str:
-    """What a reader sees of a character, without its case: "" for blanks, controls, marks and format characters."""
-    if "!" <= char <= "~":
-        return char.lower()
-    folded = unicodedata.normalize("NFKC", char).casefold()
-    return "".join(c for c in folded if unicodedata.category(c)[0] not in "ZCM" and c not in _BLANK_LETTERS)
+    tokens = "|".join([*_SPECIAL, *map(re.escape, own)])
+    return re.compile(f"[{first}](?<=(?={tokens}).)", re.IGNORECASE | re.DOTALL)
 
 
 def close_block(text: str) -> str:
     """`text`, with the fence that is missing where a Markdown code block in it is left open."""
-    opened = ""
-    for match in _BLOCK.finditer(text):
-        run, rest = match[1], match[2]
+    opened, line_end = "", 0
+    for match in lookalike.search(_FENCE, text, 3):
+        start = match.start()
+        if start < line_end or not _INDENT.search(text, max(0, start - 4), start):
+            continue
+        found = _LINE_END.search(text, start)
+        line_end = found.start() if found else len(text)
+        line = text[start:line_end]
+        run = line[: len(line) - len(line.lstrip(line[0]))]
+        rest = line[len(run) :]
         if not opened:
             opened = "" if run[0] == "`" in rest else run
         elif run.startswith(opened) and not rest.strip(" \t"):
@@ -113,5 +107,12 @@ def close_block(text: str) -> str:
 
 def fence_for(text: str, least: str) -> str:
     """The shortest fence, at least `least`, that is longer than any run of its character in `text`."""
-    longest = max((len(run) for run in re.findall(re.escape(least[0]) + "+", text)), default=0)
-    return least[0] * max(len(least), longest + 1)
+    mark = least[0]
+    enough = len(least)
+    while _holds(text, mark * enough):
+        enough *= 2
+    short = len(least) if enough == len(least) else enough // 2  # that many there are, if more than `least`
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (middle, enough) if _holds(text, mark * middle) else (short, middle)
+    return mark * max(len(least), enough)

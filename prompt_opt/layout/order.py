@@ -72,7 +72,8 @@ def shed(advice: Advice) -> Advice | None:
 def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     """The chat with the advice in it. Where a message's content is a string, its spans join to it.
 
-    A rule may come from anywhere, and engines read special tokens in a message's text: a rule's are escaped.
+    A rule may come from anywhere, a rewriter's words as well, and engines read special tokens in a message's text:
+    those of rules, rewrites, hints and demos are escaped. What the client wrote itself goes as it came.
     """
     spans: list[Span] = []
     out: list[Message] = []
@@ -102,8 +103,9 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     for i, message in enumerate(rest):
         if i == last:
             for demo in advice.demos:
-                put(Message("user", demo.user), [("rewrite", demo.user)])
-                put(Message("assistant", demo.assistant), [("rewrite", demo.assistant)])
+                for role, text in (("user", demo.user), ("assistant", demo.assistant)):
+                    safe = defuse(text, (), specials)[0]
+                    put(Message(role, safe), [("rewrite", safe)])
             put(*_last_turn(message, advice, specials))
         else:
             put(message, [("system" if message.role in SYSTEM_ROLES else "history", message.text)])
@@ -130,8 +132,8 @@ def _last_turn(message: Message, advice: Advice, specials: Collection[str]) -> t
     """The last user message and its pieces: rules, the text or its rewrite, the complement."""
     before, behind = retrieved(advice.principles, advice.frame) if advice.principles else ("", "")
     before = defuse(before, (), specials)[0] if before else ""
-    body = message.text if advice.rewrite is None else advice.rewrite
-    hint = f"\n\n{advice.complement}" if advice.complement else ""
+    body = message.text if advice.rewrite is None else defuse(advice.rewrite, (), specials)[0]
+    hint = f"\n\n{defuse(advice.complement, (), specials)[0]}" if advice.complement else ""
     pieces: list[tuple[Origin, str]] = [
         ("retrieved", before),
         ("user" if advice.rewrite is None else "rewrite", body),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prompt_opt.core import Advice, Chat, Context, Policy, Supplies
+from prompt_opt.layout.lookalike import prepare
 
 
 class Urial:
@@ -15,6 +16,9 @@ class Urial:
         count = len(profile.exemplars)
         # Exemplars stand before a conversation; in the middle of one they would be taken for turns of its own.
         self._continued = Advice(profile.instruction, note="continued: instruction only")
+        if policy.render == "base":
+            for marker in (profile.user_marker, profile.assistant_marker):
+                prepare(marker)
         self._advice = Advice(profile.instruction, profile.exemplars, note=f"{count}" if count else "no exemplars")
 
     async def constant(self, ctx: Context) -> Advice | None:
