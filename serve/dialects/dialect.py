@@ -72,6 +72,7 @@ class Reader(Protocol):
     choices: Sequence[Choice]
     usage: Mapping[str, Any] | None  # in a chat completion's terms
     error: Any  # what the engine reported inside its answer
+    meta: Mapping[str, Any]  # what it says of itself: "system_fingerprint", "service_tier"
 
     @property
     def complete(self) -> bool:
@@ -92,8 +93,17 @@ class Reader(Protocol):
         """The end of the engine's answer: what was held back."""
 
 
+def described(fingerprint: Any, tier: Any) -> dict[str, Any]:
+    """A reader's `meta` of what the engine sent."""
+    both = {"system_fingerprint": fingerprint, "service_tier": tier}
+    return {name: value for name, value in both.items() if value is not None}
+
+
 class Writer(Protocol):
     """Writes one answer in the client's shape: as events, or whole."""
+
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        """Take what the engine says of itself (`Reader.meta`), for answers that have a place for it."""
 
     def start(self) -> bytes:
         """The events before the first piece."""

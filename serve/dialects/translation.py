@@ -13,6 +13,7 @@ class Translation:
 
     def __init__(self, reader: Reader, writer: Writer) -> None:
         self.reader, self._writer = reader, writer
+        self._described = False
 
     def opening(self) -> bytes:
         """The events that begin the stream."""
@@ -24,7 +25,11 @@ class Translation:
         Raises:
             BadEvent: it is no part of an answer.
         """
-        return self._events(self.reader.feed(data))
+        pieces = self.reader.feed(data)
+        if self.reader.meta and not self._described:
+            self._described = True
+            self._writer.describe(self.reader.meta)
+        return self._events(pieces)
 
     def closing(self, usage: Mapping[str, Any]) -> bytes:
         """The events that end the stream: held back text, finish reasons, and what the dialect ends on."""

@@ -181,6 +181,23 @@ async def test_a_skipped_stage_is_skipped_and_named(client: AsyncOpenAI, sent: S
     assert sent().json["messages"] == [{"role": "user", "content": "hi"}]
 
 
+async def test_fields_of_chats_alone_are_not_sent_to_a_base_model_and_the_trace_says_so(
+    http: httpx.AsyncClient, sent: Sent
+) -> None:
+    fields: dict[str, Any] = {"store": True, "metadata": {"a": "b"}, "verbosity": "low", "prompt_cache_key": "k"}
+    answer = await http.post(
+        "/v1/chat/completions", json=chat(**fields, seed=1, top_k=5), headers={"x-trimtab-policy": "base"}
+    )
+    assert not sent().json.keys() & fields.keys()
+    assert (sent().json["seed"], sent().json["top_k"]) == (1, 5)
+    trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
+    assert {note.split(" ")[0] for note in trace["notes"] if "not sent: a base" in note} == fields.keys()
+    refused = await http.post(
+        "/v1/chat/completions", json=chat(web_search_options={"a": 1}), headers={"x-trimtab-policy": "base"}
+    )
+    assert refused.json()["error"]["param"] == "web_search_options"
+
+
 async def test_the_query_string_goes_along(http: httpx.AsyncClient, sent: Sent) -> None:
     await http.post("/v1/chat/completions?api-version=2024-10-21&x=%2F", json=chat())
     assert sent().path == "/v1/chat/completions?api-version=2024-10-21&x=%2F"

@@ -133,3 +133,16 @@ def test_whatever_an_engine_sends_is_taken_or_named_bad(value: Any) -> None:
     except BadEvent:
         return
     it.closing({})
+
+
+def test_what_an_engine_says_of_itself_is_passed_on() -> None:
+    its = {"system_fingerprint": "fp_1", "service_tier": "flex"}
+    data = json.dumps({"choices": [{"index": 0, "text": "x", "finish_reason": "stop"}], **its}).encode()
+    whole = translation()
+    whole.feed(data)
+    assert json.loads(whole.reply({})).items() >= its.items()
+    streamed = rows(translation(usage=True).feed(data))
+    assert all(row.items() >= its.items() for row in streamed)
+    plain = translation()
+    plain.feed(event("x", finish="stop"))
+    assert not json.loads(plain.reply({})).keys() & its.keys()

@@ -31,6 +31,9 @@ class MessageWriter:
         self._held: dict[int, ToolCall] = {}  # calls that came before the open one was complete
         self._end: dict[str, Any] = {"stop_reason": "end_turn", "stop_sequence": None}
 
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        """Nothing: these answers have no place for it."""
+
     def start(self) -> bytes:
         """message_start, whose usage is not known yet, and a ping."""
         message = self._message([], {"stop_reason": None, "stop_sequence": None}, {})

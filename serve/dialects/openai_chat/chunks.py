@@ -30,7 +30,16 @@ class ChatWriter:
     ) -> None:
         self._id, self._model, self._created, self._n = ident, model, created, n
         self._logprobs, self._usage_chunk = logprobs, usage_chunk
-        head = {"id": ident, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._meta: Mapping[str, Any] = {}
+        self._head = b""
+        self.describe({})
+
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        """Give the engine's fingerprint and tier in every chunk from here on."""
+        self._meta = meta
+        head = {
+            "id": self._id, "object": "chat.completion.chunk", "created": self._created, "model": self._model, **meta
+        }  # fmt: skip
         self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
 
     def start(self) -> bytes:
@@ -64,7 +73,7 @@ class ChatWriter:
             logprobs = {"content": choice.logprobs, "refusal": None} if self._logprobs else None
             rows.append({"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish})
         head = {"id": self._id, "object": "chat.completion", "created": self._created, "model": self._model}
-        return _encode({**head, "choices": rows, "usage": usage})
+        return _encode({**head, "choices": rows, "usage": usage, **self._meta})
 
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, finish_reason: str | None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}

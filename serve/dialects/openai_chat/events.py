@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from serve.dialects.dialect import BadEvent, Choice, Ending, Piece, ToolCall
+from serve.dialects.dialect import BadEvent, Choice, Ending, Piece, ToolCall, described
 from serve.dialects.sse import DONE, data_lines
 
 _T = TypeVar("_T")
@@ -48,6 +48,8 @@ class _Last(_Usage):
 class _Event(_Usage):
     choices: list[_Row] | None = None
     error: Any = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
 
 
 _usage = msgspec.json.Decoder(_Usage)
@@ -105,6 +107,7 @@ class ChatReader:
         self.choices: Sequence[Choice] = [Choice() for _ in range(n)]
         self.usage: Mapping[str, Any] | None = None
         self.error: Any = None
+        self.meta: Mapping[str, Any] = {}
 
     @property
     def complete(self) -> bool:
@@ -133,6 +136,8 @@ class ChatReader:
             raise BadEvent(f"the engine sent no chat completion: {error}") from None
         self.usage = event.usage if isinstance(event.usage, dict) else self.usage
         self.error = self.error or event.error
+        if event.system_fingerprint is not None or event.service_tier is not None:
+            self.meta = described(event.system_fingerprint, event.service_tier)
         return [piece for row in event.choices or () for piece in self._pieces(row)]
 
     def close(self) -> list[Piece]:

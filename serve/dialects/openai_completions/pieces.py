@@ -14,7 +14,7 @@ import msgspec
 
 from prompt_opt.core import Prompt
 from prompt_opt.layout.ending import Ending
-from serve.dialects.dialect import BadEvent, Choice, Piece
+from serve.dialects.dialect import BadEvent, Choice, Piece, described
 
 # How many more pieces an engine may send after an answer has ended before it is cut off: its own stop usually comes
 # with the next one, and with it the usage.
@@ -46,6 +46,8 @@ class _Event(msgspec.Struct):
     choices: list[_Row] | None = None
     usage: dict[str, Any] | None = None
     error: Any = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
 
 
 _event = msgspec.json.Decoder(_Event)
@@ -107,6 +109,7 @@ class TextReader:
         self.choices: Sequence[Choice] = self._rows
         self.usage: Mapping[str, Any] | None = None
         self.error: Any = None
+        self.meta: Mapping[str, Any] = {}
         self._late = 0
 
     @property
@@ -136,6 +139,8 @@ class TextReader:
             raise BadEvent(f"the engine sent no completion: {error}") from None
         self.usage = event.usage or self.usage
         self.error = self.error or event.error
+        if event.system_fingerprint is not None or event.service_tier is not None:
+            self.meta = described(event.system_fingerprint, event.service_tier)
         out: list[Piece] = []
         for row in event.choices or ():
             if not 0 <= row.index < len(self._rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prompt_opt.core import Policy, Prompt
@@ -12,13 +13,21 @@ from serve.errors import BadRequest
 # Chat fields that a text completion has no place for, or another name.
 _CHAT_ONLY = frozenset({
     "messages", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
-    "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort",
+    "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort", "store", "metadata",
+    "verbosity", "web_search_options", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "documents",
 })  # fmt: skip
 # Of those, what changes an answer so much that leaving it out must not happen in silence; and completion fields that
 # would put the policy's prompt into the answer, or another prompt in its place.
-_REFUSED = {"modalities": (["text"],), "audio": (), "function_call": ("none", "auto")}
+_REFUSED: Mapping[str, Sequence[Any]] = {
+    "modalities": (["text"],), "audio": (), "function_call": ("none", "auto"), "web_search_options": (), "documents": ()
+}  # fmt: skip
 _NOT_CHATS = ("prompt", "suffix", "echo", "prompt_logprobs", "prompt_embeds")
-_UNHEARD = ("prediction", "reasoning_effort")
+_UNHEARD = (
+    "prediction", "reasoning_effort", "store", "metadata", "verbosity", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "chat_template", "chat_template_kwargs", "add_generation_prompt",
+    "continue_final_message",
+)  # fmt: skip
 
 
 def refuse_unplaced(request: Request) -> tuple[str, ...]:
@@ -37,7 +46,11 @@ def refuse_unplaced(request: Request) -> tuple[str, ...]:
     for name in _NOT_CHATS:
         if request.value(name) not in (None, False):
             raise BadRequest(f"{name} is no field of a chat completion", code="no_place_in_base_render", param=name)
-    return tuple(f"{name} not sent: a base model has no use for it" for name in _UNHEARD if name in request.fields)
+    return tuple(
+        f"{name} not sent: a base model has no use for it"
+        for name in _UNHEARD
+        if request.fields.get(name, NULL) != NULL
+    )
 
 
 def fields(request: Request, prompt: Prompt, policy: Policy, model: str, tokens: int, max_stop: int) -> dict[str, Any]:

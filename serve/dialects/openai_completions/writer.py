@@ -28,9 +28,15 @@ class TextWriter:
     def __init__(
         self, ident: str, model: str, created: int, n: int = 1, *, logprobs: bool = False, usage_chunk: bool = False
     ) -> None:
-        self._head = {"id": ident, "object": "text_completion", "created": created, "model": model}
+        self._head: dict[str, Any] = {
+            "id": ident, "object": "text_completion", "created": created, "model": model
+        }  # fmt: skip
         self._logprobs, self._usage_chunk = logprobs, usage_chunk
         self._lengths = [0] * n  # characters of each choice so far
+
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        """Give the engine's fingerprint and tier from here on."""
+        self._head |= meta
 
     def start(self) -> bytes:
         """Nothing: the first event is the first text."""

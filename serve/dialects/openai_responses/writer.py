@@ -73,6 +73,9 @@ class ResponsesWriter:
         self._calls: dict[int, _Item] = {}  # all open: an engine may send several calls at once
         self._finish = ""
 
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        """Nothing: these answers have no place for it."""
+
     def start(self) -> bytes:
         """response.created and response.in_progress."""
         row = {"response": self._response("in_progress", ())}

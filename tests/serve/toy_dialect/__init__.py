@@ -83,6 +83,9 @@ def text(body: bytes, *, stream: bool) -> str | None:
 class ToyWriter:
     """Begin, words, why, used."""
 
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        return
+
     def start(self) -> bytes:
         return _event({"begin": True})
 
