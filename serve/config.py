@@ -73,7 +73,7 @@ class Engine:
     headers_pass: tuple[str, ...] = ()  # of the client's headers, beside those that always pass
     ca_file: str = ""  # certificates (PEM) of a private CA, trusted beside the system's; read once
     fields_pass: tuple[str, ...] = ()  # fields of `serve.engine.fields.GUARDED` that clients may send it
-    supports: tuple[str, ...] | None = None  # `serve.engine.live.FEATURES` and `APIS`; unset: by kind, and probed
+    supports: tuple[str, ...] | None = None  # `serve.engine.features`: FEATURES and APIS; unset: by kind, and probed
     stream_usage: bool = True  # ask streams for their token counts; one that refuses that is remembered
     context: int | None = None  # tokens; unset: probed
     tokenizer: str = ""  # tokenizer.json (or its folder) to count with; "": the launched model's, else an estimate

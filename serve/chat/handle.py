@@ -30,7 +30,8 @@ from serve.chat.settle import carriers, probed, settle
 from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
-from serve.engine.live import PARTS, LiveEngine
+from serve.engine.features import PARTS
+from serve.engine.live import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call, ClientGone
 from serve.http.heartbeat import Heartbeat

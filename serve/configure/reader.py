@@ -27,8 +27,8 @@ from serve.configure.policies import read_policies
 from serve.configure.reach import read_reach
 from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
+from serve.engine.features import APIS, FEATURES
 from serve.engine.fields import GUARDED
-from serve.engine.live import APIS, FEATURES
 from serve.store.place import STORES
 
 _SECTIONS = (

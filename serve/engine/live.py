@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_opt.core import Chat, Prompt
+from prompt_opt.core import Chat
 from serve.config import Config, ConfigError, Engine, is_base
 from serve.dialects.surrogates import restore
 from serve.dialects.wire import Request
+from serve.engine import kinds
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
+from serve.engine.features import APIS, FEATURES, PATHS, of_transformers
 from serve.engine.fields import refuse_guarded
+from serve.engine.model import Model
 from serve.errors import BadRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -28,49 +30,6 @@ from serve.http.headers import request_headers
 
 log = logging.getLogger("trimtab.engines")
 
-_IMAGES = ("image_url", "input_image", "image")
-_AUDIO = ("input_audio", "audio_url")
-
-
-def _set(name: str, *unset: Any) -> Callable[[Request, Chat | None], bool]:
-    def used(request: Request, chat: Chat | None) -> bool:
-        value = request.value(name)
-        return value is not None and value is not False and value not in ([], {}, *unset)
-
-    return used
-
-
-def _parts(types: tuple[str, ...]) -> Callable[[Request, Chat | None], bool]:
-    return lambda request, chat: chat is not None and any(kind in types for m in chat.messages for kind in m.media)
-
-
-# feature -> does this request use it? What `supports` leaves out is refused by name, never dropped in silence.
-FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
-    "n": _set("n", 1),
-    "best_of": _set("best_of", 1),
-    "echo": _set("echo"),
-    "logprobs": _set("logprobs"),
-    "top_logprobs": _set("top_logprobs", 0),
-    "prompt_logprobs": _set("prompt_logprobs"),
-    "response_format": _set("response_format", {"type": "text"}),
-    "tools": _set("tools"),
-    "tool_choice": _set("tool_choice", "auto", "none"),
-    "functions": _set("functions"),
-    "presence_penalty": _set("presence_penalty", 0),
-    "reasoning_effort": _set("reasoning_effort"),
-    "modalities": _set("modalities", ["text"]),
-    "prediction": _set("prediction"),
-    "images": _parts(_IMAGES),
-    "audio": _parts(_AUDIO),
-}
-PARTS = frozenset({"images", "audio"})  # those that only the messages show
-# Request fields that OpenAI does not have but engines of these kinds do.
-_EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
-_VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhere: only a rewriter's decoding has them
-
-
-_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every engine has
-APIS = {"/v1/responses": "responses", "/v1/messages": "messages"}  # that some have: path -> name in `supports`
 _PROBED_S = 300.0  # after which a probe's result is asked for again: an engine may be upgraded
 
 
@@ -104,24 +63,23 @@ class LiveEngine:
         self.counts = spec.stream_usage  # it tells the usage of a stream that asks for it, for all we know
         self._rests = 0.0  # until then it is not asked where there is another, in time.monotonic() seconds
         self.kind = ""
-        self.context = spec.context
         self.names: tuple[str, ...] = ()  # models that the engine listed
         self.base = is_base(spec)
         self.forms: dict[str, frozenset[str]] = {}  # by model: of `prompt_opt.layout.forms`, where it wants another
-        self.specials: frozenset[str] = frozenset()
         self.key = os.environ.get(spec.key_env) or None if spec.key_env else None
-        self._tokenizer: Any = None
-        self._generation: dict[str, Any] = {}
-        self._model_config: dict[str, Any] = {}
+        self._files = Model()
+        self.count, self.prompt_tokens = self._files.count, self._files.prompt_tokens
         self._supports = frozenset(FEATURES if spec.supports is None else spec.supports)
         self._apis: dict[str, tuple[bool, float]] = {}  # path -> whether the engine has it, when that was probed
         try:
             if spec.launched:
-                self._read_folder(Path(spec.model))
+                self._files.read(Path(spec.model), tokenizer=not spec.tokenizer)
             if spec.tokenizer:
-                self._load_tokenizer(Path(spec.tokenizer))
+                self._files.load_tokenizer(Path(spec.tokenizer))
         except Exception as error:  # the tokenizers library raises nothing narrower
             raise ConfigError(f"engine.{spec.name}: its model or tokenizer cannot be read: {error}") from error
+        self.context = self._files.context if spec.context is None else spec.context
+        self.specials = self._files.specials
         self._speak(spec.kind or (spec.launcher if spec.launcher in ("vllm", "transformers") else ""))
 
     # -- what it is
@@ -148,39 +106,11 @@ class LiveEngine:
         self.kind = kind
         self.counts = self.spec.stream_usage and kind != "transformers"  # whose streams always tell it
         if self.spec.supports is None:
-            self._supports = self._transformers_features() if kind == "transformers" else frozenset(FEATURES)
-
-    def _read_folder(self, folder: Path) -> None:
-        if not (folder / "config.json").is_file():
-            return
-        self._model_config = json.loads((folder / "config.json").read_text("utf-8"))
-        if self.context is None:
-            length = self._model_config.get("max_position_embeddings")
-            self.context = length if isinstance(length, int) else None
-        if (folder / "generation_config.json").is_file():
-            self._generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
-        if not self.spec.tokenizer and (folder / "tokenizer.json").is_file():
-            self._load_tokenizer(folder)
-
-    def _load_tokenizer(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
-        self.specials = frozenset(t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special)
-
-    def _transformers_features(self) -> frozenset[str]:
-        """`transformers serve` ignores what is not here with a log line (read in its 5.23 source)."""
-        features = set()
-        if "vision_config" in self._model_config:
-            features.add("images")
-        if "audio_config" in self._model_config:
-            features.add("audio")
-        folder = Path(self.spec.model)
-        template = folder / "chat_template.jinja"
-        text = template.read_text("utf-8") if template.is_file() else ""
-        if "tools" in text or not folder.is_dir():
-            features.add("tools")
-        return frozenset(features)
+            self._supports = (
+                of_transformers(Path(self.spec.model), self._files.config)
+                if kind == "transformers"
+                else frozenset(FEATURES)
+            )
 
     @property
     def checked(self) -> Pool | Contact | None:
@@ -323,8 +253,8 @@ class LiveEngine:
 
     def speaks(self, path: str) -> bool:
         """Whether the engine has this API's path itself, so that a request of it needs no translation."""
-        if path in _PATHS or self.spec.supports is not None:
-            return path in _PATHS or APIS.get(path) in self._supports
+        if path in PATHS or self.spec.supports is not None:
+            return path in PATHS or APIS.get(path) in self._supports
         return self._apis.get(path, (False, 0.0))[0]
 
     def must_probe(self, path: str) -> bool:
@@ -339,58 +269,12 @@ class LiveEngine:
 
     def unknown(self, names: Iterable[str]) -> list[str]:
         """Those of a profile's decoding settings that `adapt` leaves out, sorted."""
-        known = self.kind in ("vllm", "transformers")
-        return [] if known else sorted(name for name in names if name in _EXTENSIONS or name in _VLLM_ONLY)
+        return kinds.unknown(self.kind, names)
 
     def must_adapt(self, fields: Iterable[str]) -> bool:
-        """Whether a client's own fields mean something else, or nothing, in this engine's dialect."""
-        return self.kind == "transformers" and any(name == "temperature" or name in _EXTENSIONS for name in fields)
+        """Whether a client's own fields mean something else, or nothing, to this engine."""
+        return kinds.must_adapt(self.kind, fields)
 
     def adapt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields in this engine's dialect.
-
-        OpenAI's own engine refuses what it does not know, so the extensions of a profile's decoding go only to
-        engines that have them. `transformers serve` wants them in `generation_config`, and samples only when told.
-        """
-        out = dict(fields)
-        if self.kind == "vllm":
-            return out
-        for name in _VLLM_ONLY:
-            if name in out and not _is_raw(out[name]):
-                del out[name]
-        extra = {name: out.pop(name) for name in list(out) if name in _EXTENSIONS and not _is_raw(out[name])}
-        if self.kind != "transformers":
-            return out
-        extra |= {name: json.loads(bytes(out.pop(name))) for name in list(out) if name in _EXTENSIONS}
-        temperature = out.get("temperature", 0)
-        temperature = json.loads(bytes(temperature)) if _is_raw(temperature) else temperature
-        generation = {"top_k": 0, **self._generation, "max_new_tokens": 1024, **extra}
-        generation["do_sample"] = bool(temperature)
-        if temperature:
-            generation["temperature"] = temperature
-        else:
-            # Its validation refuses a sampling setting that greedy decoding would not use.
-            for name in ("temperature", "top_k", "top_p", "min_p", "typical_p"):
-                generation.pop(name, None)
-            out.pop("temperature", None)
-        out.pop("stream_options", None)  # its streams end with the usage, asked or not
-        out["generation_config"] = json.dumps(generation)
-        return out
-
-    # -- counting
-
-    def count(self, text: str) -> int:
-        """Tokens of `text`: exact with the engine's tokenizer, else an estimate on the safe side (3 bytes each)."""
-        if self._tokenizer is not None:
-            return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        return -(-len(text.encode()) // 3)
-
-    def prompt_tokens(self, prompt: Prompt) -> int:
-        """Tokens of a prompt, with a little for what a template or a BOS adds."""
-        if prompt.messages is not None:
-            return sum(self.count(m.text) + 8 for m in prompt.messages) + 8
-        return self.count(prompt.text or "") + 2
-
-
-def _is_raw(value: Any) -> bool:
-    return not isinstance(value, (str, int, float, bool, list, dict, type(None)))
+        """The fields as this engine knows them."""
+        return kinds.adapt(self.kind, fields, self._files.generation)

@@ -16,7 +16,7 @@ from prompt_opt.stages import bpo, opo
 from serve.api.routes import RELAYED
 from serve.cli.command import COMMANDS
 from serve.config import RIGHTS, Alias, Allowance, Engine, Flags, IndexSpec, Key, Limits, RewriterSpec, Server
-from serve.engine.live import FEATURES
+from serve.engine.features import FEATURES
 from trainers.methods.table import METHODS
 
 README = (ROOT / "README.md").read_text("utf-8")

@@ -12,7 +12,8 @@ import pytest
 from prompt_opt.core import Message, Policy, Prompt
 from serve.config import Config, ConfigError, Engine, Server
 from serve.dialects import openai_chat, wire
-from serve.engine.live import FEATURES, LiveEngine
+from serve.engine.features import FEATURES
+from serve.engine.live import LiveEngine
 from serve.errors import BadRequest, Unavailable
 
 URL = Engine("main", url="http://x")
