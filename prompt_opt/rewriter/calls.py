@@ -33,6 +33,10 @@ class Ask(Protocol):
         ...
 
 
+class PromptRefused(Exception):
+    """The rewriter's engine refuses this prompt (a 400): that says nothing of its health."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """The best of what a rewriter offered, and the gate's verdict on it."""
@@ -94,12 +98,12 @@ class Rewriting:
         if (found := self._cache.get(key)) is not None:
             return replace(found, cached=True)
         call = self._flying.get(key)
-        if call is not None and call.late and (why := self._breaker.resting()):
+        if call is not None and call.late and (why := self._breaker.resting(tenant)):
             raise Skip(why)  # somebody has waited for this very call in vain
         if call is None:
-            if why := self._breaker.open_reason():
+            if why := self._breaker.open_reason(tenant):
                 raise Skip(why)
-            call = _Call(asyncio.create_task(self._ask(prompt, form, body, key)))
+            call = _Call(asyncio.create_task(self._ask(prompt, form, body, key)), tenant)
             self._flying[key] = call
             call.task.add_done_callback(partial(self._done, key, call))
         return await self._wait(key, call, deadline)
@@ -112,7 +116,7 @@ class Rewriting:
             if time.monotonic() > deadline - _EARLY_S:
                 if not call.late:
                     call.late = True
-                    self._breaker.failed("late")
+                    self._breaker.failed("late", call.tenant)
             elif call.waiting == 1 and not call.late:
                 self._land(key, call)  # who asks from here on must not join a call that is being given up
                 call.task.cancel()
@@ -135,14 +139,14 @@ class Rewriting:
 
     def _done(self, key: str, call: _Call, task: asyncio.Task[Rewrite]) -> None:
         self._land(key, call)
-        if task.cancelled():
-            self._breaker.abandoned()
+        if task.cancelled() or isinstance(task.exception(), PromptRefused):
+            self._breaker.abandoned(call.tenant)
         elif (error := task.exception()) is None:
             # An answer that was too late for all is no sign of health.
             if not call.late:
                 self._breaker.succeeded()
         elif not call.late:
-            self._breaker.failed(type(error).__name__)
+            self._breaker.failed(type(error).__name__, call.tenant)
 
     def best(self, prompt: str, form: Form, candidates: Sequence[Candidate]) -> Rewrite:
         """The accepted candidate that keeps most of the prompt, the shorter one of two alike; else the first one."""
@@ -162,7 +166,7 @@ class Rewriting:
 
 
 class _Call:
-    """A call in flight: who waits for it, and whether somebody waited in vain."""
+    """A call in flight: whose it is, how many wait for it, and whether somebody waited in vain."""
 
-    def __init__(self, task: asyncio.Task[Rewrite]) -> None:
-        self.task, self.waiting, self.late = task, 0, False
+    def __init__(self, task: asyncio.Task[Rewrite], tenant: str) -> None:
+        self.task, self.tenant, self.waiting, self.late = task, tenant, 0, False

@@ -125,21 +125,25 @@ class Opo:
         """What is found; where pinned principles are there already, a search that fails or is late takes none away."""
         strict = ctx.policy.on_error == "fail"
         if strict or not pinned:
-            return await self._found(query, where, strict)
+            return await self._found(query, where, ctx.tenant, strict)
         try:
             async with asyncio.timeout(_SHARE * ctx.remaining):
-                return await self._found(query, where, strict)
+                return await self._found(query, where, ctx.tenant, strict)
         except Exception as error:  # noqa: BLE001  an index may raise anything
             log.warning("only pinned principles are quoted: %r", error)
             return [], dict.fromkeys(self._options.index, type(error).__name__)
 
-    async def _found(self, query: str, where: Filter, strict: bool) -> tuple[list[tuple[str, Hit]], dict[str, str]]:
+    async def _found(
+        self, query: str, where: Filter, owner: str, strict: bool
+    ) -> tuple[list[tuple[str, Hit]], dict[str, str]]:
         """What each index has, with its name, and the errors of those that failed: the others' rules still hold.
 
         With `strict`, or where all of them fail, the first one's error is raised.
         """
         names = self._options.index
-        results = await asyncio.gather(*(self._search(name, query, where) for name in names), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._search(name, query, where, owner) for name in names), return_exceptions=True
+        )
         found: list[tuple[str, Hit]] = []
         failed: dict[str, str] = {}
         for name, result in zip(names, results, strict=True):
@@ -160,10 +164,16 @@ class Opo:
             index = await asyncio.to_thread(self._indexes.open, name)
         return cast("Index", index)
 
-    async def _search(self, name: str, query: str, where: Filter) -> list[Hit]:
+    async def _search(self, name: str, query: str, where: Filter, owner: str) -> list[Hit]:
         options, index = self._options, await self._index(name)
         return await index.asearch(
-            query, options.k, where=where, mode=options.mode, floor=options.floor or None, most=options.most or None
+            query,
+            options.k,
+            where=where,
+            mode=options.mode,
+            floor=options.floor or None,
+            most=options.most or None,
+            owner=owner,
         )
 
     def _filter(self, query: str, asked: Mapping[str, Any]) -> Filter:

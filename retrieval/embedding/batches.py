@@ -10,7 +10,7 @@ from retrieval.cache import Cache
 from retrieval.embedding.embedder import Embedder, Vectors
 
 MOST = 32
-_Waiting = tuple[str, "Future[Vectors]"]
+_Waiting = tuple[str, str, "Future[Vectors]"]  # query, owner
 
 
 class QueryVectors:
@@ -18,19 +18,19 @@ class QueryVectors:
 
     def __init__(self, embedder: Embedder, cache: int = 4096) -> None:
         self._embedder = embedder
-        self._cache: Cache[Vectors] = Cache(cache)
+        self._cache: Cache[Vectors] = Cache(cache)  # by owner and query
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="trimtab-embed", daemon=True)
         self._thread.start()
 
-    def vector(self, query: str) -> Future[Vectors]:
-        """A future of the query's unit vector, shape (dimension,)."""
+    def vector(self, query: str, owner: str = "") -> Future[Vectors]:
+        """A future of the query's unit vector, shape (dimension,). Each owner has a cache of its own."""
         future: Future[Vectors] = Future()
-        known = self._cache.get(query)
+        known = self._cache.get((owner, query))
         if known is not None:
             future.set_result(known)
         else:
-            self._waiting.put((query, future))
+            self._waiting.put((query, owner, future))
         return future
 
     def close(self) -> None:
@@ -54,16 +54,16 @@ class QueryVectors:
                 return
 
     def _answer(self, batch: list[_Waiting]) -> None:
-        batch = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
-        asked = list(dict.fromkeys(query for query, _ in batch))
+        batch = [waiting for waiting in batch if waiting[2].set_running_or_notify_cancel()]
+        asked = list(dict.fromkeys(query for query, _, _ in batch))
         if not asked:
             return
         try:
             found = dict(zip(asked, self._embedder.queries(asked), strict=True))
         except Exception as error:  # noqa: BLE001 - whatever the model says goes to those who asked
-            for _, future in batch:
+            for _, _, future in batch:
                 future.set_exception(error)
             return
-        for query, future in batch:
-            self._cache.put(query, found[query])
+        for query, owner, future in batch:
+            self._cache.put((owner, query), found[query])
             future.set_result(found[query])

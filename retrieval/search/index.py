@@ -155,37 +155,37 @@ class Index:
 
     def search(
         self, query: str, k: int, *, where: Filter = ANY, mode: str = "hybrid", floor: float | None = None,
-        most: int | None = None, exact: bool = False,
+        most: int | None = None, exact: bool = False, owner: str = "",
     ) -> list[Hit]:  # fmt: skip
         """The k best passages that `where` allows, best first; fewer only where fewer are allowed or pass `floor`.
 
         `most` is how many may come from one source (or one document, where no source is given), and with it a
         text that is there twice comes once. `exact` scans instead of walking an approximate index and follows
-        every tie to its end.
+        every tie to its end. What is remembered of a search serves the same `owner` only.
         """
         revision = self._refresh()
-        ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
+        ask = Ask(query, k, where, self._mode(mode), floor, most, exact, owner)
         known = self._results.get((revision, ask))
         if known is not None:
             return list(known)
-        future = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
+        future = self._queries.vector(ask.query, ask.owner) if self._queries and self._needs_vector(ask) else None
         view = self.backend.view(where)
         lexical = self._lexical(ask, view, self._depth(ask))
         return self._finish(ask, revision, view, lexical, future.result() if future else None)
 
     async def asearch(
         self, query: str, k: int, *, where: Filter = ANY, mode: str = "hybrid", floor: float | None = None,
-        most: int | None = None, exact: bool = False,
+        most: int | None = None, exact: bool = False, owner: str = "",
     ) -> list[Hit]:  # fmt: skip
         """`search`, off the event loop: concurrent queries are embedded together, beside the lexical search.
 
         What the cache holds comes back at once, where that takes no waiting for another thread.
         """
-        ask = Ask(query, k, where, self._mode(mode), floor, most, exact)
+        ask = Ask(query, k, where, self._mode(mode), floor, most, exact, owner)
         known = self._results.get((self.backend.unchanged(), ask))
         if known is not None:
             return list(known)
-        vector = self._queries.vector(ask.query) if self._queries and self._needs_vector(ask) else None
+        vector = self._queries.vector(ask.query, ask.owner) if self._queries and self._needs_vector(ask) else None
         return await asyncio.wrap_future(fly(self._pool, lambda: self._begin(ask), vector, self._end))
 
     def _begin(self, ask: Ask) -> PendingSearch | CachedResult:

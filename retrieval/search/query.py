@@ -22,6 +22,7 @@ class Ask:
     floor: float | None = None
     most: int | None = None
     exact: bool = False
+    owner: str = ""  # who asks: no cache answers one from what it keeps of another, or its quickness would tell
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -13,6 +13,7 @@ from prompt_opt.pipeline import advise
 from serve.chat.align import laid_out
 from serve.chat.choose import choose
 from serve.chat.keys import Caller
+from serve.chat.salt import of_tenant, on_behalf
 from serve.chat.service import Service
 from serve.dialects import openai_chat, wire
 
@@ -25,6 +26,7 @@ async def explained(service: Service, who: Caller, request: wire.Request, header
     """
     policy, _ = choose(service.config, who, request.model, header, request.options)
     chat = openai_chat.chat(request, service.config.server)
+    on_behalf.set(of_tenant(service.config, policy, who.tenant))
     advice, outcomes = await advised(chat, policy, service.stages[policy.name], who, request.options)
     engine = service.engines[policy.engine]
     prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)

@@ -59,7 +59,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         who = _reader(caller(request))
         body = await _body(request, service())
         name, it = await _readable(service(), who, body.get("index", ""))
-        hits = await _search(it, body)
+        hits = await _search(it, body, who.tenant)
         return _json({"object": "list", "index": name, "revision": it.revision, "data": [asdict(hit) for hit in hits]})
 
     @app.post("/v1/principles", tags=["trimtab"], summary="Add principles, or replace them by id")
@@ -154,7 +154,7 @@ def _passages(rows: Any) -> list[Passage]:
     return out
 
 
-async def _search(index: Index, body: dict[str, Any]) -> list[Any]:
+async def _search(index: Index, body: dict[str, Any], owner: str) -> list[Any]:
     from retrieval.passage import Filter
 
     query, k = body.get("query"), body.get("k", 10)
@@ -179,6 +179,7 @@ async def _search(index: Index, body: dict[str, Any]) -> list[Any]:
             region=body.get("region"), language=body.get("language"), kind=body.get("kind"),
             tags=tuple(tags), on=body.get("on"), strict=bool(body.get("strict", False)),
         )  # fmt: skip
-        return await index.asearch(query, k, where=where, mode=body.get("mode") or "hybrid", floor=floor)
+        mode = body.get("mode") or "hybrid"
+        return await index.asearch(query, k, where=where, mode=mode, floor=floor, owner=owner)
     except ValueError as error:
         raise BadRequest(str(error)) from None

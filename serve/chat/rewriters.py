@@ -10,7 +10,7 @@ import msgspec
 
 from prompt_opt.rewriter.breaker import Breaker
 from prompt_opt.rewriter.cache import RewriteCache
-from prompt_opt.rewriter.calls import Rewriting
+from prompt_opt.rewriter.calls import PromptRefused, Rewriting
 from prompt_opt.rewriter.settings import rewriter
 from serve.chat.salt import on_behalf
 from serve.config import RewriterSpec
@@ -19,6 +19,7 @@ from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 
+_REFUSALS = (400, 413, 422)  # of a prompt, which is too long, say
 _ANSWER = 2**22  # bytes of a rewriter's answer
 
 Ask = Callable[[str, str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
@@ -26,6 +27,10 @@ Ask = Callable[[str, str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 class RewriterFailed(Exception):
     """The rewriter's engine did not answer as it should; the outcome of the stage names this."""
+
+
+class RewriterRefused(RewriterFailed, PromptRefused):
+    """The engine refuses this prompt; it may be well all the same."""
 
 
 class Rewriters:
@@ -88,6 +93,8 @@ async def ask(
         answer = await upstream.read(_ANSWER)
     except UpstreamError as error:
         raise RewriterFailed(f"engine {engine}: {error}") from error
+    if upstream.status in _REFUSALS:
+        raise RewriterRefused(f"engine {engine} answered {upstream.status}")
     if upstream.status != 200:
         raise RewriterFailed(f"engine {engine} answered {upstream.status}")
     try:

@@ -67,3 +67,19 @@ def test_a_breaker_opens_rests_and_tries_once() -> None:
     breaker.succeeded()
     assert breaker.open_reason() == ""
     assert breaker.open_reason() == ""
+
+
+def test_one_owners_failures_open_the_breaker_for_that_owner_only() -> None:
+    now = [0.0]
+    breaker = Breaker(3, 10, lambda: now[0])
+    for _ in range(6):
+        breaker.failed("late", "acme")
+    assert breaker.open_reason("acme")
+    assert breaker.open_reason("bolt") == ""
+    breaker.failed("late", "bolt")
+    assert breaker.open_reason("core"), "two owners have seen it fail: it is the rewriter that is unwell"
+    now[0] = 11.0
+    assert breaker.open_reason("core") == "", "one call goes"
+    assert breaker.open_reason("acme")
+    breaker.succeeded()
+    assert not any(breaker.open_reason(owner) for owner in ("acme", "bolt", "core"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import httpx
@@ -101,3 +102,79 @@ def test_another_tenants_rules_reach_no_prompt_and_no_explanation(start: Start, 
         assert not [r for r in upstream.requests[before:] if r.method == "POST"]
     rows = httpx.get(served.url + "/v1/policies", headers={"authorization": "Bearer sk-bolt"}).json()["data"]
     assert not {"secret", "pinned"} & {row["id"] for row in rows}
+
+
+async def test_what_one_tenant_has_asked_is_no_quicker_for_another(tmp_path: Path) -> None:
+    """Else the milliseconds in its own trace tell a tenant what another has asked."""
+    from retrieval.passage import Passage
+    from retrieval.search.index import Index
+
+    with Index.open(tmp_path / "law", create=True, embedder="none") as index:
+        index.add([Passage("a", "Zebras graze at dawn.")])
+        searched: list[str] = []
+        lexical = index.backend.lexical
+
+        def counting(view: object, query: str, k: int, exact: bool = False) -> object:
+            searched.append(query)
+            return lexical(view, query, k, exact)
+
+        index.backend.lexical = counting  # type: ignore[method-assign, assignment]
+        for owner, expected in (("acme", 1), ("acme", 1), ("bolt", 2), ("bolt", 2), ("acme", 2)):
+            assert [hit.id for hit in await index.asearch("zebras", 1, owner=owner)] == ["a"]
+            assert len(searched) == expected
+
+
+BPO = """
+state_dir = "{state}"
+[server]
+cache_salt = "tenant"
+[engine.main]
+url = "{url}"
+kind = "vllm"
+warm_up = false
+[rewriter.house]
+engine = "main"
+model = "MODEL"
+[policy.better]
+stages = ["bpo"]
+render = "chat"
+bpo = { rewriter = "house" }
+"""
+
+
+def rewritten(url: str, who: str, path: str, text: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer sk-{who}", "x-trimtab-policy": "better"}
+    return httpx.post(url + path, json=chat(text), headers=headers, timeout=20)
+
+
+def test_an_explanation_keeps_tenants_apart_at_the_rewriter_too(start: Start, upstream: FakeUpstream) -> None:
+    served = start(file=BPO.replace("MODEL", "echo") + key("acme") + key("bolt"))
+    salts = set()
+    for who in ("acme", "bolt"):
+        before = len(upstream.requests)
+        assert rewritten(served.url, who, "/v1/explain", f"What do zebras of {who} eat?").status_code == 200
+        sent = [r.body.decode() for r in upstream.requests[before:] if r.method == "POST"]
+        assert len(sent) == 1
+        salts.add(json.loads(sent[0]).get("cache_salt"))
+    assert len(salts) == 2
+    assert None not in salts
+
+
+def test_prompts_that_a_rewriter_refuses_close_it_for_nobody(start: Start, upstream: FakeUpstream) -> None:
+    served = start(file=BPO.replace("MODEL", "error-400") + key("acme") + key("bolt"))
+    for number in range(8):
+        answer = rewritten(served.url, "acme", "/v1/chat/completions", f"Where do zebras sleep, number {number}?")
+        assert answer.headers["x-trimtab-applied"] == "bpo=failed(RewriterRefused)"
+    answer = rewritten(served.url, "bolt", "/v1/chat/completions", "Where do zebras sleep?")
+    assert answer.headers["x-trimtab-applied"] == "bpo=failed(RewriterRefused)"
+
+
+def test_one_tenants_failures_close_the_rewriter_for_that_tenant_only(start: Start, upstream: FakeUpstream) -> None:
+    served = start(file=BPO.replace("MODEL", "error-500") + key("acme") + key("bolt"))
+    seen = [
+        rewritten(served.url, "acme", "/v1/chat/completions", f"Where do zebras sleep, number {number}?")
+        for number in range(7)
+    ]
+    assert "circuit breaker open" in seen[-1].headers["x-trimtab-applied"]
+    answer = rewritten(served.url, "bolt", "/v1/chat/completions", "Where do zebras sleep?")
+    assert answer.headers["x-trimtab-applied"] == "bpo=failed(RewriterFailed)"
