@@ -40,7 +40,7 @@ def messages(rows: Sequence[Message]) -> Sequence[Message]:
 
 def _message(row: dict[str, Any]) -> Message:
     if row["role"] == "assistant":
-        row.setdefault("content", None)
+        row.setdefault("content", None if "tool_calls" in row else "")
     return Message(row["role"], row.get("content"), raw=msgspec.json.encode(row))
 
 
