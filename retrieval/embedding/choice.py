@@ -30,7 +30,7 @@ def verify(own: str, name: str, given: str | Embedder | None, threads: int | Non
             raise ValueError("this index was built without an embedder: rebuild it with one to search by meaning")
         return None
     if given == NONE:
-        raise ValueError(f"this index has the embedder {own}: to search by terms only, use mode lexical")
+        raise ValueError(f"this index has an embedder ({own}): to search by terms only, use mode lexical")
     if given is None and not name:
         raise ValueError(f"this index was built with an embedder that has no name ({own}): pass it to open")
     model = load_embedder(given if given is not None else name, threads)

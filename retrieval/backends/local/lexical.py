@@ -71,6 +71,7 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Coun
     counts = Counter(analysis.query_terms(query[:READ], languages))
     total = reader.searcher.num_docs + 1
     df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
+    counts = Counter({term: count for term, count in counts.items() if df[term] or not analysis.optional(term)})
     if len(counts) > MOST:
         counts = Counter({term: counts[term] for term in sorted(counts, key=lambda t: (df[t] == 0, df[t], t))[:MOST]})
     rare = {t: count for t, count in counts.items() if df[t] <= max((SLOW if _slow(t) else COMMON) * total, SMALL)}

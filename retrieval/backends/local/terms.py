@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -26,11 +26,12 @@ from retrieval.backends.local.lexical import Reader
 from retrieval.backends.local.record import Store
 from retrieval.lock import is_disk_full, locked, replace_durably
 from retrieval.passage import primary
-from retrieval.text import analysis
+from retrieval.text import analysis, language
 
 log = logging.getLogger("trimtab.lexical")
 RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
-VERSION = 5  # of the analysis and the fields; another number means: build anew
+VERSION = 6  # of the analysis and the fields; another number means: build anew
+SAMPLE = 2000  # characters of many short passages that their language is told by
 AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 Progress = Callable[[int], None] | None
 
@@ -137,27 +138,42 @@ class Terms:
 
     def _catch_up(self, note: dict[str, Any], progress: Progress) -> dict[str, Any]:
         revision, since = self._store.revision(), int(note["revision"])
-        languages = self._write(int(note["last"]), self._store.withdrawn(since), progress)
+        languages = self._write(int(note["last"]), self._store.withdrawn(since), progress, note["languages"])
         return self._vouch(revision, languages | set(note["languages"]), note["files"])
 
-    def _write(self, after: int, withdrawn: list[int], progress: Progress) -> set[str]:
+    def _write(self, after: int, withdrawn: list[int], progress: Progress, known: Iterable[str] = ()) -> set[str]:
         writer = self._index.writer(heap_size=64_000_000, num_threads=1)
-        languages: set[str] = set()
         self._last = after
+        votes, labels = self._votes(after)
+        languages, commonest = language.settle(votes.values(), {*known, *labels})
         for n in withdrawn:
             writer.delete_documents_by_term("n", n)
         for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
             chunks = list(group)
-            language = primary(chunks[0][4]) or analysis.detect(chunks[0][3])
-            languages.add(language)
-            for document in _documents(chunks, language):
+            vote = votes.get(chunks[0][0], "")
+            spoken = primary(chunks[0][4]) or (
+                vote if vote in languages else language.among(chunks[0][3], languages, commonest)
+            )
+            for document in _documents(chunks, spoken):
                 writer.add_document(document)
             self._last = chunks[-1][0]
             if progress:
                 progress(len(chunks))
         writer.commit()
         writer.wait_merging_threads()
-        return languages
+        return set(languages)
+
+    def _votes(self, after: int) -> tuple[dict[int, str], set[str]]:
+        """The language of each document by its first passage, as far as it tells, and those that labels name."""
+        votes, labels, sample = dict[int, str](), set[str](), ""
+        for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
+            n, _, title, text, label = next(iter(group))
+            votes[n] = primary(label) or language.detect(f"{text}\n{title}")
+            labels |= {primary(label)} - {""}
+            sample += f"{text}\n" if len(sample) < SAMPLE else ""
+        if not any(votes.values()):
+            labels |= {language.detect(sample)} - {""}  # rules too short to tell by themselves
+        return votes, labels
 
     def _vouch(self, revision: int, languages: set[str], known: dict[str, str] | None = None) -> dict[str, Any]:
         note = {
@@ -179,9 +195,10 @@ def _documents(chunks: list[tuple[int, str, str, str, str]], language: str) -> I
     import tantivy
 
     title, several = chunks[0][2], 1 < len(chunks) <= AROUND
-    whole = analysis.terms("\n".join([title, *(chunk[3] for chunk in chunks)]), language) if several else []
+    text = "\n".join(chunk[3] for chunk in chunks) if several else ""
+    whole = analysis.passage_terms(title, text, language) if several else []
     for n, _, own_title, text, _ in chunks:
-        own = analysis.terms(f"{own_title}\n{text}", language)
+        own = analysis.passage_terms(own_title, text, language)
         document = tantivy.Document()
         document.add_unsigned("n", n)
         document.add_text("terms", " ".join(whole or own))

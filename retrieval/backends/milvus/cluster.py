@@ -29,6 +29,7 @@ from retrieval.embedding.embedder import DEFAULT, Embedder
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import NATIONAL, Filter, Passage, primary
 from retrieval.text import analysis
+from retrieval.text.language import among, settle
 
 FRESH = 0.25  # seconds for which a revision that was read is believed
 NEVER = "9999-12-31"
@@ -151,9 +152,13 @@ class Milvus:
         if not entries:
             return self.refresh()
         rows, spoken = [], set[str]()
+        votes = {c.id: primary(c.language) or analysis.detect(c.text) for entry in entries for c in entry.chunks}
+        settled, commonest = settle(votes.values(), self._languages)
         for entry in entries:
             for i, chunk in enumerate(entry.chunks):
-                language = primary(chunk.language) or analysis.detect(chunk.text)
+                language = primary(chunk.language) or votes.get(chunk.id, "")
+                if not language or language not in settled:
+                    language = primary(chunk.language) or among(chunk.text, settled, commonest)
                 spoken.add(language)
                 rows.append(_row(entry.document, chunk, language))
                 if entry.vectors is not None:
@@ -363,7 +368,7 @@ def _row(document: Passage, chunk: Passage, language: str) -> dict[str, Any]:
         **fields, "document": chunk.document, "tags": list(chunk.tags), "spoken": primary(chunk.language),
         "in_force_to": chunk.in_force_to or NEVER, "signature": document.signature.hex(),
         "content_hash": document.content_hash.hex(),
-        "terms": _plain(analysis.terms(chunk.search_text, language)),
+        "terms": _plain(analysis.passage_terms(chunk.title, chunk.text, language)),
     }  # fmt: skip
 
 

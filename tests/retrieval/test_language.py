@@ -1,0 +1,86 @@
+"""An index's languages are those of many of its passages; one passage is judged among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval.passage import Passage
+from retrieval.search.index import Index
+from retrieval.text import analysis
+from retrieval.text.language import among, detect, possible, settle
+
+ENGLISH = [f"The holder of licence {i} shall not be liable for the loss of any dog in the park." for i in range(60)]
+STRAY = ["Acacia mearnsii, Lantana camara, Opuntia stricta", "São Tomé e Príncipe", "Be kind."]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("يولد جميع الناس أحرارا متساوين في الكرامة", "ar"), ("มนุษย์ทั้งหลายเกิดมามีอิสระ", "th"),
+        ("第一条 公民享有权利。", "zh"),
+        ("すべての人間は、生れながらにして自由である。", "ja"), ("모든 인간은 자유롭다", "ko"),
+        ("Все люди рождаются свободными", "ru"),
+        ("Усі люди народжуються вільними і рівними", "uk"), ("The rights of man and of the citizen", "en"),
+        ("Les droits de l'homme et du citoyen", "fr"), ("xyzzy", ""),
+    ],
+)  # fmt: skip
+def test_languages_are_known_by_script_or_words(text: str, language: str) -> None:
+    assert detect(text) == language
+
+
+def test_stray_guesses_are_no_language_of_an_index(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add(Passage(f"p{i}", text) for i, text in enumerate([*ENGLISH, *STRAY]))
+        index.refresh()
+        assert index.backend.languages() == {"en"}
+        index.add([Passage("late", "Ser bueno con todos los perros de la ciudad y no dañar a los gatos.")])
+        index.refresh()
+        assert "en" in index.backend.languages()
+
+
+def test_short_rules_have_the_language_of_all_of_them(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add(
+            Passage(f"p{i}", text) for i, text in enumerate(["Be kind.", "Wash the dishes.", "Mind the gap of it."])
+        )
+        index.refresh()
+        assert index.backend.languages() == {"en"}
+        assert index.search("washing dish", 1)[0].id == "p1"
+
+
+def test_a_label_always_counts() -> None:
+    languages, commonest = settle(["en"] * 1000 + ["pt"] * 2, {"fi"})
+    assert (languages, commonest) == (frozenset({"en", "fi"}), "en")
+
+
+def test_a_passage_and_a_query_are_judged_among_the_languages_of_the_index() -> None:
+    both = frozenset({"en", "fr"})
+    assert among("Le ministre nomme un inspecteur.", both, "en") == "fr"
+    assert possible("Quelles sont les obligations du propriétaire d'un chien ?", both) == {"fr"}
+    assert possible("???", both) == both
+
+
+def test_arabic_and_thai_are_searched(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add([
+            Passage("ar1", "يجب على صاحب العمل دفع الأجور"), Passage("ar2", "لكل شخص الحق في التعليم"),
+            Passage("th1", "มนุษย์ทั้งหลายเกิดมามีอิสระ"), Passage("th2", "ทุกคนมีสิทธิในการศึกษา"),
+        ])  # fmt: skip
+        assert index.search("التعليم", 1)[0].id == "ar2"
+        assert index.search("การศึกษา", 1)[0].id == "th2"
+
+
+def test_german_compounds_find_each_other(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add(Passage(str(i), text, language="de") for i, text in enumerate(
+            ["Der Krankenversicherungsschutz endet mit dem Tod.", "Die Hundesteuer wird jährlich erhoben.",
+             "Das Fahrzeug ist anzumelden."]))  # fmt: skip
+        assert index.search("Krankenversicherung", 1)[0].id == "0"
+        assert index.search("Steuer für einen Hund und Hundesteuerbescheid", 1)[0].id == "1"
+
+
+def test_soft_hyphens_and_marks_do_not_cut_words() -> None:
+    assert analysis.terms("Kranken\u00adver\u200bsicherung", "de") == analysis.terms("Krankenversicherung", "de")
+    assert len([t for t in analysis.terms("अनुच्छेद", "hi") if not t.startswith("=")]) == 1
