@@ -64,7 +64,7 @@ class UsageFilter:
         if self._held is not None:
             return self._sift(chunk)
         seen = self._last + chunk
-        if not any(mark in seen for mark in _MARKS):
+        if not (_MARKS[0] in seen or _MARKS[1] in seen or _MARKS[2] in seen or _MARKS[3] in seen):  # faster than any()
             self._last = seen[-_OVERLAP:]
             return chunk
         self._held = b""
