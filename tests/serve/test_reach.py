@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 import ssl
 import subprocess
@@ -231,7 +232,7 @@ def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 
 async def ask(relay: Relay, url: str, ca_file: str = "") -> bytes:
     try:
-        return await (await relay.send("POST", url, {}, b"{}", ca_file=ca_file)).read(10)
+        return await (await relay.send("POST", url, {}, b"{}", ca_file=ca_file)).read(20)
     finally:
         await relay.close()
 
@@ -273,6 +274,58 @@ async def test_a_proxy_that_refuses_is_named_as_the_reason() -> None:
                 Relay(connect_s=5, timeout_s=5, proxies={"https": f"http://127.0.0.1:{proxied}"}),
                 "https://engine.test/",
             )
+
+
+async def chats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An engine that answers every request with one chat completion."""
+    body = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"far"},"finish_reason":"stop"}]}'
+    while head := await reader.readuntil(b"\r\n\r\n"):
+        await reader.readexactly(int(found[1]) if (found := re.search(rb"content-length: (\d+)", head)) else 0)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
+
+
+async def test_a_server_reaches_its_engine_through_the_environments_proxy(
+    start: Start, certificate: tuple[Path, Path]
+) -> None:
+    """The worker's own event loop, TLS within the tunnel, several requests on one connection."""
+    async with serving(chats, tls(certificate)) as port:
+        via = Proxy(port)
+        async with serving(via.serve) as proxied:
+            text = 'state_dir = "{state}"\n[engine.main]\nurl = "https://engine.test/v1"\n'
+            text += f'ca_file = "{certificate[0]}"\n'
+            env = {"HTTPS_PROXY": f"http://127.0.0.1:{proxied}", "NO_PROXY": "other.test"}
+            trimtab = await asyncio.to_thread(lambda: start(file=text, env=env))
+            async with httpx.AsyncClient(base_url=trimtab.url, timeout=20, trust_env=False) as http:
+                for _ in range(3):
+                    answer = await http.post(CHAT, json=chat())
+                    assert answer.json()["choices"][0]["message"]["content"] == "far", answer.text
+            await asyncio.to_thread(trimtab.stop)
+    assert {head.splitlines()[0] for head in via.heads} == {"CONNECT engine.test:443 HTTP/1.1"}
+    assert len(via.heads) <= 3  # its checks may have a connection of their own
+
+
+async def socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A SOCKS5 proxy (RFC 1928) that answers for whatever it is asked to connect to."""
+    _, methods = await reader.readexactly(2)
+    await reader.readexactly(methods)
+    writer.write(b"\x05\x00")
+    _, _, _, kind = await reader.readexactly(4)
+    assert kind == 3  # a name, which the proxy resolves
+    name = await reader.readexactly((await reader.readexactly(1))[0])
+    await reader.readexactly(2)
+    writer.write(b"\x05\x00\x00\x01" + bytes(6))
+    await reader.readuntil(b"{}")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(name), name))
+    await writer.drain()
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_a_socks_proxy_resolves_the_engines_name(scheme: str) -> None:
+    async with serving(socks) as proxied:
+        relay = Relay(connect_s=5, timeout_s=5, proxies={"all": f"{scheme}://127.0.0.1:{proxied}"})
+        assert await ask(relay, "http://engine.test/") == b"engine.test"
 
 
 NO = "internal.test,.corp.test, 10.0.0.0/8,192.168.1.5,one.test:8080"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serve.config import Server
-from serve.dialects import wire
+from serve.dialects import openai_chat, wire
 from serve.dialects.usage import UsageFilter, asking
 from tests.serve.conftest import Start, chat, events
 from tests.upstream import FakeUpstream
@@ -128,3 +128,11 @@ async def test_a_refusal_of_something_else_is_the_clients(http: httpx.AsyncClien
     answer = await http.post(PATH, json=chat("hi", "error-400", stream=True))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "fake_400")
     assert len(upstream.posts) == before + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_and_audio_are_counted_under_their_own_names(stream: bool) -> None:
+    body = b'{"type":"image_generation.completed","usage":{"input_tokens":7,"output_tokens":9,"total_tokens":16}}'
+    found = openai_chat.ending(b"data: " + body + b"\n\n").usage if stream else openai_chat.usage(body)
+    assert found is not None
+    assert (found["prompt_tokens"], found["completion_tokens"]) == (7, 9)

@@ -82,7 +82,14 @@ def finish_reason(body: bytes) -> Any:
 def usage(body: bytes) -> Mapping[str, Any] | None:
     """The usage of a whole answer, as the engine gave it."""
     found = _read(_usage, body)
-    return found.usage if found is not None and isinstance(found.usage, dict) else None
+    return _counted(found.usage) if found is not None and isinstance(found.usage, dict) else None
+
+
+def _counted(usage: dict[str, Any]) -> Mapping[str, Any]:
+    """A usage under a chat completion's names too, where it has those of images and audio."""
+    if "prompt_tokens" in usage or not usage.keys() & {"input_tokens", "output_tokens"}:
+        return usage
+    return {**usage, "prompt_tokens": usage.get("input_tokens"), "completion_tokens": usage.get("output_tokens")}
 
 
 def ending(tail: bytes) -> Ending:
@@ -94,7 +101,7 @@ def ending(tail: bytes) -> Ending:
         if data == DONE:
             ended = True
         elif (event := _read(_last, data)) is not None:
-            usage = event.usage if isinstance(event.usage, dict) else usage
+            usage = _counted(event.usage) if isinstance(event.usage, dict) else usage
             failure = event.error if failure is None else failure
             finished = finished or any(row.finish_reason for row in event.choices or ())
     return Ending(ended, finished, failure, usage)
