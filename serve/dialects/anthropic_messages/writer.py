@@ -69,7 +69,7 @@ class MessageWriter:
         if choice.reasoning:
             blocks.append({"type": "thinking", "thinking": choice.reasoning, "signature": ""})
         if said := choice.text + choice.refusal:
-            blocks.append({"type": "text", "text": said, "citations": None})
+            blocks.append({"type": "text", "text": said})
         blocks += [self._tool_use(call, _object(call)) for call in choice.tools]
         return _encode(self._message(blocks, _ending(choice.finish, choice.stop), usage))
 

@@ -89,7 +89,7 @@ async def test_a_message_is_answered(client: AsyncAnthropic, upstream: FakeUpstr
     )  # fmt: skip
     body = await raw.json()
     Message.model_validate(body)
-    assert body["content"] == [{"type": "text", "text": "hello there", "citations": None}]
+    assert body["content"] == [{"type": "text", "text": "hello there"}]
     assert (body["stop_reason"], body["model"], body["role"]) == ("end_turn", "scripted", "assistant")
     assert body["usage"]["input_tokens"] > 0 < body["usage"]["output_tokens"]
     assert raw.headers["x-trimtab-policy"] == policy
