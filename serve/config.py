@@ -59,7 +59,9 @@ class Engine:
     urls: tuple[str, ...] = ()  # instead of url: several engines that serve the same (serve.engine.pool)
     affinity: int = 8  # of urls: the pending requests above the least loaded that keep a prefix with its engine
     retries: int = 2  # of urls: others that a request is tried on after a 429, 500, 502, 503 or 504
-    idempotent: bool = False  # of urls: also repeat a request that an engine may have worked on when it broke or hung
+    idempotent: bool = (
+        False  # also repeat, on another URL or a fallback, what it may have worked on when it broke or hung
+    )
     model: str = ""  # launched: path or hub id; by URL: the model sent where a request names none of the engine's
     launcher: Literal["", "auto", "vllm", "transformers"] = ""
     command: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ The **model name** chooses what it does; a name that it does not know behaves li
     no-system              400 for a system role or turns that do not alternate, as old Gemma templates do
     wants-reasoning        400 for an assistant message without reasoning_content, as DeepSeek does
     plain-N                400 for more than N messages, in words that say nothing
+    strict                 400 for a reason that it does not give when stream_options are sent, else echo
     no-stream-options      400 when stream_options are sent, else echo
     torn-K                 echo, whose events arrive in pieces of K bytes, K milliseconds apart
     ping                   echo, with comment lines and CRLF between the events, as gateways do
@@ -396,8 +397,9 @@ class FakeUpstream:
 
     async def _generate(self, chat: bool, body: dict[str, Any], reply: Reply) -> None:
         model = str(body.get("model", ""))
-        if model == "no-stream-options" and "stream_options" in body:
-            return await reply.error(400, "Unrecognized request argument supplied: stream_options")
+        if model in ("no-stream-options", "strict") and "stream_options" in body:
+            named = "Unrecognized request argument supplied: stream_options"
+            return await reply.error(400, named if model == "no-stream-options" else "Bad Request")
         if found := re.fullmatch(r"error-(html-)?(\d+)", model):
             status = int(found[2])
             extra = ("retry-after: 7",) if status == 429 else ()

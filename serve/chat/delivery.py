@@ -98,17 +98,19 @@ async def deliver(
 async def _deliver(
     service: Service, call: Call, engine: LiveEngine, model: str, write: Write, *, own: bool
 ) -> Delivery:
-    """Send to one engine; once more without asking for the usage, where that is what it refuses."""
+    """Send to one engine; once more without asking for the usage, where that may be what it refuses."""
     out = write(engine, model)
     upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own)
     if out.counts and upstream.status in (400, 422):
         with upstream:
             refusal = await read(engine, upstream)
-        if not REFUSAL.search(refusal):
+        if engine.counted and not REFUSAL.search(refusal):
             upstream.put_back(refusal)
         else:
             engine.counts = False
-            log.info("engine %s does not tell the usage of streams", engine.spec.name)
             out = write(engine, model)
             upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own)
+            engine.counts = upstream.status in (400, 422) and not REFUSAL.search(refusal)  # it was something else
+            if not engine.counts:
+                log.info("engine %s does not tell the usage of streams", engine.spec.name)
     return Delivery(engine, model, upstream, out.counts)

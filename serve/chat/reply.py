@@ -154,6 +154,7 @@ async def _pass_events(
     _let_go(call, hidden)
     end = api.ending(bytes(begin + b"\n" + tail if begin else tail))
     answer.usage = end.usage
+    engine.counted = engine.counted or end.usage is not None
     if end.failure is not None:
         answer.error = REPORTED
     elif whole and not end.ended and not end.finished:
@@ -224,6 +225,7 @@ async def translate(
         raise failed(engine, error) from error
     finally:
         answer.text = reader.choices[0].text if answer.keep else None
+    engine.counted = engine.counted or (stream and reader.usage is not None)
     answer.usage = usage = reader.usage or _estimate(engine, prompt, reader)
     if stream:
         call.end(it.closing(usage))

@@ -61,6 +61,7 @@ class LiveEngine:
 
             self.contact = Contact(spec.name, spec.url, self.addressing, self.headers)
         self.counts = spec.stream_usage  # it tells the usage of a stream that asks for it, for all we know
+        self.counted = False  # it has told the usage of a stream
         self._rests = 0.0  # until then it is not asked where there is another, in time.monotonic() seconds
         self.kind = ""
         self.names: tuple[str, ...] = ()  # models that the engine listed

@@ -111,11 +111,13 @@ async def test_streams_are_counted_and_the_client_sees_what_it_asked_for(
         assert trace["usage"].keys() >= COUNTED
 
 
-async def test_an_engine_that_refuses_to_count_streams_is_asked_once(start: Start) -> None:
+@pytest.mark.parametrize("model", ["no-stream-options", "strict"])
+async def test_an_engine_that_refuses_to_count_streams_is_asked_once(start: Start, model: str) -> None:
+    """Whether it says what it refuses or not."""
     with FakeUpstream() as old:
         trimtab = start(file=f'state_dir = "{{state}}"\n[engine.main]\nurl = "{old.url}"\n')
         async with httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
-            body = chat("hi", "no-stream-options", stream=True)
+            body = chat("hi", model, stream=True)
             for _ in range(3):
                 assert events((await http.post(PATH, json=body)).text)[-1] == "[DONE]"
             refused = await http.post(PATH, json={**body, "stream_options": {"include_usage": True}})
@@ -123,7 +125,18 @@ async def test_an_engine_that_refuses_to_count_streams_is_asked_once(start: Star
         assert ["stream_options" in it.json for it in old.posts] == [True, False, False, False, True]
 
 
+async def test_a_refusal_before_any_usage_came_is_tried_without_asking(start: Start) -> None:
+    with FakeUpstream() as engine:
+        trimtab = start(file=f'state_dir = "{{state}}"\n[engine.main]\nurl = "{engine.url}"\n')
+        async with httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
+            assert (await http.post(PATH, json=chat("hi", "error-400", stream=True))).status_code == 400
+            await http.post(PATH, json=chat("hi", "echo", stream=True))
+            assert (await http.post(PATH, json=chat("hi", "error-400", stream=True))).status_code == 400
+        assert ["stream_options" in it.json for it in engine.posts] == [True, False, True, True]
+
+
 async def test_a_refusal_of_something_else_is_the_clients(http: httpx.AsyncClient, upstream: FakeUpstream) -> None:
+    await http.post(PATH, json=chat("hi", "echo", stream=True))  # that it counts is known then
     before = len(upstream.posts)
     answer = await http.post(PATH, json=chat("hi", "error-400", stream=True))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "fake_400")
