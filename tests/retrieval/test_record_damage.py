@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -71,6 +72,30 @@ def test_a_changed_document_is_not_given_back(folder: Path) -> None:
             index.get("harbour")
         assert index.search("harbour master", 3) == []
         assert len(index.damage()) >= 1
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["gone", "empty"])
+def test_a_record_that_is_lost_is_not_replaced_by_an_empty_one(folder: Path, harm: Callable[[Path], object]) -> None:
+    harm(folder / "record.db")
+    for create in (False, True):
+        with pytest.raises(ValueError, match=r"record.db is gone or empty: restore it, or delete"):
+            Index.open(folder, create=create, embedder="none")
+
+
+def test_changes_that_are_lost_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The write-ahead log holds what is newest; without it the record is an older one, and valid."""
+    with Index.open(tmp_path / "law", create=True, embedder="none") as index:
+        index.add(RULES[:1])
+        index.refresh()
+        older = (tmp_path / "old.db", tmp_path / "law" / "record.db")
+    older[0].write_bytes(older[1].read_bytes())
+    with Index.open(tmp_path / "law", embedder="none") as index:
+        index.add(RULES[1:])
+        index.refresh()
+    older[1].write_bytes(older[0].read_bytes())
+    with Index.open(tmp_path / "law", embedder="none") as index:
+        assert index.search("fine euros", 1)[0].id == "fine"
+    assert "has lost changes: it is at revision 1, and was at 2" in caplog.text
 
 
 def test_a_record_from_before_there_were_checksums_is_read_as_it_is(folder: Path) -> None:

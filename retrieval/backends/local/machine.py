@@ -30,10 +30,10 @@ def open_folder(
 
     Raises:
         FileNotFoundError: there is no index and `create` is false.
-        ValueError: the folder's record is none, or has another embedder than the one asked for.
+        ValueError: the folder's record is none, or lost, or has another embedder than the one asked for.
     """
     folder = Path(path)
-    exists = (folder / "record.db").is_file()
+    exists = _is_there(folder)
     if not exists and not create:
         raise FileNotFoundError(f"no index at {folder}: make one with `trimtab index build {folder} --input FILE`")
     model: Embedder | None = None
@@ -49,6 +49,20 @@ def open_folder(
     except BaseException:
         store.close()
         raise
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether the folder has a record.
+
+    Raises:
+        ValueError: it had one, as the caches beside it show. A new one in its place would be an index without a rule.
+    """
+    record = folder / "record.db"
+    if record.is_file() and record.stat().st_size:
+        return True
+    if (folder / "lexical.json").is_file():
+        raise ValueError(f"{record} is gone or empty: restore it, or delete {folder} to begin a new index")
+    return record.is_file()
 
 
 @dataclass(frozen=True, slots=True)

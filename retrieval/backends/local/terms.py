@@ -96,7 +96,10 @@ class Terms:
         try:
             note = json.loads(self._note.read_text())
             good = note["version"] == VERSION and note["identity"] == self._store.setting("identity")
-            good = good and 0 <= int(note["revision"]) <= self._store.revision()
+            revision, known = self._store.revision(), int(note["revision"])
+            if good and known > revision:
+                log.error("%s has lost changes: it is at revision %d, and was at %d", self._folder, revision, known)
+            good = good and 0 <= known <= revision
             good = good and all(isinstance(language, str) for language in note["languages"])
             good = good and isinstance(note["files"], dict) and isinstance(note["last"], int)
             return note if good and (self._folder / note["place"]).is_dir() else None
