@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
@@ -16,6 +15,7 @@ from prompt_opt.pipeline import StageFailed
 from retrieval.lock import is_disk_full
 from serve import metrics
 from serve.api import catalog, openapi, page, principles, recent, reference, verdicts
+from serve.api.replies import json_reply
 from serve.api.routes import PATHS, lines
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
@@ -68,14 +68,14 @@ def build(service: Callable[[], Service]) -> FastAPI:
     @app.get("/v1/models", tags=["openai"], summary="Aliases, and the engines' own models")
     async def models(request: Request) -> Response:
         rows = await catalog.shown(service(), caller(request), request.scope["headers"])
-        return _json({"object": "list", "data": rows})
+        return json_reply({"object": "list", "data": rows})
 
     @app.get("/v1/models/{name:path}", tags=["openai"], summary="One model")
     async def model(request: Request, name: str) -> Response:
         rows = await catalog.shown(service(), caller(request), request.scope["headers"])
         for row in rows:
             if row["id"] == name:
-                return _json(row)
+                return json_reply(row)
         raise NotFound(
             f"no model {name!r}; valid are {', '.join(row['id'] for row in rows) or 'none'}", code="model_not_found"
         )
@@ -93,14 +93,14 @@ def build(service: Callable[[], Service]) -> FastAPI:
             }
             for p in config.policies.values() if who.may_use(p.name)
         ]  # fmt: skip
-        return _json({"object": "list", "data": rows})
+        return json_reply({"object": "list", "data": rows})
 
     @app.get("/v1/key", tags=["trimtab"], summary="Whose key this is, and what it may do")
     async def key(request: Request) -> Response:
         who = caller(request)
         rights = [right for right in RIGHTS if (who.may_use(right) if right == RAW else who.may(right))]
         body = {"object": "key", "id": who.name, "tenant": who.tenant, "needed": who.key is not None, "rights": rights}
-        return _json(body)
+        return json_reply(body)
 
     principles.add_routes(app, service, caller)
     recent.add_routes(app, service, caller)
@@ -110,7 +110,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
     async def explain(request: Request) -> Response:
         who = caller(request)
         who.require("explain")
-        return _json(await _explain(service(), who, request))
+        return json_reply(await _explain(service(), who, request))
 
     return app
 
@@ -152,10 +152,6 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:
         return await api_error(request, ApiError("an internal error; the server's log has it", code="internal_error"))
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 async def _explain(service: Service, who: Caller, http: Request) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
+from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.config import IndexSpec
@@ -37,14 +38,14 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
             {"id": name, "object": "index", "tenant": spec.tenant, "changeable": _changes(who, spec), **state(name)}
             for name, spec in specs.items() if who.sees(spec.tenant)
         ]  # fmt: skip
-        return _json({"object": "list", "data": rows})
+        return json_reply({"object": "list", "data": rows})
 
     @app.get("/v1/principles", tags=["trimtab"], summary="Principles of an index, by id, a page at a time")
     async def page(request: Request, index: str = "", after: str = "", limit: int = 100) -> Response:
         name, it = await _readable(service(), caller(request), index)
         rows = await asyncio.to_thread(it.page, after, max(1, min(limit, _MOST)))
         data = [_row(passage) for passage in rows]
-        return _json({"object": "list", "index": name, "revision": it.revision, "data": data})
+        return json_reply({"object": "list", "index": name, "revision": it.revision, "data": data})
 
     @app.get("/v1/principles/{ident:path}", tags=["trimtab"], summary="One principle")
     async def one(request: Request, ident: str, index: str = "") -> Response:
@@ -52,7 +53,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         found = await asyncio.to_thread(it.get, ident)
         if found is None:
             raise NotFound(f"no principle {ident!r} in index {name!r}", code="principle_not_found")
-        return _json(_row(found))
+        return json_reply(_row(found))
 
     @app.post("/v1/principles/search", tags=["trimtab"], summary="Search an index as the stage does, with scores")
     async def search(request: Request) -> Response:
@@ -60,7 +61,9 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         body = await _body(request, service())
         name, it = await _readable(service(), who, body.get("index", ""))
         hits = await _search(it, body, who.tenant)
-        return _json({"object": "list", "index": name, "revision": it.revision, "data": [asdict(hit) for hit in hits]})
+        return json_reply(
+            {"object": "list", "index": name, "revision": it.revision, "data": [asdict(hit) for hit in hits]}
+        )
 
     @app.post("/v1/principles", tags=["trimtab"], summary="Add principles, or replace them by id")
     async def add(request: Request) -> Response:
@@ -69,7 +72,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         name, it = await _writable(service(), who, body.get("index", ""))
         passages = await asyncio.to_thread(_passages, body.get("principles"))
         revision = await asyncio.to_thread(it.add, passages)
-        return _json({"object": "change", "index": name, "revision": revision, "ids": [p.id for p in passages]})
+        return json_reply({"object": "change", "index": name, "revision": revision, "ids": [p.id for p in passages]})
 
     @app.delete("/v1/principles/{ident:path}", tags=["trimtab"], summary="Withdraw a principle")
     async def withdraw(request: Request, ident: str, index: str = "") -> Response:
@@ -77,11 +80,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         if await asyncio.to_thread(it.get, ident) is None:
             raise NotFound(f"no principle {ident!r} in index {name!r}", code="principle_not_found")
         revision = await asyncio.to_thread(it.withdraw, [ident])
-        return _json({"object": "change", "index": name, "revision": revision, "ids": [ident]})
-
-
-def _json(body: Any) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+        return json_reply({"object": "change", "index": name, "revision": revision, "ids": [ident]})
 
 
 def _row(passage: Passage) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 
+from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.errors import BadRequest, NotFound
@@ -33,13 +33,13 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
             )
         except ValueError:
             raise BadRequest("after is not a value that a page returned as next", param="after") from None
-        return _json({"object": "list", "data": rows, "next": following or None})
+        return json_reply({"object": "list", "data": rows, "next": following or None})
 
     @app.get("/v1/traces/{ident}", tags=["trimtab"], summary="What was done to one request")
     async def one(request: Request, ident: str) -> Response:
         who = caller(request)
         who.require("traces")
-        return _json(await found(service(), who, ident))
+        return json_reply(await found(service(), who, ident))
 
 
 async def found(service: Service, who: Caller, ident: str) -> dict[str, Any]:
@@ -52,7 +52,3 @@ async def found(service: Service, who: Caller, ident: str) -> dict[str, Any]:
     if trace is None:
         raise NotFound(f"no trace {ident!r}: unknown, expired or another tenant's", code="trace_not_found")
     return trace
-
-
-def _json(body: Any) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

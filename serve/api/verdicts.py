@@ -12,6 +12,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from serve.api.recent import found
+from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.errors import BadRequest, NotFound
@@ -41,7 +42,7 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         verdict = await _verdict(service(), who, body)
         subject = [verdict[side]["trace"] for side in ("rated", "chosen", "rejected") if side in verdict]
         await asyncio.to_thread(verdicts.put, who.tenant, who.name, subject, verdict)
-        return _json(verdict)
+        return json_reply(verdict)
 
     @app.get("/v1/feedback", tags=["trimtab"], summary="Feedback of the key's tenant, newest first")
     async def page(request: Request, kind: str = "", after: str = "", limit: int = 100) -> Response:
@@ -50,14 +51,14 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
             raise BadRequest(f"no kind {kind!r}; valid are {', '.join(KINDS)}", param="kind")
         most = max(1, min(limit, _MOST))
         rows = await asyncio.to_thread(verdicts.page, who.tenant, kind, after, most)
-        return _json({"object": "list", "data": rows, "next": rows[-1]["id"] if len(rows) == most else None})
+        return json_reply({"object": "list", "data": rows, "next": rows[-1]["id"] if len(rows) == most else None})
 
     @app.delete("/v1/feedback/{ident}", tags=["trimtab"], summary="Withdraw feedback, prompt and answers with it")
     async def withdraw(request: Request, ident: str) -> Response:
         who, verdicts = allowed(request)
         if not await asyncio.to_thread(verdicts.withdraw, who.tenant, ident):
             raise NotFound(f"no feedback {ident!r}: unknown or another tenant's", code="feedback_not_found")
-        return _json({"object": "feedback", "id": ident, "withdrawn": True})
+        return json_reply({"object": "feedback", "id": ident, "withdrawn": True})
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -144,7 +145,3 @@ def _answer(trace: dict[str, Any]) -> dict[str, Any]:
         raise BadRequest(f"trace {trace['id']} has no text in its answer", code="no_answer")
     same = ("policy", "policy_digest", "model", "engine", "answer")
     return {"trace": trace["id"], **{name: trace[name] for name in same}}
-
-
-def _json(body: Any) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
