@@ -19,6 +19,7 @@ from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
 from serve.chat.admission import admit, leave
 from serve.chat.align import Order, align, holds, outgoing, translation, without
+from serve.chat.beside import beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver
 from serve.chat.keys import ANYBODY, known
@@ -81,7 +82,9 @@ async def _generate(
                 sent = await deliver(service, call, record, engines, model, write)
                 await _pass_on(call, record, service, sent, dialect)
         else:
-            chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
+            size = len(request.body)
+            chat = await beside(size, dialect.chat, request, config.server)
+            plain = await beside(size, dialect.as_chat, request)
             order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
             record.alignment = await align(order)
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
@@ -186,7 +189,11 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
     form = call.path in _FORMS and call.media not in ("", "application/json")
     await admit(service, call, record)
     body = await call.read(int(config.server.max_body_mb * 2**20), json=not form)
-    read = multipart.parse(body, call.header(b"content-type") or "") if form else wire.parse(body, config.server)
+    read: multipart.Form | wire.Request
+    if form:
+        read = await beside(len(body), multipart.parse, body, call.header(b"content-type") or "")
+    else:
+        read = await beside(len(body), wire.parse, body, config.server)
     policy, model = choose(config, caller, read.model, call.header(b"x-trimtab-policy"), read.options)
     engine = service.engines[policy.engine]
     record.selection = Selection(policy, engine.spec.name, read.model, read.stream)

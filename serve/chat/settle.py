@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from prompt_opt.core import Policy
 from serve.chat.admission import admit
+from serve.chat.beside import beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
@@ -40,7 +41,8 @@ async def settle(
     config = service.config
     record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
     await admit(service, call, record)
-    request = dialect.parse(await call.read(int(config.server.max_body_mb * 2**20)), config.server)
+    body = await call.read(int(config.server.max_body_mb * 2**20))
+    request = await beside(len(body), dialect.parse, body, config.server)
     policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))

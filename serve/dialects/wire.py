@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import msgspec
 
 from serve.config import Server
+from serve.dialects import outline
 from serve.dialects.surrogates import shield
 from serve.errors import BadRequest
 
@@ -24,10 +24,9 @@ Raw = msgspec.Raw
 NULL = Raw(b"null")
 _fields = msgspec.json.Decoder(dict[str, Raw])
 # Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTALL)
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_FIELDS = 1000  # at the top level; no API has a hundred
+_CROWD = 50_000  # keys, at any depth, that take no time worth a look beforehand
 _CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
 # Fields that this server or a policy decides by. Some engines' decoders ignore case (Go's), so one of these by another
 # spelling would be read there and not here.
@@ -78,6 +77,8 @@ def parse(body: bytes, limits: Server) -> Request:
     Raises:
         BadRequest: no JSON object, too deep, a field twice or of the wrong type; the message names it.
     """
+    if len(body) > _CROWD and body.count(b'":') > _CROWD and outline.fields(body, _FIELDS) > _FIELDS:
+        raise _crowded()  # before half a million of them are objects
     try:
         body, fields = _split(body)
         if not body.isascii():
@@ -86,6 +87,8 @@ def parse(body: bytes, limits: Server) -> Request:
         raise BadRequest("the body is nested too deeply", code="too_deep") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not a JSON object: {error}", code="invalid_json") from None
+    if len(fields) > _FIELDS:
+        raise _crowded()
     if (name := _repeated(body, fields)) is not None:
         raise BadRequest(f"{name} stands twice in the body", code="duplicate_field", param=name)
     if not KNOWN.issuperset(fields):
@@ -93,11 +96,11 @@ def parse(body: bytes, limits: Server) -> Request:
             if name not in KNOWN and name.casefold() in KNOWN:
                 raise misspelled(name, name)
     opened = body.count(b"[") + body.count(b"{")
-    if opened > _CONTAINERS and _brackets(body) > 2 * _CONTAINERS:
+    if opened > _CONTAINERS and outline.brackets(body) > 2 * _CONTAINERS:
         raise BadRequest(f"the body holds more than {_CONTAINERS} objects and lists", code="too_deep")
     if opened > min(16, limits.max_depth):  # else it cannot be deep
         for name, raw in fields.items():
-            if _depth(bytes(raw)) > limits.max_depth:
+            if outline.depth(bytes(raw)) > limits.max_depth:
                 raise BadRequest(f"{name} is nested deeper than {limits.max_depth}", code="too_deep", param=name)
     options = _options(fields.pop("trimtab")) if "trimtab" in fields else None
     request = Request(
@@ -112,6 +115,10 @@ def parse(body: bytes, limits: Server) -> Request:
         if not 1 <= typed(fields, name, int, 1) <= limits.max_n:
             raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
+
+
+def _crowded() -> BadRequest:
+    return BadRequest(f"the body has more than {_FIELDS} fields", code="too_many_fields")
 
 
 def misspelled(name: str, param: str) -> BadRequest:
@@ -223,18 +230,6 @@ def typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any
         nouns = {str: "a string", bool: "a boolean", int: "an integer", dict: "an object"}
         raise BadRequest(f"{name} must be {nouns[kind]}", param=name)
     return value
-
-
-def _depth(raw: bytes) -> int:
-    """How deep a JSON text nests. Counting its brackets bounds that from above, which is nearly always enough."""
-    opened = raw.count(b"{") + raw.count(b"[")
-    if opened <= 16:
-        return opened
-    return max(accumulate(memoryview(_STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)).cast("b")), default=0)
-
-
-def _brackets(raw: bytes) -> int:
-    return len(_STRING.sub(b"", raw).translate(None, _NO_BRACKETS))
 
 
 def raw_body(request: Request, model: str, salt: str = "") -> bytes:

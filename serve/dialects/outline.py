@@ -1,0 +1,64 @@
+"""What a JSON text holds besides its strings, read in short steps: one call on 32 MB would stop all other requests.
+
+Threads help only as far as the interpreter's lock is let go of, which happens between two calls into C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+_SLICE = 2**18  # bytes of a step
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NO_STRUCTURE = bytes(set(range(256)) - set(b"[]{}:"))
+
+
+def depth(raw: bytes) -> int:
+    """How deep a JSON text nests. Counting its brackets bounds that from above, which is nearly always enough."""
+    opened = raw.count(b"{") + raw.count(b"[")
+    if opened <= 16:
+        return opened
+    deepest = level = 0
+    for piece in _outside(raw):
+        steps = memoryview(piece.translate(_STEPS, _NO_BRACKETS)).cast("b")
+        levels = list(accumulate(steps, initial=level))
+        peak, level = max(levels), levels[-1]
+        deepest = max(deepest, peak)
+    return deepest
+
+
+def brackets(raw: bytes) -> int:
+    """How many brackets a JSON text has outside of strings."""
+    return sum(len(piece.translate(None, _NO_BRACKETS)) for piece in _outside(raw))
+
+
+def fields(body: bytes, most: int) -> int:
+    """How many fields a JSON object has; the count stops above `most`."""
+    level = found = 0
+    for piece in _outside(body):
+        for char in piece.translate(None, _NO_STRUCTURE):
+            if char == 0x3A:
+                found += level == 1
+                if found > most:
+                    return found
+            else:
+                level += 1 if char in b"[{" else -1
+    return found
+
+
+def _outside(raw: bytes) -> Iterator[bytes]:
+    """The text without its strings, piece by piece."""
+    at, inside = 0, False
+    while at < len(raw):
+        end = at + _SLICE
+        piece = raw[at:end]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last one escapes belongs to it
+            end += 1
+            piece = raw[at:end]
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
+        yield b" ".join(parts[inside::2])
+        inside ^= len(parts) % 2 == 0
+        at = end
