@@ -34,39 +34,57 @@ class ApiError(Exception):
 
 
 class BadRequest(ApiError):
+    """The request is wrong in itself."""
+
     status, type = 400, "invalid_request_error"
 
 
 class Unauthorized(ApiError):
+    """No key, or an unknown one."""
+
     status, type = 401, "authentication_error"
     headers = ((b"www-authenticate", b"Bearer"),)
 
 
 class Forbidden(ApiError):
+    """A key without the right, or a request that may not be made from there."""
+
     status, type = 403, "permission_error"
 
 
 class NotFound(ApiError):
+    """No such thing, or none that the caller may see."""
+
     status, type = 404, "not_found_error"
 
 
 class TooSlow(ApiError):
+    """The body does not come."""
+
     status, type = 408, "invalid_request_error"
 
 
 class TooLarge(ApiError):
+    """The body is longer than the limit."""
+
     status, type = 413, "invalid_request_error"
 
 
 class UnsupportedMedia(ApiError):
+    """The body is of a type or coding that is not read."""
+
     status, type = 415, "invalid_request_error"
 
 
 class TooMany(ApiError):
+    """A limit of the key or its tenant is reached."""
+
     status, type = 429, "requests"
 
 
 class DiskFull(ApiError):
+    """There is no room for a change; nothing was changed."""
+
     status = 507
 
     def __init__(self, message: str = "the server's disk is full: nothing was changed", **named: str) -> None:
@@ -74,12 +92,16 @@ class DiskFull(ApiError):
 
 
 class Unavailable(ApiError):
+    """The engine is not ready; the same request may succeed soon."""
+
     status, type = 503, "engine_unavailable"
     unserved = True
     headers = ((b"retry-after", b"1"),)
 
 
 class UpstreamFailed(ApiError):
+    """The engine did not answer as it should; 504 where it did not answer in time."""
+
     status, type = 502, "upstream_error"
 
     def __init__(self, message: str, *, timed_out: bool = False, code: str | None = None) -> None:

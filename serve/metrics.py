@@ -69,16 +69,19 @@ queue_depth = Gauge(
 
 @lru_cache(4096)
 def answered(path: str, policy: str, status: int) -> Counter:
+    """Requests of a path under a policy that ended with a status."""
     return requests.labels(path, policy, str(status))
 
 
 @lru_cache(1024)
 def waited(policy: str) -> Histogram:
+    """Seconds to the first byte under a policy."""
     return first_byte.labels(policy)
 
 
 @lru_cache(1024)
 def counted(policy: str, kind: str) -> Counter:
+    """Tokens of a kind (prompt, completion) under a policy."""
     return tokens.labels(policy, kind)
 
 

@@ -110,6 +110,7 @@ class Application:
         self._app: Any = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request by ASGI, once the application is loaded."""
         if self._app is None:
             async with self._loading:
                 self._app = self._app or await asyncio.to_thread(self._load)

@@ -1,0 +1,1 @@
+"""The line that a request for an answer travels."""

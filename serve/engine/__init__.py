@@ -1,0 +1,1 @@
+"""Engines: what they are, how they are reached, and what they answer."""

@@ -83,11 +83,13 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def pause(self) -> None:
+        """Stop reading from the socket until `resume`."""
         if not self._paused and not self.closed:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
+        """Read on; the silence meanwhile was ours."""
         if self._paused:
             self._paused, self._heard = False, self._loop.time()
             if not self.closed:
@@ -96,10 +98,12 @@ class Connection(asyncio.Protocol):
     # -- what the event loop says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport, and begin to watch for silence."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         self._timer = self._loop.call_later(min(_TICK_S, self._timeout_s), self._tick)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what came; data that nobody asked for ends the connection."""
         if self._listener is None:  # nobody has asked for anything
             return self.abort()
         self._heard, self.silent = self._loop.time(), False
@@ -121,10 +125,12 @@ class Connection(asyncio.Protocol):
             self._finish(None)
 
     def eof_received(self) -> None:  # under TLS uvloop does not say it: then the request counts as taken
+        """The engine closes its side: see whether the request was taken at all."""
         if self._listener is not None and self.silent and _untaken(self._transport):
             self.taken = False
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever listens how the connection ended."""
         self.closed = True
         if error is not None:  # a reset, as a kernel sends for what has not been read
             self.taken = False
@@ -151,15 +157,18 @@ class Connection(asyncio.Protocol):
     # -- what the parser says
 
     def on_message_begin(self) -> None:
+        """A second answer to one request means that the connection cannot be used again."""
         if self._complete:  # it says more than it was asked
             self._keep = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header; trailers are dropped."""
         if not self._headed:  # trailers are not passed on
             self._headers.append((name.lower(), value))
             self._head_size += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
+        """Hand over status and headers, unless they are too large or informational."""
         status = self._parser.get_status_code()
         if self._complete or self._listener is None or self._head_size > _HEAD:
             return
@@ -172,10 +181,12 @@ class Connection(asyncio.Protocol):
         self._listener.head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
+        """Collect a piece of the body."""
         if not self._complete:
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
+        """The answer is whole."""
         if self._headed:
             self._complete = True
 

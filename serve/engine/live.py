@@ -132,6 +132,7 @@ class LiveEngine:
 
     @property
     def ready(self) -> bool:
+        """Whether requests may be sent: it answers, or has not been asked yet."""
         return self.state in ("ready", "unknown")
 
     def stand_in(self, model: str) -> str:
@@ -229,6 +230,7 @@ class LiveEngine:
             raise BadRequest(self.no_template(config), code="no_chat_template", param="model")
 
     def no_template(self, config: Config) -> str:
+        """What the client is told where the model has no chat template, with the policies that work."""
         fit = sorted(p.name for p in config.policies.values() if p.render == "base" and p.engine == self.spec.name)
         which = ", ".join(fit) or "none is configured: set render to base"
         return (
@@ -245,6 +247,7 @@ class LiveEngine:
 
     @property
     def sends_done(self) -> bool:
+        """Whether its streams end with [DONE]."""
         return self.kind != "transformers"
 
     @property

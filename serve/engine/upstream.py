@@ -32,18 +32,26 @@ class UpstreamError(Exception):
 
 
 class Refused(UpstreamError):
+    """No connection: the request was not sent."""
+
     message = "The engine cannot be reached."
 
 
 class TimedOut(UpstreamError):
+    """No byte came for `timeout_s`; the request may have been worked on."""
+
     message = "The engine sent nothing for too long."
 
 
 class Died(UpstreamError):
+    """The connection broke inside the answer."""
+
     message = "The connection to the engine broke before its answer was complete."
 
 
 class Oversized(UpstreamError):
+    """The answer, or its head, is longer than the limit."""
+
     message = "The engine's answer is larger than this server accepts."
 
 
@@ -106,6 +114,7 @@ class Upstream:
 
     @property
     def streams(self) -> bool:
+        """Whether the answer is a stream of events."""
         return self.status == 200 and self.media == "text/event-stream"
 
     def __enter__(self) -> Upstream:
@@ -134,10 +143,12 @@ class Upstream:
     # -- what the connection tells
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take status and headers."""
         self.status, self.raw_headers = status, headers
         self._wake()
 
     def pieces(self, parts: list[bytes]) -> None:
+        """Take pieces of the body, decoded if they are compressed."""
         if self._decoder is not None:
             try:
                 parts = [step for part in parts for step in self._decoder.feed(part) if step]
@@ -165,6 +176,7 @@ class Upstream:
             self._connection.abort(error)
 
     def end(self, error: Exception | None) -> None:
+        """The answer is whole, or ended with an error."""
         if error is None and self._decoder is not None and not self._decoder.complete:
             error = Malformed("its coded body ends early")
         self._ended, self._error = True, error

@@ -1,0 +1,1 @@
+"""The client's connection, one exchange on it, bodies and headers."""

@@ -53,6 +53,7 @@ def check(headers: Headers, limit: int, *, json: bool) -> None:
 
 
 def unknown_coding(name: str) -> UnsupportedMedia:
+    """The error for a Content-Encoding that is not read."""
     error = UnsupportedMedia(
         f"content-encoding {name!r} is not supported; valid are gzip, deflate, zstd and identity",
         code="content_encoding",
@@ -79,10 +80,12 @@ async def plain(headers: Headers, body: bytes, limit: int, *, json: bool) -> byt
 
 
 def too_large(limit: int) -> TooLarge:
+    """The error for a body of more than `limit` bytes."""
     return TooLarge(f"the body is larger than {limit} bytes", code="body_too_large")
 
 
 def too_slow() -> TooSlow:
+    """The error for a body that stopped coming."""
     return TooSlow(f"nothing of the body came for {BODY_S:g} s", code="body_timeout")
 
 

@@ -115,14 +115,17 @@ class Call:
 
     @property
     def message_event(self) -> Call:
+        """What uvicorn sets when there is news: this call."""
         return self  # whose `set` it calls; as an attribute it would be a cycle for the collector to find
 
     @property
     def response_started(self) -> bool:
+        """Whether the head of the answer is out."""
         return self.started
 
     @property
     def response_complete(self) -> bool:
+        """Whether all of the answer is out."""
         return self.ended
 
     def set(self) -> None:
@@ -156,6 +159,7 @@ class Call:
 
     @property
     def media(self) -> str:
+        """The body's media type, in lower case; "" without one."""
         return media(self.headers)
 
     @property

@@ -52,10 +52,12 @@ class Protocol(HttpToolsProtocol):
         self._lines, self._shape, self._judge, self._grant = lines, shape, judge, grant
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the client a bounded time for its first head."""
         super().connection_made(transport)
         self._late = self.loop.call_later(_HEAD_S, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell every request that is under way that its client has left."""
         self._in_time()
         for cycle in self._ahead:  # uvicorn tells the last one only
             if not cycle.response_complete:
@@ -65,6 +67,7 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
+        """Parse, and bound what is no body."""
         self._outside += len(data)
         self._data = data
         super().data_received(data)
@@ -82,11 +85,13 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response("The request's head is too large.")
 
     def on_message_begin(self) -> None:
+        """Count anew for the next request."""
         self._outside = self._inside = 0
         self._begun = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        """Judge the head, and begin a call or an ASGI cycle."""
         self._in_time()
         if self.parser.should_upgrade():
             return  # and again, without the offer
@@ -131,6 +136,7 @@ class Protocol(HttpToolsProtocol):
         return line
 
     def on_message_complete(self) -> None:
+        """The body is whole, unless what follows is to be read again."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -201,6 +207,7 @@ class Protocol(HttpToolsProtocol):
             )
 
     def on_body(self, body: bytes) -> None:
+        """Count a piece of the body, and pass it on."""
         self._outside -= len(body)
         self._inside += len(body)
         super().on_body(body)
