@@ -98,6 +98,15 @@ def test_killed_run_resumes_to_bitwise_the_same_weights(recipe: dict[str, Any], 
     assert seconds == sorted(seconds)
 
 
+def test_a_step_that_is_not_finite_ends_the_run(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = recipe | {"learning_rate": 1e30, "final_learning_rate": 1e30, "warmup_steps": 0}
+    assert cpt.main(arguments(wild, tmp_path / "run")) == 1
+    assert "stopped before a weight changed: step " in capsys.readouterr().err
+    assert not (tmp_path / "run" / "final").exists()
+
+
 def test_resuming_with_another_recipe_is_refused(
     recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +182,10 @@ def test_every_key_of_a_shipped_recipe_is_explained(path: Path) -> None:
 
 def test_unknown_method_is_refused_with_the_valid_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["alchemy"]) == 2
-    assert "no method 'alchemy'; methods: cpt, sft, reward, pair, kto, bpo, check, dpo, ipo" in capsys.readouterr().err
+    assert (
+        "no method 'alchemy'; methods: cpt, sft, reward, pair, kto, rank, rounds, bpo, check, dpo, ipo"
+        in capsys.readouterr().err
+    )
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.startswith("cpt ")
 

@@ -132,7 +132,7 @@ def test_what_no_question_would_survive_ends_the_round(
 ) -> None:
     ask_all(at(engine), QUESTIONS[:2], tmp_path / "a.jsonl", "critic")
     engine.failures = [failure] * 12
-    with pytest.raises(EngineError, match=message + ".*2 of 12 answers are kept in .*a.jsonl, and the same command"):
+    with pytest.raises(EngineError, match=message + ".*2 of 12 answers are kept in .*a.jsonl; run the same command"):
         ask_all(at(engine), QUESTIONS, tmp_path / "a.jsonl", "critic")
 
 
@@ -202,5 +202,5 @@ def test_only_one_run_writes_a_file(tmp_path: Path) -> None:
 
 def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"key": "k", "text": "t"}\n[1]\n{"key": "l", "text": "t"}\n')
-    with pytest.raises(EngineError, match=r"a.jsonl:2: no kept answer"):
+    with pytest.raises(EngineError, match=r"a.jsonl:2: not a row of this file"):
         Answers(tmp_path / "a.jsonl")

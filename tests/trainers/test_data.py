@@ -159,7 +159,7 @@ def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
             "line 1: without a prompt, chosen and rejected must be the same up to the last turn",
         ),
         ([], "preference", "d.jsonl: no rows in it"),
-        ([PAIR], "pairs", "no kind 'pairs'; kinds: preference, labelled, completion, text"),
+        ([PAIR], "pairs", "no kind 'pairs'; kinds: preference, labelled, completion, ranking, prompt, text"),
     ],
 )
 def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], kind: str, message: str) -> None:

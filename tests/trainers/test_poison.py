@@ -15,7 +15,7 @@ from trainers import check
 from trainers.data.jsonl import DataError
 from trainers.data.layouts import read_rows
 from trainers.export import release
-from trainers.methods import pair, reward, sft
+from trainers.methods import kto, pair, rank, reward, sft
 from trainers.run.record import finite, write_json
 
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "yes"), ("assistant", "no")))
@@ -319,6 +319,22 @@ def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(toy: str, pairs: 
     assert losses[run["best"]["step"] - 1] == pytest.approx(run["best"]["value"])
     assert run["heldout"]["loss"] == pytest.approx(run["best"]["value"], rel=1e-5)
     assert run["steps"] == run["best"]["step"] + 2 < 12
+
+
+@pytest.mark.parametrize(
+    ("method", "measure", "rank"),
+    [(pair, "rewards/accuracies", 2), (reward, "accuracy", 0), (kto, "loss", 2), (rank, "nll/best", 0)],
+)
+def test_every_method_can_keep_its_best(
+    toy: str, pairs: Path, tmp_path: Path, method: Any, measure: str, rank: int
+) -> None:
+    keys: dict[str, Any] = {"model": toy, "train": str(pairs), "heldout_fraction": 0.2, "best": measure}
+    out = tmp_path / "out"
+    assert method.main(arguments(out, **keys, lora_rank=rank)) == 0
+    run = json.loads((out / "run.json").read_text())
+    values = logged(out, f"eval_{measure}")
+    assert run["best"]["value"] == pytest.approx((max if "accura" in measure else min)(values))
+    assert run["heldout"][measure] == pytest.approx(run["best"]["value"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -260,11 +260,11 @@ def kill_when(line: list[str], there: Path, lines: int = 0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("selector", ["raft", "spin"])
+@pytest.mark.parametrize("selector", ["rso_sampled"])  # which also draws by chance
 def test_rounds_that_are_killed_anywhere_come_to_the_same_weights(
     speaker: str, tmp_path: Path, rule: str, selector: str
 ) -> None:
-    more = {"selector": selector, "steps": 6, "save_every": 2}
+    more = {"selector": selector, "steps": 6, "save_every": 2, "keep": 4, "score_beta": 5.0}
     assert iteration.main(arguments(tmp_path / "whole", **keys(speaker, tmp_path, rule, **more))) == 0
     out = tmp_path / "killed"
     line = arguments(out, **keys(speaker, tmp_path, rule, **more))

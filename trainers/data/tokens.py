@@ -73,11 +73,11 @@ def encode_prompt(prompt: Any, tokenizer: Any) -> list[int]:
     """As a server tokenizes it: through the chat template where there is one, else as text.
 
     Raises:
-        DataError: the template leaves a system or user message out.
+        DataError: the template leaves a message out that is not the assistant's own.
     """
     text = rendered(prompt, tokenizer, True)
     for turn in turns(prompt, "user"):
-        if turn["role"] in ("system", "user") and turn["content"].strip() not in text:
+        if turn["role"] != "assistant" and turn["content"].strip() not in text:
             raise DataError(f"the chat template leaves out the {turn['role']} message {turn['content']!r:.60}")
     return ids_of(text, tokenizer, begin=not tokenizer.chat_template)
 

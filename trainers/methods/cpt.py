@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from trainers.data.jsonl import DataError, file_hash, read_lines
 from trainers.pretraining.settings import WITHOUT_SHAPE, Recipe
 from trainers.run.checkpoint import is_disk_full, last_checkpoint, remember
+from trainers.run.finite import NonFinite
 from trainers.run.recipe import RecipeError, read_recipe
 
 
@@ -124,6 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     except (RecipeError, DataError) as error:
         print(f"train cpt: {error}", file=sys.stderr)
         return 2
+    except NonFinite as error:
+        print(f"train cpt: stopped before a weight changed: {error}", file=sys.stderr)
+        return 1
     except (OSError, RuntimeError, SafetensorError) as error:
         if not is_disk_full(error, options.out):
             raise

@@ -11,6 +11,11 @@ from trainers.data.jsonl import DataError, file_hash, read_lines
 from trainers.pretraining.blocks import Blocks, cached
 from trainers.pretraining.settings import Recipe
 from trainers.run.callbacks import Clock, board
+from trainers.run.finite import FiniteSteps
+
+
+class FiniteTrainer(FiniteSteps, Trainer):
+    """transformers' Trainer, which stops at a step that is not finite."""
 
 
 class Loop:
@@ -39,7 +44,7 @@ class Loop:
 
     def build_trainer(self) -> Trainer:
         """transformers' Trainer over the packed blocks."""
-        return Trainer(
+        return FiniteTrainer(
             model=self.model,
             args=arguments(self.recipe, self.out),
             train_dataset=self.blocks,
@@ -85,6 +90,7 @@ def arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         seed=recipe.seed,
         data_seed=recipe.seed,
         logging_steps=min(10, recipe.eval_every),
+        logging_nan_inf_filter=False,
         eval_strategy="steps",
         eval_steps=recipe.eval_every,
         prediction_loss_only=True,

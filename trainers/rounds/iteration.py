@@ -13,6 +13,7 @@ resumes a killed run, and to bit-identical weights where it samples in this proc
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import sys
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from trainers.ask.engine import EngineError
@@ -142,8 +144,11 @@ def measured(
         return {}
     prompts = [row["prompt"] for row in heldout]
     found = answered(recipe, actor, number, prompts, recipe.heldout_samples, folder, scorer)
-    values = [score for group in found.scores for score in group if score is not None]
-    return {"score": sum(values) / len(values) if values else None, "prompts": len(heldout)}
+    groups = [[score for score in group if score is not None] for group in found.scores]
+    values = [sum(group) / len(group) for group in groups if group]  # the prompt is the unit
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    mean = sum(values) / len(values) if values else None
+    return {"score": mean, "score_standard_error": error, "prompts": len(values)}
 
 
 def summary(found: dict[str, Any]) -> str:

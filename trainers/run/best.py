@@ -6,7 +6,8 @@ from typing import Any
 from trainers.run.keys import Common
 from trainers.run.recipe import RecipeError
 
-LOWER = ("loss", "perplexity", "kl", "entropy")  # measures of which less is better, by the end of their names
+# Measures of which less is better, by the end of their names.
+LOWER = ("loss", "perplexity", "kl", "entropy", "nll/best", "nll/chosen")
 
 
 def keep_best(trainer: Any, recipe: Common, before: Mapping[str, Any]) -> None:

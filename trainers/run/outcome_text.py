@@ -31,9 +31,9 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str
     if not found:
         yield "held out: nothing was measured"
         return
-    pairs = after.get("pairs")
+    size = next((f" ({after[unit]} {unit})" for unit in ("pairs", "prompts") if after.get(unit)), "")
     told = (f"{name} {shown(before.get(name))} → {shown(value)}" for name, value in found.items())
-    yield f"held out{f' ({pairs} pairs)' if pairs else ''}: {', '.join(told)}"
+    yield f"held out{size}: {', '.join(told)}"
 
 
 def shown(value: Any) -> str:
