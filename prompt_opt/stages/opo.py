@@ -37,7 +37,7 @@ class Options:
     k: int = 4  # principles at most
     budget_tokens: int = 600  # of all of them together
     mode: str = "hybrid"
-    floor: float = 0.0  # a principle that scores less is left out
+    floor: float = -1.0  # a principle that scores less is left out; -1: the index's own floor; 0: none
     most: int = 0  # from one source; 0: any number
     region: str = ""  # where the request, its text and its key name none
     language: str = ""
@@ -164,6 +164,12 @@ class Opo:
             index = await asyncio.to_thread(self._indexes.open, name)
         return cast("Index", index)
 
+    def _floor(self, index: Index) -> float | None:
+        """The policy's floor, or the index's own, which holds for hybrid searches only."""
+        if self._options.floor >= 0:
+            return self._options.floor or None
+        return index.floor or None if self._options.mode == "hybrid" else None
+
     async def _search(self, name: str, query: str, where: Filter, owner: str) -> list[Hit]:
         options, index = self._options, await self._index(name)
         return await index.asearch(
@@ -171,7 +177,7 @@ class Opo:
             options.k,
             where=where,
             mode=options.mode,
-            floor=options.floor or None,
+            floor=self._floor(index),
             most=options.most or None,
             owner=owner,
         )

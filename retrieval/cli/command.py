@@ -187,9 +187,11 @@ def _search_many(index: Any, arguments: argparse.Namespace, where: Filter) -> in
 
 def stats(arguments: argparse.Namespace) -> int:
     """Print what an index holds as JSON. Returns the exit status."""
+    from retrieval.search.calibration import calibrated
     from retrieval.search.index import Index
 
     with Index.open(arguments.index, readonly=True, threads=arguments.threads) as index:
+        floor = calibrated(index)
         labels: dict[str, Counter[str]] = {"region": Counter(), "language": Counter(), "kind": Counter()}
         for passage in index.documents():
             for name, counter in labels.items():
@@ -200,6 +202,7 @@ def stats(arguments: argparse.Namespace) -> int:
             "passages": index.count(), "documents": sum(labels["kind"].values()), "revision": index.revision,
             "embedder": index.embedder.id if index.embedder else None, "lexical_weight": index.weight,
             "languages_of_terms": sorted(index.backend.languages()), "bytes": size,
+            "floor": asdict(floor) if floor else None,
             **{name: dict(counter.most_common(50)) for name, counter in labels.items()},
         }  # fmt: skip
     print(json.dumps(found, ensure_ascii=False, indent=2))

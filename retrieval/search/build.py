@@ -42,11 +42,14 @@ def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
 
 
 def settle(index: Index) -> None:
-    """Bring the caches of terms and vectors up to what the index now holds, with a progress bar for each."""
+    """Bring the caches of terms and vectors up to what the index now holds, and set its floor where that is due."""
     with bar("terms", None, " passages") as advance:
         index.refresh(advance)
     with bar("vectors", None, " passages") as advance:
         index.backend.compact(advance)
+    from retrieval.search.calibration import calibrate
+
+    calibrate(index)
 
 
 def _note_duplicates(index: Index, batch: list[Passage], tally: Tally) -> None:

@@ -8,6 +8,7 @@ hits = await index.asearch("can I have my data deleted?", 8, where=Filter(on="20
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,7 +41,7 @@ class Index:
         self._queries = QueryVectors(embedder) if embedder else None
         self._results: Cache[list[Hit]] = Cache(1024)
         self._pool = ThreadPoolExecutor(4, "trimtab-index")
-        self._weight, self._weighed = WEIGHT, -1
+        self._weight, self._floor, self._weighed = WEIGHT, 0.0, -1
         self._refresh()
 
     @classmethod
@@ -212,11 +213,20 @@ class Index:
         self._refresh()
         return self._weight
 
+    @property
+    def floor(self) -> float:
+        """The score below which a hybrid search's find is noise, as `trimtab index build` has set it; 0: it has not.
+
+        As the last search has seen it, so that reading it never waits.
+        """
+        return self._floor
+
     def _refresh(self, progress: Progress = None) -> int:
         revision = self.backend.refresh(progress)
         if revision != self._weighed:
             tuned = self.backend.setting("weight")
             self._weight = float(tuned) if tuned else self._untuned()
+            self._floor = float(json.loads(self.backend.setting("floor") or "{}").get("floor", 0.0))
             self._weighed = revision
         return revision
 

@@ -74,8 +74,8 @@ def _plain(text: str) -> str:
 def weight(term: str) -> float:
     """Of a term in a query."""
     if term.startswith(citation.WHOLE):
-        return 3.0
-    return {"=": 0.5, "~": 0.3}.get(term[0], 1.0)
+        return 8.0
+    return {"=": 0.5, "~": 0.3, citation.MARK: 0.5}.get(term[0], 1.0)
 
 
 def optional(term: str) -> bool:

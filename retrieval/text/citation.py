@@ -16,6 +16,7 @@ from retrieval.text.numeral import HAN, value
 
 MARK, WHOLE = "@", "@="
 MOST = 16  # words of a name
+OFTEN = 6  # how often a passage has the term of its whole name: BM25 counts one that it has once for less than half
 _NUM = rf"[{HAN}\d]+(?:-\d+)?"
 _SUFFIX = "bis|ter|quater|quinquies|sexies|septies|octies|novies|decies"
 _CITED = re.compile(
@@ -69,7 +70,8 @@ def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
         return []
     name = _TITLE_END.sub("", text[: found[-1].start()])
     act = re.split(r" › |, ", name)[0]  # a title's other parts may be chapters, or belong to the name
-    return list(dict.fromkeys([*_terms(Citation(number, name), words), *_whole_terms(Citation(number, act))]))
+    made = dict.fromkeys([*_terms(Citation(number, name), words), *_whole_terms(Citation(number, act))])
+    return [term for term in made for _ in range(OFTEN if term.startswith(WHOLE) else 1)]
 
 
 def query_terms(text: str, words: Callable[[str], list[str]]) -> list[str]:

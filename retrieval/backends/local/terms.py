@@ -30,7 +30,7 @@ from retrieval.text import analysis, language
 
 log = logging.getLogger("trimtab.lexical")
 RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
-VERSION = 6  # of the analysis and the fields; another number means: build anew
+VERSION = 7  # of the analysis and the fields; another number means: build anew
 SAMPLE = 2000  # characters of many short passages that their language is told by
 AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 Progress = Callable[[int], None] | None
