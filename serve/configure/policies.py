@@ -62,33 +62,47 @@ def read_policies(
     }
     facts = Facts(indexes, _rewriters(rewriters))
     for name, table in toml.section("policy").items():
-        section = f"policy.{name}"
-        toml.name(section, name)
-        if name == RAW:
-            raise toml.fail(section, "", "raw is built in and cannot be redefined")
-        subs = {k: v for k, v in table.items() if isinstance(v, dict)}
-        toml.known(section, table, (*_POLICY_FIELDS, *STAGES))
-        values = dict(given(**{k: table.get(k) for k in _POLICY_FIELDS}))
-        values["profile"] = toml.one(section, "profile", values.get("profile", "default"), loaded, "profile")
-        engine = toml.one(section, "engine", values.get("engine", first), engines, "engine")
-        values["engine"] = engine.name
-        values.setdefault("render", "base" if is_base(engine) else "chat")
-        values.setdefault("stages", ("urial",))
-        values.setdefault("cache_salt", shared)
-        policy = toml.fill(Policy, section, values, name=name, options={})
-        toml.names(section, "fallback", policy.fallback, set(engines) - {engine.name}, "other engine")
-        toml.names(section, "stages", policy.stages, STAGES, "stage")
-        if len(set(policy.stages)) < len(policy.stages):
-            raise toml.fail(section, "stages", "lists a stage twice")
-        toml.names(section, "optional", policy.optional, (*policy.stages, *REQUEST_OPTIONS[1:]), "stage or option")
-        tables = {stage: {} for stage in policy.stages} | subs
-        filled = {stage: _settings(toml, section, stage, table) for stage, table in tables.items()}
-        policy = replace(policy, options={stage: it for stage, it in filled.items() if it is not None})
-        _check_stages(toml, section, policy, facts)
-        if policy.budget_ms <= 0:
-            raise toml.fail(section, "budget_ms", "must be more than zero")
-        policies[name] = policy
+        policies[name] = _read_policy(toml, name, table, first, engines, loaded, facts, shared)
     return {name: replace(policy, digest=_digest(policy)) for name, policy in policies.items()}
+
+
+def _read_policy(
+    toml: Toml,
+    name: str,
+    table: Mapping[str, Any],
+    first: str,
+    engines: Mapping[str, Engine],
+    loaded: Mapping[str, Profile],
+    facts: Facts,
+    shared: Literal["none", "tenant"],
+) -> Policy:
+    """One of the file's; it gets the `first` engine where it names none."""
+    section = f"policy.{name}"
+    toml.name(section, name)
+    if name == RAW:
+        raise toml.fail(section, "", "raw is built in and cannot be redefined")
+    subs = {k: v for k, v in table.items() if isinstance(v, dict)}
+    toml.known(section, table, (*_POLICY_FIELDS, *STAGES))
+    values = dict(given(**{k: table.get(k) for k in _POLICY_FIELDS}))
+    values["profile"] = toml.one(section, "profile", values.get("profile", "default"), loaded, "profile")
+    engine = toml.one(section, "engine", values.get("engine", first), engines, "engine")
+    values["engine"] = engine.name
+    values.setdefault("render", "base" if is_base(engine) else "chat")
+    values.setdefault("stages", ("urial",))
+    values.setdefault("cache_salt", shared)
+    policy = toml.fill(Policy, section, values, name=name, options={})
+    toml.names(section, "fallback", policy.fallback, set(engines) - {engine.name}, "other engine")
+    toml.names(section, "stages", policy.stages, STAGES, "stage")
+    if len(set(policy.stages)) < len(policy.stages):
+        raise toml.fail(section, "stages", "lists a stage twice")
+    toml.names(section, "optional", policy.optional, (*policy.stages, *REQUEST_OPTIONS[1:]), "stage or option")
+    tables: dict[str, Any] = {stage: {} for stage in policy.stages} | subs
+    filled = {stage: _settings(toml, section, stage, table) for stage, table in tables.items()}
+    policy = replace(policy, options={stage: it for stage, it in filled.items() if it is not None})
+    _check_stages(toml, section, policy, facts)
+    if policy.budget_ms <= 0:
+        raise toml.fail(section, "budget_ms", "must be more than zero")
+    return policy
 
 
 def _settings(toml: Toml, section: str, stage: str, table: Any) -> Any:
