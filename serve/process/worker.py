@@ -94,10 +94,12 @@ class Worker:
                 relay = old.relay if _timeouts(config) == _timeouts(old.config) else _relay(config)
                 parts = await asyncio.to_thread(_parts, config, old.engines, indexes, relay)
                 limiter = self.ledgers.limiter(config)
+                same = _stored(config) == _stored(old.config)
+                traces = old.traces if same else await asyncio.to_thread(open_traces, config)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                self._replace(config, parts, relay, indexes, limiter)
+                self._replace(config, parts, relay, indexes, limiter, traces)
                 self.report({"reloaded": told["revision"]})
         self._state(told)
 
@@ -111,15 +113,21 @@ class Worker:
         refuse_opening(config, told["host"], keyed=told["keyed"])
         return config
 
-    def _replace(self, config: Config, parts: _Parts, relay: Relay, indexes: Indexes, limiter: Limiter | None) -> None:
+    def _replace(
+        self,
+        config: Config,
+        parts: _Parts,
+        relay: Relay,
+        indexes: Indexes,
+        limiter: Limiter | None,
+        traces: Traces,
+    ) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
         old = self.service
-        traces = old.traces
         if relay is not old.relay:
             self._retired.append(old.relay)
-        if _stored(config) != _stored(old.config):
-            self._retired.append(traces)
-            traces = open_traces(config)
+        if traces is not old.traces:
+            self._retired.append(old.traces)
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
         same = config.server.large_bodies_mb == old.config.server.large_bodies_mb

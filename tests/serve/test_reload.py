@@ -114,6 +114,17 @@ def test_a_reload_to_a_state_folder_that_cannot_be_written_changes_nothing(start
     assert psutil.pid_exists(served.workers()[0])
 
 
+def test_a_reload_to_a_store_that_cannot_be_opened_changes_nothing(start: Start, tmp_path: Path) -> None:
+    served = start(file=KEEP)
+    (worker,) = served.workers()
+    (tmp_path / "traces.sqlite3").mkdir()
+    served.config.write_text(KEEP.replace("{state}", str(tmp_path)))
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("worker 0: .*traces.sqlite3 cannot be opened")
+    assert status(served.url) == 200
+    assert served.workers() == [worker]
+
+
 def test_a_worker_whose_store_cannot_be_opened_says_so_in_one_line(start: Start) -> None:
     served = start(file=KEEP)
     store = served.config.parent / "state" / "traces.sqlite3"
