@@ -18,7 +18,7 @@ from typing import Any
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Status, Supplies
 from prompt_opt.layout.order import lay_out, shed
-from prompt_opt.stages.facts import Facts
+from prompt_opt.stages.check import Facts
 
 log = logging.getLogger("trimtab.pipeline")
 

@@ -22,7 +22,7 @@ from prompt_opt.gate.facts import code_share
 from prompt_opt.gate.verdict import judge
 from prompt_opt.rewriter.calls import Rewrite, Rewriting
 from prompt_opt.rewriter.template import BadAnswer, Form, Template, Turn
-from prompt_opt.stages.facts import Facts, SettingError, require_known
+from prompt_opt.stages.check import Facts, SettingError, require_known
 
 Mode = Literal["replace", "complement", "demo", "shadow"]
 # Fields that bind the answer's form: a rewritten prompt could fight them.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prompt_opt.core import Advice, Chat, Context, Frame, Policy, Principle, Skip, Supplies
 from prompt_opt.layout.quotation import line
-from prompt_opt.stages.facts import Facts, SettingError, require_known
+from prompt_opt.stages.check import Facts, SettingError, require_known
 from prompt_opt.stages.regions import detect
 
 if TYPE_CHECKING:

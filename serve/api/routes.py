@@ -5,13 +5,12 @@ The rest waits in `serve.api.app`, which is loaded when it is first asked for: a
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from serve.api.health import asker, readiness
+from serve.api.readiness import asker, readiness
 from serve.chat.count import counts
 from serve.chat.handle import Line, relaying, run, speaking
 from serve.chat.service import Service
@@ -54,10 +53,6 @@ KEPT = {
 HEALTH = {"/healthz": "The process is alive", "/readyz": "Every engine answers, every index is open; 503 until then"}
 PATHS = Paths(DIALECTS, {path: it for it, path, _ in COUNTERS}, KEPT, RELAYED, HEALTH)
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
 
 def lines(service: Callable[[], Service], dialects: Sequence[Dialect] = DIALECTS) -> Lines:
     """By method and path. `service` gives the current one, so that a reload reaches the next request."""
@@ -99,24 +94,3 @@ def lines(service: Callable[[], Service], dialects: Sequence[Dialect] = DIALECTS
             ("HEAD", "/readyz"): head(ready),
         }
     )
-
-
-class Application:
-    """The ASGI application of all other paths, loaded beside the event loop when the first request for one comes."""
-
-    def __init__(self, service: Callable[[], Service]) -> None:
-        self._service = service
-        self._loading = asyncio.Lock()
-        self._app: Any = None
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request by ASGI, once the application is loaded."""
-        if self._app is None:
-            async with self._loading:
-                self._app = self._app or await asyncio.to_thread(self._load)
-        await self._app(scope, receive, send)
-
-    def _load(self) -> Any:
-        from serve.api.app import build
-
-        return build(self._service)

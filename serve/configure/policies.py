@@ -12,7 +12,7 @@ import msgspec
 from prompt_opt import pipeline
 from prompt_opt.core import Policy, Profile
 from prompt_opt.pipeline import STAGES
-from prompt_opt.stages.facts import Facts, SettingError
+from prompt_opt.stages.check import Facts, SettingError
 from serve.config import (
     RAW,
     REQUEST_OPTIONS,

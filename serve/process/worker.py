@@ -25,8 +25,9 @@ import uvicorn
 from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
 from serve import metrics
+from serve.api.application import Application
 from serve.api.catalog import listed
-from serve.api.routes import Application, lines
+from serve.api.routes import lines
 from serve.chat.indexes import Indexes
 from serve.chat.rewriters import Rewriters
 from serve.chat.service import Service
@@ -45,8 +46,8 @@ from serve.http.cors import Headers
 from serve.http.gate import Gate
 from serve.http.headers import NOSNIFF
 from serve.http.protocol import Protocol
+from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
-from serve.limits.place import Ledgers
 from serve.limits.turns import Turns
 from serve.store.place import open_traces
 from serve.store.traces import Traces

@@ -12,7 +12,7 @@ import pytest
 
 from prompt_opt import pipeline
 from prompt_opt.core import Advice, Chat, Context, Policy, Supplies
-from prompt_opt.stages.facts import Facts, SettingError
+from prompt_opt.stages.check import Facts, SettingError
 from serve.cli import explain
 from serve.cli.command import check
 from serve.config import ConfigError, Flags
