@@ -73,6 +73,7 @@ def test_trls_sigmoid_ignores_label_smoothing_and_our_cdpo_reads_it(random_llama
 def test_it_learns_to_prefer(toy: str, tmp_path: Path, name: str) -> None:
     data, out = write(tmp_path / "d.jsonl", SCORED), tmp_path / "out"
     keys: dict[str, Any] = {"model": toy, "train": str(data), "steps": 8, "save_every": 8, "eval_every": 8}
+    keys["log_kl"] = True
     assert pair.main(arguments(out, **keys, loss=name, learning_rate=3e-3)) == 0
     run = json.loads((out / "run.json").read_text())
     assert run["heldout"]["rewards/margins"] > run["heldout_before"]["rewards/margins"]
@@ -91,6 +92,7 @@ def test_first_loss_is_that_of_equal_models(toy: str, pairs: Path, tmp_path: Pat
     """ln 2 wherever the reference comes from: another model, the adapter turned off, or numbers asked for before."""
     out = tmp_path / "out"
     keys = {"model": toy, "train": str(pairs), "steps": 2, "lora_rank": rank, "precompute_reference": ahead}
+    keys["log_kl"] = True
     assert pair.main(arguments(out, **keys, learning_rate=1e-3)) == 0
     losses = logged(out, "loss")
     assert losses[0] == pytest.approx(0.693147, abs=1e-5)
@@ -124,7 +126,7 @@ def test_a_loss_without_a_reference_loads_none(toy: str, pairs: Path, tmp_path: 
 @pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
 def test_killed_run_resumes_to_bitwise_the_same_weights(toy: str, pairs: Path, tmp_path: Path, rank: int) -> None:
     keys: dict[str, Any] = {"model": toy, "train": str(pairs), "steps": 24, "lora_rank": rank, "lora_dropout": 0.1}
-    keys |= {"learning_rate": 1e-3, "sft_weight": 0.5}
+    keys |= {"learning_rate": 1e-3, "sft_weight": 0.5, "log_kl": True}
     assert pair.main(arguments(tmp_path / "whole", **keys)) == 0
     line = arguments(tmp_path / "killed", **keys)
     run_and_kill("pair", tmp_path / "killed", line)

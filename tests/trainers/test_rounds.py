@@ -18,6 +18,7 @@ from tests.trainers.seeded_engine import TEXTS, SeededEngine
 from tests.trainers.toy import ROOT, arguments, build_toy, pair_rows, same_weights, write
 from trainers import command
 from trainers.ask.engine import Engine, EngineError
+from trainers.data.jsonl import DataError
 from trainers.data.tokens import encode_prompt
 from trainers.export import release
 from trainers.judge.aspects import ASPECTS
@@ -234,7 +235,7 @@ def test_raft_raises_the_score_and_leaves_a_run_that_can_be_exported(
 @pytest.mark.parametrize(("selector", "rank"), [(name, 2 * (at % 2)) for at, name in enumerate(SELECTORS)])
 def test_every_selector_runs_three_rounds(speaker: str, tmp_path: Path, rule: str, selector: str, rank: int) -> None:
     out = tmp_path / "run"
-    more = {"rounds": 3, "lora_rank": rank, "keep": 4, "score_beta": 5.0, "learning_rate": 1e-3}
+    more = {"rounds": 3, "lora_rank": rank, "keep": 4, "score_beta": 5.0, "learning_rate": 1e-3, "agreement": 0.3}
     more |= {"affix_good": "{prompt}", "affix_bad": "{prompt}"} if SELECTORS[selector].affixes else {}
     assert command.main([selector, *arguments(out, **keys(speaker, tmp_path, rule, **more))]) == 0
     run = json.loads((out / "run.json").read_text())
@@ -353,6 +354,11 @@ def test_samples_that_teach_nothing_are_counted_and_a_round_without_any_is_refus
     """A toy with random weights never ends."""
     assert iteration.main(arguments(tmp_path / "out", **keys(toy, tmp_path, rule, max_new_tokens=2))) == 2
     assert "round 0: selector raft left nothing to learn ({'cut off': " in capsys.readouterr().err
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_named(speaker: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"prompt 2 has \d+ tokens; with max_new_tokens \(10\) that is more than"):
+        generator(speaker).sample(["say 1\n", "say " * 300], 1, 0, tmp_path)
 
 
 def test_a_part_of_the_prompts_for_each_round_covers_all_before_one_comes_again() -> None:

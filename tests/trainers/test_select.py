@@ -14,6 +14,7 @@ from trainers.rounds.group import Choice, Group, Scored
 from trainers.rounds.select.iterative import ends
 from trainers.rounds.select.raft import best
 from trainers.rounds.select.rlcd import affixed, contrast
+from trainers.rounds.select.rlp import agreed, clusters, same_text
 from trainers.rounds.select.rrhf import ranked
 from trainers.rounds.select.rso import accepted, pairs
 from trainers.rounds.select.spin import own
@@ -159,6 +160,21 @@ def test_rlcd_of_equal_variants_carries_no_signal_and_of_different_ones_does() -
     equal, number = accuracy(0.0)
     assert abs(equal - 0.5) < 5 * math.sqrt(0.25 / number)
     assert accuracy(2.0)[0] > 0.75
+
+
+def test_rlp_makes_exactly_the_pairs_of_hand_made_clusters() -> None:
+    """Five of ten say Paris in three spellings; the best of them wins against the worst of the others."""
+    said = [("Paris.", 1), ("paris", 3), ("PARIS!", 2), ("Paris", 0), ("paris.", 1),
+            ("Lyon", 2), ("lyon.", 5), ("Rome", 1), ("Bonn", 4), ("Nice", 3)]  # fmt: skip
+    samples = tuple(Scored(text, score) for text, score in said)
+    assert [[one.text for one in cluster] for cluster in clusters(samples, same_text)] == [
+        ["Paris.", "paris", "PARIS!", "Paris", "paris."], ["Lyon", "lyon."], ["Rome"], ["Bonn"], ["Nice"],
+    ]  # fmt: skip
+    assert agreed(Group("p", samples), Choice(), Random(0)) == [{"prompt": "p", "chosen": "paris", "rejected": "Rome"}]
+    assert agreed(Group("p", samples), Choice(agreement=0.6), Random(0)) == []
+    assert agreed(Group("p", samples[:5]), Choice(), Random(0)) == []  # nothing disagrees
+    one_way = Choice(same=lambda one, other: len(one) <= len(other))  # entails only in one direction
+    assert agreed(Group("p", samples), one_way, Random(0)) == []
 
 
 def test_an_affix_stands_around_the_last_turn_only() -> None:

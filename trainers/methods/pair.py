@@ -31,6 +31,7 @@ class Recipe(Common):
     alpha: float | None = None
     sft_weight: float | None = None
     precompute_reference: bool = False
+    log_kl: bool = False
 
 
 def settings_of(recipe: Recipe) -> tuple[Settings, float]:
@@ -108,6 +109,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
             alpha=settings.alpha,
             sft_weight=weight,
             precompute_ref_log_probs=recipe.precompute_reference,
+            log_kl=recipe.log_kl,
         ),
         train_dataset=learn,
         eval_dataset=test if len(test) else None,

@@ -35,6 +35,7 @@ class PairConfig(DPOConfig):
     margin: float = 0.0
     alpha: float = 0.0
     sft_weight: float = 0.0
+    log_kl: bool = False
 
     def __post_init__(self) -> None:
         row = LOSSES[self.loss]
@@ -102,7 +103,7 @@ class PairTrainer(DPOTrainer):
         gap = inputs.get("gap")
         inputs = {key: value for key, value in inputs.items() if key != "gap"}
         if self.row.of is None:
-            self.log_kl(model, inputs)
+            self.record_kl(model, inputs)
             loss: Tensor = super()._compute_loss(model, inputs, False)  # type: ignore[no-untyped-call]
             return loss
         pairs, auxiliary = self.log_probabilities(model, inputs, gap)
@@ -119,7 +120,7 @@ class PairTrainer(DPOTrainer):
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * auxiliary
         self.log_pairs(pairs, of_pairs, inputs)
-        self.log_kl(model, inputs)
+        self.record_kl(model, inputs)
         return loss
 
     def log_probabilities(self, model: Any, inputs: dict[str, Any], gap: Tensor | None) -> tuple[Pairs, Any]:
@@ -178,15 +179,16 @@ class PairTrainer(DPOTrainer):
             self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
-    def log_kl(self, model: Any, inputs: dict[str, Any]) -> None:
+    def record_kl(self, model: Any, inputs: dict[str, Any]) -> None:
         """KL(π ‖ π_ref) in nats per token, exact over the vocabulary, on the answer of a batch's first chosen row.
 
-        The contexts are the data's, not samples of π. In training only at steps that get logged; never where the
-        reference is gone (full weights with a precomputed reference) or was never there.
+        The contexts are the data's, not samples of π. Two passes more, so only where `log_kl` asks for it, and in
+        training only at steps that get logged; never where the reference is gone (full weights with a precomputed
+        reference) or was never there.
         """
         mode = self.mode()
         adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
-        if not self.row.reference or (self.ref_model is None and not adapter):
+        if not cast(PairConfig, self.args).log_kl or not self.row.reference or (self.ref_model is None and not adapter):
             return
         if mode == "train" and (self.state.global_step + 1) % max(1, self.state.logging_steps):
             return

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from trainers.ask.engine import Answer, Answers, Messages
 from trainers.ask.journal import Journal
+from trainers.data.jsonl import DataError
 from trainers.data.tokens import encode_prompt
 from trainers.rounds.sample import Prompt, Sample, key_of, read_sample, write_sample
 
@@ -30,11 +31,12 @@ class Generator:
         self.model = load_trained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
         given = self.model.generation_config.eos_token_id
         self.ends = list(dict.fromkeys([tokenizer.eos_token_id, *(given if isinstance(given, list) else [])]))
-        self.decoding = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0,
+        self.decoding: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0,
                          "max_new_tokens": max_new_tokens}  # fmt: skip
 
     def sample(self, prompts: Sequence[Prompt], number: int, seed: int, folder: Path) -> list[list[Sample]]:
         """Batches are the same however often the run is resumed, and each has a seed of its own."""
+        self._check_context(prompts)
         with Journal(folder / "samples.jsonl", read_sample, write_sample) as kept:
             for start in tqdm(range(0, len(prompts), self.batch), desc="samples", unit="batch"):
                 places = range(start, min(start + self.batch, len(prompts)))
@@ -43,6 +45,17 @@ class Generator:
                 for found in self._generate(prompts, places, number, seed_of(seed, start)):
                     kept.append(found.key, found)
             return [[kept[key_of(at, i)] for i in range(number)] for at in range(len(prompts))]
+
+    def _check_context(self, prompts: Sequence[Prompt]) -> None:
+        """DataError where a prompt and a whole answer are more than the model's positions."""
+        limit, room = getattr(self.model.config, "max_position_embeddings", None), self.decoding["max_new_tokens"]
+        for at, prompt in enumerate(prompts if limit else ()):
+            length = len(encode_prompt(prompt, self.tokenizer))
+            if length + room > limit:
+                raise DataError(
+                    f"prompt {at + 1} has {length} tokens; with max_new_tokens ({room}) that is more than the model's "
+                    f"context ({limit})"
+                )
 
     def ask(self, questions: Mapping[str, Messages], path: Path) -> dict[str, Answer]:
         """Greedily; without a chat template the messages are asked as one text."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from trainers.rounds.sample import Prompt
@@ -43,4 +44,6 @@ class Choice:
 
     keep: int = 8
     score_beta: float = 1.0
-    least_gap: float = field(default=0.0)
+    least_gap: float = 0.0
+    agreement: float = 0.5
+    same: Callable[[str, str], bool] | None = None

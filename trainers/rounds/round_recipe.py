@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from trainers.ask.engine import Engine
 from trainers.rounds.group import Choice
+from trainers.rounds.rule import load_rule
 from trainers.rounds.selectors import SELECTORS, Selector
 from trainers.run.keys import Common, validate
 from trainers.run.recipe import RecipeError
@@ -45,6 +46,8 @@ class Recipe(Common):
     keep: int = 8
     score_beta: float = 1.0
     least_gap: float = 0.0
+    agreement: float = 0.5
+    same: str = ""
     loss: str | None = None
     beta: float | None = None
     heldout_samples: int = 1
@@ -59,7 +62,8 @@ class Recipe(Common):
     @property
     def choice(self) -> Choice:
         """What selectors read."""
-        return Choice(self.keep, self.score_beta, self.least_gap)
+        same = load_rule(self.same) if self.same else None
+        return Choice(self.keep, self.score_beta, self.least_gap, self.agreement, same)
 
     def engine(self, url: str, model: str) -> Engine:
         """The engine that serves the actor, as it is asked."""
@@ -104,6 +108,8 @@ def check(recipe: Recipe) -> None:
             "sampler: url gives a running engine each round's LoRA adapter on the base that it serves: set lora_rank "
             "and start: base, or use sampler: command, which starts the engine again for each round"
         )
+    if not 0 < recipe.agreement <= 1:
+        raise RecipeError("agreement is a share of the samples: above 0 and at most 1")
     for name in ("affix_good", "affix_bad"):
         if row.affixes and "{prompt}" not in getattr(recipe, name):
             raise RecipeError(f"selector {recipe.selector} needs {name}, with {{prompt}} in it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from trainers.ask.journal import Journal
 from trainers.data.tokens import encode_answer, encode_prompt
 from trainers.judge.aspects import ask_marks, read_marks
 from trainers.judge.pairwise import Item, judge_pairs
+from trainers.rounds.rule import load_rule
 from trainers.rounds.sample import Prompt, Sample
 from trainers.run.recipe import RecipeError
 
@@ -139,28 +139,6 @@ class PairsScorer:
                 wins.setdefault((at, i), []).append(1 - verdict.score)
         means = {place: sum(some) / len(some) for place, some in wins.items()}
         return [[means.get((at, i)) for i in range(len(group))] for at, group in enumerate(samples)]
-
-
-def load_rule(name: str) -> Callable[[Prompt, str], Any]:
-    """The function that "FILE.py:NAME" stands for; RecipeError where there is none.
-
-    The file is code that runs here, as the recipe's author means it to.
-    """
-    source, _, attribute = name.rpartition(":")
-    if not source.endswith(".py"):
-        raise RecipeError(f"rule {name}: must be FILE.py:FUNCTION")
-    path = Path(source)
-    if not path.is_file():
-        raise RecipeError(f"rule {name}: no such file")
-    spec = importlib.util.spec_from_file_location(f"rule_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise RecipeError(f"rule {name}: not Python")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise RecipeError(f"rule {name}: {path} has no function {attribute!r}")
-    return function  # type: ignore[no-any-return]
 
 
 def last(prompt: Prompt) -> str:

@@ -62,6 +62,13 @@ SELECTORS: Mapping[str, Selector] = {
         scored=False,
         settings={"loss": "dpo"},
     ),
+    "rlp": Selector(
+        of="trainers.rounds.select.rlp:agreed",
+        trains="pair",
+        paper="RLP, arXiv 2403.19279",
+        formula="best of the largest cluster of samples ≻ worst outside of it, then loss dpo",
+        settings={"loss": "dpo"},
+    ),
     "rlcd": Selector(
         of="trainers.rounds.select.rlcd:contrast",
         trains="pair",
