@@ -8,11 +8,11 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_LARGE = 2**18  # bytes; a thread costs more than the work on a smaller body holds the loop
+LARGE = 2**18  # bytes; a thread costs more than the work on a smaller body holds the loop
 
 
 async def beside(size: int, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """What `work` returns, done in a thread where the body that it works on has many bytes."""
-    if size < _LARGE:
+    if size < LARGE:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

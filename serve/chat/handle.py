@@ -19,7 +19,7 @@ from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
 from serve.chat.admission import admit, leave
 from serve.chat.align import Order, align, holds, outgoing, translation, without
-from serve.chat.beside import beside
+from serve.chat.beside import LARGE, beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver
 from serve.chat.keys import ANYBODY, known
@@ -31,7 +31,7 @@ from serve.chat.settle import carriers, probed, settle
 from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
-from serve.engine.features import PARTS
+from serve.engine.features import APIS, PARTS
 from serve.engine.live import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call, ClientGone
@@ -55,8 +55,8 @@ Line = Callable[[Service, Call, Record], Awaitable[None]]
 def speaking(dialect: Dialect, dialects: Sequence[Dialect]) -> Line:
     """The line of a request for an answer, in this dialect, which is one of `dialects`."""
 
-    async def line(service: Service, call: Call, record: Record) -> None:
-        await _generate(service, call, record, dialect, dialects)
+    def line(service: Service, call: Call, record: Record) -> Awaitable[None]:
+        return _generate(service, call, record, dialect, dialects)
 
     return line
 
@@ -67,9 +67,10 @@ async def _generate(
     config = service.config
     request, policy, engine, model, held = await settle(service, call, record, dialect, dialects)
     with call:  # that is, while the client stays
-        await probed(service, call, policy, dialect)
+        if dialect.path in APIS:
+            await probed(service, call, policy, dialect)
         if not held and natively(policy, engine, dialect.path):
-            outcomes = tuple(Outcome(name, "skipped", "elsewhere") for name in policy.stages)
+            outcomes = tuple([Outcome(name, "skipped", "elsewhere") for name in policy.stages])
             record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
 
             def write(engine: LiveEngine, model: str) -> Outgoing:
@@ -77,14 +78,18 @@ async def _generate(
                 body = _checked(service, dialect, engine, request, model, own)
                 return counting(engine, request, Outgoing(dialect.path, body))
 
-            engines = [it for it in candidates(service, policy) if it is engine or natively(policy, it, dialect.path)]
+            engines = candidates(service, policy)
+            if policy.fallback:
+                engines = [it for it in engines if it is engine or natively(policy, it, dialect.path)]
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 sent = await deliver(service, call, record, engines, model, write)
                 await _pass_on(call, record, service, sent, dialect)
         else:
-            size = len(request.body)
-            chat = await beside(size, dialect.chat, request, config.server)
-            plain = await beside(size, dialect.as_chat, request)
+            if (size := len(request.body)) < LARGE:
+                chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
+            else:
+                chat = await beside(size, dialect.chat, request, config.server)
+                plain = await beside(size, dialect.as_chat, request)
             order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
             record.alignment = await align(order)
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
@@ -177,8 +182,8 @@ def relaying(dialects: Sequence[Dialect]) -> Line:
     it, unless it says `elsewhere = "raw"`, or the path generates no text.
     """
 
-    async def line(service: Service, call: Call, record: Record) -> None:
-        await _relay(service, call, record, dialects)
+    def line(service: Service, call: Call, record: Record) -> Awaitable[None]:
+        return _relay(service, call, record, dialects)
 
     return line
 

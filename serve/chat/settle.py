@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prompt_opt.core import Policy
 from serve.chat.admission import admit
-from serve.chat.beside import beside
+from serve.chat.beside import LARGE, beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
@@ -42,7 +42,10 @@ async def settle(
     record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
     await admit(service, call, record)
     body = await call.read(int(config.server.max_body_mb * 2**20))
-    request = await beside(len(body), dialect.parse, body, config.server)
+    if len(body) < LARGE:
+        request = dialect.parse(body, config.server)
+    else:
+        request = await beside(len(body), dialect.parse, body, config.server)
     policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))

@@ -65,11 +65,13 @@ def request_headers(
 
 def _credential(client: Iterable[tuple[bytes, bytes]], key_header: str) -> dict[str, str]:
     """The client's own key, where it came by another API's header, in the one that the engine wants."""
-    for name, value in client:
+    for raw, value in client:
+        if (name := raw.lower()) not in (b"x-api-key", b"authorization"):
+            continue
         scheme, _, secret = value.decode("latin-1").strip().rpartition(" ")
-        if name.lower() == b"x-api-key" and key_header == "authorization" and secret:
+        if name == b"x-api-key" and key_header == "authorization" and secret:
             return {key_header: f"Bearer {secret}"}
-        if name.lower() == b"authorization" and scheme.lower() == "bearer" and secret:
+        if name == b"authorization" and scheme.lower() == "bearer" and secret:
             return {key_header: secret}
     return {}
 
