@@ -40,11 +40,18 @@ def head_only(served: Served, path: str, *headers: str) -> tuple[int, str]:
     with socket.create_connection((host, int(port)), timeout=5) as sock:
         sock.sendall("\r\n".join([*lines, *headers, "", ""]).encode())
         answer = ""
-        while (part := sock.recv(65536).decode()) and not (answer := answer + part).endswith("}}"):
-            pass
+        while not _complete(answer) and (part := sock.recv(65536).decode()):
+            answer += part
     status, body = int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
     error = json.loads(body)["error"]
     return status, error.get("code") or error.get("type")
+
+
+def _complete(answer: str) -> bool:
+    """Whether the body has come that the head announces."""
+    head, _, body = answer.partition("\r\n\r\n")
+    length = [line.partition(":")[2] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
+    return bool(length) and len(body.encode()) >= int(length[0])
 
 
 @pytest.mark.parametrize("path", PATHS)
