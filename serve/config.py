@@ -42,6 +42,11 @@ class Server:
     connect_s: float = 10.0
     heartbeat_s: float = 0.0  # a comment in streams on which nothing has come for so long; 0: none
     trace_ttl_s: float = 86400.0
+    log: Literal["text", "json"] = "text"  # lines of text or of JSON, with the ids of requests
+    access_log: bool = False  # a line for each request
+    otlp: str = ""  # base URL of an OpenTelemetry collector; "": OTEL_EXPORTER_OTLP_ENDPOINT, if that is set
+    tls_cert: str = ""  # a PEM file with the server's certificate and its chain
+    tls_key: str = ""  # a PEM file with its private key; "": in the same file
     trace_content: bool = False  # keep the prompt before and after in traces
     cache_salt: Literal["none", "tenant"] = "none"  # of policies that don't say: share vLLM's prefix cache, or not
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from serve.chat.record import new_id
 from serve.chat.service import Service
+from serve.config import Server
+from serve.observe import logs
+from serve.observe.logs import sound_id
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,9 +31,29 @@ class Application:
         if self._app is None:
             async with self._loading:
                 self._app = self._app or await asyncio.to_thread(self._load)
+        if scope["type"] == "http":
+            send = _told(self._service().config.server, scope, send)
         await self._app(scope, receive, send)
 
     def _load(self) -> Any:
         from serve.api.app import build
 
         return build(self._service)
+
+
+def _told(server: Server, scope: Message, send: Send) -> Send:
+    """`send`, which also returns the request's id, and logs the request where the server keeps an access log."""
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)
+    ident, since = sound_id(given) or new_id(), time.monotonic()
+    if server.log == "json":
+        logs.request_id.set(ident)
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", ident.encode())]
+            if server.access_log:
+                ms = round((time.monotonic() - since) * 1000, 1)
+                logs.access(scope["method"], scope["path"], message["status"], {"request_id": ident, "ms": ms})
+        await send(message)
+
+    return answer

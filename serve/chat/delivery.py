@@ -100,7 +100,7 @@ async def _deliver(
 ) -> Delivery:
     """Send to one engine; once more without asking for the usage, where that may be what it refuses."""
     out = write(engine, model)
-    upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own)
+    upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own, model=model)
     if out.counts and upstream.status in (400, 422):
         with upstream:
             refusal = await read(engine, upstream)
@@ -109,7 +109,7 @@ async def _deliver(
         else:
             engine.counts = False
             out = write(engine, model)
-            upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own)
+            upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own, model=model)
             engine.counts = upstream.status in (400, 422) and not REFUSAL.search(refusal)  # it was something else
             if not engine.counts:
                 log.info("engine %s does not tell the usage of streams", engine.spec.name)

@@ -23,6 +23,7 @@ from serve.chat.beside import LARGE, beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver
 from serve.chat.keys import ANYBODY, known
+from serve.chat.observe import begin, finish
 from serve.chat.record import Alignment, Record, Selection, account
 from serve.chat.reply import hand_over, pass_on, read, translate
 from serve.chat.salt import PATHS, natively, notes, salt
@@ -36,6 +37,7 @@ from serve.engine.live import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call, ClientGone
 from serve.http.heartbeat import Heartbeat
+from serve.observe.logs import sound_id
 
 # What engines say of a prompt that is longer than their context (OpenAI, vLLM, SGLang, llama.cpp, TGI, gateways).
 _TOO_LONG = re.compile(
@@ -91,6 +93,8 @@ async def _generate(
                 chat = await beside(size, dialect.chat, request, config.server)
                 plain = await beside(size, dialect.as_chat, request)
             order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
+            if call.span is not None:
+                call.span.aligning()
             record.alignment = await align(order)
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 await _aligned(call, record, order)
@@ -235,8 +239,9 @@ def _unchanged(dialect: Dialect, engine: LiveEngine, request: wire.Request, mode
 
 async def run(service: Service, call: Call, line: Line) -> None:
     """Travel a line, turn what goes wrong into an answer, and record the outcome whatever it is."""
-    record = Record(call.path)
+    record = Record(call.path, request_id=sound_id(call.header(b"x-request-id")))
     call.extra = record.headers
+    begin(service, call, record)
     unanswered = 500  # the status to count where no answer has begun; what is left after the cases below is a bug
     try:
         await line(service, call, record)
@@ -257,3 +262,4 @@ async def run(service: Service, call: Call, line: Line) -> None:
         status = call.status or unanswered
         leave(record, served=status < 400)
         account(record, status, service.traces)
+        finish(service, call, record, status)

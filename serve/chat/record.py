@@ -105,6 +105,7 @@ class Record:
     alignment: Alignment = _NO_ALIGNMENT
     answer: Answer = field(default_factory=Answer)
     error: str = ""
+    request_id: str = ""  # the client's; "": ours is `ident`
     admission: Admission | None = None  # what its limits hold of it
     turn: Callable[[], None] | None = None  # to be called when a large body is done with
 
@@ -123,8 +124,9 @@ class Record:
         pairs = [(b"x-trimtab-policy", _header(self.selection.policy.name))] if self.selection else []
         if self.selection is not None and self.selection.fallback:
             pairs.append((b"x-trimtab-engine", _header(self.selection.engine)))
+        ids = ((b"x-trimtab-trace", self.ident.encode()), (b"x-request-id", (self.request_id or self.ident).encode()))
         rates = self.admission.headers() if self.admission is not None else ()
-        return [*pairs, (b"x-trimtab-applied", _header(applied)), (b"x-trimtab-trace", self.ident.encode()), *rates]
+        return [*pairs, (b"x-trimtab-applied", _header(applied)), *ids, *rates]
 
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""
@@ -133,6 +135,7 @@ class Record:
         content = selection is not None and selection.content
         out: dict[str, Any] = {
             "id": self.ident,
+            "request_id": self.request_id or self.ident,
             "object": "trace",
             "created": int(time.time() - (time.monotonic() - answer.started)),
             "path": self.path,

@@ -18,6 +18,7 @@ from serve.dialects.openai_chat import events
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
+from serve.observe.tracing import stage_asks
 
 _REFUSALS = (400, 413, 422)  # of a prompt, which is too long, say
 _ANSWER = 2**22  # bytes of a rewriter's answer
@@ -88,9 +89,10 @@ async def ask(
     if live.streams_always:
         adapted["stream"] = True  # or it writes on after we have given up
     try:
-        upstream = await live.post(relay, path, headers, msgspec.json.encode(adapted))
-        upstream.decode()
-        answer = await upstream.read(_ANSWER)
+        with stage_asks("bpo", engine, path, str(fields.get("model", ""))) as traced:
+            upstream = await live.post(relay, path, headers | traced, msgspec.json.encode(adapted))
+            upstream.decode()
+            answer = await upstream.read(_ANSWER)
     except UpstreamError as error:
         raise RewriterFailed(f"engine {engine}: {error}") from error
     if upstream.status in _REFUSALS:

@@ -18,6 +18,7 @@ from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call
 from serve.limits.limiter import Limiter
 from serve.limits.turns import Turns
+from serve.observe.tracing import Tracing
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
@@ -38,6 +39,7 @@ class Service:
     indexes: Indexes
     limiter: Limiter | None = None  # None: nothing is limited
     turns: Turns = field(default_factory=lambda: Turns(128 * 2**20))
+    tracing: Tracing | None = None
 
 
 async def send(
@@ -50,6 +52,7 @@ async def send(
     *,
     own: bool = True,
     method: str = "POST",
+    model: str = "",
 ) -> Upstream:
     """Send to the engine; an UpstreamError becomes an answer for the client.
 
@@ -61,13 +64,19 @@ async def send(
     headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
     query = call.query.decode("latin-1")
     target = path + (f"?{query}" if query else "")
+    if call.span is not None:
+        headers |= call.span.ask(engine.spec.name, path, model)
     try:
         if method == "POST":
             upstream = await engine.post(service.relay, target, headers, body, prefix)
         else:
             upstream = await engine.request(service.relay, method, target, headers)
     except UpstreamError as error:
+        if call.span is not None:
+            call.span.failed(type(error).__name__)
         raise failed(engine, error) from error
+    if call.span is not None:
+        call.span.answered(upstream.status)
     upstream.decode()
     if upstream.status < 300:
         return upstream

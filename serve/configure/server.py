@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -46,6 +47,9 @@ def read_server(
         if getattr(server, name) < 0:
             raise toml.fail("server", name, "must not be negative")
     _check_origins(toml, server, keyed=bool(keys))
+    _check_tls(toml, server)
+    if server.otlp and not re.fullmatch(r"https?://[!-~]+", server.otlp):
+        raise toml.fail("server", "otlp", f"{server.otlp!r} is not an http:// or https:// URL")
     for name in server.hosts:
         if not re.fullmatch(r"\*|[A-Za-z0-9_.-]+", name):
             raise toml.fail("server", "hosts", f"{name!r} is not a host name (without scheme and port)")
@@ -67,6 +71,18 @@ def _check_origins(toml: Toml, server: Server, *, keyed: bool) -> None:
             raise toml.fail("server", "cors_origins", f"{origin!r} is not an origin like https://app.example.com")
         if origin == "*" and not keyed:
             raise toml.fail("server", "cors_origins", '"*" opens a server without keys to every page: add a [[key]]')
+
+
+def _check_tls(toml: Toml, server: Server) -> None:
+    if not server.tls_cert:
+        if server.tls_key:
+            raise toml.fail("server", "tls_key", "needs a tls_cert")
+        return
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(server.tls_cert, server.tls_key or None, password=lambda: "")
+    except OSError as error:  # ssl.SSLError is one
+        raise toml.fail("server", "tls_cert", f"the certificate and its key cannot be loaded: {error}") from None
 
 
 def loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serve.errors import ApiError
 from serve.http.body import BODY_S, Headers, check, header, media, plain, too_large, too_slow
 from serve.http.headers import NOSNIFF
+from serve.observe.tracing import RequestSpan
 
 log = logging.getLogger("trimtab.call")
 
@@ -99,6 +100,7 @@ class Call:
         self.shape: Shape = PLAIN  # of errors
         self.granted: Headers = ()  # headers for the browser of a page of another origin
         self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
+        self.span: RequestSpan | None = None  # where requests are traced
         self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
         self.grown: Callable[[int], Awaitable[None]] | None = None  # told how long a body without a length is so far
         self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream

@@ -86,13 +86,17 @@ def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = Fa
     """What the client gets to see of an engine's headers, as ASGI's pairs.
 
     All but what concerns one connection only, the engine's host, or us (X-Trimtab-*, CORS). Content-Length stays
-    where `length` says that the body is sent as it came.
+    where `length` says that the body is sent as it came. The engine's X-Request-Id is X-Engine-Request-Id here.
     """
     pairs = [(name.lower(), value) for name, value in engine]
     dropped = _DROPPED_KEEPING_LENGTH if length else _DROPPED
     if named := [value for name, value in pairs if name == b"connection"]:
         dropped |= {token.strip().lower() for value in named for token in value.split(b",")}
-    kept = [pair for pair in pairs if pair[0] not in dropped and not pair[0].startswith(_OURS)]
+    kept = [
+        pair if pair[0] != b"x-request-id" else (b"x-engine-request-id", pair[1])
+        for pair in pairs
+        if pair[0] not in dropped and not pair[0].startswith(_OURS)
+    ]
     if any(name == b"content-type" and b"json" not in value and b"event-stream" not in value for name, value in kept):
         return [*(pair for pair in kept if pair[0] != _SANDBOX[0]), _SANDBOX]
     return kept

@@ -191,7 +191,8 @@ class Protocol(HttpToolsProtocol):
         if not unread:
             return self.timeout_keep_alive_handler()
         self.parser = _Deaf()  # type: ignore[assignment]
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot be closed by halves
+            self.transport.write_eof()
         self._in_time()
         self._late = self.loop.call_later(_LINGER_S, self.timeout_keep_alive_handler)
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
+from datetime import UTC, datetime
 from typing import IO
 
 
 class Console:
     """stderr, line by line; on a terminal, with one more line below that is drawn over."""
 
-    def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
+    def __init__(self, *, as_json: bool = False) -> None:
+        """`as_json` is for what goes to stderr: a JSON object a line, as the workers log then."""
+        self.as_json = as_json
+        self.terminal = sys.stderr.isatty() and not as_json
         self.below = ""
 
     def say(self, line: str, stream: IO[str] | None = None) -> None:
         """Print a line, above the one that is drawn over; to `stream`, else to stderr."""
         if self.terminal:
             self._write("\r\x1b[K")
+        if self.as_json and stream is None:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"time": now, "level": "info", "logger": "trimtab", "message": line}, ensure_ascii=False)
         self._write(line + "\n", stream)
         self._write(self.below)
 

@@ -81,7 +81,7 @@ class _Supervisor:
         self.load, self.config, self.pace = load, config, pace
         self.listener, self.fd = listener, listener.fileno()
         self.bound = config.server.host  # a reload does not bind anew
-        self.console = Console()
+        self.console = Console(as_json=config.server.log == "json")
         self.stopping, self.reload_wanted, self.news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.status = 0
         self.boots = 0  # workers that died before any was ever ready
@@ -156,7 +156,10 @@ class _Supervisor:
         if not self.announced:
             self.announced = True
             host, port = self.config.server.host, self.listener.getsockname()[1]
-            self.console.say(f"trimtab: serving on http://{f'[{host}]' if ':' in host else host}:{port}", sys.stdout)
+            scheme = "https" if self.config.server.tls_cert else "http"
+            self.console.say(
+                f"trimtab: serving on {scheme}://{f'[{host}]' if ':' in host else host}:{port}", sys.stdout
+            )
 
     def worker_failed(self, *, hopeless: bool) -> None:
         """A worker died. Before any has ever listened, the third time is a mistake that waiting won't mend."""
@@ -195,7 +198,9 @@ class _Supervisor:
         for name, child in kept.items():
             child.engine = engines[name]
         self.engines = {name: (kept | new)[name] for name in engines}
-        fixed = [k for k in ("host", "port", "workers") if getattr(config.server, k) != getattr(self.config.server, k)]
+        wanted, running = config.server, self.config.server
+        fixed = [k for k in ("host", "port", "workers", "otlp") if getattr(wanted, k) != getattr(running, k)]
+        fixed += ["tls_cert"] if bool(wanted.tls_cert) != bool(running.tls_cert) else []
         self.config = config
         self.tell(reload=True)
         revision = self.revision

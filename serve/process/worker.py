@@ -49,6 +49,7 @@ from serve.http.protocol import Protocol
 from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
 from serve.limits.turns import Turns
+from serve.observe import logs, tracing
 from serve.store.place import open_traces
 from serve.store.traces import Traces
 
@@ -78,7 +79,11 @@ class Worker:
         relay = _relay(config)
         self.ledgers = Ledgers()
         parts, traces = _parts(config, {}, indexes, relay), open_traces(config)
-        self.service = Service(config, *parts, relay, traces, indexes, self.ledgers.limiter(config), _turns(config))
+        logs.install(config.server.log)
+        self.tracing = tracing.start(config.server.otlp)
+        self.service = Service(
+            config, *parts, relay, traces, indexes, self.ledgers.limiter(config), _turns(config), self.tracing
+        )
         self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
         self._warmed: Done = set()
         self._state(told)
@@ -125,6 +130,8 @@ class Worker:
     ) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
         old = self.service
+        if config.server.log != old.config.server.log:
+            logs.install(config.server.log)
         if relay is not old.relay:
             self._retired.append(old.relay)
         if traces is not old.traces:
@@ -133,10 +140,13 @@ class Worker:
             self._retired.append(old.indexes)
         same = config.server.large_bodies_mb == old.config.server.large_bodies_mb
         turns = old.turns if same else _turns(config)
-        self.service, self.gate = Service(config, *parts, relay, traces, indexes, limiter, turns), Gate(config)
+        self.service = Service(config, *parts, relay, traces, indexes, limiter, turns, self.tracing)
+        self.gate = Gate(config)
         for it in self.checked():
             it.check(relay)  # a new one is not ready before
         if self.settings is not None:
+            if self.settings.ssl is not None and config.server.tls_cert:  # the files may be new under their old names
+                self.settings.ssl.load_cert_chain(config.server.tls_cert, config.server.tls_key or None)
             self.settings.timeout_graceful_shutdown = _drain(config)
 
     def judge(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
@@ -156,6 +166,8 @@ class Worker:
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
         await self.ledgers.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     def _state(self, told: Mapping[str, Any]) -> None:
         self._revision, self._engines = told["revision"], told["engines"]
@@ -252,6 +264,8 @@ async def serve(told: Mapping[str, Any]) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_drain(worker.service.config),
         headers=[(name.decode(), value.decode()) for name, value in (NOSNIFF,)],
+        ssl_certfile=worker.service.config.server.tls_cert or None,
+        ssl_keyfile=worker.service.config.server.tls_key or None,
         backlog=2048,
     )
     server = uvicorn.Server(settings)
@@ -295,7 +309,7 @@ async def serve(told: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Run as `python -m serve.process.worker`, by the supervisor."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.install("text")
     # uvicorn drains on these and then raises them again, which would end the process before it has tidied up.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: None)

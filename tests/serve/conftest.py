@@ -148,7 +148,7 @@ class Served:
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        line = self.wait_for(r"serving on (http://\S+)|Error|trimtab serve:", 30)
+        line = self.wait_for(r"serving on (https?://\S+)|Error|trimtab serve:", 30)
         assert "serving on" in line, "\n".join(self.said)
         self.url = line.rsplit(" ", 1)[1]
 
