@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -99,3 +100,19 @@ class SqliteFile:
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether SQLite says that the file's content is wrong."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY in _DAMAGE
+
+
+def seal(body: bytes) -> bytes:
+    """A JSON object with its checksum before it, since SQLite has none."""
+    return b"%08x" % zlib.crc32(body) + body
+
+
+def unsealed(path: Path, stored: bytes) -> bytes | None:
+    """The JSON object as it was sealed; None, and a word in the log, where it is another now.
+
+    What was stored before there were checksums begins with its brace, and is taken as it is.
+    """
+    if stored[:1] == b"{" or stored[:8] == b"%08x" % zlib.crc32(stored[8:]):
+        return stored.removeprefix(stored[:8]) if stored[:1] != b"{" else stored
+    log.error("%s: a row is not what was written, and is left out", path)
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from serve.config import Config
-from serve.store.sqlite import SqliteFile
+from serve.store.sqlite import SqliteFile, seal, unsealed
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdict (
@@ -47,11 +47,13 @@ class SqliteVerdicts:
     def put(self, tenant: str, key: str, subject: Sequence[str], verdict: Mapping[str, Any]) -> None:
         """Keep a verdict, durably. Another one of the same key on the same traces is replaced: people change minds."""
         row = (verdict["id"], tenant, key, verdict["kind"], " ".join(sorted(subject)), time.time())
+        body = seal(msgspec.json.encode(verdict))
 
         def write(connection: sqlite3.Connection) -> None:
             with connection:
                 connection.execute(
-                    "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, msgspec.json.encode(verdict))
+                    "INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*row, body),
                 )
 
         self._file.run(write)
@@ -69,7 +71,12 @@ class SqliteVerdicts:
                 (tenant, kind, kind, after, after, tenant, limit),
             ).fetchall()
 
-        return [msgspec.json.decode(body) for (body,) in self._file.run(read)]
+        return list(self._decoded(self._file.run(read)))
+
+    def _decoded(self, rows: Iterable[tuple[bytes]]) -> Iterator[dict[str, Any]]:
+        for (stored,) in rows:
+            if (body := unsealed(self._path, stored)) is not None:
+                yield msgspec.json.decode(body)
 
     def withdraw(self, tenant: str, ident: str) -> bool:
         """Forget a verdict; False where this tenant has none of that id."""
@@ -93,8 +100,7 @@ class SqliteVerdicts:
                 " ORDER BY created, id",
                 (kind, since, tenant, tenant),
             )
-            for (body,) in rows:
-                yield msgspec.json.decode(body)
+            yield from self._decoded(rows)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from serve.config import Config, ConfigError
-from serve.store.sqlite import SqliteFile, is_damage
+from serve.store.sqlite import SqliteFile, is_damage, seal, unsealed
 from serve.store.traces import Summary
 
 log = logging.getLogger("trimtab.traces")
@@ -85,7 +85,7 @@ class SqliteTraces:
             row = connection.execute(
                 "SELECT body FROM trace WHERE id = ? AND tenant = ? AND expires > ?", (ident, tenant, time.time())
             ).fetchone()
-            return row[0] if row else None
+            return unsealed(self._file.path, row[0]) if row else None
 
         return self._file.run(read)
 
@@ -113,10 +113,11 @@ class SqliteTraces:
             found = connection.execute(_FOUND, (tenant, *before, time.time(), *wanted, limit)).fetchall()
             last = found[-1] if len(found) == limit else connection.execute(_LOOKED, (tenant, *before)).fetchone()
             one = "SELECT body FROM trace WHERE id = ?"
-            return [connection.execute(one, (ident,)).fetchone() for _, ident in found], last
+            rows = [connection.execute(one, (ident,)).fetchone() for _, ident in found]
+            return [unsealed(self._file.path, row[0]) for row in rows if row], last
 
         bodies, last = self._file.run(look)
-        rows = [msgspec.json.decode(row[0], type=Summary) for row in bodies if row]
+        rows = [msgspec.json.decode(body, type=Summary) for body in bodies if body]
         return rows, f"{last[0]!r}-{last[1]}" if last else ""
 
     def close(self) -> None:
@@ -168,7 +169,7 @@ class SqliteTraces:
         values = [
             value
             for ident, tenant, ended, body, *listed in rows
-            for value in (ident, tenant, ended, ended + self._ttl_s, body, *listed)
+            for value in (ident, tenant, ended, ended + self._ttl_s, seal(body), *listed)
         ]
         connection.execute(_INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows)), values)
 

@@ -128,3 +128,25 @@ def test_a_deleted_store_is_begun_anew(start: Start) -> None:
         assert found.status_code == 200
         for file in (served.config.parent / "state").glob("traces.sqlite3*"):
             file.unlink()
+
+
+def test_a_row_that_is_not_what_was_written_is_left_out_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    verdicts = SqliteVerdicts(tmp_path)
+    for ident in ("a", "b"):
+        verdicts.put("t", "k", [ident], {"id": ident, "kind": "rating", "text": f"the answer {ident} was right"})
+    settle(tmp_path / "feedback.sqlite3")
+    file = tmp_path / "feedback.sqlite3"
+    file.write_bytes(file.read_bytes().replace(b"answer a was right", b"answer a was wrong"))
+    assert [row["id"] for row in verdicts.page("t")] == ["b"]
+    assert [row["id"] for row in verdicts.all(None, "rating", 0)] == ["b"]
+    assert "a row is not what was written" in caplog.text
+
+
+def test_rows_from_before_there_were_checksums_are_read(tmp_path: Path) -> None:
+    verdicts = SqliteVerdicts(tmp_path)
+    verdicts.put("t", "k", ["a"], {"id": "a", "kind": "rating"})
+    with closing(sqlite3.connect(tmp_path / "feedback.sqlite3")) as db, db:
+        db.execute("UPDATE verdict SET body = substr(body, 9)")
+    assert verdicts.page("t") == [{"id": "a", "kind": "rating"}]
