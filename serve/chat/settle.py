@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prompt_opt.core import Policy
@@ -13,9 +13,11 @@ from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Record, Selection
 from serve.chat.service import Service, probe
+from serve.config import Server
 from serve.dialects.dialect import Dialect
-from serve.dialects.wire import Request
+from serve.dialects.wire import Raw, Request
 from serve.engine.live import LiveEngine
+from serve.errors import BadRequest
 from serve.http.call import Call
 
 
@@ -49,7 +51,7 @@ async def settle(
     policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))
-    record.selection = _selection(service, record, policy, engine, request, explain=explain)
+    record.selection = _selection(service, record, policy, engine, dialect, request, explain=explain)
     if explain:
         caller.require("explain")
     if not policy.fallback:
@@ -88,7 +90,14 @@ def carriers(policy: Policy, dialects: Sequence[Dialect]) -> list[str]:
 
 
 def _selection(
-    service: Service, record: Record, policy: Policy, engine: LiveEngine, request: Request, *, explain: bool
+    service: Service,
+    record: Record,
+    policy: Policy,
+    engine: LiveEngine,
+    dialect: Dialect,
+    request: Request,
+    *,
+    explain: bool,
 ) -> Selection:
     """What was settled; content is kept where the server or a caller who may says so."""
     keep = service.config.server.trace_content or (explain and record.caller.may("explain"))
@@ -96,4 +105,20 @@ def _selection(
     model = request.model or engine.spec.public_name
     if not keep:
         return Selection(policy, engine.spec.name, model, request.stream)
-    return Selection(policy, engine.spec.name, model, request.stream, True, request.fields)
+    asked = _asked(dialect, request, service.config.server)
+    return Selection(policy, engine.spec.name, model, request.stream, True, asked)
+
+
+def _asked(dialect: Dialect, request: Request, limits: Server) -> Mapping[str, Raw]:
+    """The request's fields under a chat completion's names, as traces keep them.
+
+    They are the client's own where the request has no such form: a trace must not fail what works raw.
+    """
+    try:
+        plain = dialect.as_chat(request)
+        if plain is request:
+            return request.fields
+        rows = dialect.messages(dialect.chat(request, limits).messages)
+    except BadRequest:
+        return request.fields
+    return {**plain.fields, "messages": Raw(b"[" + b",".join([row.json() for row in rows]) + b"]")}

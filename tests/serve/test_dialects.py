@@ -99,3 +99,37 @@ async def test_an_error_of_the_engine_keeps_its_status(http: httpx.AsyncClient, 
     answer = await ask(http, policy, model=f"error-{status}")
     assert answer.status_code == status
     assert answer.json().keys() == {"oops", "code"}
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
+    "/v1/completions": {"prompt": "hello"},
+    "/v1/responses": {"input": "hello"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_a_trace_keeps_the_conversation_in_one_shape(http: httpx.AsyncClient, dialect: Any, policy: str) -> None:
+    """So that answers can be rated whatever API they were asked for in."""
+    if policy not in ("raw", *dialect.renders):
+        pytest.skip("this dialect does not carry it")
+    body = {"model": "echo", **BODIES[dialect.path], "trimtab": {"explain": True}}
+    answer = await http.post(dialect.path, json=body, headers={"x-trimtab-policy": policy})
+    assert answer.status_code == 200, answer.text
+    trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
+    (turn,) = trace["before"]
+    text = turn["content"] if isinstance(turn["content"], str) else "".join(part["text"] for part in turn["content"])
+    assert (turn["role"], text) == ("user", "hello")
+    assert trace["answer"] is not None
+    rating = await http.post("/v1/feedback", json={"trace": trace["id"], "rating": "up"})
+    assert rating.status_code == 200, rating.text
+
+
+async def test_a_prompt_that_is_no_conversation_is_kept_as_it_came(http: httpx.AsyncClient) -> None:
+    body = {"model": "echo", "prompt": ["a", "b"], "trimtab": {"explain": True}}
+    answer = await http.post("/v1/completions", json=body)
+    assert answer.status_code == 200
+    trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
+    assert (trace["before"], trace["params"]["prompt"]) == (None, ["a", "b"])
