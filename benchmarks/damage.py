@@ -90,6 +90,8 @@ def read_feedback(folder: Path) -> bool:
     verdicts = SqliteVerdicts(folder)
     verdicts.put("acme", "key", ["late"], {"id": "late", "kind": "rating"})
     rows = {row["id"]: row for row in verdicts.all("acme", "rating", 0)}
+    for line in verdicts.damage():
+        logging.error("damaged: %s", line)
     return len(rows) == 201 and rows["v17"]["text"] == "text 17 " * 20
 
 

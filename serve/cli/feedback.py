@@ -41,9 +41,12 @@ def main(argv: list[str]) -> int:
         verdicts = open_verdicts(load(Flags(config=args.config, state_dir=args.state_dir)))
         kind, shape = ("rating", labelled) if args.kind == "labelled" else ("preference", preference)
         count = _write(args.out, (shape(verdict) for verdict in verdicts.all(args.tenant, kind, since)))
+        wrong = verdicts.damage()
     except (ConfigError, ValueError, OSError, sqlite3.Error) as error:
         print(f"trimtab feedback: {error}", file=sys.stderr)
         return 2
+    for line in wrong:
+        print(f"trimtab feedback: {verdicts.where} is damaged, rows may be missing: {line}", file=sys.stderr)
     print(f"{count} rows from {verdicts.where}", file=sys.stderr)
     return 0
 

@@ -30,6 +30,9 @@ class Verdicts(Protocol):
     def all(self, tenant: str | None, kind: str, since: float) -> Iterator[dict[str, Any]]:
         """The verdicts of a kind from a time on (Unix seconds), oldest first; of all tenants where none is named."""
 
+    def damage(self) -> list[str]:
+        """What is wrong with the store itself, in words: verdicts may be missing from the others' answers."""
+
 
 def preference(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `trimtab train`'s kind "preference"."""

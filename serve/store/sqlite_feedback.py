@@ -102,6 +102,13 @@ class SqliteVerdicts:
             )
             yield from self._decoded(rows)
 
+    def damage(self) -> list[str]:
+        """What SQLite finds when it holds the rows against their indexes."""
+        if not self._path.exists():
+            return []
+        with closing(self._file.connect()) as connection:
+            return [row[0] for row in connection.execute("PRAGMA integrity_check(5)") if row[0] != "ok"]
+
 
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.executescript(_SCHEMA)

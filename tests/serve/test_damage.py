@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve.cli.feedback import main
 from serve.store.sqlite_feedback import SqliteVerdicts
 from serve.store.sqlite_traces import SqliteTraces
 from tests.serve.conftest import Start, chat
@@ -150,3 +151,17 @@ def test_rows_from_before_there_were_checksums_are_read(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "feedback.sqlite3")) as db, db:
         db.execute("UPDATE verdict SET body = substr(body, 9)")
     assert verdicts.page("t") == [{"id": "a", "kind": "rating"}]
+
+
+def test_an_export_says_that_rows_may_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = SqliteVerdicts(tmp_path)
+    rated = {"rated": {"answer": "yes", "policy": "p"}, "rating": "up", "prompt": [], "created": 1}
+    for ident in ("a", "b"):
+        verdicts.put("tenant", "key", [ident], {"id": ident, "kind": "rating", **rated})
+    settle(tmp_path / "feedback.sqlite3")
+    file = tmp_path / "feedback.sqlite3"
+    data = file.read_bytes()
+    at = data.rindex(b"tenantkeyrating")  # in the row or its index, whichever is last: they differ then
+    file.write_bytes(data[:at] + b"tenantkeyratinh" + data[at + 15 :])
+    assert main(["export", "--kind", "labelled", "--out", str(tmp_path / "out"), "--state-dir", str(tmp_path)]) == 0
+    assert "feedback.sqlite3 is damaged, rows may be missing" in capsys.readouterr().err

@@ -49,6 +49,9 @@ class InMemory:
     def all(self, tenant: str | None, kind: str, since: float) -> Iterator[dict[str, Any]]:
         return iter([dict(row) for (owner, _), row in self.rows.items() if tenant in (None, owner)])
 
+    def damage(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         self.rows.clear()
 
