@@ -6,6 +6,7 @@ separators between rules that its code leaves out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -28,7 +29,7 @@ _FRAMES: dict[Frame, tuple[str, str, str]] = {
 
 def pinned(principles: Sequence[Principle]) -> str:
     """The rules of a policy, for the constant part of a prompt; "" for none."""
-    return "\n".join([_PINNED, *map(line, _sorted(principles))]) if principles else ""
+    return "\n".join([_PINNED, *_lines(principles)]) if principles else ""
 
 
 def retrieved(principles: Sequence[Principle], frame: Frame) -> tuple[str, str]:
@@ -36,23 +37,27 @@ def retrieved(principles: Sequence[Principle], frame: Frame) -> tuple[str, str]:
     if not principles:
         return "", ""
     heading, between, after = _FRAMES[frame]
-    return heading + "\n".join(map(line, _sorted(principles))) + between, after
+    return heading + "\n".join(_lines(principles)) + between, after
 
 
-def line(principle: Principle) -> str:
+def line(principle: Principle, *, qualified: bool = False) -> str:
     """`- [id] title (source): text`, on one line: a principle that can't begin a line can't leave its bullet.
 
     The title names the act and the article. A source that the title or the id holds already is not repeated.
+    `qualified` is for an id that another index's principle has as well: `- [index/id] …`.
     """
     ident, title, text = _flat(principle.id), _flat(principle.title), _flat(principle.text)
     source = _flat(principle.source)
     shown = f"({source})" if source and source not in title and not ident.startswith(source) else ""
     named = " ".join(filter(None, (title, shown)))
+    if qualified and principle.index:
+        ident = f"{principle.index}/{ident}"
     return f"- [{ident}] {named}: {text}" if named else f"- [{ident}] {text}"
 
 
-def _sorted(principles: Sequence[Principle]) -> list[Principle]:
-    return sorted(principles, key=lambda p: p.id)
+def _lines(principles: Sequence[Principle]) -> list[str]:
+    count = Counter(p.id for p in principles)
+    return [line(p, qualified=count[p.id] > 1) for p in sorted(principles, key=lambda p: (p.id, p.index))]
 
 
 @lru_cache(4096)  # it is asked for twice a request, and the same rules come back in the next

@@ -110,7 +110,7 @@ class Opo:
         if query:
             where = self._filter(query, ctx.options)
             found, failed = await self._beside(pinned, query, where, ctx)
-            principles = _within(sorted(found, key=_rank), options, ctx.count, {p.id for p in pinned})
+            principles = _within(sorted(found, key=_rank), options, ctx.count, {(p.index, p.id) for p in pinned})
         lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
         without = f", without {' '.join(sorted(lacks))}" if lacks else ""
         detail = {"without": lacks} if lacks else {}
@@ -220,9 +220,12 @@ def _rank(found: tuple[str, Hit]) -> tuple[float, str]:
 
 
 def _within(
-    found: list[tuple[str, Hit]], options: Options, count: Callable[[str], int], taken: set[str]
+    found: list[tuple[str, Hit]], options: Options, count: Callable[[str], int], taken: set[tuple[str, str]]
 ) -> tuple[Principle, ...]:
-    """Best first, whole ones only, each once, while they fit the budget. `found` holds each with its index."""
+    """Best first, whole ones only, each once, while they fit the budget. `found` holds each with its index.
+
+    Two indexes may use one id for different rules.
+    """
     left, seen = options.budget_tokens, set(taken)
     kept: list[Principle] = []
     for name, hit in found:
@@ -231,9 +234,9 @@ def _within(
             hit.id, hit.text, hit.title, hit.source, hit.region, score, hit.url, hit.dense, hit.lexical, name
         )
         cost = count(line(principle) + "\n")
-        if hit.id in seen or cost > left or len(kept) == options.k:
+        if (name, hit.id) in seen or cost > left or len(kept) == options.k:
             continue
-        seen.add(hit.id)
+        seen.add((name, hit.id))
         left -= cost
         kept.append(principle)
     return tuple(kept)

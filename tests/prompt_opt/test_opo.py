@@ -288,3 +288,27 @@ async def test_under_on_error_fail_no_index_may_fail(shelf: Shelf) -> None:
     ctx = Context(policy, deadline=time.monotonic() + 10, count=len)
     with pytest.raises(OSError, match="no such disk"):
         await Opo(policy, Supplies(indexes=Broken(shelf.index)))(Chat((Message("user", "bees"),)), ctx)
+
+
+class Two(Shelf):
+    """Two indexes, `law` and `house`, which use the same id for different rules."""
+
+    def __init__(self, law: Index, house: Index) -> None:
+        self.both = {"law": law, "house": house}
+
+    def opened(self, name: str) -> Any:
+        return self.both[name]
+
+
+async def test_rules_of_two_indexes_with_one_id_are_both_quoted(shelf: Shelf, tmp_path: Path) -> None:
+    with Index.open(tmp_path / "house", create=True, embedder="none") as house:
+        house.add([Passage("bees", "The house keeps no swarm of bees.", "House rules")])
+        two = Two(shelf.index, house)
+        found = await advice(two, "May I follow my swarm of bees?", Options(index=("law", "house")))
+        assert {("house", "bees"), ("law", "bees")} <= {(p.index, p.id) for p in found.principles}
+        pinned = await advice(two, "May I follow my swarm?", Options(index=("law",), pinned=("house/bees",)))
+        assert [(p.index, p.id) for p in pinned.pinned] == [("house", "bees")]
+        assert ("law", "bees") in {(p.index, p.id) for p in pinned.principles}
+        text = lay_out(Chat((Message("user", "Hi"),)), found, Policy("rules")).spans[0].text
+        assert "[house/bees] House rules" in text
+        assert "[law/bees] Civil code" in text
