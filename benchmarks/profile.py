@@ -148,6 +148,7 @@ def one(policy: str, arguments: argparse.Namespace) -> None:
         os.dup2(inlet, 0)  # the parent's line to a worker, which stays open
         state = {"main": {"state": "ready", "url": f"http://127.0.0.1:{engine}"}}
         told = {"config": ["--config", str(config)], "fd": listener.fileno(), "revision": 1, "engines": state}
+        told |= {"host": "127.0.0.1", "keyed": False}
         sampler = Sampler()
 
         def drive() -> None:
