@@ -72,6 +72,15 @@ METHODS: Mapping[str, Method] = {
         formula="-log σ(r_w - r_l - margin)",
         export="trainers.export.served:SCORE",
     ),
+    "strength": Method(
+        entry="trainers.methods.strength:main",
+        reads="preference",
+        title="a reward model from noisy pairs, whose wrong labels an ensemble finds",
+        paper="arXiv:2401.06080",
+        formula="-log σ(r_w - r_l - m̂), m̂ the mean margin of the ensemble",
+        export="trainers.export.served:SCORE",
+        several=False,
+    ),
     "pair": Method(
         entry="trainers.methods.pair:main",
         reads="preference",
