@@ -131,17 +131,32 @@ def misspelled(name: str, param: str) -> BadRequest:
 
 
 def refuse_misspelled(raw: Raw, known: frozenset[str], param: str) -> None:
-    """Refuse a key, at any depth of `raw`, that differs from one of `known` in case only.
+    """Refuse a key of a list's objects, or of the objects in their lists, that differs from a known one in case only.
 
-    Keys are found as bytes: what a string says that looks like a key is escaped there.
+    Deeper ones are a tool's own. A quick look at the bytes finds what looks like such a key, which is rare; what a
+    string says is escaped there.
 
     Raises:
-        BadRequest: naming the key.
+        BadRequest: naming the key, or something that cannot be read.
     """
-    for key in set(_KEY.findall(raw)) - _encoded(known):
-        name = msgspec.json.decode(b'"%s"' % key) if b"\\" in key else key.decode("utf-8", "replace")
-        if name not in known and name.casefold() in known:
+    keys = set(_KEY.findall(raw)) - _encoded(known)
+    if not keys:
+        return
+    try:
+        if not any(name.casefold() in known for name in {_name(key) for key in keys} - known):
+            return
+        rows = msgspec.json.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"{param}: {error}", param=param) from None
+    objects = [row for row in rows if isinstance(row, dict)]
+    parts = [it for row in objects for value in row.values() if isinstance(value, list) for it in value]
+    for name in {key for it in (*objects, *parts) if isinstance(it, dict) for key in it} - known:
+        if name.casefold() in known:
             raise misspelled(name, param)
+
+
+def _name(key: bytes) -> str:
+    return str(msgspec.json.decode(b'"%s"' % key)) if b"\\" in key else key.decode("utf-8", "replace")
 
 
 def _split(body: bytes) -> tuple[bytes, dict[str, Raw]]:

@@ -84,11 +84,22 @@ async def test_so_is_one_of_a_messages_keys(http: httpx.AsyncClient, policy: str
     assert (error["code"], error["param"]) == ("field_spelling", "messages")
 
 
+@pytest.mark.parametrize("policy", POLICIES[1:])
+@pytest.mark.parametrize("more", [b'"x":1e999', b'"\\ud800":1', b'"\\ud83d\\ude00":1'])
+async def test_nothing_beside_a_misspelled_key_breaks_the_check(
+    http: httpx.AsyncClient, policy: str, more: bytes
+) -> None:
+    body = b'{"model":"echo","messages":[{"role":"user","content":"a",' + more + b',"Content":"b"}]}'
+    error = await refusal(http, policy, body)
+    assert error is not None
+    assert error["param"].startswith("messages")
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_string_that_looks_like_a_key_and_an_unknown_key_are_not(http: httpx.AsyncClient, policy: str) -> None:
     words = '{"Role": "x", "Content": 1} "Text": "y"'
     assert await refusal(http, policy, chat(words, Mine=1, seed=1)) is None
-    rows = [{"role": "user", "content": "hi", "Mine": {"Deep": 1}}]
+    rows: list[Any] = [{"role": "user", "content": "hi", "Mine": {"Deep": 1, "Text": "x"}}]
     assert await refusal(http, policy, {"model": "echo", "messages": rows}) is None
 
 
