@@ -10,6 +10,7 @@ from prompt_opt.core import Stage
 from serve import metrics
 from serve.chat.indexes import Indexes
 from serve.config import Config
+from serve.engine.features import APIS
 from serve.engine.live import LiveEngine
 from serve.engine.pool import Down
 from serve.engine.relay import Relay
@@ -62,7 +63,8 @@ async def send(
     where no keys are configured.
     """
     headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
-    query = call.query.decode("latin-1")
+    # What another API's client says there (Anthropic's `beta`) is not for the path of a translation.
+    query = "" if call.path in APIS and path != call.path else call.query.decode("latin-1")
     target = path + (f"?{query}" if query else "")
     if call.span is not None:
         headers |= call.span.ask(engine.spec.name, path, model)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import psutil
 import pytest
@@ -248,6 +249,60 @@ def test_what_vllm_found_in_its_cache_is_counted(client: openai.OpenAI, server: 
         model="tiny-chat", messages=[{"role": "user", "content": "What do owls eat?"}], max_tokens=1
     )
     assert hits(server) >= before + BLOCK
+
+
+@pytest.mark.parametrize("policy", ["raw", "chat", "text"])
+def test_responses_are_answered_and_streamed(client: openai.OpenAI, server: Running, policy: str) -> None:
+    """Natively, but for the base render."""
+    asked: Any = {"model": "tiny-chat", "input": "How do I keep bread fresh?", "max_output_tokens": 16,
+                  "temperature": 0, "extra_headers": by(policy)}  # fmt: skip
+    raw = client.responses.with_raw_response.create(**asked)
+    answer = raw.parse()
+    assert raw.headers["x-trimtab-applied"] == ("none" if policy == "raw" else "urial=applied(3)")
+    assert answer.output_text
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 16
+    events = list(client.responses.create(**asked, stream=True))
+    assert events[0].type == "response.created"
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == answer.output_text
+
+
+@pytest.mark.parametrize("policy", ["raw", "chat", "text"])
+def test_messages_are_answered_and_streamed(server: Running, policy: str) -> None:
+    """Natively, but for the base render."""
+    asked: Any = {"model": "tiny-chat", "messages": BREAD, "max_tokens": 16, "system": "Be brief.",
+                  "extra_body": {"temperature": 0}, "extra_headers": by(policy)}  # fmt: skip
+    with anthropic.Anthropic(base_url=server.url, api_key="acme", max_retries=0, timeout=120) as client:
+        answer = client.messages.create(**asked)
+        with client.messages.stream(**asked) as stream:
+            text = "".join(stream.text_stream)
+        assert answer.content[0].type == "text"
+        assert answer.content[0].text == text
+        assert (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 16)
+        counted = client.messages.count_tokens(
+            model="tiny-chat", messages=BREAD, system="Be brief.", extra_headers=by(policy)
+        )
+    usage = answer.usage
+    used = usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+    assert abs(counted.input_tokens - used) <= (16 if policy == "text" else 0)
+
+
+def test_the_chats_constant_part_is_found_by_responses_and_messages(client: openai.OpenAI, server: Running) -> None:
+    """vLLM renders all three alike, so what one of them left in its cache serves the others."""
+    asked: Any = {"model": "tiny-chat", "extra_headers": by("chat")}
+    client.chat.completions.create(messages=[{"role": "user", "content": "Why is it dark?"}], max_tokens=1, **asked)
+    before = hits(server)
+    chat = client.chat.completions.create(messages=[{"role": "user", "content": "Who was Ada?"}], max_tokens=1, **asked)
+    found = hits(server) - before
+    assert found > BLOCK
+    before = hits(server)
+    client.responses.create(input="Where do bees go?", max_output_tokens=16, **asked)
+    assert hits(server) - before == found == cached(chat)
+    before = hits(server)
+    with anthropic.Anthropic(base_url=server.url, api_key="acme", max_retries=0, timeout=120) as it:
+        it.messages.create(messages=[{"role": "user", "content": "When do cats sleep?"}], max_tokens=1, **asked)
+    assert hits(server) - before == found
 
 
 def hits(server: Running) -> float:

@@ -12,6 +12,7 @@ import msgspec
 from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
 from serve.dialects.anthropic_messages.parameters import as_chat
+from serve.dialects.anthropic_messages.turns import ROLES
 from serve.dialects.wire import NULL, Raw, Request, encode, misspelled, raw_body
 from serve.errors import BadRequest
 
@@ -77,15 +78,16 @@ def _message(raw: Raw, i: int) -> Message:
         raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
     if strange := [name for name in names if name not in _KEYS and name.casefold() in _KEYS]:
         raise misspelled(strange[0], f"messages[{i}]")
+    role = ROLES.get(head.role, head.role)
     if isinstance(head.content, str):
-        return Message(head.role, head.content, raw=bytes(raw))
+        return Message(role, head.content, raw=bytes(raw))
     kinds = {part.get("type") for part in head.content}
     tool = bool(kinds & {"tool_use", "tool_result", "server_tool_use"})
-    if head.role == "assistant":
+    if role == "assistant":
         said = [part for part in head.content if part.get("type") not in _SILENT]
-        return Message(head.role, said or None, tool, bytes(raw))
+        return Message(role, said or None, tool, bytes(raw))
     # The results of calls alone are no turn of a user.
-    role = "tool" if "tool_result" in kinds and "text" not in kinds else head.role
+    role = "tool" if "tool_result" in kinds and "text" not in kinds else role
     return Message(role, head.content, tool, bytes(raw))
 
 

@@ -14,6 +14,8 @@ import msgspec
 from prompt_opt.core import Message
 from serve.errors import BadRequest
 
+ROLES = {"ctx": "user", "msg": "user"}  # that Claude Code sends beside the documented ones
+
 
 class _Row(msgspec.Struct):
     """A message; what a call is given stays the client's JSON."""
@@ -36,6 +38,7 @@ def messages(rows: Sequence[Message]) -> Sequence[Message]:
     for message in rows:
         raw = message.json()
         row = _row.decode(raw)
+        row.role = ROLES.get(row.role, row.role)
         if not isinstance(row.content, list):
             out.append({"role": row.role, "content": row.content or ""})
         elif row.role == "assistant":

@@ -234,6 +234,20 @@ async def test_blocks_find_their_places(client: AsyncAnthropic, upstream: FakeUp
     assert (sent(upstream).json["user"], sent(upstream).json["top_k"]) == ("u", 5)
 
 
+async def test_what_claude_code_sends_beside_the_reference_is_taken(client: Any, upstream: FakeUpstream) -> None:
+    body = {
+        "model": "echo", "max_tokens": 5, "thinking": {"type": "adaptive"}, "context_management": {"edits": []},
+        "messages": [
+            {"role": "ctx", "content": [{"type": "text", "text": "files"}]}, {"role": "user", "content": "hi"},
+        ],
+    }  # fmt: skip
+    answer = await client.http.post("/v1/messages?beta=true", json=body, headers={"x-trimtab-policy": "chat"})
+    assert answer.status_code == 200
+    assert sent(upstream).path == "/v1/chat/completions"
+    assert sent(upstream).json["messages"][-2] == {"role": "user", "content": "files"}
+    assert not {"thinking", "context_management"} & sent(upstream).json.keys()
+
+
 async def test_thinking_reaches_no_base_model(client: AsyncAnthropic, upstream: FakeUpstream) -> None:
     thought = {"type": "thinking", "thinking": "secret plan", "signature": "sig"}
     messages: list[Any] = [

@@ -218,6 +218,16 @@ async def test_a_turn_of_the_model_becomes_one_message(client: AsyncOpenAI, upst
     ]
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_a_trace_keeps_the_conversation_as_a_chats(client: AsyncOpenAI, policy: str) -> None:
+    body = {"model": "echo", "input": "hi", "instructions": "Be kind.", "trimtab": {"explain": True}}
+    answer = await client._client.post(f"{client.base_url}responses", json=body, headers={"x-trimtab-policy": policy})
+    url = str(client.base_url).removesuffix("/v1/")
+    trace = (await client._client.get(f"{url}/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
+    assert trace["before"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+    assert trace["answer"] == answer.json()["output"][0]["content"][0]["text"]
+
+
 async def test_a_conversation_with_reasoning_reaches_a_base_model(client: AsyncOpenAI, upstream: FakeUpstream) -> None:
     items: list[Any] = [
         {"role": "user", "content": "one"},
