@@ -29,7 +29,7 @@ from serve.engine.watch import watch
 from serve.http.headers import NOSNIFF
 from serve.http.protocol import Protocol
 from serve.observe import logs
-from serve.process.state import Worker, drain_s
+from serve.process.current import Worker, drain_s
 
 # libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
 # come at once the last would wait for more than a second. So we listen on the same socket several times over.
