@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ _ECHOED: Mapping[str, Any] = {
     "parallel_tool_calls": True, "previous_response_id": None, "prompt_cache_key": None,
     "reasoning": {"effort": None, "summary": None}, "safety_identifier": None, "service_tier": "default",
     "temperature": 1.0, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [], "top_logprobs": 0,
-    "top_p": 1.0, "truncation": "disabled", "user": None,
+    "top_p": 1.0, "truncation": "disabled", "user": None, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 STATUS = {"length": "incomplete", "content_filter": "incomplete"}  # by finish reason; any other end is "completed"
@@ -29,6 +30,7 @@ def response(
     said = {name: raw for name in _ECHOED if (raw := request.fields.get(name, NULL)) != NULL}
     return {
         "id": ident, "object": "response", "created_at": created, "status": status, "background": False,
+        "completed_at": int(time.time()) if status == "completed" else None,
         "error": None, "incomplete_details": None, "model": model, "output": list(output), "store": False,
         "usage": None, **_ECHOED, **said, **more,
     }  # fmt: skip
