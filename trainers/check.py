@@ -26,7 +26,7 @@ from trainers.run.model import load
 from trainers.run.recipe import RecipeError, fill, override, read_recipe, read_values
 from trainers.run.sets import read_sets
 
-KINDS = tuple(kind for kind in get_args(Kind) if kind not in ("prompt", "text"))  # these have no answers to check
+KINDS = tuple(kind for kind in get_args(Kind) if kind != "text")  # plain text has no turns to check
 
 
 def main(argv: Sequence[str] | None = None) -> int:

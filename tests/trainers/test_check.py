@@ -143,7 +143,13 @@ def test_what_cannot_be_read_is_refused(
 
 @pytest.mark.parametrize(
     ("key", "kind"),
-    [("loss_on: all", "completion"), ("center: 0.1", "preference"), ("desirable_weight: 2.0", "labelled")],
+    [
+        ("loss_on: all", "completion"),
+        ("center: 0.1", "preference"),
+        ("desirable_weight: 2.0", "labelled"),
+        ("selector: raft", "prompt"),
+        ("critic_retries: 3\ncritic_url: http://x\ncritic_model: y", "preference"),
+    ],
 )
 def test_a_recipe_is_read_as_its_methods(
     toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, kind: str
@@ -154,6 +160,15 @@ def test_a_recipe_is_read_as_its_methods(
     assert json.loads(capsys.readouterr().out)["kind"] == kind
     assert check.main(["--config", str(tmp_path / "r.yaml"), "--set", "sead=1"]) == 2
     assert "unknown key 'sead' (did you mean 'seed'?)" in capsys.readouterr().err
+
+
+def test_prompts_alone_are_checked_for_room(toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "d.jsonl", [{"prompt": "say 1"}, {"prompt": "long " * 100}, {"prompt": " "}])
+    line = ["--data", str(path), "--model", toy, "--kind", "prompt", "--set", "heldout_fraction=0"]
+    status, found, _ = findings(capsys, *line, "--set", "max_length=64")
+    assert status == 2
+    assert found["truncated"]["rows"] == [f"{path}, line 2"]
+    assert found["empty_prompt"]["rows"] == [f"{path}, line 3"]
 
 
 def test_recipe_or_data_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

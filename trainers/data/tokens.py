@@ -39,8 +39,8 @@ class Tokens:
         return max((max(ids) for ids in (self.prompt, *self.answers.values()) if ids), default=0)
 
     def longest(self) -> int:
-        """Tokens of the prompt with the longest answer."""
-        return len(self.prompt) + max(map(len, self.answers.values()))
+        """Tokens of the prompt with the longest answer, where there is one."""
+        return len(self.prompt) + max(map(len, self.answers.values()), default=0)
 
 
 def encode_rows(rows: Iterable[Row], tokenizer: Any, loss_on: LossOn = "completion") -> list[Tokens]:

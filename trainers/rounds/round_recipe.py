@@ -87,6 +87,8 @@ def check(recipe: Recipe) -> None:
     for name in ("rounds", "samples", "max_new_tokens", "keep", "engine_concurrency", "heldout_samples"):
         if getattr(recipe, name) < 1:
             raise RecipeError(f"{name} must be at least 1")
+    if recipe.prompts_per_round is not None and recipe.prompts_per_round < 1:
+        raise RecipeError("prompts_per_round must be at least 1, or null for all")
     for name in ("temperature", "score_beta", "top_p", "engine_timeout"):
         if getattr(recipe, name) <= 0:
             raise RecipeError(f"{name} must be above 0")
