@@ -101,6 +101,8 @@ def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") 
     messages = list(prompt.messages)
     if messages and messages[0].role in SYSTEM_ROLES and messages[0].raw not in own:
         fields["system"] = _names.decode(messages.pop(0).json())["content"]
+    elif _system(request):
+        del fields["system"]  # the layout put its text into a turn
     rows = [message.json() if message.raw in own else _edited(message) for message in messages]
     fields["messages"] = Raw(b"[" + b",".join(rows) + b"]")
     return encode(fields, model, salt)

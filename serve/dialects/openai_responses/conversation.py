@@ -103,6 +103,8 @@ def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") 
     messages = list(prompt.messages)
     if _instructed(request, said, messages):
         fields["instructions"] = Raw(_encode(messages.pop(0).text))
+    elif request.value("instructions"):
+        del fields["instructions"]  # the layout put its text into a turn
     if isinstance(said, str) and len(messages) == 1 and isinstance(messages[0].content, str):
         fields["input"] = Raw(_encode(messages[0].content)) if messages[0].content != said else fields["input"]
     elif messages:

@@ -141,6 +141,19 @@ async def test_the_policys_text_stands_in_system(
     assert sent["messages"][-1] == {"role": "user", "content": "hi"}
 
 
+@pytest.mark.parametrize("system", [None, "Be kind.", [{"type": "text", "text": "Be kind."}]])
+async def test_a_model_without_a_system_role_gets_the_text_in_a_turn(
+    client: AsyncAnthropic, engine: FakeUpstream, system: Any
+) -> None:
+    refused = {"type": "error", "error": {"type": "invalid_request_error", "message": "System role not supported"}}
+    engine.others["/v1/messages"] = lambda record: (400, refused) if record.json.get("system") else answer(record)
+    row = {"model": "m", "max_tokens": 5, "system": system, "messages": [{"role": "user", "content": "hi"}]}
+    assert (await post(client, "chat", json.dumps(row).encode())).status_code == 200
+    first = last(engine).json["messages"][0]
+    assert first["role"] == "user"
+    assert ("Be kind." in first["content"]) is bool(system)
+
+
 @pytest.mark.parametrize("policy", ["raw", "chat"])
 @pytest.mark.parametrize("model", ["whole", "long"])
 async def test_a_stream_is_passed_on_and_its_usage_counted(

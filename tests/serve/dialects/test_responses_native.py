@@ -160,6 +160,22 @@ async def test_a_developer_item_of_the_client_takes_the_policys_text(client: Asy
     assert first["content"][1] == {"type": "input_text", "text": "Be brief."}
 
 
+@pytest.mark.parametrize("more", [{}, {"instructions": "Be kind."}])
+async def test_a_model_without_a_system_role_gets_the_text_in_a_turn(
+    client: AsyncOpenAI, engine: FakeUpstream, more: dict[str, str]
+) -> None:
+    refused = {"error": {"message": "System role not supported", "type": "BadRequestError"}}
+    engine.others["/v1/responses"] = lambda record: (
+        (400, refused) if record.json.get("instructions") else answer(record)
+    )
+    reply = await post(client, "chat", json.dumps({"model": "m", "input": "hi", **more}).encode())
+    assert reply.status_code == 200
+    body = last(engine).json
+    assert "instructions" not in body
+    assert body["input"][0]["role"] == "user"
+    assert more.get("instructions", "") in body["input"][0]["content"]
+
+
 @pytest.mark.parametrize("state", [{"previous_response_id": "resp_0"}, {"conversation": "conv_1"}])
 async def test_a_continued_conversation_gets_the_instruction_only(
     client: AsyncOpenAI, engine: FakeUpstream, state: dict[str, str]
