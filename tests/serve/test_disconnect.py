@@ -208,6 +208,9 @@ class Client:
     def get_write_buffer_size(self) -> int:
         return self.stuck
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.half = True
 

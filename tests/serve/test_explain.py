@@ -90,7 +90,7 @@ def test_without_json_the_text_is_the_prompt_itself(file: Path, capsys: pytest.C
         ("[]", [], "messages is empty"),
         ("{}", [], "messages is missing"),
         ('["hi"]', [], "messages[0]"),
-        ('[{"content":"x"}]', [], "role"),
+        ('[{"role":5,"content":"x"}]', [], "role"),
         ('[{"role":"system","content":"x"}]', ["--render", "base"], "no turn to answer"),
         ('[{"role":"tool","content":"x"}]', ["--render", "base"], "messages[0]"),
         ('{"messages":[{"role":"user","content":"x"}],"trimtab":{"x":1}}', [], "valid are policy"),
