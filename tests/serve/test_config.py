@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prompt_opt.pipeline import STAGES
 from serve.config import ConfigError, Flags, Server
 from serve.configure.reader import load
 
@@ -76,7 +77,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "profile setting": ('[profile.a]\nfil = "x"\n', 2, "profile.a.fil: unknown; valid are file"),
     "policy raw": ("[policy.raw]\n", 1, "raw is built in"),
     "policy setting": ("[policy.a]\nstagez = []\n", 2, "policy.a.stagez: unknown; valid are engine, stages, render"),
-    "policy stage": ('[policy.a]\n\nstages = ["urail"]\n', 3, "no stage 'urail'; valid are bpo, opo, urial"),
+    "policy stage": (
+        '[policy.a]\n\nstages = ["urail"]\n',
+        3,
+        f"no stage 'urail'; valid are {', '.join(sorted(STAGES))}",
+    ),
     "policy stages": ("[policy.a]\nstages = 5\n", 2, "must be a list"),
     "policy stage twice": ('[policy.a]\nstages = ["urial", "urial"]\n', 2, "lists a stage twice"),
     "policy engine": ('[policy.a]\nengine = "x"\n', 2, "no engine 'x'; valid are main"),
