@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -38,6 +38,7 @@ class Options:
     budget_tokens: int = 600  # of all of them together
     mode: str = "hybrid"
     floor: float = -1.0  # a principle that scores less is left out; -1: the index's own floor; 0: none
+    follow: int = 0  # articles at most that the found ones refer to
     most: int = 0  # from one source; 0: any number
     region: str = ""  # where the request, its text and its key name none
     language: str = ""
@@ -172,15 +173,22 @@ class Opo:
 
     async def _search(self, name: str, query: str, where: Filter, owner: str) -> list[Hit]:
         options, index = self._options, await self._index(name)
-        return await index.asearch(
+        hits = await index.asearch(
             query,
             options.k,
             where=where,
             mode=options.mode,
             floor=self._floor(index),
-            most=options.most or None,
+            most=options.most or options.k,  # any number of one source, but each text once
             owner=owner,
         )
+        if not options.follow:
+            return hits
+        from retrieval.search.reference import followed
+
+        extra = await followed(index, hits, where, options.follow, owner)
+        # They come behind all others, whatever the question's words would give them.
+        return [*hits, *(replace(hit, score=0.0, rerank=0.0 if hits[0].rerank is not None else None) for hit in extra)]
 
     def _filter(self, query: str, asked: Mapping[str, Any]) -> Filter:
         from retrieval.passage import Filter
@@ -222,11 +230,11 @@ def _rank(found: tuple[str, Hit]) -> tuple[float, str]:
 def _within(
     found: list[tuple[str, Hit]], options: Options, count: Callable[[str], int], taken: set[tuple[str, str]]
 ) -> tuple[Principle, ...]:
-    """Best first, whole ones only, each once, while they fit the budget. `found` holds each with its index.
+    """Best first, whole ones only, each text once, while they fit the budget. `found` holds each with its index.
 
     Two indexes may use one id for different rules.
     """
-    left, seen = options.budget_tokens, set(taken)
+    left, seen, texts, most = options.budget_tokens, set(taken), set[str](), options.k + options.follow
     kept: list[Principle] = []
     for name, hit in found:
         score = round(hit.score, 4)
@@ -234,9 +242,11 @@ def _within(
             hit.id, hit.text, hit.title, hit.source, hit.region, score, hit.url, hit.dense, hit.lexical, name
         )
         cost = count(line(principle) + "\n")
-        if (name, hit.id) in seen or cost > left or len(kept) == options.k:
+        text = " ".join(hit.text.split())
+        if (name, hit.id) in seen or text in texts or cost > left or len(kept) == most:
             continue
         seen.add((name, hit.id))
+        texts.add(text)
         left -= cost
         kept.append(principle)
     return tuple(kept)

@@ -275,11 +275,22 @@ class Index:
     def _hits(self, ask: Ask, fused: list[Candidate]) -> list[Hit]:
         if ask.floor is not None:
             fused = [f for f in fused if f.score >= ask.floor]
-        reach = ask.k if ask.most is None and self._reranker is None else len(fused)
-        passages = self.backend.fetch([f.key for f in fused[:reach]])
-        hits = [hit(passages[f.key], f) for f in fused[:reach] if f.key in passages]
+        hits, kept, start = list[Hit](), list[Hit](), 0
+        for reach in self._reaches(ask, len(fused)):
+            wanted, start = fused[start:reach], reach
+            passages = self.backend.fetch([f.key for f in wanted])
+            hits += [hit(passages[f.key], f) for f in wanted if f.key in passages]
+            if self._reranker is not None:
+                hits = self._reranker.order(ask.query, hits, ask.k)
+            kept = varied(hits, ask.most)[: ask.k]
+            if len(kept) == ask.k:
+                break
+        return kept
+
+    def _reaches(self, ask: Ask, count: int) -> list[int]:
+        """How many candidates are fetched, and how many if those are too much alike."""
         if self._reranker is not None:
-            hits = self._reranker.order(ask.query, hits, ask.k)
-        return varied(hits, ask.most)[: ask.k]
+            return [count]
+        return [ask.k] if ask.most is None else [3 * ask.k, count]
 
     list = page

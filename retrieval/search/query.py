@@ -45,9 +45,9 @@ def varied(hits: list[Hit], most: int | None) -> list[Hit]:
     """At most so many of one source, and no text twice."""
     if most is None:
         return hits
-    kept, taken, texts = [], dict[str, int](), set[tuple[str, str]]()
+    kept, taken, texts = [], dict[str, int](), set[str]()
     for found in hits:
-        source, text = found.source or found.document, (found.title, found.text)
+        source, text = found.source or found.document, " ".join(found.text.split())
         if taken.get(source, 0) < most and text not in texts:
             kept.append(found)
             taken[source] = taken.get(source, 0) + 1

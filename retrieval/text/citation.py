@@ -74,6 +74,35 @@ def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
     return [term for term in made for _ in range(OFTEN if term.startswith(WHOLE) else 1)]
 
 
+def references(title: str, text: str) -> Iterator[Citation]:
+    """The articles that a passage's text refers to; the name of each is a query that cites it.
+
+    One without a quoted act's name before it is of the act that the passage's own title names.
+    """
+    own = list(_CITED.finditer(unicodedata.normalize("NFKC", title)))
+    if not own:
+        return
+    title, text = unicodedata.normalize("NFKC", title), unicodedata.normalize("NFKC", text)
+    act = _TITLE_END.sub("", title[: own[-1].start()])
+    seen = {(act, _key(own[-1]))}
+    for match in _CITED.finditer(text):
+        quoted = re.search(r"《([^》]{2,60})》$", text[: match.start()].rstrip())
+        name, number = (quoted[1] if quoted else act), _key(match)
+        if number and (name, number) not in seen:
+            seen.add((name, number))
+            yield Citation(number, f"{name} {match[0].strip()}")
+
+
+def same(wanted: Citation, title: str) -> bool:
+    """Whether a passage's title names the article that a reference does."""
+    text = unicodedata.normalize("NFKC", title)
+    found = list(_CITED.finditer(text))
+    if not found or _key(found[-1]) != wanted.number:
+        return False
+    names = (_CITED.sub(" ", wanted.name), text[: found[-1].start()])
+    return set(_whole_terms(Citation("", names[0]))) == set(_whole_terms(Citation("", names[1])))
+
+
 def query_terms(text: str, words: Callable[[str], list[str]]) -> list[str]:
     """Terms of the articles that a query cites."""
     return [term for cited in citations(text) for term in _terms(cited, words)]

@@ -123,6 +123,27 @@ async def test_the_budget_takes_whole_principles_only(shelf: Shelf) -> None:
     assert {p.text for p in small.principles} <= {p.text for p in full.principles}
 
 
+async def test_identical_texts_are_quoted_once_and_fill_no_place(shelf: Shelf) -> None:
+    copies = [Passage(f"copy-{i}", "Quiet hours run from nine at night.", f"Act {i}") for i in range(6)]
+    shelf.index.add(copies)
+    texts = [p.text for p in (await advice(shelf, "quiet hours at night", Options(index=("law",), k=3))).principles]
+    assert len(texts) == len(set(texts)) == 3
+
+
+async def test_a_cross_reference_brings_the_article_that_it_names(shelf: Shelf) -> None:
+    shelf.index.add([
+        Passage("d2", "Dogs wear a muzzle in the cases of section 7.", "Dog Act, s. 2"),
+        Passage("d7", "The cases are listed by the minister.", "Dog Act, s. 7"),
+        Passage("c7", "The cases are listed by the council.", "Cat Act, s. 7"),
+    ])  # fmt: skip
+    without = await advice(shelf, "must my dog wear a muzzle?", Options(index=("law",), k=1))
+    assert [p.id for p in without.principles] == ["d2"]
+    found = await advice(shelf, "must my dog wear a muzzle?", Options(index=("law",), k=1, follow=1))
+    assert [p.id for p in found.principles] == ["d2", "d7"]
+    small = await advice(shelf, "must my dog wear a muzzle?", Options(index=("law",), k=1, follow=1, budget_tokens=17))
+    assert [p.id for p in small.principles] == ["d2"]
+
+
 async def test_k_bounds_the_number(shelf: Shelf) -> None:
     assert len((await advice(shelf, "quiet hours at night", Options(index=("law",), k=1))).principles) == 1
 
