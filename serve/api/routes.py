@@ -12,7 +12,9 @@ import msgspec
 
 from serve.api.readiness import asker, readiness
 from serve.chat.count import counts
-from serve.chat.handle import Line, relaying, run, speaking
+from serve.chat.elsewhere import relaying
+from serve.chat.handle import run, speaking
+from serve.chat.lines import Line
 from serve.chat.service import Service
 from serve.chat.state import ASKED, BELOW, kept
 from serve.dialects import anthropic_messages, openai, openai_chat, openai_completions, openai_responses

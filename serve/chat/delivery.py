@@ -6,11 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from prompt_opt.core import Policy
 from serve.chat.record import Record
-from serve.chat.reply import read
+from serve.chat.reply import pass_on, read
 from serve.chat.service import Service, send
 from serve.dialects import openai_chat, openai_completions
+from serve.dialects.dialect import Dialect
 from serve.dialects.usage import REFUSAL, asking
 from serve.dialects.wire import Request
 from serve.engine.budget import UNSERVED
@@ -114,3 +117,21 @@ async def _deliver(
             if not engine.counts:
                 log.info("engine %s does not tell the usage of streams", engine.spec.name)
     return Delivery(engine, model, upstream, out.counts)
+
+
+async def pass_through(
+    call: Call, record: Record, service: Service, sent: Delivery, dialect: Dialect, *, whole: bool = True
+) -> None:
+    """Pass on the answer of an engine that speaks the client's dialect."""
+    with sent.upstream as upstream:
+        await pass_on(
+            service.config, call, record.answer, sent.engine, upstream, dialect, whole=whole, counts=sent.counts
+        )
+
+
+def unchanged(dialect: Dialect, engine: LiveEngine, request: Request, model: str, own: str) -> bytes:
+    """The client's body for the engine: only the model's name and the cache's salt may change."""
+    if engine.must_adapt(request.fields):
+        fields = {**request.fields, "model": model} if model else dict(request.fields)
+        return msgspec.json.encode(engine.adapt(fields))
+    return dialect.native(request, None, model, own)

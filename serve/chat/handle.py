@@ -3,34 +3,32 @@
 body → dialect.parse → choose → stages' advice → layout → engine → answer, in the client's dialect
                                                              └→ trace, metrics
 
-This module owns the request's `Record`: the steps return what they learned, and it is noted here.
+The lines own the request's `Record`: the steps return what they learned, and it is noted here, in `settle` and, for
+requests that are no dialect's, in `elsewhere`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-
-import msgspec
+from collections.abc import Awaitable, Sequence
 
 from prompt_opt.core import Advice, Outcome
 from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
-from serve.chat.admission import admit, leave
+from serve.chat.admission import leave
 from serve.chat.align import Order, align, holds, outgoing, translation, without
 from serve.chat.beside import LARGE, beside
-from serve.chat.choose import choose, not_applicable
-from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver
-from serve.chat.keys import ANYBODY, known
+from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver, pass_through, unchanged
+from serve.chat.lines import Line
 from serve.chat.observe import begin, finish
-from serve.chat.record import Alignment, Record, Selection, account
-from serve.chat.reply import hand_over, pass_on, read, translate
-from serve.chat.salt import PATHS, natively, notes, salt
+from serve.chat.record import Alignment, Record, account
+from serve.chat.reply import hand_over, read
+from serve.chat.salt import natively, notes, salt
 from serve.chat.service import Service
-from serve.chat.settle import carriers, probed, settle
-from serve.config import RAW
-from serve.dialects import multipart, openai, openai_chat, wire
+from serve.chat.settle import probed, settle
+from serve.chat.translate import translate
+from serve.dialects import wire
 from serve.dialects.dialect import Dialect
 from serve.engine.features import APIS, PARTS
 from serve.engine.live import LiveEngine
@@ -46,12 +44,6 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _REFUSALS = (400, 413, 422)
-# Paths whose bodies may be forms; every other body is JSON.
-_FORMS = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations")
-# Paths on which nothing is generated, so that there is nothing to align.
-_SILENT = ("/v1/embeddings", "/v1/moderations", "/v1/rerank", "/v1/score")
-
-Line = Callable[[Service, Call, Record], Awaitable[None]]
 
 
 def speaking(dialect: Dialect, dialects: Sequence[Dialect]) -> Line:
@@ -85,7 +77,7 @@ async def _generate(
                 engines = [it for it in engines if it is engine or natively(policy, it, dialect.path)]
             with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 sent = await deliver(service, call, record, engines, model, write)
-                await _pass_on(call, record, service, sent, dialect)
+                await pass_through(call, record, service, sent, dialect)
         else:
             if (size := len(request.body)) < LARGE:
                 chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
@@ -109,7 +101,7 @@ def _checked(
     complete = engine.supports >= PARTS or "chat" not in dialect.renders
     chat = None if complete else dialect.chat(request, service.config.server)
     engine.refuse(request if complete else dialect.as_chat(request), chat)
-    return _unchanged(dialect, engine, request, model, own)
+    return unchanged(dialect, engine, request, model, own)
 
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
@@ -143,7 +135,7 @@ async def _aligned(call: Call, record: Record, order: Order) -> None:
     order, engine, upstream = order.on(sent.engine, sent.model), sent.engine, sent.upstream
     with upstream:
         if order.native and refusal is None:
-            return await _pass_on(call, record, order.service, sent, order.dialect)
+            return await pass_through(call, record, order.service, sent, order.dialect)
         if upstream.status != 200:
             body = await read(engine, upstream) if refusal is None else refusal
             return hand_over(call, record.answer, upstream, body, order.dialect, native=order.native)
@@ -167,74 +159,6 @@ async def _ask(call: Call, order: Order, record: Record) -> Delivery:
 
     engines = candidates(order.service, order.policy)
     return await deliver(order.service, call, record, engines, order.model, write)
-
-
-async def _pass_on(
-    call: Call, record: Record, service: Service, sent: Delivery, dialect: Dialect, *, whole: bool = True
-) -> None:
-    """Pass on the answer of an engine that speaks the client's dialect."""
-    with sent.upstream as upstream:
-        await pass_on(
-            service.config, call, record.answer, sent.engine, upstream, dialect, whole=whole, counts=sent.counts
-        )
-
-
-def relaying(dialects: Sequence[Dialect]) -> Line:
-    """The line of any other path of the allow-list: checked, then passed on as it is, or refused.
-
-    A policy that has something to do cannot hold here. It is named in a refusal with those `dialects` that can carry
-    it, unless it says `elsewhere = "raw"`, or the path generates no text.
-    """
-
-    def line(service: Service, call: Call, record: Record) -> Awaitable[None]:
-        return _relay(service, call, record, dialects)
-
-    return line
-
-
-async def _relay(service: Service, call: Call, record: Record, dialects: Sequence[Dialect]) -> None:
-    config = service.config
-    record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
-    form = call.path in _FORMS and call.media not in ("", "application/json")
-    await admit(service, call, record)
-    body = await call.read(int(config.server.max_body_mb * 2**20), json=not form)
-    read: multipart.Form | wire.Request
-    if form:
-        read = await beside(len(body), multipart.parse, body, call.header(b"content-type") or "")
-    else:
-        read = await beside(len(body), wire.parse, body, config.server)
-    policy, model = choose(config, caller, read.model, call.header(b"x-trimtab-policy"), read.options)
-    engine = service.engines[policy.engine]
-    record.selection = Selection(policy, engine.spec.name, read.model, read.stream)
-    if policy.stages or policy.render == "base":
-        if call.path in _SILENT:
-            caller.require(RAW)
-        elif policy.elsewhere != "raw":
-            raise not_applicable(policy, call.path, carriers(policy, dialects))
-        why = "not a chat" if call.path in _SILENT else "elsewhere"
-        record.alignment = Alignment(tuple(Outcome(name, "skipped", why) for name in policy.stages))
-    engine.require_ready()
-    if isinstance(read, wire.Request):
-        engine.refuse_guarded(read, salted=policy.cache_salt == "tenant")
-        engine.refuse(read, None)
-
-    def write(engine: LiveEngine, model: str) -> Outgoing:
-        if not isinstance(read, wire.Request):
-            return Outgoing(call.path, read.with_model(model))
-        own = salt(config, policy, engine, caller.tenant) if call.path in PATHS else ""
-        return counting(engine, read, Outgoing(call.path, _unchanged(openai_chat, engine, read, model, own)))
-
-    with call:  # that is, while the client stays
-        sent = await deliver(service, call, record, [engine], model, write)
-        await _pass_on(call, record, service, sent, openai_chat, whole=False)
-
-
-def _unchanged(dialect: Dialect, engine: LiveEngine, request: wire.Request, model: str, own: str) -> bytes:
-    """The client's body for the engine: only the model's name and the cache's salt may change."""
-    if engine.must_adapt(request.fields):
-        fields = {**request.fields, "model": model} if model else dict(request.fields)
-        return msgspec.json.encode(engine.adapt(fields))
-    return dialect.native(request, None, model, own)
 
 
 async def run(service: Service, call: Call, line: Line) -> None:

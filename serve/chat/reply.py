@@ -1,27 +1,21 @@
-"""The engine's answer on its way to the client: passed on byte for byte, or translated into the client's dialect."""
+"""The engine's answer on its way to the client, byte for byte."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
 
-from prompt_opt.core import Prompt
 from serve.chat.record import Answer
-from serve.chat.service import REPORTED, failed, reported
+from serve.chat.service import REPORTED, failed
 from serve.config import Config
-from serve.dialects import sse
-from serve.dialects.dialect import BadEvent, Dialect, Reader
-from serve.dialects.translation import Translation
+from serve.dialects.dialect import Dialect
 from serve.dialects.usage import UsageFilter
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import BadRequest
-from serve.http.call import EVENTS, JSON, Call
+from serve.http.call import JSON, Call
 from serve.http.headers import response_headers
 
-_REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
+REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
 _TAIL = 16384  # bytes kept at least of a stream's end: where its finish reason, usage and [DONE] are
 _BEGIN = 4096  # bytes of a long stream's begin, where some APIs count the prompt
 _EVENT = 2**24  # bytes of one event: the last one of some APIs holds the whole answer again
@@ -31,7 +25,7 @@ _NO_TEMPLATE = re.compile(
     rb"default chat template is no longer|must provide a chat template|chat_template is not set"
     rb"|does not (?:have|define) a chat template|no chat template"
 )
-_OWN_SHAPE = (b"content-type", b"content-encoding", b"content-language", b"cache-control", b"etag")
+OWN_SHAPE = (b"content-type", b"content-encoding", b"content-language", b"cache-control", b"etag")
 
 
 async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
@@ -41,7 +35,7 @@ async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
         ApiError: the engine did not answer as it should.
     """
     try:
-        body = await upstream.read(_REPLY_LIMIT)
+        body = await upstream.read(REPLY_LIMIT)
     except UpstreamError as error:
         raise failed(engine, error) from error
     return body if upstream.status == 200 else without_key(engine, body)
@@ -50,9 +44,6 @@ async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
 def without_key(engine: LiveEngine, body: bytes) -> bytes:
     """An engine's error without the API key that this server has for it: engines quote the request's headers."""
     return body.replace(engine.key.encode(), b"***") if engine.key else body
-
-
-# ---------------------------------------------------------------- passed on
 
 
 async def pass_on(
@@ -95,7 +86,7 @@ def hand_over(call: Call, answer: Answer, upstream: Upstream, body: bytes, api: 
     else:
         answer.error = f"engine answered {upstream.status}"
         if not native and (own := api.refusal(upstream.status, body)) is not body:
-            body, headers = own, [JSON, *(pair for pair in headers if pair[0] not in _OWN_SHAPE)]
+            body, headers = own, [JSON, *(pair for pair in headers if pair[0] not in OWN_SHAPE)]
     call.reply(upstream.status, body, headers)
 
 
@@ -184,74 +175,3 @@ def _close_event(call: Call, tail: bytes | bytearray) -> None:
     """Close the event that the stream broke off in, or ours would be taken for its rest."""
     if tail and not tail.endswith((b"\n\n", b"\r\n\r\n")):
         call.feed(b"\n\n")
-
-
-# ---------------------------------------------------------------- translated
-
-
-async def translate(
-    call: Call, answer: Answer, engine: LiveEngine, prompt: Prompt, upstream: Upstream, it: Translation, *, stream: bool
-) -> None:
-    """Write the engine's answer in the client's dialect, as a stream or whole.
-
-    Raises:
-        ApiError: the engine's answer broke off, is none, or reports an error.
-    """
-    headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in _OWN_SHAPE]
-    reader = it.reader
-    if stream:
-        call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
-        chunk = it.opening()
-        call.passed = lambda: chunk
-        await call.write(chunk)
-    try:
-        async with aclosing(_events(upstream)) as events:
-            async for event in events:
-                answer.saw_first_byte()
-                if stream and answer.meter is not None:
-                    answer.meter(1)
-                chunk = it.feed(event)
-                if reader.error is not None:
-                    raise reported(engine, without_key(engine, _message(reader.error).encode()).decode())
-                if stream:
-                    await call.write(chunk)
-                if reader.finished:
-                    break
-        if not reader.complete:
-            raise UpstreamError(message="the answer ended before it was complete")
-    except (BadEvent, sse.TooLong) as error:
-        raise failed(engine, UpstreamError(error, str(error))) from error
-    except UpstreamError as error:
-        raise failed(engine, error) from error
-    finally:
-        answer.text = reader.choices[0].text if answer.keep else None
-    engine.counted = engine.counted or (stream and reader.usage is not None)
-    answer.usage = usage = reader.usage or _estimate(engine, prompt, reader)
-    if stream:
-        call.end(it.closing(usage))
-    else:
-        call.reply(200, it.reply(usage), [JSON, *headers])
-    if reader.cut_off:
-        upstream.abort()  # the answer has ended and the engine has not
-    else:
-        await upstream.done()
-
-
-async def _events(upstream: Upstream) -> AsyncGenerator[bytes, None]:
-    """The data of each event of a stream, up to [DONE]; of an answer that is no stream, all of it."""
-    if not upstream.streams:
-        yield await upstream.read(_REPLY_LIMIT)
-        return
-    async with aclosing(sse.events(upstream.chunks())) as events:
-        async for event in events:
-            yield event
-
-
-def _message(error: Any) -> str:
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
-
-
-def _estimate(engine: LiveEngine, prompt: Prompt, reader: Reader) -> dict[str, Any]:
-    """The usage where the engine was cut off before it said it: counted by us."""
-    before, after = engine.prompt_tokens(prompt), engine.count("".join([choice.text for choice in reader.choices]))
-    return {"prompt_tokens": before, "completion_tokens": after, "total_tokens": before + after}

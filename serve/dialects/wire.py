@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import cache
 from typing import Any
 
 import msgspec
 
 from serve.config import Server
 from serve.dialects import outline
+from serve.dialects.spelling import KNOWN, misspelled
 from serve.dialects.surrogates import shield
 from serve.errors import BadRequest
 
@@ -28,20 +28,6 @@ _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTA
 _FIELDS = 1000  # at the top level; no API has a hundred
 _CROWD = 50_000  # keys, at any depth, that take no time worth a look beforehand
 _CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
-# Fields that this server or a policy decides by. Some engines' decoders ignore case (Go's), so one of these by another
-# spelling would be read there and not here.
-KNOWN = frozenset({
-    "model", "messages", "prompt", "input", "query", "documents", "system", "instructions", "stream",
-    "stream_options", "trimtab", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
-    "max_tokens_to_sample", "stop", "stop_sequences", "tools", "tool_choice", "functions", "function_call",
-    "response_format", "text", "format", "logprobs", "top_logprobs", "echo", "suffix", "store",
-    "previous_response_id", "conversation", "template", "options", "request_id", "priority", "kv_transfer_params",
-    "vllm_xargs", "chat_template", "chat_template_kwargs", "cache_salt", "prompt_token_ids",
-    "truncate_prompt_tokens", "prompt_embeds", "temperature", "top_p", "top_k", "seed", "user", "metadata",
-    "frequency_penalty", "presence_penalty", "logit_bias", "parallel_tool_calls", "reasoning_effort",
-    "modalities", "audio", "prediction", "service_tier",
-})  # fmt: skip
-_KEY = re.compile(rb'"((?:\w|\\u[0-9A-Fa-f]{4}|[\x80-\xff]){1,64}+)"\s*+:')
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 
 
@@ -121,44 +107,6 @@ def _crowded() -> BadRequest:
     return BadRequest(f"the body has more than {_FIELDS} fields", code="too_many_fields")
 
 
-def misspelled(name: str, param: str) -> BadRequest:
-    """The refusal of a field that differs from a known one in case only."""
-    return BadRequest(
-        f'{name!r} differs from the field "{name.casefold()}" in case only; write it as "{name.casefold()}"',
-        code="field_spelling",
-        param=param,
-    )
-
-
-def refuse_misspelled(raw: Raw, known: frozenset[str], param: str) -> None:
-    """Refuse a key of a list's objects, or of the objects in their lists, that differs from a known one in case only.
-
-    Deeper ones are a tool's own. A quick look at the bytes finds what looks like such a key, which is rare; what a
-    string says is escaped there.
-
-    Raises:
-        BadRequest: naming the key, or something that cannot be read.
-    """
-    keys = set(_KEY.findall(raw)) - _encoded(known)
-    if not keys:
-        return
-    try:
-        if not any(name.casefold() in known for name in {_name(key) for key in keys} - known):
-            return
-        rows = msgspec.json.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise BadRequest(f"{param}: {error}", param=param) from None
-    objects = [row for row in rows if isinstance(row, dict)]
-    parts = [it for row in objects for value in row.values() if isinstance(value, list) for it in value]
-    for name in {key for it in (*objects, *parts) if isinstance(it, dict) for key in it} - known:
-        if name.casefold() in known:
-            raise misspelled(name, param)
-
-
-def _name(key: bytes) -> str:
-    return str(msgspec.json.decode(b'"%s"' % key)) if b"\\" in key else key.decode("utf-8", "replace")
-
-
 def _split(body: bytes) -> tuple[bytes, dict[str, Raw]]:
     """The body and its fields; unpaired surrogates, which nothing here can decode, are marked in both."""
     try:
@@ -167,11 +115,6 @@ def _split(body: bytes) -> tuple[bytes, dict[str, Raw]]:
         if (shielded := shield(body)) == body:
             raise
     return shielded, _fields.decode(shielded)
-
-
-@cache
-def _encoded(names: frozenset[str]) -> frozenset[bytes]:
-    return frozenset(name.encode() for name in names)
 
 
 def _decoded(name: str, raw: Raw) -> Any:

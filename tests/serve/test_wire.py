@@ -15,6 +15,7 @@ from prompt_opt.core import Prompt
 from serve.config import Server
 from serve.dialects import openai_chat, wire
 from serve.dialects.openai_chat import conversation
+from serve.dialects.spelling import KNOWN
 from serve.errors import BadRequest
 
 LIMITS = Server()
@@ -39,7 +40,7 @@ VALUES = st.recursive(STRINGS | NUMBERS | st.sampled_from(["true", "false", "nul
 # What the server itself reads has a type of its own, and tests of its own.
 READ = {"model", "messages", "stream", "n", "best_of", "trimtab", "role", "content", "tool_calls", "function_call"}
 NAMES = st.text(min_size=1, max_size=8).filter(
-    lambda n: n.isprintable() and n not in READ and (n in wire.KNOWN or n.casefold() not in wire.KNOWN)
+    lambda n: n.isprintable() and n not in READ and (n in KNOWN or n.casefold() not in KNOWN)
 )
 FIELDS = st.dictionaries(NAMES, VALUES, max_size=5)
 

@@ -13,7 +13,8 @@ from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
 from serve.dialects.anthropic_messages.parameters import as_chat
 from serve.dialects.anthropic_messages.turns import ROLES
-from serve.dialects.wire import NULL, Raw, Request, encode, misspelled, raw_body
+from serve.dialects.spelling import misspelled
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body
 from serve.errors import BadRequest
 
 _encode = msgspec.json.encode

@@ -9,7 +9,8 @@ import msgspec
 
 from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
-from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_misspelled, typed
+from serve.dialects.spelling import refuse_misspelled
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, typed
 from serve.errors import BadRequest
 
 _KEYS = frozenset({

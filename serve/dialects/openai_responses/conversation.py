@@ -14,7 +14,8 @@ import msgspec
 from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
 from serve.dialects.openai_responses.parameters import as_chat
-from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_misspelled, typed
+from serve.dialects.spelling import refuse_misspelled
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, typed
 from serve.errors import BadRequest
 
 _KEYS = frozenset({

@@ -1,0 +1,82 @@
+"""The engine's answer in the client's dialect, piece by piece or whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from prompt_opt.core import Prompt
+from serve.chat.record import Answer
+from serve.chat.reply import OWN_SHAPE, REPLY_LIMIT, without_key
+from serve.chat.service import failed, reported
+from serve.dialects import sse
+from serve.dialects.dialect import BadEvent, Reader
+from serve.dialects.translation import Translation
+from serve.engine.live import LiveEngine
+from serve.engine.upstream import Upstream, UpstreamError
+from serve.http.call import EVENTS, JSON, Call
+from serve.http.headers import response_headers
+
+
+async def translate(
+    call: Call, answer: Answer, engine: LiveEngine, prompt: Prompt, upstream: Upstream, it: Translation, *, stream: bool
+) -> None:
+    """Write the engine's answer in the client's dialect, as a stream or whole.
+
+    Raises:
+        ApiError: the engine's answer broke off, is none, or reports an error.
+    """
+    headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in OWN_SHAPE]
+    reader = it.reader
+    if stream:
+        call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
+        chunk = it.opening()
+        call.passed = lambda: chunk
+        await call.write(chunk)
+    try:
+        async with aclosing(sse.events(upstream.chunks()) if upstream.streams else _only(upstream)) as events:
+            async for event in events:
+                answer.saw_first_byte()
+                if stream and answer.meter is not None:
+                    answer.meter(1)
+                chunk = it.feed(event)
+                if reader.error is not None:
+                    raise reported(engine, without_key(engine, _message(reader.error).encode()).decode())
+                if stream:
+                    await call.write(chunk)
+                if reader.finished:
+                    break
+        if not reader.complete:
+            raise UpstreamError(message="the answer ended before it was complete")
+    except (BadEvent, sse.TooLong) as error:
+        raise failed(engine, UpstreamError(error, str(error))) from error
+    except UpstreamError as error:
+        raise failed(engine, error) from error
+    finally:
+        answer.text = reader.choices[0].text if answer.keep else None
+    engine.counted = engine.counted or (stream and reader.usage is not None)
+    answer.usage = usage = reader.usage or _estimate(engine, prompt, reader)
+    if stream:
+        call.end(it.closing(usage))
+    else:
+        call.reply(200, it.reply(usage), [JSON, *headers])
+    if reader.cut_off:
+        upstream.abort()  # the answer has ended and the engine has not
+    else:
+        await upstream.done()
+
+
+async def _only(upstream: Upstream) -> AsyncGenerator[bytes, None]:
+    """An answer that is no stream, as its only event."""
+    yield await upstream.read(REPLY_LIMIT)
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+
+
+def _estimate(engine: LiveEngine, prompt: Prompt, reader: Reader) -> dict[str, Any]:
+    """The usage where the engine was cut off before it said it: counted by us."""
+    before, after = engine.prompt_tokens(prompt), engine.count("".join([choice.text for choice in reader.choices]))
+    return {"prompt_tokens": before, "completion_tokens": after, "total_tokens": before + after}

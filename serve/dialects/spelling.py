@@ -1,0 +1,67 @@
+"""Keys that differ from a known one in case only: an engine whose decoder ignores case would read them, and we not."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import msgspec
+
+from serve.errors import BadRequest
+
+# Fields of a body that this server or a policy decides by.
+KNOWN = frozenset({
+    "model", "messages", "prompt", "input", "query", "documents", "system", "instructions", "stream",
+    "stream_options", "trimtab", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "max_tokens_to_sample", "stop", "stop_sequences", "tools", "tool_choice", "functions", "function_call",
+    "response_format", "text", "format", "logprobs", "top_logprobs", "echo", "suffix", "store",
+    "previous_response_id", "conversation", "template", "options", "request_id", "priority", "kv_transfer_params",
+    "vllm_xargs", "chat_template", "chat_template_kwargs", "cache_salt", "prompt_token_ids",
+    "truncate_prompt_tokens", "prompt_embeds", "temperature", "top_p", "top_k", "seed", "user", "metadata",
+    "frequency_penalty", "presence_penalty", "logit_bias", "parallel_tool_calls", "reasoning_effort",
+    "modalities", "audio", "prediction", "service_tier",
+})  # fmt: skip
+_KEY = re.compile(rb'"((?:\w|\\u[0-9A-Fa-f]{4}|[\x80-\xff]){1,64}+)"\s*+:')
+
+
+def misspelled(name: str, param: str) -> BadRequest:
+    """The refusal of a field that differs from a known one in case only."""
+    return BadRequest(
+        f'{name!r} differs from the field "{name.casefold()}" in case only; write it as "{name.casefold()}"',
+        code="field_spelling",
+        param=param,
+    )
+
+
+def refuse_misspelled(raw: msgspec.Raw, known: frozenset[str], param: str) -> None:
+    """Refuse a key of a list's objects, or of the objects in their lists, that differs from a known one in case only.
+
+    Deeper ones are a tool's own. A quick look at the bytes finds what looks like such a key, which is rare; what a
+    string says is escaped there.
+
+    Raises:
+        BadRequest: naming the key, or something that cannot be read.
+    """
+    keys = set(_KEY.findall(raw)) - _encoded(known)
+    if not keys:
+        return
+    try:
+        if not any(name.casefold() in known for name in {_name(key) for key in keys} - known):
+            return
+        rows = msgspec.json.decode(raw)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(f"{param}: {error}", param=param) from None
+    objects = [row for row in rows if isinstance(row, dict)]
+    parts = [it for row in objects for value in row.values() if isinstance(value, list) for it in value]
+    for name in {key for it in (*objects, *parts) if isinstance(it, dict) for key in it} - known:
+        if name.casefold() in known:
+            raise misspelled(name, param)
+
+
+def _name(key: bytes) -> str:
+    return str(msgspec.json.decode(b'"%s"' % key)) if b"\\" in key else key.decode("utf-8", "replace")
+
+
+@cache
+def _encoded(names: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(name.encode() for name in names)
