@@ -34,7 +34,7 @@ from serve.engine.features import APIS, PARTS
 from serve.engine.live import LiveEngine
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call, ClientGone
-from serve.http.heartbeat import Heartbeat
+from serve.http.heartbeat import heartbeat
 from serve.observe.logs import sound_id
 
 # What engines say of a prompt that is longer than their context (OpenAI, vLLM, SGLang, llama.cpp, TGI, gateways).
@@ -75,7 +75,7 @@ async def _generate(
             engines = candidates(service, policy)
             if policy.fallback:
                 engines = [it for it in engines if it is engine or natively(policy, it, dialect.path)]
-            with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
+            with heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 sent = await deliver(service, call, record, engines, model, write)
                 await pass_through(call, record, service, sent, dialect)
         else:
@@ -88,7 +88,7 @@ async def _generate(
             if call.span is not None:
                 call.span.aligning()
             record.alignment = await align(order)
-            with Heartbeat(call, config.server.heartbeat_s, stream=request.stream):
+            with heartbeat(call, config.server.heartbeat_s, stream=request.stream):
                 await _aligned(call, record, order)
 
 

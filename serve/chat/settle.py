@@ -16,6 +16,7 @@ from serve.chat.service import Service, probe
 from serve.config import Server
 from serve.dialects.dialect import Dialect
 from serve.dialects.wire import Raw, Request
+from serve.engine.features import APIS
 from serve.engine.live import LiveEngine
 from serve.errors import BadRequest
 from serve.http.call import Call
@@ -57,14 +58,16 @@ async def settle(
     if not policy.fallback:
         engine.require_ready()
         engine.name_for(model)
-    for each in candidates(service, policy):
+    for each in candidates(service, policy) if policy.fallback else (engine,):
         each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
     return Settled(request, policy, engine, model, _holds(policy, dialect, dialects))
 
 
 async def probed(service: Service, call: Call, policy: Policy, dialect: Dialect) -> None:
     """Learn which of the policy's engines have this dialect's path, where that is not known and matters."""
-    for engine in candidates(service, policy) if policy.render == "chat" else ():
+    if policy.render != "chat" or dialect.path not in APIS:
+        return
+    for engine in candidates(service, policy):
         if engine.must_probe(dialect.path):
             await probe(service, call, engine, dialect.path, own=engine.spec.name == policy.engine)
 

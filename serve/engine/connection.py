@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
         self.silent = True  # of the response now awaited, not a byte has come
         self.taken = True  # the engine has all of the request, for all we know
         self.closed = False
+        self.coded = False  # the body of the response has a content coding
         self._timer: asyncio.TimerHandle | None = None
 
     # -- asking
@@ -178,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._headed, self._keep = True, self._parser.should_keep_alive()  # which the parser forgets at the end
         named = {name for name, _ in self._headers}
         self._until_close = not named & {b"content-length", b"transfer-encoding"}
+        self.coded = b"content-encoding" in named
         self._listener.head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:

@@ -44,6 +44,7 @@ class LiveEngine:
         self.state = "starting" if spec.launched else "unknown"
         self.reason = ""
         self.addressing = Addressing.of(spec)
+        self._urls: dict[str, str] = {}  # by path
         self._passed = frozenset(name.lower().encode() for name in spec.headers_pass)
         self._fixed = {name.lower(): value for name, value in spec.headers.items()}
         self.named = False  # errors may name its URL: no keys are configured, so the client is at home
@@ -88,6 +89,7 @@ class LiveEngine:
     def update(self, told: Mapping[str, Any]) -> None:
         """What the supervisor says of a launched engine, or a pool of its members."""
         self.url = told.get("url", self.url)
+        self._urls.clear()
         self.model = told.get("model", self.model) or self.model
         self.state, self.reason = told.get("state", self.state), told.get("reason", "")
         if not self.spec.kind:
@@ -171,9 +173,16 @@ class LiveEngine:
         """
         body = restore(body)
         if self.pool is None:
-            url, ca_file = self.addressing.at(self.url, path), self.addressing.ca_file
-            return relay.send("POST", url, headers, body, ca_file=ca_file)
+            url = self._urls.get(path) or self._address(path)
+            return relay.send("POST", url, headers, body, ca_file=self.addressing.ca_file)
         return self.pool.post(relay, path, headers, body, prefix)
+
+    def _address(self, path: str) -> str:
+        """Where a path of ours is; remembered, unless a client's query makes it one of many."""
+        url = self.addressing.at(self.url, path)
+        if "?" not in path:
+            self._urls[path] = url
+        return url
 
     def get(self, relay: Relay, path: str, headers: Mapping[str, str]) -> Awaitable[Upstream]:
         """Ask the engine, or one of its pool that answers, for something of its own. Raises as `post`."""

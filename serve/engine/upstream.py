@@ -128,7 +128,7 @@ class Upstream:
     def decode(self) -> None:
         """Take a coding that we know off the body from here on: engines, or what stands before them, compress it though
         they are asked not to."""
-        for name, value in self.raw_headers:
+        for name, value in self.raw_headers if self._connection.coded else ():
             if name == b"content-encoding" and (coded := coding(value.decode("latin-1"))) in CODINGS:
                 self._decoder = Decoder(coded)
                 self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in _OF_THE_CODED]

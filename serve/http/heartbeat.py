@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
 from serve.http.call import EVENTS, Call
 
 _BEAT = b": waiting for the engine\n\n"
+_NONE = nullcontext()
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n")
 
 
+def heartbeat(call: Call, seconds: float, *, stream: bool) -> Heartbeat | AbstractContextManager[None]:
+    """A heartbeat of a stream; nothing where none is wanted."""
+    return Heartbeat(call, seconds) if seconds and stream else _NONE
+
+
 class Heartbeat:
-    """Sends a comment after each `seconds` in which nothing was passed on; 0 sends none.
+    """Sends a comment after each `seconds` in which nothing was passed on.
 
     A stream whose engine has not begun to answer is begun: what then goes wrong is its last event, no status. A comment
     never stands inside an event.
     """
 
-    def __init__(self, call: Call, seconds: float, *, stream: bool) -> None:
-        self._call, self._seconds = call, seconds if stream else 0.0
+    def __init__(self, call: Call, seconds: float) -> None:
+        self._call, self._seconds = call, seconds
         self._last: bytes = b""
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Heartbeat:
-        if self._seconds:
-            self._last = self._call.passed()
-            self._wait()
+        self._last = self._call.passed()
+        self._wait()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
