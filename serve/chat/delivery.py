@@ -73,6 +73,10 @@ async def deliver(
     Raises:
         ApiError: no engine answered.
     """
+    if len(engines) == 1:
+        engine = engines[0]
+        engine.require_ready()
+        return await _deliver(service, call, engine, engine.name_for(model), write, own=True)
     first, *others = engines
     for engine in engines:
         last = engine is engines[-1]

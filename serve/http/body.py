@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 Headers = Iterable[tuple[bytes, bytes]]
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing
 
 
@@ -30,26 +30,28 @@ def media(headers: Headers) -> str:
     return (header(headers, b"content-type") or "").partition(";")[0].strip().lower()
 
 
-def check(headers: Headers, limit: int, *, json: bool) -> None:
-    """Refuse a body by its headers.
+def check(headers: Headers, limit: int, *, json: bool) -> str:
+    """Refuse a body by its headers. Returns its content coding, "" for none.
 
     Raises:
         UnsupportedMedia: it has a coding that we do not know, or is not declared as JSON where it has to be (any web
             page may have a browser send a body without a type). TooLarge: it is longer than `limit` bytes.
     """
-    named = not json
+    named, coded = not json, ""
     for name, value in headers:
         if name == b"content-type" and json:
             named = True
             if value != b"application/json" and (kind := media(headers)) != "application/json":
                 raise UnsupportedMedia(f"content-type must be application/json, not {kind}", code="content_type")
-        elif name == b"content-encoding" and (named_coding := coding(value.decode("latin-1"))):
-            if named_coding not in CODINGS:
-                raise unknown_coding(named_coding)
+        elif name == b"content-encoding":
+            coded = coding(value.decode("latin-1"))
+            if coded and coded not in CODINGS:
+                raise unknown_coding(coded)
         elif name == b"content-length" and value.isdigit() and int(value) > limit:
             raise too_large(limit)
     if not named:
         raise UnsupportedMedia("content-type must be application/json; the request has none", code="content_type")
+    return coded
 
 
 def unknown_coding(name: str) -> UnsupportedMedia:
@@ -62,21 +64,18 @@ def unknown_coding(name: str) -> UnsupportedMedia:
     return error
 
 
-async def plain(headers: Headers, body: bytes, limit: int, *, json: bool) -> bytes:
-    """A body that has come, without its coding, and JSON without a byte order mark.
+async def expanded(coded: str, body: bytes, limit: int) -> bytes:
+    """A body without its content coding.
 
     Raises:
-        TooLarge: it is longer than `limit` bytes without its coding. BadRequest: it is damaged.
+        TooLarge: it is longer than `limit` bytes without it. BadRequest: it is damaged.
     """
-    name = coding(header(headers, b"content-encoding") or "")
-    if name:
-        try:
-            body = await asyncio.to_thread(expand, name, body, limit)
-        except Oversized:
-            raise too_large(limit) from None
-        except Spoilt as error:
-            raise BadRequest(f"the body is not {name}: {error}", code="content_encoding") from None
-    return body.removeprefix(_BOM) if json else body
+    try:
+        return await asyncio.to_thread(expand, coded, body, limit)
+    except Oversized:
+        raise too_large(limit) from None
+    except Spoilt as error:
+        raise BadRequest(f"the body is not {coded}: {error}", code="content_encoding") from None
 
 
 def too_large(limit: int) -> TooLarge:
@@ -95,7 +94,7 @@ async def read_json(request: Request, limit: int) -> bytes:
     Raises:
         UnsupportedMedia, TooLarge: as `check`. TooSlow: it does not come. ClientDisconnect: it stops half-way.
     """
-    check(request.headers.raw, limit, json=True)
+    coded = check(request.headers.raw, limit, json=True)
     parts: list[bytes] = []
     size, pieces = 0, aiter(request.stream())
     while True:
@@ -105,7 +104,8 @@ async def read_json(request: Request, limit: int) -> bytes:
         except TimeoutError:
             raise too_slow() from None
         if part is None:
-            return await plain(request.headers.raw, b"".join(parts), limit, json=True)
+            body = b"".join(parts)
+            return (await expanded(coded, body, limit) if coded else body).removeprefix(BOM)
         size += len(part)
         if size > limit:
             raise too_large(limit)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.errors import ApiError
-from serve.http.body import BODY_S, Headers, check, header, media, plain, too_large, too_slow
+from serve.http.body import BODY_S, BOM, Headers, check, expanded, header, media, too_large, too_slow
 from serve.http.headers import NOSNIFF
 from serve.observe.tracing import RequestSpan
 
@@ -177,7 +177,7 @@ class Call:
             UnsupportedMedia: its coding is unknown, or it is no JSON. TooLarge: it is longer. TooSlow: it does not
             come. BadRequest: its coding is damaged. ClientGone: it stops half-way.
         """
-        check(self.headers, limit, json=json)
+        coded = check(self.headers, limit, json=json)
         while self.more_body and not self.disconnected and len(self.body) <= limit:
             if self._expect:
                 self._expect = False
@@ -192,7 +192,9 @@ class Call:
             raise too_large(limit)
         whole = bytes(self.body)
         self.body.clear()
-        return await plain(self.headers, whole, limit, json=json)
+        if coded:
+            whole = await expanded(coded, whole, limit)
+        return whole.removeprefix(BOM) if json else whole
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

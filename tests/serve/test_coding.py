@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from serve.configure.reader import load
 from serve.dialects import wire
 from serve.dialects.surrogates import restore, shield
 from serve.http.coding import Decoder, Oversized, Spoilt, expand
+from tests.serve.bare import Serve, serving
 from tests.serve.conftest import Start, chat, events
 from tests.upstream import FakeUpstream
 
@@ -130,29 +132,20 @@ def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path: Any, line_en
 # ---------------------------------------------------------------- engines
 
 
-async def engine_that_packs(name: str) -> tuple[Any, str]:
-    """A server that compresses whatever the fake engine would say, and its URL."""
+def packing(name: str) -> Serve:
+    """An engine that compresses whatever it says."""
     coding, pack = PACKED[name]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
-            length = int(
-                next((it[15:] for it in head.lower().split(b"\r\n") if it.startswith(b"content-length:")), b"0")
-            )
-            body = json.loads(await reader.readexactly(length) or b"{}")
+            found = re.search(rb"content-length: (\d+)", head)
+            body = json.loads(await reader.readexactly(int(found[1])) if found else b"{}")
             kind, said = answer_of(body, head)
             packed = pack(said)
             lines = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-encoding: {coding}\r\n"
             writer.write(f"{lines}content-length: {len(packed)}\r\n\r\n".encode() + packed)
 
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            writer.close()
-
-    server = await asyncio.start_server(guarded, "127.0.0.1", 0)
-    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    return serve
 
 
 def answer_of(body: dict[str, Any], head: bytes) -> tuple[str, bytes]:
@@ -171,10 +164,16 @@ def answer_of(body: dict[str, Any], head: bytes) -> tuple[str, bytes]:
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "zstd"])
 async def test_an_engine_that_compresses_unasked_is_read_counted_and_passed_on(start: Start, name: str) -> None:
-    server, url = await engine_that_packs(name)
-    text = f'state_dir = "{{state}}"\n[engine.main]\nurl = "{url}"\n[policy.base]\nrender = "base"\n'
-    trimtab = await asyncio.to_thread(lambda: start(file=text))
-    async with server, httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
+    async with serving(packing(name)) as port:
+        text = f'state_dir = "{{state}}"\n[engine.main]\nurl = "http://127.0.0.1:{port}"\n'
+        text += '[policy.base]\nrender = "base"\n'
+        trimtab = await asyncio.to_thread(lambda: start(file=text))
+        await read_and_counted(trimtab.url)
+        await asyncio.to_thread(trimtab.stop)  # and with it the connections to the engine
+
+
+async def read_and_counted(url: str) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=20) as http:
         assert "packed" in [row["id"] for row in (await http.get("/v1/models")).json()["data"]]
         for policy in ("raw", "urial", "base"):
             for stream in (False, True):
@@ -186,8 +185,6 @@ async def test_an_engine_that_compresses_unasked_is_read_counted_and_passed_on(s
                 assert "".join(part.get("content") or "" for part in parts) == "fine"
                 trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
                 assert trace["usage"]["total_tokens"] == 4
-        server.close()
-    await asyncio.to_thread(trimtab.stop)  # meanwhile its connections to the engine end
 
 
 # ---------------------------------------------------------------- surrogates

@@ -8,10 +8,7 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,11 +21,11 @@ from serve.engine.proxy import proxy
 from serve.engine.relay import Relay
 from serve.engine.upstream import Refused
 from serve.http.headers import request_headers
+from tests.serve.bare import serving
 from tests.serve.conftest import SECRETS, Start, chat
 from tests.upstream import FakeUpstream
 
 CHAT = "/v1/chat/completions"
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 # ---------------------------------------------------------------- addresses
 
@@ -166,29 +163,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command += ["-addext", "subjectAltName=DNS:engine.test,DNS:localhost", "-out", str(cert), "-keyout", str(key)]
     subprocess.run(command, check=True, capture_output=True)
     return cert, key
-
-
-@asynccontextmanager
-async def serving(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A bare server's port; its connections have ended when the block does."""
-    tasks: set[asyncio.Task[Any]] = set()
-
-    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(connection, "127.0.0.1", 0, ssl=context)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-    if tasks:
-        await asyncio.wait(tasks, timeout=5)
 
 
 class Proxy:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serve.bare import serving
 from tests.serve.conftest import Served, Start, chat, events
 from tests.upstream import FakeUpstream
 
@@ -62,13 +63,13 @@ async def test_an_engine_that_refuses_after_a_heartbeat_is_heard(start: Start) -
         )
         writer.close()
 
-    server = await asyncio.start_server(slow, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    text = f'state_dir = "{{state}}"\n[server]\nheartbeat_s = 0.1\n[engine.main]\nurl = "{url}"\n'
-    trimtab = await asyncio.to_thread(lambda: start(file=text))
-    async with server, httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
-        answer = await http.post(PATH, json=chat("hi", "m", stream=True))
-        trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
+    async with serving(slow) as port:
+        text = f'state_dir = "{{state}}"\n[server]\nheartbeat_s = 0.1\n[engine.main]\nurl = "http://127.0.0.1:{port}"\n'
+        trimtab = await asyncio.to_thread(lambda: start(file=text))
+        async with httpx.AsyncClient(base_url=trimtab.url, timeout=20) as http:
+            answer = await http.post(PATH, json=chat("hi", "m", stream=True))
+            trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
+        await asyncio.to_thread(trimtab.stop)
     assert answer.status_code == 200
     assert answer.text.replace(BEAT, "") == (
         'data: {"error":\ndata: {"message": "no such thing", "code": "nothing"}}\n\n'
