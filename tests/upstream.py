@@ -250,6 +250,7 @@ class FakeUpstream:
         self.requests: list[Recorded] = []
         self.scripts: dict[str, list[Piece]] = {}
         # Other paths: what a request gets, a status and a JSON value, or a list of pieces of a stream (None: hang up).
+        self.pages: set[str] = set()  # paths that a web server before the engine has a page for
         self.others: dict[str, Callable[[Recorded], tuple[int, Any]]] = {}
         self.context = 8192  # what /v1/models says, as vLLM does
         self.dropped = 0
@@ -381,6 +382,8 @@ class FakeUpstream:
             return await reply.json({"object": "list", "data": [m | {"max_model_len": self.context} for m in models]})
         if path == "/health":
             return await reply.whole(200, b"")
+        if path in self.pages:
+            return await reply.whole(200, b"<html></html>", kind="text/html")
         if (other := self.others.get(path)) is not None:
             return await self._other(*other(record), reply)
         return await reply.json({"detail": "Not Found"}, 404)

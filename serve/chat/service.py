@@ -109,8 +109,9 @@ async def probe(service: Service, call: Call, engine: LiveEngine, path: str, *, 
     except UpstreamError as error:
         log.warning("engine %s: %s could not be probed: %s (%r)", engine.spec.name, path, error, error.cause)
         return
-    if upstream.status in _TOLD or upstream.status not in _UNTOLD:
-        engine.learn_api(path, present=upstream.status not in _TOLD)
+    if upstream.status not in _UNTOLD:
+        page = upstream.media == "text/html"  # of a web server, which has one for every path
+        engine.learn_api(path, present=upstream.status not in _TOLD and not page)
 
 
 def failed(engine: LiveEngine, error: UpstreamError) -> ApiError:

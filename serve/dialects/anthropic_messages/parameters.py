@@ -42,6 +42,9 @@ def refuse_untranslatable(request: Request) -> None:
     """
     for name in ("tool_choice", "metadata", "output_config"):
         typed(request.fields, name, dict, {})
+    stops = request.value("stop_sequences", [])
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise BadRequest("stop_sequences must be a list of strings", param="stop_sequences")
     for name, harmless in _REFUSED.items():
         if request.value(name) not in (None, *harmless):
             raise _refused(name, f"{name} needs an engine that has /v1/messages itself")

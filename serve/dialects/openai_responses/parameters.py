@@ -50,8 +50,8 @@ def refuse_untranslatable(request: Request) -> None:
     for name, harmless in _REFUSED.items():
         if request.value(name) not in (None, *harmless):
             raise _refused(name, f"{name} needs an engine that has /v1/responses itself and keeps its state")
-    for name in ("text", "reasoning"):
-        typed(request.fields, name, dict, {})
+    for name, expected in (("text", dict), ("reasoning", dict), ("max_output_tokens", int)):
+        typed(request.fields, name, expected, None)
     for i, tool in enumerate(_list(request.value("tools"))):
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind != "function":

@@ -161,7 +161,7 @@ async def test_an_answer_cut_at_the_limit_says_so(client: AsyncAnthropic, policy
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("model", ["die-mid-stream-2", "error-mid-stream-2"])
+@pytest.mark.parametrize("model", ["die-mid-stream-2", "close-without-done-2", "error-mid-stream-2"])
 async def test_a_stream_that_breaks_ends_in_an_error_event(client: AsyncAnthropic, policy: str, model: str) -> None:
     rows = await streamed(client, policy, model=model)
     assert rows[-1]["type"] == "error"
@@ -286,7 +286,8 @@ async def test_what_cannot_be_translated_is_refused_by_name(
 @pytest.mark.parametrize(
     "body",
     [{"messages": None}, {"messages": []}, {"messages": 3}, {"messages": [3]}, {"messages": [{"role": "user"}]},
-     {"messages": [{"role": "user", "Content": "x", "content": "hi"}]}, {"system": 3}],
+     {"messages": [{"role": "user", "Content": "x", "content": "hi"}]}, {"system": 3},
+     {"stop_sequences": "x"}],
 )  # fmt: skip
 async def test_a_malformed_body_is_named(client: AsyncAnthropic, body: dict[str, Any]) -> None:
     answer = await post(client, **body)

@@ -118,6 +118,11 @@ async def test_the_engine_is_asked_once_whether_it_has_the_api(client: AsyncOpen
     assert len(engine.posts) == 4
 
 
+async def test_a_page_for_every_path_is_no_api(client: AsyncOpenAI, engine: FakeUpstream) -> None:
+    engine.pages.add("/v1/responses")
+    assert (await client.responses.create(model="echo", input="hi")).output_text == "hi"
+
+
 async def test_supports_says_so_without_a_question(client: AsyncOpenAI, engine: FakeUpstream) -> None:
     await client.responses.create(model="m", input="hi", extra_headers={"x-trimtab-policy": "told"})
     assert [r.path for r in engine.posts] == ["/v1/chat/completions"]
