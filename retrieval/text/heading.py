@@ -87,7 +87,9 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
 )  # fmt: skip
 _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*[a-zA-Z]?)(?:[.)．]|(?=\s))[ \t　]*(?=\S)")
 _HAN_NUMBERED = re.compile(rf"([{HAN}]{{1,4}})、\s*(?=\S)")
-_BETWEEN = re.compile(r"[.．]?[ºª°]?[.．]?\s?[-–—]\s|[.．:：]\s?[-–—]?\s*|[–—]\s?|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$")
+_BETWEEN = re.compile(
+    r"[.．]?[ºª°]?[.．]?\s?[-–—]\s|[.．:：]\s?[-–—]?\s*|[–—]\s?|、(?!\s*第)|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$"
+)
 _BRACKET = re.compile(r"\s*[(（]\s*(?:\w{1,4})\s*[)）]\s*")
 # What goes on with a reference, though it begins like a sentence.
 _REFERS = re.compile(
@@ -95,10 +97,11 @@ _REFERS = re.compile(
     r"|から|及び|又は|若しくは|[をにのはがでと]"
     r"|및|또는|내지|부터|제\s*\d+\s*[항호조]|[의에]\s"
     r"|(?:Abs\.|Absatz|Satz|Nr\.|Nummer|Buchst|Unterabs|Halbsatz|Alt\.|Paragraph \d|Alinéa|§)"
-    r"|[A-ZÄÖÜ][A-Za-zÄÖÜäöü]*[A-ZÄÖÜ]{2}\b(?:\s+[a-zäöüà-ÿ]|\s*[,.;)])"
 )
+_ACRONYM = re.compile(r"[A-ZÄÖÜ][A-Za-zÄÖÜäöü]*[A-ZÄÖÜ]{2}\b(?:\s+[a-zäöüà-ÿ]|\s*[,.;)])")  # § 433 BGB gilt
+_LOOSE = re.compile(rf"第{_NUM}[条條](?:[之]{_NUM})*(?![款项項号號、，至和及或与與])")
 _LEADER = re.compile(r"(?:\.{3,}|…{1,}|·{3,}|\.(?:\s\.){2,}|\t)\s*\d+\s*$")
-_EMPHASIS = re.compile(r"^(\*\*|__|\*)(.+?)\1(.*)$", re.DOTALL)
+_EMPHASIS = re.compile(r"^(\*{1,3}|__)(.+?)\1(.*)$", re.DOTALL)
 
 
 def head(text: str) -> Head | None:
@@ -113,6 +116,15 @@ def head(text: str) -> Head | None:
             made = Head(kind, word or found["word"].lower(), found[0].strip(), number)
             return _judged(made, text[found.end() :])
     return None
+
+
+def loose(text: str) -> Head | None:
+    """The head of a Chinese article whose text follows without a blank; only its number can tell that it is one."""
+    text = plain(text)
+    found = _LOOSE.match(text)
+    if not found or _REFERS.match(text[found.end() :]):
+        return None
+    return Head("article", "条", found[0], numbers(found[0]), text[found.end() :].strip())
 
 
 def numbered(text: str) -> Head | None:
@@ -180,7 +192,7 @@ def _judged(made: Head, after: str) -> Head | None:
 def _refers(made: Head, rest: str, separated: bool) -> bool:
     if not rest.strip():
         return False
-    if _REFERS.match(rest):
+    if _REFERS.match(rest) or (not separated and _ACRONYM.match(rest)):
         return True
     bracket = _BRACKET.match(rest)
     first = rest[bracket.end() :][:1] if bracket else rest.lstrip("(（【〔[〈«“\"'‘")[:1]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from retrieval.text.heading import Head, head, numbered, plain
+from retrieval.text.heading import Head, head, loose, numbered, plain
 from retrieval.text.piece import Document, Line, Piece
 
 NAME = 120  # characters of a first line that may be the document's name
@@ -112,8 +112,20 @@ def find(document: Document) -> dict[int, Head]:
         del kept[i]
     articles = [i for i, h in kept.items() if h.kind == "article"]
     if len(articles) < 2 and not any(lines[i].level for i in articles):
-        return _numbered_heads(document) if document.numbered and not articles else {}
+        found = _loose_heads(document, kept)
+        return found or (_numbered_heads(document) if document.numbered and not articles else {})
     return kept
+
+
+def _loose_heads(document: Document, kept: Mapping[int, Head]) -> dict[int, Head]:
+    """Articles whose numbers run on into their text: three at least, each the next after the last."""
+    found = {i: h for i, h in kept.items() if h.kind == "part"}
+    last: tuple[int, ...] = (0,)
+    for i, line in enumerate(document.lines):
+        h = None if line.verbatim or line.level else loose(line.text)
+        if h is not None and _follows(h.number, last):
+            found[i], last = h, h.number
+    return dict(sorted(found.items())) if sum(h.kind == "article" for h in found.values()) >= 3 else {}
 
 
 def _contents(document: Document, kept: Mapping[int, Head]) -> list[int]:
@@ -229,6 +241,8 @@ def _title_and_text(found: Head, document: Document, heads: Mapping[int, Head], 
         return f"{label} {mark[1]}" if not mark[1].startswith(("（", "【", "〔")) else f"{label}{mark[1]}", mark[2]
     if not rest:
         return label, ""
+    if rest.isupper() and _has_text(document, heads, at):  # SEC. 101. SHORT TITLE.
+        return f"{label} {rest.rstrip('.')}", ""
     if (
         found.word not in {"条", "조"}
         and len(rest) <= NAME
@@ -256,7 +270,10 @@ def _title_below(document: Document, heads: Mapping[int, Head], at: int) -> int:
     if len(filled) < 2 or any(i in heads or lines[i].level or lines[i].verbatim for i in filled):
         return -1
     title, text = (plain(lines[i].text) for i in filled)
-    looks = title[0].isupper() and len(title) <= 80 and not title.endswith((*_ENDS, ",", "،")) and title != text
+    bracketed = re.fullmatch(r"\([^\W\d].{1,80}\)", title)
+    looks = title[0].isupper() and len(title) <= 80 and not title.endswith((*_ENDS, ",", "،"))
+    if bracketed:
+        return filled[0]
     apart = filled[1] > filled[0] + 1 or (len(title) <= 60 and not text[0].islower())
     return filled[0] if looks and apart and not _CONTINUES.search(title) else -1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -37,10 +38,12 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
 
 
 def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
-    """The labels between two lines of dashes at the top, and the first line behind them."""
+    """The labels between two lines of dashes (YAML) or pluses (TOML) at the top, and the first line behind them."""
     end = _end_of_front_matter(lines)
     if not end:
         return {}, 0
+    if lines[0].rstrip() == "+++":
+        return labels(tomllib.loads("\n".join(lines[1 : end - 1]))), end
     import yaml
 
     try:
@@ -51,9 +54,11 @@ def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
 
 
 def _end_of_front_matter(lines: list[str]) -> int:
-    if not lines or lines[0].rstrip() != "---":
+    mark = lines[0].rstrip() if lines else ""
+    if mark not in {"---", "+++"}:
         return 0
-    return next((i + 1 for i, line in enumerate(lines[1:], 1) if line.rstrip() in {"---", "..."}), 0)
+    ends = {"---", "..."} if mark == "---" else {"+++"}
+    return next((i + 1 for i, line in enumerate(lines[1:], 1) if line.rstrip() in ends), 0)
 
 
 def _lines(lines: list[str], start: int) -> Iterator[Line]:

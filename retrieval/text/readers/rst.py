@@ -40,7 +40,7 @@ def _lines(node: Any, level: int, said: dict[str, Any]) -> Iterator[Line]:
             yield from _lines(child, level + 1, said)
         elif isinstance(child, nodes.title):
             yield Line(child.astext(), number, max(1, level))
-        elif isinstance(child, nodes.docinfo | nodes.field_list) and not level:
+        elif isinstance(child, nodes.docinfo | nodes.field_list) and level <= 1 and not said:
             said.update(_fields(child))
         elif isinstance(child, nodes.comment | nodes.system_message | nodes.substitution_definition | nodes.target):
             continue
