@@ -19,8 +19,9 @@ from serve.chat.service import Service
 from serve.chat.state import ASKED, BELOW, kept
 from serve.dialects import anthropic_messages, openai, openai_chat, openai_completions, openai_responses
 from serve.dialects.dialect import Dialect
-from serve.http.call import Call, Shape
+from serve.http.call import Call
 from serve.http.protocol import Lines
+from serve.http.shape import Shape
 
 
 class Paths(NamedTuple):

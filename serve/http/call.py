@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -15,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serve.errors import ApiError
 from serve.http.body import BODY_S, BOM, Headers, check, expanded, header, media, too_large, too_slow
 from serve.http.headers import NOSNIFF
+from serve.http.shape import PLAIN, Shape
 from serve.observe.tracing import RequestSpan
 
 log = logging.getLogger("trimtab.call")
@@ -25,32 +25,6 @@ UNBUFFERED = (b"x-accel-buffering", b"no")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODILESS = (204, 304)
 _NOSNIFF = b"%s: %s\r\n" % NOSNIFF
-
-
-class Shape(Protocol):
-    """How an error is written for a client."""
-
-    def error(self, failure: ApiError) -> bytes:
-        """The body of an answer, in JSON."""
-
-    def error_event(self, failure: ApiError) -> bytes:
-        """The last event of a stream of events."""
-
-
-class Plain:
-    """The shape where no API is known: a problem document (RFC 9457)."""
-
-    def error(self, failure: ApiError) -> bytes:
-        """`title`, `status` and `detail`."""
-        problem = {"title": failure.type, "status": failure.status, "detail": failure.message}
-        return json.dumps(problem).encode()
-
-    def error_event(self, failure: ApiError) -> bytes:
-        """The same as an event."""
-        return b"event: error\ndata: " + self.error(failure) + b"\n\n"
-
-
-PLAIN = Plain()
 
 
 class ClientGone(Exception):

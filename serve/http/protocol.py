@@ -15,7 +15,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.errors import ApiError, BadRequest
-from serve.http.call import PLAIN, Call, Shape
+from serve.http.call import Call
+from serve.http.shape import PLAIN, Shape
 
 Judge = Callable[[bytes, Sequence[tuple[bytes, bytes]]], ApiError | None]  # method, headers -> why they are refused
 Grant = Callable[[bytes, Sequence[tuple[bytes, bytes]]], tuple[Sequence[tuple[bytes, bytes]], bool]]  # Cors.grant

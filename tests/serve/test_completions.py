@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai import AsyncOpenAI
 
+from serve.dialects.dialect import Choice, Piece
+from serve.dialects.openai_completions.writer import TextWriter
 from tests.serve.conftest import events
 from tests.upstream import FakeUpstream, Recorded
 
@@ -76,6 +81,25 @@ async def test_what_a_turn_has_no_place_for_is_refused_by_name(
     assert len([r for r in upstream.requests if r.method == "POST"]) == before
     if fields["prompt" if "prompt" in fields else next(iter(fields))]:
         await client.completions.create(**asked)  # which the engine takes raw
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=6), max_size=8), st.booleans())
+def test_a_stream_and_a_whole_answer_hold_the_same(texts: list[str], logprobs: bool) -> None:
+    entries = [[{"token": text, "logprob": -1.0, "top_logprobs": []}] if text else [] for text in texts]
+    choice = Choice(texts=texts, finish="stop", logprobs=[row for rows in entries for row in rows])
+    pieces = [Piece(0, text, logprobs=rows) for text, rows in zip(texts, entries, strict=True) if text]
+    writer = TextWriter("cmpl-1", "m", 1, logprobs=logprobs, usage_chunk=True)
+    stream = b"".join([*map(writer.delta, pieces), writer.end(Piece(0, finish="stop")), writer.close({"x": 1})])
+    rows = events(stream.decode())
+    assert rows.pop() == "[DONE]"
+    assert rows.pop()["usage"] == {"x": 1}
+    streamed = [row["choices"][0] for row in rows]
+    whole = json.loads(TextWriter("cmpl-1", "m", 1, logprobs=logprobs).whole([choice], {}))["choices"][0]
+    assert "".join(row["text"] for row in streamed) == whole["text"]
+    assert [row["finish_reason"] for row in streamed if row["finish_reason"]] == [whole["finish_reason"]]
+    for name in ("tokens", "text_offset", "token_logprobs") if logprobs else ():
+        assert [it for row in streamed if row["logprobs"] for it in row["logprobs"][name]] == whole["logprobs"][name]
 
 
 async def test_raw_completions_are_untouched(http: httpx.AsyncClient, sent: Sent) -> None:
