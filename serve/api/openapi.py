@@ -33,7 +33,21 @@ _OPTIONS: dict[str, Any] = {
 _WELL: dict[str, Any] = {"200": {"description": "Yes"}, "503": {"description": "No, or not yet"}}
 _TEXT: dict[str, Any] = {"type": "string"}
 _POLICY = {"name": "X-Trimtab-Policy", "in": "header", "required": False, "schema": _TEXT}
-_ANSWERS = {"200": {"description": "The answer, or a stream of events"}, "4XX": {"description": "Error"}}
+_ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type"],
+            "properties": {"message": _TEXT, "type": _TEXT, "code": {}, "param": {}},
+        }
+    },
+}
+_REFUSED = {"description": "Refused: the message says why", "content": {"application/json": {"schema": _ERROR}}}
+_FAILED = {"description": "The engine or the server failed", "content": {"application/json": {"schema": _ERROR}}}
+_ERRORS = {"4XX": _REFUSED, "5XX": _FAILED}
+_ANSWERS = {"200": {"description": "The answer, or a stream of events"}, **_ERRORS}
 _COMMENT: dict[str, Any] = {"type": "string", "maxLength": 4000}
 _FEEDBACK: dict[str, Any] = {
     "oneOf": [
@@ -60,6 +74,9 @@ def document(app: FastAPI) -> Callable[[Paths], dict[str, Any]]:
 
     def openapi(paths: Paths) -> dict[str, Any]:
         page, dialects = generate(), paths.dialects
+        for operation in (row for path in page["paths"].values() for row in path.values()):
+            if "operationId" in operation:  # FastAPI's own routes, whose 422 is a 400 here
+                operation["responses"] = {"200": operation["responses"]["200"], **_ERRORS}
         page["paths"] |= {it.path: _post(f"{it.summary}, aligned by a policy", _schema(it)) for it in dialects}
         page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_schema(dialects[0]))
         page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)

@@ -53,3 +53,18 @@ async def test_the_body_of_a_chat_is_described_with_our_own_field(http: httpx.As
         assert set(schema["properties"]["trimtab"]["properties"]) == {
             "policy", "skip", "region", "language", "date", "explain",
         }  # fmt: skip
+
+
+async def test_every_route_documents_the_errors_that_it_answers(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/openapi.json")).json()
+    for path, methods in page["paths"].items():
+        for method, operation in methods.items():
+            if path in ("/healthz", "/readyz"):
+                continue
+            bodies = [{"content": b"{", "headers": {"content-type": "text/plain"}}, {"json": [1]}, {"json": {}}]
+            for body in bodies if method == "post" else [{}]:
+                url = path.replace("{name}", "none").replace("{ident}", "none")
+                status = (await http.request(method, url, **body)).status_code
+                said = operation["responses"]
+                assert str(status) in said or f"{status // 100}XX" in said, (method, path, status)
+                assert "422" not in said
