@@ -319,3 +319,11 @@ def test_acts_of_many_countries(name: str, tmp_path: Path) -> None:
 def test_the_declaration_has_thirty_articles_in_every_language(name: str) -> None:
     path = DATA.parent / "udhr" / f"{name}.txt"
     assert sum(1 for row in read(path, Defaults()) if row.passage) == 31
+
+
+def test_a_pdf_keeps_each_article_and_drops_running_heads() -> None:
+    found = passages("act.pdf")
+    assert keys(found) == ["0", *(f"Article-{i}" for i in range(1, 10))]
+    assert found[5].title == "REGULATION ON DOGS, Article 5 Heading E"
+    assert "Official Journal" not in "".join(p.text for p in found)
+    assert found[4].text.endswith("shall wear a collar. The owner is liable for damage.")

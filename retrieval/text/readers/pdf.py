@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import IO, Any
 
+from retrieval.text.heading import head
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece, Unreadable
@@ -72,16 +73,19 @@ def _lines(pages: list[str]) -> Iterator[Line]:
         last = len(lines) - 1
         for i, line in enumerate(lines):
             edge = i < EDGE or i > last - EDGE
-            if not (edge and (_shape(line) in running or _PAGE.fullmatch(line.strip()))):
+            if not (edge and ((_shape(line) in running and _may_run(line.strip())) or _PAGE.fullmatch(line.strip()))):
                 yield Line(line, number)
 
 
 def _running(rows: list[list[str]]) -> set[str]:
-    """What stands at the top or bottom of most pages, numbers aside."""
-    counts = Counter(
-        shape for lines in rows for shape in {_shape(line) for line in [*lines[:EDGE], *lines[-EDGE:]] if line.strip()}
-    )
+    """What stands at the top or bottom of most pages, numbers aside; never an article's head or a sentence's end."""
+    edges = ({line for line in [*lines[:EDGE], *lines[-EDGE:]] if _may_run(line.strip())} for lines in rows)
+    counts = Counter(shape for lines in edges for shape in set(map(_shape, lines)))
     return {shape for shape, count in counts.items() if count >= 3 and count > len(rows) / 2}
+
+
+def _may_run(line: str) -> bool:
+    return bool(line) and not line.endswith((".", ",", ";", "-", "。", "，", "；")) and head(line) is None
 
 
 def _shape(line: str) -> str:

@@ -1,0 +1,130 @@
+"""Which lines of a document are heads, decided over all of it.
+
+The numbers of its articles must go on from each other, a line that continues a sentence is text, and a table of
+contents is none of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from retrieval.text.heading import Head, head, loose, numbered
+from retrieval.text.piece import Document
+
+NAME = 120  # characters of a title
+LONG = 40  # characters of a line beyond which it may have been wrapped
+ENDS = tuple('.!?。！？;；:：)）”"」】』›»|>')
+CONTINUES = re.compile(
+    r"(?:[,，、(（]|(?<!\w)(?:of|in|under|by|and|or|to|with|the|see|per|from|de|du|des|la|le|les|et|ou|à|au|aux|dans|par"
+    r"|der|dem|nach|gemäß|und|oder|von|im|zu|del|della|dell|delle|dei|y|e|o|en|con|по|в|и|со|с|согласно|van|het|en)"
+    r"|根据|依照|按照|依据|违反|适用|[和及或与])$",
+)
+
+
+def find(document: Document) -> dict[int, Head]:
+    """Which lines are heads, by their place in `document.lines`."""
+    lines = document.lines
+    found = {i: h for i, line in enumerate(lines) if not line.verbatim and (h := head(line.text))}
+    chosen = _units(found)
+    kept: dict[int, Head] = {}
+    last: dict[str, tuple[int, ...]] = {}
+    for i, h in found.items():
+        if h.word in chosen.parts:
+            h = Head("part", h.word, h.label, h.number, h.rest)
+        elif h.kind == "article" and h.word not in chosen.articles:
+            continue
+        if lines[i].level or _stands(document, kept, i, h, last.get(h.word, (0,))):
+            kept[i] = h
+            last = {**last, h.word: h.number} if h.kind == "article" else {}
+    for i in _contents(document, kept):
+        del kept[i]
+    articles = [i for i, h in kept.items() if h.kind == "article"]
+    if len(articles) < 2 and not any(lines[i].level for i in articles):
+        found = _loose_heads(document, kept)
+        return found or (_numbered_heads(document) if document.numbered and not articles else {})
+    return kept
+
+
+def _loose_heads(document: Document, kept: Mapping[int, Head]) -> dict[int, Head]:
+    """Articles whose numbers run on into their text: three at least, each the next after the last."""
+    found = {i: h for i, h in kept.items() if h.kind == "part"}
+    last: tuple[int, ...] = (0,)
+    for i, line in enumerate(document.lines):
+        h = None if line.verbatim or line.level else loose(line.text)
+        if h is not None and _follows(h.number, last):
+            found[i], last = h, h.number
+    return dict(sorted(found.items())) if sum(h.kind == "article" for h in found.values()) >= 3 else {}
+
+
+def _contents(document: Document, kept: Mapping[int, Head]) -> list[int]:
+    """The articles of a table of contents: they have no text of their own, and come again with some."""
+    if not kept:
+        return []
+    order = list(kept)
+    last = {h.label: i for i, h in kept.items()}
+    found = []
+    for i, following in zip(order, [*order[1:], len(document.lines)], strict=True):
+        h = kept[i]
+        own = any(line.text.strip() for line in document.lines[i + 1 : following])
+        titled = not h.rest.endswith(ENDS) and len(h.rest) <= NAME
+        if h.kind == "article" and not own and titled and not document.lines[i].level and last[h.label] != i:
+            found.append(i)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    articles: frozenset[str]
+    parts: frozenset[str]
+
+
+def _units(found: Mapping[int, Head]) -> _Units:
+    """Which words name the articles of this document: under "Article 1", a "Section" is a chapter or text."""
+    counts = Counter(h.word for h in found.values() if h.kind == "article")
+    laws = {word for word in ("article", "条", "조", "§") if counts[word] >= 2}
+    if counts["§"] > 2 * counts["article"] > 0 and "§" in laws:
+        return _Units(frozenset(laws - {"article"}), frozenset({"article"}))  # articles that each hold an act
+    if laws:
+        return _Units(frozenset(laws), frozenset({"section"} if "article" in laws else ()))
+    if counts["section"] >= 2:
+        return _Units(frozenset({"section"}), frozenset())
+    return _Units(frozenset(word for word, _ in counts.most_common(1)), frozenset())
+
+
+def _stands(document: Document, kept: Mapping[int, Head], i: int, h: Head, last: tuple[int, ...]) -> bool:
+    """Whether a line that reads like a head is one, by the line before it and by its number."""
+    before = document.lines[i - 1] if i else None
+    if before is None or before.level or (i - 1) in kept:
+        return True
+    text = before.text.strip()
+    if text and CONTINUES.search(text):
+        return False
+    if h.kind == "part" or not text or _follows(h.number, last):
+        return h.kind == "part" or h.alone or h.number > last or h.number[:1] <= (1,)
+    wrapped = document.wrapped and len(text) >= LONG and not text.endswith(ENDS)
+    return not wrapped and (h.number > last or h.number[:1] <= (1,))
+
+
+def _follows(number: tuple[int, ...], last: tuple[int, ...]) -> bool:
+    """12 after 11, 12a after 12, 13 after 12a."""
+    if not number:
+        return False
+    return number[0] == last[0] + 1 or (number[0] == last[0] and number > last)
+
+
+def _numbered_heads(document: Document) -> dict[int, Head]:
+    """Lines like "1. Title" with text of their own, whose numbers grow; those of a list are items."""
+    found: dict[int, Head] = {}
+    for i, line in enumerate(document.lines):
+        h = None if line.verbatim or line.level else numbered(line.text)
+        if h is None or (i and document.lines[i - 1].text.strip() and (i - 1) not in found):
+            continue
+        following = next((n for n in document.lines[i + 1 :] if n.text.strip()), None)
+        nested = following is not None and (inner := numbered(following.text)) is not None and len(inner.number) > 1
+        if following is not None and (nested or not numbered(following.text)):
+            found[i] = h
+    rising = [i for i, j in zip(found, list(found)[1:], strict=False) if found[i].number < found[j].number]
+    return found if len(found) >= 2 and len(rising) >= len(found) - 1 else {}
