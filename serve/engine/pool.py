@@ -235,8 +235,9 @@ class Pool:
             member.eject(reason, failing=failing)
         elif not failing:
             member.eject(reason, failing=False)
-        for upstream in tuple(member.waiting):  # which may be repeated elsewhere
-            upstream.abort()
+        if not failing:  # it is gone or hangs, and what waits there may be repeated elsewhere
+            for upstream in tuple(member.waiting):
+                upstream.abort()
         self._report()
 
     def _report(self) -> None:

@@ -436,6 +436,17 @@ async def test_an_engine_whose_health_check_takes_long_gets_nothing_meanwhile(
         pool.stop()
 
 
+async def test_a_failing_engine_may_finish_what_it_has_begun(engines: list[FakeUpstream], relay: Relay) -> None:
+    pool = pool_of(engines[0].url, engines[1].url, idempotent=True)
+    slow = asyncio.create_task(ask(pool, relay, "slow-headers-0.5"))
+    while not sum(served(engines)):
+        await asyncio.sleep(0.01)
+    busy = next(member for member in pool.members if member.pending)
+    pool._eject(busy, "it answers 500", failing=True)
+    assert await slow == 200
+    assert sum(served(engines)) == 1
+
+
 async def outcome(asking: Awaitable[int]) -> int | type[Exception]:
     """The status, or the kind of error."""
     try:
