@@ -25,7 +25,9 @@ def template_of(recipe: Recipe, number: int) -> str | None:
 
 def actor_of(recipe: Recipe, out: Path, number: int) -> Path:
     """The folder of a round's actor: the base model, or what the round before it trained, an adapter merged."""
-    return Path(load(recipe).path) if number == 0 else whole(out / f"round-{number - 1}" / "train")
+    if number == 0:
+        return Path(load(recipe).path)
+    return whole(out / f"round-{number - 1}" / "train").resolve()  # an adapter names it, wherever it is read from
 
 
 @dataclass(frozen=True)

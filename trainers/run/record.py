@@ -49,7 +49,8 @@ def set_ends(generation: Any, tokenizer: Any) -> None:
     Without them the model, asked by the template that it was trained on, would run on past its turn.
     """
     had = generation.eos_token_id
-    ends = list(dict.fromkeys([tokenizer.eos_token_id, *(had if isinstance(had, list) else [])]))
+    others = had if isinstance(had, list) else [] if had is None else [had]
+    ends = list(dict.fromkeys([tokenizer.eos_token_id, *others]))
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     generation.bos_token_id, generation.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
 
