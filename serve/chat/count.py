@@ -1,4 +1,4 @@
-"""The tokens of a request under its policy, without an answer: counted by the engine where it can, else by us."""
+"""Counting the tokens of a request under its policy: by the engine if it can, else by Trimtab."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from serve.dialects.dialect import Dialect
 from serve.engine.live import LiveEngine
 from serve.http.call import Call
 
-_ABSENT = (404, 405, 501)  # the engine has the API, but counts nothing
+_ABSENT = (404, 405, 501)  # the engine has the API, but does not count
 
 
 def counts(
     dialect: Dialect, path: str, write: Callable[[int], bytes], dialects: Sequence[Dialect]
 ) -> Callable[[Service, Call, Record], Awaitable[None]]:
-    """The line of a request that only asks for its tokens.
+    """The line of a request that only asks for its number of tokens.
 
     Args:
         dialect: of the request, one of `dialects`.
         path: where engines with this API count.
-        write: the answer, of the number of tokens.
+        write: makes the answer from the number of tokens.
     """
 
     async def line(service: Service, call: Call, record: Record) -> None:
@@ -43,7 +43,7 @@ def counts(
 
 
 async def _asked(order: Order, call: Call, record: Record, path: str) -> bool:
-    """Pass on what the engine counts; False where it counts nothing."""
+    """Pass on the engine's count; False if it has no such path."""
     prompt = record.alignment.prompt
     assert prompt is not None
 

@@ -23,8 +23,8 @@ from serve.observe.tracing import Tracing
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.engine")
-_TOLD = (404, 405, 501)  # to a probe: there is no such path
-_UNTOLD = (401, 403, 407, 408, 429, 502, 503, 504)  # says nothing about the path
+_TOLD = (404, 405, 501)  # answers to a probe that say there is no such path
+_UNTOLD = (401, 403, 407, 408, 429, 502, 503, 504)  # answers that say nothing about the path
 REPORTED = "the engine sent an error in its answer"
 
 
@@ -63,7 +63,7 @@ async def send(
     where no keys are configured.
     """
     headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
-    # What another API's client says there (Anthropic's `beta`) is not for the path of a translation.
+    # A query of the client's API (Anthropic's `beta`) does not belong on the path of the translated request.
     query = "" if call.path in APIS and path != call.path else call.query.decode("latin-1")
     target = path + (f"?{query}" if query else "")
     if call.span is not None:
@@ -95,9 +95,9 @@ async def send(
 
 
 async def probe(service: Service, call: Call, engine: LiveEngine, path: str, *, own: bool = True) -> None:
-    """Learn whether the engine has this path, by an empty request, which no API takes.
+    """Learn whether the engine has this path by sending an empty request, which every API rejects.
 
-    An engine that does not answer, or wants another key, leaves it open: the request itself will say so better.
+    If the engine does not answer or refuses the key, nothing is learned; the client's request will report the problem.
     """
     if not engine.must_probe(path):
         return
@@ -110,7 +110,7 @@ async def probe(service: Service, call: Call, engine: LiveEngine, path: str, *, 
         log.warning("engine %s: %s could not be probed: %s (%r)", engine.spec.name, path, error, error.cause)
         return
     if upstream.status not in _UNTOLD:
-        page = upstream.media == "text/html"  # of a web server, which has one for every path
+        page = upstream.media == "text/html"  # of a web server that serves one for every path
         engine.learn_api(path, present=upstream.status not in _TOLD and not page)
 
 

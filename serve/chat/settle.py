@@ -64,7 +64,7 @@ async def settle(
 
 
 async def probed(service: Service, call: Call, policy: Policy, dialect: Dialect) -> None:
-    """Learn which of the policy's engines have this dialect's path, where that is not known and matters."""
+    """Probe those of the policy's engines that may or may not have this dialect's path."""
     if policy.render != "chat" or dialect.path not in APIS:
         return
     for engine in candidates(service, policy):

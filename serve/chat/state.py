@@ -1,4 +1,4 @@
-"""Responses that an engine keeps: to be read, deleted or cancelled, at the engine that keeps them."""
+"""Reading, deleting and cancelling responses, passed on to the engine that stores them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serve.dialects import openai, openai_responses
 from serve.errors import BadRequest, NotFound
 from serve.http.call import Call
 
-# All that a path may hold: an id and no other path of the engine's.
+# An id and a known suffix: nothing else may reach the engine's other paths.
 _PATH = re.compile(r"/v1/responses/[A-Za-z0-9_-]{1,200}(?P<rest>(?:/cancel|/input_items)?)")
-BELOW = openai_responses.path + "/*"  # these paths, in a table of lines
+BELOW = openai_responses.path + "/*"  # how a table of lines names these paths
 ASKED = {"GET": ("", "/input_items"), "DELETE": ("",), "POST": ("/cancel",)}  # method -> how its paths end
 
 
 def kept(method: str) -> Callable[[Service, Call, Record], Awaitable[None]]:
-    """The line of a request about a response that was made before, by one of the methods of `ASKED`.
+    """The line of a request about a stored response, by one of the methods of `ASKED`.
 
-    The engine is that of the policy: X-Trimtab-Policy's, the key's or the server's, as for the request that made it.
+    The engine is that of the request's policy (X-Trimtab-Policy, the key's default or the server's).
     """
 
     async def line(service: Service, call: Call, record: Record) -> None:
@@ -34,13 +34,13 @@ def kept(method: str) -> Callable[[Service, Call, Record], Awaitable[None]]:
 
 
 async def _ask(service: Service, call: Call, record: Record, method: str) -> None:
-    """Raises NotFound for a path that none of these is, and BadRequest where the engine keeps no responses."""
+    """Raises NotFound for any other path, and BadRequest if the engine stores no responses."""
     config, path = service.config, call.path
     record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
     found = _PATH.fullmatch(path)
     if found is None or found["rest"] not in ASKED[method]:
         raise NotFound(f"no path {method} {path}", code="path_not_found")
-    record.path = openai_responses.path + "/{id}" + found["rest"]  # of an id each there is no end
+    record.path = openai_responses.path + "/{id}" + found["rest"]  # one label for all ids
     await admit(service, call, record)
     policy, _ = choose(config, caller, "", call.header(b"x-trimtab-policy"), {})
     engine = service.engines[policy.engine]
@@ -52,7 +52,7 @@ async def _ask(service: Service, call: Call, record: Record, method: str) -> Non
             await probe(service, call, engine, openai_responses.path)
         if not engine.speaks(openai_responses.path):
             raise BadRequest(
-                f"engine {engine.spec.name!r} has no /v1/responses of its own and keeps none",
+                f"engine {engine.spec.name!r} has no /v1/responses, so it stores no responses",
                 code="not_translatable", param="id",
             )  # fmt: skip
         with await send(service, call, engine, path, body, method=method) as upstream:

@@ -20,7 +20,7 @@ from serve.errors import BadRequest
 _encode = msgspec.json.encode
 _rows = msgspec.json.Decoder(list[Raw])
 _KEYS = frozenset({"role", "content"})
-_SILENT = ("thinking", "redacted_thinking")  # of an earlier turn: nothing that a stage or a base model reads
+_SILENT = ("thinking", "redacted_thinking")  # of earlier turns; stages and base models do not read them
 
 
 class _Head(msgspec.Struct):
@@ -87,13 +87,13 @@ def _message(raw: Raw, i: int) -> Message:
     if role == "assistant":
         said = [part for part in head.content if part.get("type") not in _SILENT]
         return Message(role, said or None, tool, bytes(raw))
-    # The results of calls alone are no turn of a user.
+    # A message of tool results only is not a user turn.
     role = "tool" if "tool_result" in kinds and "text" not in kinds else role
     return Message(role, head.content, tool, bytes(raw))
 
 
 def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") -> bytes:
-    """The body for /v1/messages: the client's, with the prompt's messages in their places where there is a prompt."""
+    """The body for /v1/messages: the client's, with the prompt's messages in place of its own if there is a prompt."""
     if prompt is None:
         return raw_body(request, model, salt)
     assert prompt.messages is not None
@@ -103,14 +103,14 @@ def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") 
     if messages and messages[0].role in SYSTEM_ROLES and messages[0].raw not in own:
         fields["system"] = _names.decode(messages.pop(0).json())["content"]
     elif _system(request):
-        del fields["system"]  # the layout put its text into a turn
+        del fields["system"]  # the layout moved its text into a turn
     rows = [message.json() if message.raw in own else _edited(message) for message in messages]
     fields["messages"] = Raw(b"[" + b",".join(rows) + b"]")
     return encode(fields, model, salt)
 
 
 def _edited(message: Message) -> bytes:
-    """A message with text of ours. The results of calls must come first in it, whatever was put before them."""
+    """An edited message. Anthropic requires tool results to come first, so added text moves behind them."""
     if not isinstance(message.content, list):
         return message.json()
     fields = _names.decode(message.json())

@@ -76,13 +76,13 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _counts(usage: Any) -> dict[str, int]:
-    """The counts that are there: the last event repeats those of the first one, or leaves them out."""
+    """The counts that are present; the last event may repeat or omit those of the first one."""
     found = {name: _field(usage, name) for name in (*_INPUTS, "output_tokens")}
     return {name: count for name, count in found.items() if isinstance(count, int)}
 
 
 def _usage(counts: Mapping[str, int]) -> dict[str, Any] | None:
-    """What was read of a prompt from a cache, or written to it, was a part of the prompt."""
+    """Under a chat completion's names, where cached tokens count as part of the prompt."""
     if not counts:
         return None
     before, after = sum(counts.get(name, 0) for name in _INPUTS), counts.get("output_tokens", 0)

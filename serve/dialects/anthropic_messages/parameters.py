@@ -11,8 +11,8 @@ from serve.dialects.wire import NULL, Raw, Request, typed
 from serve.errors import BadRequest
 
 _encode = msgspec.json.encode
-# Fields that a chat completion has no place for. What is missing from `_REFUSED` below changes no answer: it concerns
-# caching, accounting or a context that is longer here, or it allows the model to think, which an engine decides itself.
+# Fields without a counterpart in a chat completion. Those not in `_REFUSED` are safe to drop: they concern caching,
+# accounting or context trimming, or permit the model to think, which the engine decides by itself.
 _OWN = frozenset({
     "system", "messages", "stop_sequences", "tools", "tool_choice", "metadata", "thinking", "output_config",
     "output_format", "cache_control", "container", "mcp_servers", "context_management", "service_tier", "speed",
@@ -25,7 +25,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 def as_chat(request: Request) -> Request:
     """The request's parameters under a chat completion's names.
 
-    What has no such name is left out here; `refuse_untranslatable` refuses it where the engine needs the translation.
+    Fields without such a name are left out; `refuse_untranslatable` rejects them if the request must be translated.
     """
     fields = {name: raw for name, raw in request.fields.items() if name not in _OWN and raw != NULL}
     for name, read in _READERS.items():
@@ -35,7 +35,7 @@ def as_chat(request: Request) -> Request:
 
 
 def refuse_untranslatable(request: Request) -> None:
-    """Refuse what only an engine with this API can do.
+    """Reject fields that only an engine with this API can serve.
 
     Raises:
         BadRequest: naming the field, or saying of which type it must be.
@@ -47,12 +47,12 @@ def refuse_untranslatable(request: Request) -> None:
         raise BadRequest("stop_sequences must be a list of strings", param="stop_sequences")
     for name, harmless in _REFUSED.items():
         if request.value(name) not in (None, *harmless):
-            raise _refused(name, f"{name} needs an engine that has /v1/messages itself")
+            raise _refused(name, f"{name} requires an engine with its own /v1/messages; this engine has none")
     tools = request.value("tools", [])
     for i, tool in enumerate(tools if isinstance(tools, list) else [tools]):
         kind = tool.get("type", "custom") if isinstance(tool, dict) else None
         if kind not in ("custom", None) or not isinstance(tool, dict):
-            raise _refused(f"tools[{i}]", f"tools[{i}] is of type {kind!r}: this engine takes tools of your own only")
+            raise _refused(f"tools[{i}]", f"tools[{i}] is of type {kind!r}: this engine accepts client tools only")
     choice = request.value("tool_choice", {}).get("type", "auto")
     if choice not in (*_CHOICES, "tool"):
         raise _refused("tool_choice", f"tool_choice of type {choice!r} is unknown")

@@ -1,7 +1,7 @@
 """Messages of content blocks as a chat completion's, for an engine without this API.
 
-The results of calls, which are blocks of a user's message here, are messages of their own there; a model's thinking
-goes back as `reasoning_content` where such an engine wrote it.
+Tool results are blocks of a user message here; each becomes a message of its own. Unsigned thinking, which such an
+engine wrote, is sent back as `reasoning_content`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROLES = {"ctx": "user", "msg": "user"}  # that Claude Code sends beside the docu
 
 
 class _Row(msgspec.Struct):
-    """A message; what a call is given stays the client's JSON."""
+    """The part of a message that is translated."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -32,7 +32,7 @@ def messages(rows: Sequence[Message]) -> Sequence[Message]:
     """The messages as a chat completion's.
 
     Raises:
-        BadRequest: a block that a chat completion has no place for, by its type.
+        BadRequest: a chat completion cannot express a block; the message names its type.
     """
     out: list[dict[str, Any]] = []
     for message in rows:
@@ -51,7 +51,7 @@ def messages(rows: Sequence[Message]) -> Sequence[Message]:
 
 
 def _question(blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A user's message: the results of calls first, each a message; pictures among them join the user's own parts."""
+    """A user message: tool results first, one message each; images inside them join the user's own parts."""
     out, parts = [], []
     for block in blocks:
         if block.get("type") != "tool_result":
@@ -62,7 +62,7 @@ def _question(blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             parts += [_part(part) for part in content if part.get("type") == "image"]
             content = "\n".join(_texts([p for p in content if p.get("type") != "image"], "tool_result"))
         if block.get("is_error") is True and not content.lower().startswith("error"):
-            content = f"Error: {content}"  # a chat completion has no other place for it
+            content = f"Error: {content}"  # a chat completion has no field for it
         out.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content})
     if len(parts) == 1 and parts[0]["type"] == "text":
         out.append({"role": "user", "content": parts[0]["text"]})
@@ -81,7 +81,7 @@ def _answer(blocks: Sequence[dict[str, Any]], raw: bytes) -> dict[str, Any]:
         if kind == "text":
             texts.append(str(block.get("text") or ""))
         elif kind == "thinking":
-            # A signature says that another maker's model wrote it, which alone can read it.
+            # Signed thinking is another maker's, whose models alone can read it.
             thoughts += [str(block.get("thinking") or "")] if not block.get("signature") else []
         elif kind == "tool_use":
             given = bytes(_inputs.decode(whole).get("input", msgspec.Raw(b"{}"))).decode()
@@ -115,12 +115,12 @@ def _part(block: dict[str, Any]) -> dict[str, Any]:
         return {"type": "text", "text": source.get("data") or ""}
     if kind == "document" and source.get("type") == "base64":
         return {"type": "file", "file": {"filename": block.get("title") or "document", "file_data": url}}
-    raise _refused(kind, "a user's message, or one that is not given by its data or URL," if source else "a message")
+    raise _refused(kind, "a message without inline data or URL" if source else "a message")
 
 
 def _refused(kind: Any, what: str) -> BadRequest:
     return BadRequest(
-        f"messages holds a block of type {kind!r} in {what}: this engine has no /v1/messages, and a chat completion "
-        "no place for it",
+        f"messages holds a block of type {kind!r} in {what}, which cannot be translated to a chat completion; "
+        "this engine has no /v1/messages",
         code="not_translatable", param="messages",
     )  # fmt: skip

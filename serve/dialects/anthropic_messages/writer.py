@@ -28,7 +28,7 @@ class MessageWriter:
         self._index = -1  # of the last block
         self._open: Kind | int | None = None  # what it holds, a call by its number; None once it has ended
         self._arguments = ""  # of the open call, so far
-        self._held: dict[int, ToolCall] = {}  # calls that came before the open one was complete
+        self._held: dict[int, ToolCall] = {}  # calls that began before the open one was complete
         self._end: dict[str, Any] = {"stop_reason": "end_turn", "stop_sequence": None}
 
     def describe(self, meta: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class MessageWriter:
         return _event("message_start", {"message": message}) + _event("ping", {})
 
     def delta(self, piece: Piece) -> bytes:
-        """The events of a piece's thinking, text and calls, each with what opens its block before it."""
+        """The events of a piece's thinking, text and calls; the first of each kind also opens its block."""
         out = self._say("thinking", piece.reasoning) if piece.reasoning else b""
         out += self._say("text", piece.text + piece.refusal) if piece.text or piece.refusal else b""
         return out + b"".join([self._argue(call) for call in piece.tools])
@@ -62,7 +62,7 @@ class MessageWriter:
         """The message.
 
         Raises:
-            UpstreamFailed: a call's arguments are no JSON object, which a block of this API must hold.
+            UpstreamFailed: a call's arguments are not a JSON object, which this API requires.
         """
         choice = choices[0]
         blocks: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ class MessageWriter:
             return self._arguing(piece.arguments)
         known = self._held.get(number)
         if known or (isinstance(self._open, int) and not _complete(self._arguments)):
-            # Blocks do not interleave: this call waits until the open one has ended.
+            # Blocks must not interleave, so this call is held until the open one has ended.
             joined = known.arguments + piece.arguments if known else piece.arguments
             self._held[number] = ToolCall(number, (known or piece).id, (known or piece).name, joined)
             return b""
@@ -157,7 +157,7 @@ def _object(call: ToolCall) -> dict[str, msgspec.Raw]:
     try:
         return msgspec.json.decode(call.arguments or "{}", type=dict[str, msgspec.Raw])
     except msgspec.MsgspecError:
-        raise UpstreamFailed(f"the engine called {call.name!r} with arguments that are no JSON object") from None
+        raise UpstreamFailed(f"the engine called {call.name!r} with arguments that are not a JSON object") from None
 
 
 def _event(kind: str, row: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """A Responses request's conversation: `instructions` and `input` as a chat, and back into the client's own body.
 
-Each input item is one message whose bytes are the client's. An engine with this API gets every item that the layout
-did not edit as these bytes, and the policy's text where the client's own system text stands.
+Each input item becomes one message that keeps the client's bytes. An engine with this API receives unedited items byte
+for byte, and the policy's text in `instructions` or before the client's first system item.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KEYS = frozenset({
 })  # fmt: skip
 _rows = msgspec.json.Decoder(list[Raw])
 _encode = msgspec.json.encode
-STATE = ("previous_response_id", "conversation")  # with one of these the engine holds the turns before `input`
+STATE = ("previous_response_id", "conversation")  # with one of these set, the engine holds the earlier turns
 
 
 class _Head(msgspec.Struct):
@@ -61,7 +61,7 @@ def _input(request: Request) -> str | list[Raw]:
     raw = request.fields.get("input", NULL)
     if raw == NULL:
         if any(request.value(name) for name in (*STATE, "prompt")):
-            return []  # the engine has something to answer without it
+            return []  # these alone are enough for the engine to answer
         raise BadRequest("input is missing", param="input")
     try:
         if bytes(raw).startswith(b'"'):
@@ -94,7 +94,7 @@ def _message(raw: Raw, i: int) -> Message:
 
 
 def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") -> bytes:
-    """The body for /v1/responses: the client's, with the prompt's messages in their places where there is a prompt."""
+    """The body for /v1/responses: the client's, with the prompt's messages in place of its own if there is a prompt."""
     if prompt is None:
         return raw_body(request, model, salt)
     assert prompt.messages is not None
@@ -105,7 +105,7 @@ def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") 
     if _instructed(request, said, messages):
         fields["instructions"] = Raw(_encode(messages.pop(0).text))
     elif request.value("instructions"):
-        del fields["instructions"]  # the layout put its text into a turn
+        del fields["instructions"]  # the layout moved its text into a turn
     if isinstance(said, str) and len(messages) == 1 and isinstance(messages[0].content, str):
         fields["input"] = Raw(_encode(messages[0].content)) if messages[0].content != said else fields["input"]
     elif messages:
@@ -114,7 +114,7 @@ def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") 
 
 
 def _instructed(request: Request, said: str | list[Raw], messages: Sequence[Message]) -> bool:
-    """Whether the first message is no item: it is the client's `instructions`, or the policy's own system text."""
+    """Whether the first message belongs in `instructions`: the client's own, or the policy's system text alone."""
     if not messages or messages[0].role not in SYSTEM_ROLES:
         return False
     if request.value("instructions"):
@@ -123,7 +123,7 @@ def _instructed(request: Request, said: str | list[Raw], messages: Sequence[Mess
 
 
 def _item(message: Message, own: set[bytes]) -> bytes:
-    """A message as an item; one that the layout edited has parts of ours, which get this API's type."""
+    """A message as an item. The parts that the layout added are converted to this API's part type."""
     raw = message.json()
     if raw in own or not isinstance(message.content, list):
         return raw

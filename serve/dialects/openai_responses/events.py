@@ -85,7 +85,7 @@ def _decoded(body: bytes) -> dict[str, Any] | None:
 
 
 def error_event(failure: ApiError) -> bytes:
-    """The error as this API's terminal event: flat as its reference has it, and nested as its server sends it."""
+    """The error as the stream's last event: flat, as OpenAI documents it, and nested, as its SDKs read it."""
     row = {"type": "error", "sequence_number": 0, "code": failure.code, "message": failure.message}
     nested = msgspec.Raw(plain_error(failure)[len(b'{"error":') : -1])
     return b"event: error\ndata: %s\n\n" % msgspec.json.encode({**row, "param": failure.param, "error": nested})

@@ -11,7 +11,7 @@ import msgspec
 from serve.dialects.dialect import ToolCall
 from serve.dialects.wire import NULL, Request
 
-# What a response repeats of its request, and what it says where the request says nothing.
+# Request fields that the response echoes, with the values it reports if the request omits them.
 _ECHOED: Mapping[str, Any] = {
     "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {},
     "parallel_tool_calls": True, "previous_response_id": None, "prompt_cache_key": None,
@@ -26,7 +26,7 @@ STATUS = {"length": "incomplete", "content_filter": "incomplete"}  # by finish r
 def response(
     request: Request, ident: str, model: str, created: int, status: str, output: Sequence[Any], **more: Any
 ) -> dict[str, Any]:
-    """A response object; `more` takes the place of what it says by default."""
+    """A response object; `more` overrides its defaults."""
     said = {name: raw for name in _ECHOED if (raw := request.fields.get(name, NULL)) != NULL}
     return {
         "id": ident, "object": "response", "created_at": created, "status": status, "background": False,
@@ -91,7 +91,7 @@ def message(ident: str, status: str, content: Sequence[Any]) -> dict[str, Any]:
 
 
 def reasoning(ident: str, status: str, content: Sequence[Any]) -> dict[str, Any]:
-    """A reasoning item; its text stands in the open, so that the client can send it back."""
+    """A reasoning item; its text is plain, so that the client can send it back."""
     return {"type": "reasoning", "id": ident, "status": status, "summary": [], "content": list(content)}
 
 

@@ -11,14 +11,14 @@ from serve.dialects.wire import NULL, Raw, Request, typed
 from serve.errors import BadRequest
 
 _encode = msgspec.json.encode
-# Fields that a chat completion has no place for. What is missing from `_REFUSED` below changes no answer: the response
-# object repeats it, or it concerns built-in tools, which are refused themselves.
+# Fields without a counterpart in a chat completion. Those not in `_REFUSED` do not change the answer: the response
+# object echoes them, or they concern built-in tools, which are refused themselves.
 _OWN = frozenset({
     "input", "instructions", "max_output_tokens", "text", "reasoning", "tools", "tool_choice", "include", "store",
     "metadata", "truncation", "max_tool_calls", "stream_options", "previous_response_id", "conversation", "background",
     "prompt", "context_management", "moderation", "top_logprobs",
 })  # fmt: skip
-# What needs an engine with this API of its own: the field, and the values that ask for nothing.
+# Fields that only an engine with this API can serve, each with the values that request nothing.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "previous_response_id": (), "conversation": (), "background": (False,), "store": (False,), "prompt": (),
     "context_management": ([],), "moderation": (), "n": (1,),
@@ -29,7 +29,7 @@ _LOGPROBS = "message.output_text.logprobs"
 def as_chat(request: Request) -> Request:
     """The request's parameters under a chat completion's names.
 
-    What has no such name is left out here; `refuse_untranslatable` refuses it where the engine needs the translation.
+    Fields without such a name are left out; `refuse_untranslatable` rejects them if the request must be translated.
     """
     fields = {name: raw for name, raw in request.fields.items() if name not in _OWN and raw != NULL}
     for name, read in _READERS.items():
@@ -42,23 +42,25 @@ def as_chat(request: Request) -> Request:
 
 
 def refuse_untranslatable(request: Request) -> None:
-    """Refuse what only an engine with this API can do.
+    """Reject fields that only an engine with this API can serve.
 
     Raises:
         BadRequest: naming the field, or saying of which type it must be.
     """
     for name, harmless in _REFUSED.items():
         if request.value(name) not in (None, *harmless):
-            raise _refused(name, f"{name} needs an engine that has /v1/responses itself and keeps its state")
+            raise _refused(name, f"{name} requires an engine with its own /v1/responses; this engine has none")
     for name, expected in (("text", dict), ("reasoning", dict), ("max_output_tokens", int)):
         typed(request.fields, name, expected, None)
     for i, tool in enumerate(_list(request.value("tools"))):
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind != "function":
-            raise _refused(f"tools[{i}]", f"tools[{i}] is of type {kind!r}: this engine takes function tools only")
+            raise _refused(f"tools[{i}]", f"tools[{i}] is of type {kind!r}: this engine accepts function tools only")
     choice = request.value("tool_choice")
     if isinstance(choice, dict) and choice.get("type") != "function":
-        raise _refused("tool_choice", f"tool_choice of type {choice.get('type')!r} needs an engine with /v1/responses")
+        raise _refused(
+            "tool_choice", f"tool_choice of type {choice.get('type')!r} requires an engine with its own /v1/responses"
+        )
 
 
 def _refused(param: str, message: str) -> BadRequest:
@@ -70,7 +72,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(text: Any) -> dict[str, Any]:
-    """`text.format` is `response_format`, whose schema stands one level deeper there."""
+    """`text.format` becomes `response_format`, which nests the schema one level deeper."""
     text = text if isinstance(text, dict) else {}
     verbosity = {"verbosity": text["verbosity"]} if text.get("verbosity") else {}
     form = text.get("format")

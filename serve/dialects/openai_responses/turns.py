@@ -1,6 +1,6 @@
 """Input items as a chat completion's messages, for an engine without this API.
 
-A model's reasoning, its text and its calls, which are items of their own here, are one assistant message there.
+Reasoning, text and function calls of one turn are separate items here; they become one assistant message.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _TEXTS = ("input_text", "output_text", "text")
 
 
 def messages(rows: Sequence[Message]) -> Sequence[Message]:
-    """The items as chat messages: one leading system message, one message a turn of the model or a tool.
+    """The items as chat messages: one leading system message, then one message per turn or tool result.
 
     Raises:
-        BadRequest: an item or a part of one that a chat completion has no place for, by its type.
+        BadRequest: a chat completion cannot express an item or part; the message names its type.
     """
     out: list[dict[str, Any]] = []
     for row in rows:
@@ -45,7 +45,7 @@ def _message(row: dict[str, Any]) -> Message:
 
 
 def _say(out: list[dict[str, Any]], item: dict[str, Any]) -> None:
-    """A message that is not the model's. Chat templates take one leading system message only, so those join."""
+    """A message of the user or the system. Leading system messages are merged: chat templates accept only one."""
     role = "system" if item.get("role") in SYSTEM_ROLES else item.get("role")
     if role == "system":
         content = _joined(item.get("content"), "a system message")
@@ -58,7 +58,7 @@ def _say(out: list[dict[str, Any]], item: dict[str, Any]) -> None:
 
 
 def _open_turn(out: list[dict[str, Any]]) -> dict[str, Any]:
-    """The assistant message that the last items belong to, or a new one."""
+    """The assistant message of the current turn; a new one if the last message is someone else's."""
     if not out or out[-1]["role"] != "assistant":
         out.append({"role": "assistant"})
     return out[-1]
@@ -75,7 +75,7 @@ def _call(turn: dict[str, Any], item: dict[str, Any]) -> None:
 
 
 def _reasoning(turn: dict[str, Any], item: dict[str, Any]) -> None:
-    """Plain reasoning came from an engine like this one; what is encrypted is for its own maker only."""
+    """Plain reasoning is sent back as reasoning_content. Encrypted reasoning is dropped: only its maker can read it."""
     parts = item.get("content")
     text = "".join(str(p.get("text", "")) for p in parts if isinstance(p, dict)) if isinstance(parts, list) else ""
     if text:
@@ -93,7 +93,7 @@ def _content(content: Any) -> Any:
 
 
 def _joined(content: Any, what: str) -> str:
-    """Text parts as one string; templates want one where no user speaks."""
+    """Text parts as one string, which chat templates expect outside user messages."""
     if isinstance(content, str) or content is None:
         return content or ""
     return "".join(_texts(content, what))
@@ -122,11 +122,11 @@ def _part(part: Any) -> dict[str, Any]:
         return {"type": "file", "file": {name: part[name] for name in names if part.get(name)}}
     if kind == "input_audio":
         return dict(part)
-    raise _refused(f"a part of type {kind!r} that is not given by its data or URL" if kind else "a part without a type")
+    raise _refused(f"a part of type {kind!r} without inline data or URL" if kind else "a part without a type")
 
 
 def _refused(what: str) -> BadRequest:
     return BadRequest(
-        f"input holds {what}: this engine has no /v1/responses, and a chat completion no place for it",
+        f"input holds {what}, which cannot be translated to a chat completion; this engine has no /v1/responses",
         code="not_translatable", param="input",
     )  # fmt: skip

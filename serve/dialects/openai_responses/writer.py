@@ -58,7 +58,7 @@ class ResponsesWriter:
     """Writes one response.
 
     Args:
-        request: what was asked; the response repeats parts of it.
+        request: the request; the response echoes parts of it.
         ident: unique; the ids of the response and its items are made of it.
         model: the model name to report.
         created: seconds since 1970.
@@ -70,7 +70,7 @@ class ResponsesWriter:
         self._items: list[_Item] = []
         self._done: list[dict[str, Any]] = []
         self._open: _Item | None = None  # text, a refusal or reasoning
-        self._calls: dict[int, _Item] = {}  # all open: an engine may send several calls at once
+        self._calls: dict[int, _Item] = {}  # all stay open: an engine may interleave them
         self._finish = ""
 
     def describe(self, meta: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ class ResponsesWriter:
         return self._event("response.created", row) + self._event("response.in_progress", row)
 
     def delta(self, piece: Piece) -> bytes:
-        """The events of a piece's reasoning, text, refusal and calls, each with what opens its item before it."""
+        """The events of a piece's reasoning, text, refusal and calls; the first of each kind also opens its item."""
         out = self._say("reasoning", piece.reasoning, ()) if piece.reasoning else b""
         out += self._say("text", piece.text, piece.logprobs) if piece.text else b""
         out += self._say("refusal", piece.refusal, ()) if piece.refusal else b""
@@ -91,7 +91,7 @@ class ResponsesWriter:
     def end(self, piece: Piece) -> bytes:
         """The events that close all items."""
         self._finish = piece.finish
-        out = b"" if self._items else self._add("text")  # an answer without a word is a message still
+        out = b"" if self._items else self._add("text")  # an empty answer is still a message
         out += self._close_open()
         for item in self._calls.values():
             out += self._close_call(item)
@@ -106,7 +106,7 @@ class ResponsesWriter:
     def whole(self, choices: Sequence[Choice], usage: Mapping[str, Any]) -> bytes:
         """The response object: reasoning first, then the message, then the calls."""
         choice = choices[0]
-        # What was written of the engine's answer so far, piece by piece, is not wanted now.
+        # A new writer: `delta` has already been fed this answer's pieces, whose events a whole answer discards.
         fresh = ResponsesWriter(self._request, self._ident, self._model, self._created)
         fresh.delta(Piece(0, choice.text, "", choice.logprobs, choice.reasoning, choice.refusal, choice.tools))
         fresh.end(Piece(0, finish=choice.finish))
