@@ -34,7 +34,7 @@ class Server:
     drain_s: float = 30.0  # seconds that running answers get after SIGTERM
     policy: str = ""  # the policy of a request that names none; "": `urial` for a launched base model, else `raw`
     max_body_mb: float = 32.0
-    large_bodies_mb: float = 128.0  # of all bodies above 1 MB that a worker takes in at once; the others wait
+    large_bodies_mb: float = 32.0  # of bodies above 1 MB that a worker works on at once; others wait, by key
     max_depth: int = 64  # nesting of a request's JSON
     max_n: int = 16
     max_messages: int = 2048

@@ -1,55 +1,43 @@
-"""Before a request's body is read: its limits are asked, and a large body waits for its turn."""
+"""What a request waits for before work is done on it: its limits, and, with a large body, its turn."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from serve.chat.record import Record
 from serve.chat.service import Service
 from serve.http.call import Call
-from serve.limits.turns import LARGE
 
 
 async def admit(service: Service, call: Call, record: Record) -> None:
-    """Let a request whose caller is known in; `leave` is owed for it in any case.
+    """Let a request whose caller is known in, before its body is read; `leave` is owed for it in any case.
 
     Raises:
-        TooMany: a limit is reached. Unavailable: too many large bodies at once. ClientGone: nobody waits any more.
+        TooMany: a limit is reached. Unavailable: the limits cannot be looked up.
     """
+    if service.limiter is None:
+        return
     caller, length = record.caller, call.length
-    if service.limiter is not None:
-        record.admission = admission = await service.limiter.enter(caller.name, caller.tenant, length)
-        if admission is not None:
-            call.limited, record.answer.meter = True, admission.count
-    if length is None:
-        call.grown = _grown(service, call, record)
-    elif length >= LARGE:
-        await _turn(service, call, record, length)
+    record.admission = admission = await service.limiter.enter(caller.name, caller.tenant, length)
+    if admission is not None:
+        call.limited, record.answer.meter = True, admission.count
+        if length is None:
+            call.grown = admission.grow
 
 
-async def _turn(service: Service, call: Call, record: Record, size: int) -> None:
+async def take_turn(service: Service, call: Call, record: Record, size: int) -> None:
+    """Wait until a large body, which has been read, may be worked on; the turn ends when an engine gets it.
+
+    Raises:
+        Unavailable: too many large bodies wait. ClientGone: nobody waits for the answer any more.
+    """
     with call:  # that is, while the client stays
         await service.turns.take(record.caller.name, size)
-    record.turn = partial(service.turns.give, record.caller.name, size)
+    call.turn = partial(service.turns.give, record.caller.name, size)
 
 
-def _grown(service: Service, call: Call, record: Record) -> Callable[[int], Awaitable[None]]:
-    """For a body that does not say its length."""
-    most = int(service.config.server.max_body_mb * 2**20)
-
-    async def grown(size: int) -> None:
-        if record.admission is not None:
-            record.admission.grow(size)
-        if size >= LARGE and record.turn is None:
-            await _turn(service, call, record, most)
-
-    return grown
-
-
-def leave(record: Record, *, served: bool) -> None:
+def leave(call: Call, record: Record, *, served: bool) -> None:
     """The request has ended: give back what it held, and charge what it used."""
-    if record.turn is not None:
-        record.turn()
+    call.end_turn()
     if record.admission is not None:
         record.admission.leave(record.answer.usage, served=served)

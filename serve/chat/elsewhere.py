@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 
 from prompt_opt.core import Outcome
-from serve.chat.admission import admit
-from serve.chat.beside import beside
+from serve.chat.admission import admit, take_turn
+from serve.chat.beside import LARGE, beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import Outgoing, counting, deliver, pass_through, unchanged
 from serve.chat.keys import ANYBODY, known
@@ -46,6 +46,8 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
     form = call.path in _FORMS and call.media not in ("", "application/json")
     await admit(service, call, record)
     body = await call.read(int(config.server.max_body_mb * 2**20), json=not form)
+    if len(body) >= LARGE:
+        await take_turn(service, call, record, len(body))
     read: multipart.Form | wire.Request
     if form:
         read = await beside(len(body), multipart.parse, body, call.header(b"content-type") or "")

@@ -184,6 +184,6 @@ async def run(service: Service, call: Call, line: Line) -> None:
         raise
     finally:
         status = call.status or unanswered
-        leave(record, served=status < 400)
+        leave(call, record, served=status < 400)
         account(record, status, service.traces)
         finish(service, call, record, status)

@@ -107,7 +107,6 @@ class Record:
     error: str = ""
     request_id: str = ""  # the client's; "": ours is `ident`
     admission: Admission | None = None  # what its limits hold of it
-    turn: Callable[[], None] | None = None  # to be called when a large body is done with
 
     def note(self, text: str) -> None:
         """Add a note to the trace."""

@@ -39,7 +39,7 @@ class Service:
     traces: Traces
     indexes: Indexes
     limiter: Limiter | None = None  # None: nothing is limited
-    turns: Turns = field(default_factory=lambda: Turns(128 * 2**20))
+    turns: Turns = field(default_factory=lambda: Turns(32 * 2**20))
     tracing: Tracing | None = None
 
 
@@ -66,6 +66,7 @@ async def send(
     # A query of the client's API (Anthropic's `beta`) does not belong on the path of the translated request.
     query = "" if call.path in APIS and path != call.path else call.query.decode("latin-1")
     target = path + (f"?{query}" if query else "")
+    call.end_turn()
     if call.span is not None:
         headers |= call.span.ask(engine.spec.name, path, model)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prompt_opt.core import Policy
-from serve.chat.admission import admit
+from serve.chat.admission import admit, take_turn
 from serve.chat.beside import LARGE, beside
 from serve.chat.choose import choose, not_applicable
 from serve.chat.delivery import candidates
@@ -48,6 +48,7 @@ async def settle(
     if len(body) < LARGE:
         request = dialect.parse(body, config.server)
     else:
+        await take_turn(service, call, record, len(body))
         request = await beside(len(body), dialect.parse, body, config.server)
     policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
     engine = service.engines[policy.engine]

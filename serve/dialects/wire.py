@@ -63,7 +63,7 @@ def parse(body: bytes, limits: Server) -> Request:
     Raises:
         BadRequest: no JSON object, too deep, a field twice or of the wrong type; the message names it.
     """
-    if len(body) > _CROWD and body.count(b'":') > _CROWD and outline.fields(body, _FIELDS) > _FIELDS:
+    if len(body) > _CROWD and body.count(b":") > _CROWD and outline.fields(body, _FIELDS) > _FIELDS:
         raise _crowded()  # before half a million of them are objects
     try:
         body, fields = _split(body)
@@ -130,10 +130,11 @@ def _repeated(body: bytes, fields: Mapping[str, Raw]) -> str | None:
     Without repetition the fields, one after the other, are the whole body.
     """
     pairs = [(name.encode(), raw) for name, raw in fields.items()]
-    # As nearly all clients write it, without blanks or with Python's own; b"%s" takes the bytes as they are.
-    if body == b"{%s}" % b",".join([b'"%s":%s' % pair for pair in pairs]):
+    # As nearly all clients write it, without blanks or with Python's own; b"%s" takes the bytes as they are. A large
+    # body is not written anew for it.
+    if len(body) < _CROWD and body == b"{%s}" % b",".join([b'"%s":%s' % pair for pair in pairs]):
         return None
-    if body == b"{%s}" % b", ".join([b'"%s": %s' % pair for pair in pairs]):
+    if len(body) < _CROWD and body == b"{%s}" % b", ".join([b'"%s": %s' % pair for pair in pairs]):
         return None
     at = 0
     for name, raw in fields.items():

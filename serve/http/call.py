@@ -76,7 +76,8 @@ class Call:
         self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
         self.span: RequestSpan | None = None  # where requests are traced
         self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
-        self.grown: Callable[[int], Awaitable[None]] | None = None  # told how long a body without a length is so far
+        self.turn: Callable[[], None] | None = None  # ends the turn of a large body
+        self.grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
         self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
         self._wire, self._expect, self._old = wire, expect and not old, old
         self._chunked = False
@@ -159,7 +160,7 @@ class Call:
             self._wire.flow.resume_reading()
             await self._news()
             if self.grown is not None:
-                await self.grown(len(self.body))
+                self.grown(len(self.body))
         if self.disconnected:
             raise ClientGone
         if len(self.body) > limit:
@@ -179,6 +180,12 @@ class Call:
             raise too_slow() from None
         finally:
             self._waiter = None
+
+    def end_turn(self) -> None:
+        """The work on a large body is done, if there is one: the next may have its turn."""
+        if self.turn is not None:
+            self.turn()
+            self.turn = None
 
     def __enter__(self) -> Call:
         """While the client stays: the block is cancelled, wherever it waits, as soon as it leaves, and `ClientGone`

@@ -45,8 +45,9 @@ class LedgerFailed(Exception):
 class Ledger(Protocol):
     """Keeps the counts. A refused request counts for nothing."""
 
-    async def admit(self, subjects: Sequence[Subject], tokens: int) -> Standing:
-        """Count one more request in flight, one of this minute and its `tokens`, for all subjects or for none.
+    async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
+        """Count one more request in flight, one of this minute, its `tokens` and the bytes of its `body`, for all
+        subjects or for none.
 
         Raises:
             LedgerFailed: nobody can say.
@@ -55,8 +56,8 @@ class Ledger(Protocol):
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
         """Count more tokens, or fewer, of a request that was admitted. Never waits."""
 
-    def release(self, subjects: Sequence[Subject]) -> None:
-        """A request that was admitted has ended. Never waits."""
+    def release(self, subjects: Sequence[Subject], body: int) -> None:
+        """A request that was admitted has ended, and its body is gone. Never waits."""
 
     def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
         """A request's body took `before` bytes and takes `now`, unless it is refused. Never waits."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from serve import metrics
 from serve.config import Key, Limits
@@ -29,18 +29,26 @@ _UNITS: Mapping[Bound, str] = {
 }
 
 
+class _Group(NamedTuple):
+    """The subjects of a request, and whether its tokens and its body's bytes are limited at all."""
+
+    subjects: tuple[Subject, ...]
+    tokens: bool
+    bodies: bool
+
+
 class Limiter:
     """The limits of one configuration."""
 
     def __init__(self, limits: Limits, keys: Sequence[Key], ledger: Ledger) -> None:
         self._ledger = ledger
         pairs = [(key.id, key.tenant) for key in keys] or [("", "")]
-        self._subjects = {pair: _subjects(limits, *pair) for pair in pairs}
+        self._groups = {pair: _group(limits, *pair) for pair in pairs}
 
     @property
     def subjects(self) -> frozenset[Subject]:
         """All that are limited."""
-        return frozenset(s for subjects in self._subjects.values() for s in subjects)
+        return frozenset(subject for group in self._groups.values() for subject in group.subjects)
 
     async def enter(self, key: str, tenant: str, length: int | None) -> Admission | None:
         """Let a request of a key in; None where nothing limits it. `length` is its body's, None where it says none.
@@ -48,32 +56,28 @@ class Limiter:
         Raises:
             TooMany: a limit is reached. Unavailable: the limits cannot be looked up.
         """
-        if not (subjects := self._subjects.get((key, tenant), ())):
+        group = self._groups.get((key, tenant))
+        if group is None or not group.subjects:
             return None
+        body = (length or 0) if group.bodies else 0
         tokens = min(_MOST, (length or _BYTES) // _BYTES) or 1
         try:
-            standing = await self._ledger.admit(subjects, tokens)
+            standing = await self._ledger.admit(group.subjects, tokens, body)
         except LedgerFailed:
             raise Unavailable("the limits of this key cannot be looked up", code="limits_unavailable") from None
         if standing.refusal is not None:
             raise refused(standing.refusal, standing)
-        admission = Admission(self._ledger, subjects, standing, tokens)
-        try:
-            admission.grow(length or 0)
-        except TooMany:
-            admission.leave(None, served=False)
-            raise
-        return admission
+        return Admission(self._ledger, group, standing, tokens, body)
 
 
 class Admission:
     """A request that was let in."""
 
-    __slots__ = ("_charged", "_counted", "_held", "_ledger", "_standing", "_subjects")
+    __slots__ = ("_charged", "_counted", "_group", "_held", "_ledger", "_standing")
 
-    def __init__(self, ledger: Ledger, subjects: Sequence[Subject], standing: Standing, tokens: int) -> None:
-        self._ledger, self._subjects, self._standing = ledger, subjects, standing
-        self._charged, self._counted, self._held = tokens, tokens, 0
+    def __init__(self, ledger: Ledger, group: _Group, standing: Standing, tokens: int, body: int) -> None:
+        self._ledger, self._group, self._standing = ledger, group, standing
+        self._charged, self._counted, self._held = tokens, tokens, body
 
     def headers(self) -> Headers:
         """OpenAI's rate headers."""
@@ -81,9 +85,9 @@ class Admission:
 
     def grow(self, size: int) -> None:
         """The body has `size` bytes now, or will have. Raises TooMany where that is more than there is room for."""
-        if size == self._held or not any(s.bounds[4] for s in self._subjects):
+        if size == self._held or not self._group.bodies:
             return
-        if (refusal := self._ledger.hold(self._subjects, self._held, size)) is not None:
+        if (refusal := self._ledger.hold(self._group.subjects, self._held, size)) is not None:
             raise refused(refusal, self._standing)
         self._held = size
 
@@ -99,22 +103,22 @@ class Admission:
         One that was not `served` costs no tokens.
         """
         self._charge((_total(usage) or self._counted) if served else 0)
-        if self._held:
-            self._ledger.hold(self._subjects, self._held, 0)
-        self._ledger.release(self._subjects)
+        self._ledger.release(self._group.subjects, self._held)
 
     def _charge(self, total: int) -> None:
-        if total != self._charged and any(s.bounds[1] or s.bounds[2] for s in self._subjects):
-            self._ledger.charge(self._subjects, total - self._charged)
+        if total != self._charged and self._group.tokens:
+            self._ledger.charge(self._group.subjects, total - self._charged)
         self._charged = total
 
 
-def _subjects(limits: Limits, key: str, tenant: str) -> tuple[Subject, ...]:
+def _group(limits: Limits, key: str, tenant: str) -> _Group:
     both = (
         subject("key", key, limits.keys.get(key, limits.key)),
         subject("tenant", tenant, limits.tenants.get(tenant, limits.tenant)),
     )
-    return tuple(it for it in both if any(it.bounds))
+    limited = tuple(it for it in both if any(it.bounds))
+    tokens = any(it.bounds[1] or it.bounds[2] for it in limited)
+    return _Group(limited, tokens, any(it.bounds[4] for it in limited))
 
 
 def _total(usage: Mapping[str, Any] | None) -> int:

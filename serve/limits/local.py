@@ -28,16 +28,16 @@ class LocalLedger:
         """Forget what processes held that have died."""
         self._counts.sweep()
 
-    async def admit(self, subjects: Sequence[Subject], tokens: int) -> Standing:
+    async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
         """As `Ledger.admit`; it never waits."""
-        return self.take(subjects, tokens)
+        return self.take(subjects, tokens, body)
 
-    def take(self, subjects: Sequence[Subject], tokens: int, *, ask: bool = True) -> Standing:
+    def take(self, subjects: Sequence[Subject], tokens: int, body: int = 0, *, ask: bool = True) -> Standing:
         """The same at once; without `ask` it is counted whether or not there is room."""
         now = self._clock()
         self._counts.lock()
         try:
-            return self._take(subjects, tokens, now, ask)
+            return self._take(subjects, tokens, body, now, ask)
         finally:
             self._counts.unlock()
 
@@ -56,10 +56,14 @@ class LocalLedger:
         finally:
             self._counts.unlock()
 
-    def release(self, subjects: Sequence[Subject]) -> None:
-        """As `Ledger.release`."""
+    def release(self, subjects: Sequence[Subject], body: int = 0) -> None:
+        """As `Ledger.release`. No lock: nobody else writes our column."""
+        ints, column = self._counts.ints, self._counts.column
         for subject in subjects:
-            self._counts.ints[self._slots[subject.tag] + COUNT + self._counts.column] -= 1
+            slot = self._slots[subject.tag]
+            ints[slot + COUNT + column] -= 1
+            if body:
+                ints[slot + BYTES + column] -= body
 
     def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
         """As `Ledger.hold`."""
@@ -78,7 +82,7 @@ class LocalLedger:
 
     # -- under the lock
 
-    def _take(self, subjects: Sequence[Subject], tokens: int, now: float, ask: bool) -> Standing:
+    def _take(self, subjects: Sequence[Subject], tokens: int, body: int, now: float, ask: bool) -> Standing:
         """Ask all buckets and counters, then change them.
 
         This is most of what limits cost a request, so buckets that are neither damaged nor short of anything are
@@ -91,7 +95,9 @@ class LocalLedger:
         requests = left = (inf, 1, now)  # of the tightest bucket: what is left times a minute, its limit, its time
         refusal: Refusal | None = None
         for subject in subjects:
-            slot, (rpm, tpm, budget, concurrent, _) = self._slots[subject.tag], subject.bounds
+            slot, (rpm, tpm, budget, concurrent, most) = self._slots[subject.tag], subject.bounds
+            if most and body and sum(ints[slot + BYTES : slot + BYTES + ints[USED]]) + body > most:
+                refusal = Refusal(subject, "body_mb", 1.0)
             if concurrent and sum(ints[slot + COUNT : slot + COUNT + ints[USED]]) >= concurrent:
                 refusal = Refusal(subject, "concurrent", 1.0)
             if rpm:
@@ -124,8 +130,12 @@ class LocalLedger:
                 times[at] = tat
             for slot, used in spent:
                 self._spend(slot, today, used)
+            column = self._counts.column
             for subject in subjects:
-                ints[self._slots[subject.tag] + COUNT + self._counts.column] += 1
+                slot = self._slots[subject.tag]
+                ints[slot + COUNT + column] += 1
+                if body:
+                    ints[slot + BYTES + column] += body
         return Standing(
             level(requests[2], now, requests[1]) if requests[0] < inf else None,
             level(left[2], now, left[1]) if left[0] < inf else None,

@@ -64,15 +64,18 @@ class SharedLedger:
         """Whether the next question goes to Redis, which gets a rest after a failure."""
         return time.monotonic() >= self._rest_until
 
-    async def admit(self, subjects: Sequence[Subject], tokens: int) -> Standing:
+    async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
         """As `Ledger.admit`. Where Redis fails this machine's counts decide, or LedgerFailed is raised."""
         if self._task is None:
             self._task = asyncio.create_task(self._keep_handing_in())
         standing = None
+        if body and (refusal := self._local.hold(subjects, 0, body)) is not None:
+            return Standing(refusal=refusal)
         if self.asks:
             standing = await self._ask("ask", subjects, tokens)
         if standing is None:
             if self._on_error == "fail":
+                self._local.hold(subjects, body, 0)
                 raise LedgerFailed
             standing = self._local.take(subjects, tokens)
             if standing.refusal is None:
@@ -80,6 +83,8 @@ class SharedLedger:
         elif standing.refusal is None:
             self._local.take(subjects, tokens, ask=False)
             self._flying.update(s.tag for s in subjects)
+        if standing.refusal is not None:
+            self._local.hold(subjects, body, 0)
         return standing
 
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
@@ -89,9 +94,9 @@ class SharedLedger:
             self._subjects[subject.tag] = subject
             self._owed[subject.tag] += tokens
 
-    def release(self, subjects: Sequence[Subject]) -> None:
+    def release(self, subjects: Sequence[Subject], body: int) -> None:
         """As `Ledger.release`; Redis learns of it a moment later."""
-        self._local.release(subjects)
+        self._local.release(subjects, body)
         for subject in subjects:
             tag = subject.tag
             if self._elsewhere[tag]:

@@ -1,8 +1,9 @@
 """Large bodies take turns, so that one key's flood of them is that key's problem.
 
-A body of megabytes costs many times its size in memory and holds the event loop for moments. A worker therefore takes
-in no more than `capacity` bytes of large bodies at a time. Whoever comes then waits with the body unread, and the next
-turn goes to the key that holds least. Small bodies, which nearly all chats are, never wait.
+Work on a body of megabytes, from its parsing until an engine gets it, costs many times its size in memory and holds the
+event loop for moments. A worker therefore works on no more than `capacity` bytes of large bodies at a time. Whoever
+comes then waits, and the next turn goes to the key that holds least. Small bodies, which nearly all chats are, never
+wait, and nobody waits for an upload or an answer of others.
 """
 
 from __future__ import annotations
