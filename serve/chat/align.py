@@ -84,9 +84,8 @@ async def align(order: Order) -> Alignment:
     on_behalf.set(of_tenant(order.service.config, policy, tenant))
     advice, outcomes = await advise(order.chat, context, order.service.stages[policy.name])
     prompt, outcomes = await laid_out(engine, request, order.chat, advice, outcomes, policy)
-    dropped = any(outcome.status == "skipped" and outcome.reason == "context" for outcome in outcomes)
-    if (dropped and policy.on_error == "fail") or (
-        advice.pinned and not any(s.origin == "pinned" for s in prompt.spans)
+    if (policy.on_error == "fail" and any(it.status == "skipped" and it.reason == "context" for it in outcomes)) or (
+        advice.pinned and not any(span.origin == "pinned" for span in prompt.spans)
     ):
         raise cannot_hold(policy, "the engine's context has no room for its text")
     return _noted(order, Alignment(outcomes, advice, prompt, said))
