@@ -140,7 +140,7 @@ def hostile(size: int) -> Iterator[tuple[str, bytes]]:
         "markers": "## Question\n", "nearly markers": "## Questio\n", "ticks": "`", "fences": "```\n", "angles": "<|a",
         "vertical tabs": "\x0b", "brackets": "[{", "quotes": '"', "backslashes": "\\",
     }.items():  # fmt: skip
-        yield name, chat(piece * (size // len(piece.encode())))
+        yield name, chat(piece * (size // len(json.dumps(piece, ensure_ascii=False).encode()[1:-1])))
     keys = b", ".join(b'"k%d":1' % n for n in range(size // 12))
     yield "fields", b'{"model":"bench","messages":[],' + keys + b"}"
     lists = b",".join([b'{"a":[]}'] * (size // 9))

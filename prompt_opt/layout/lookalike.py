@@ -31,7 +31,11 @@ def escape(text: str, marker: str) -> str:
         return text
     reach = (len(marker) + 2) * (_MOST + 1)
     key = _key(marker)
-    starts = [m.start() for m in search(pattern, text, reach) if _is(m, key) and _begins_line(text, m.start())]
+    starts = [
+        m.start()
+        for m in search(pattern, text, reach)
+        if (m[0] == marker or _is(m, key)) and _begins_line(text, m.start())
+    ]
     if not starts:
         return text
     pieces = [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
@@ -43,12 +47,12 @@ def search(pattern: re.Pattern[str], text: str, reach: int) -> Iterator[re.Match
     at = 0
     while at < len(text):
         end = at + _WINDOW
-        match = pattern.search(text, at, end + reach)
-        if match is None or match.start() >= end:
-            at = end
-        else:
+        for match in pattern.finditer(text, at, end + reach):
+            if match.start() >= end:
+                break
             yield match
-            at = max(match.end(), at + 1)
+            at = match.end()
+        at = max(at, end)
 
 
 def prepare(marker: str) -> None:
@@ -79,6 +83,8 @@ def _ends_line(text: str, at: int) -> bool:
 
 
 def _begins_line(text: str, at: int) -> bool:
+    if at and text[at - 1] in BREAKS:
+        return True
     while at > 0 and not visible(text[at - 1]):
         at -= 1
         if text[at] in BREAKS:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from prompt_opt.core import Policy
+from serve.chat.beside import LARGE, beside
 from serve.chat.record import Record
 from serve.chat.reply import pass_on, read
 from serve.chat.service import Service, send
@@ -106,7 +107,8 @@ async def _deliver(
     service: Service, call: Call, engine: LiveEngine, model: str, write: Write, *, own: bool
 ) -> Delivery:
     """Send to one engine; once more without asking for the usage, where that may be what it refuses."""
-    out = write(engine, model)
+    # A call that has a turn has a large body.
+    out = write(engine, model) if call.turn is None else await beside(LARGE, write, engine, model)
     upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own, model=model)
     if out.counts and upstream.status in (400, 422):
         with upstream:
