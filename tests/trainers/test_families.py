@@ -92,7 +92,9 @@ def test_a_template_that_leaves_a_message_out_is_refused(tmp_path: Path, capsys:
     assert "the chat template leaves out the system message" in found["read"]["message"]
 
 
-@pytest.mark.parametrize("family", [each for each in FAMILIES if each.ends], ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family", [each for each in FAMILIES if each.name in ("gemma", "llama-3", "glm-4")], ids=lambda family: family.name
+)
 def test_a_trained_model_ends_where_its_base_did(family: Family, tmp_path: Path) -> None:
     model, out = build_family(family, tmp_path / "model"), tmp_path / "run"
     data = write(tmp_path / "d.jsonl", PAIRS)
