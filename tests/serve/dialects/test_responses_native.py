@@ -28,6 +28,10 @@ render = "chat"
 engine = "told"
 stages = ["urial"]
 render = "chat"
+[policy.safe]
+stages = ["urial"]
+render = "chat"
+fallback = ["told"]
 [policy.base]
 stages = ["urial"]
 render = "base"
@@ -126,6 +130,25 @@ async def test_a_page_for_every_path_is_no_api(client: AsyncOpenAI, engine: Fake
 async def test_supports_says_so_without_a_question(client: AsyncOpenAI, engine: FakeUpstream) -> None:
     await client.responses.create(model="m", input="hi", extra_headers={"x-trimtab-policy": "told"})
     assert [r.path for r in engine.posts] == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fallback_without_the_api_gets_a_translation(
+    client: AsyncOpenAI, engine: FakeUpstream, stream: bool
+) -> None:
+    engine.others["/v1/responses"] = lambda record: (
+        503 if "model" in record.json else 400,
+        {"error": {"message": "no"}},
+    )
+    body = {"model": "echo", "input": "hi", "stream": stream}
+    reply = await post(client, "safe", json.dumps(body).encode())
+    assert reply.status_code == 200
+    assert engine.posts[-1].path == "/v1/chat/completions"
+    last_row = events(reply.text)[-1]["response"] if stream else reply.json()
+    assert last_row["output"][0]["content"][0]["text"] == "hi"
+    reply = await post(client, "safe", json.dumps({**body, "previous_response_id": "resp_0"}).encode())
+    assert reply.status_code in (400, 503)
+    assert reply.json()["error"]["message"]
 
 
 async def test_a_string_input_gets_instructions_and_exemplars(client: AsyncOpenAI, engine: FakeUpstream) -> None:
