@@ -202,6 +202,7 @@ def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:
     fields = dict(piece.fields)
     if piece.key is not None:
         fields["id"] = f"{name}:{piece.key}" if piece.key else name
+        fields.pop("_id", None)
         fields["source"] = defaults.source or fields.get("source") or path.name
         text = str(fields["text"])
         if bytes_wrong(text):

@@ -24,7 +24,8 @@ NAMES = {
     "in_force_to": "in_force_to effective_to effective_until valid_to valid_until expires expiry expiry_date repealed"
     " repeal repeal_date end_date 失效日期 废止日期 gültig_bis außerkrafttreten abrogation derogación",
     "version": "version revision rev 版本 fassung",
-    "id": "id _id key ref identifier number no nr 编号 序号 id-nr numéro número",
+    "id": "id _id key identifier",
+    "row": "no nr number 编号 序号 lfd_nr numéro número n° rule_no",  # counts the rows of this table only
 }
 _KNOWN = {alias: name for name, aliases in NAMES.items() for alias in aliases.split()}
 _MONTHS = {
@@ -51,7 +52,7 @@ _NAMED_FIRST = re.compile(r"([^\W\d]+)\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+(\d{4}
 
 def column(name: object) -> str:
     """Our name for a column or property, or the name itself in small letters."""
-    key = re.sub(r"[\s-]+", "_", str(name).strip().strip("\ufeff").lower())
+    key = re.sub(r"[\s-]+", "_", str(name).strip().strip("\ufeff").rstrip(".:").lower())
     return _KNOWN.get(key, _KNOWN.get(key.replace("_", "-"), key))
 
 
@@ -64,7 +65,7 @@ def labels(properties: Mapping[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in properties.items():
         ours = column(name)
-        if ours in NAMES and ours not in {"text", "id"} and value not in (None, "", []):
+        if ours in NAMES and ours not in {"text", "id", "row"} and value not in (None, "", []):
             found.setdefault(ours, value)
     for name in ("in_force_from", "in_force_to"):
         if name in found:

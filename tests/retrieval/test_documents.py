@@ -327,3 +327,29 @@ def test_a_pdf_keeps_each_article_and_drops_running_heads() -> None:
     assert found[5].title == "REGULATION ON DOGS, Article 5 Heading E"
     assert "Official Journal" not in "".join(p.text for p in found)
     assert found[4].text.endswith("shall wear a collar. The owner is liable for damage.")
+
+
+def test_numbered_rows_of_two_tables_do_not_collide(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(f"No.,Rule,Effective date\n1,rule of {name},1 May 2024\n")
+    found = [p for name in ("a.csv", "b.csv") for row in read(tmp_path / name, Defaults()) if (p := row.passage)]
+    assert [(p.id, p.text, p.in_force_from) for p in found] == [
+        ("a.csv:1", "rule of a.csv", "2024-05-01"), ("b.csv:1", "rule of b.csv", "2024-05-01"),
+    ]  # fmt: skip
+
+
+def test_a_word_document_keeps_insertions_headings_and_lists(tmp_path: Path) -> None:
+    import docx
+    from docx.oxml import parse_xml
+
+    w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    document = docx.Document()
+    document.add_heading("Handbook", 0)
+    document.add_heading("1 Leave", 1)
+    paragraph = document.add_paragraph("Kept ")
+    paragraph._p.append(parse_xml(f"<w:ins {w}><w:r><w:t>inserted</w:t></w:r></w:ins>"))
+    paragraph._p.append(parse_xml(f"<w:del {w}><w:r><w:delText>deleted</w:delText></w:r></w:del>"))
+    document.add_paragraph("Rail", style="List Number")
+    document.save(str(tmp_path / "h.docx"))
+    found = [p for row in read(tmp_path / "h.docx", Defaults()) if (p := row.passage)]
+    assert [(p.id, p.title, p.text) for p in found] == [("h.docx:1", "Handbook, 1 Leave", "Kept inserted\n1. Rail")]

@@ -5,6 +5,7 @@ A scan has no text to read: optical character recognition has to add it first.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     """
     import pypdf
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # what it mends is no news
     try:
         reader = pypdf.PdfReader(stream)
         if reader.is_encrypted and not reader.decrypt(""):

@@ -30,14 +30,14 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
         raise Unreadable(f"not an Excel workbook: {error}") from None
     found = False
     for sheet in book.worksheets:
-        for piece in _rows(sheet):
+        for piece in _rows(sheet, sheet.title if len(book.worksheets) > 1 else ""):
             found = True
             yield piece
     if not found:
         raise Unreadable("no sheet has a column 'text' with rows below it")
 
 
-def _rows(sheet: Any) -> Iterator[Piece]:
+def _rows(sheet: Any, name: str) -> Iterator[Piece]:
     header: list[str] = []
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
         if not header:
@@ -47,7 +47,7 @@ def _rows(sheet: Any) -> Iterator[Piece]:
             elif number >= LOOKED:
                 return
         elif any(cell not in (None, "") for cell in cells):
-            yield record(number, header, [_plain(cell) for cell in cells])
+            yield record(number, header, [_plain(cell) for cell in cells], name)
 
 
 def _plain(cell: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from retrieval.text.encoding import decode
-from retrieval.text.labels import NAMES, column, iso_date
+from retrieval.text.labels import column, iso_date
 from retrieval.text.piece import Piece
 
 _BREAK = "\u2028"  # stands for a line break inside of a cell, where the csv module would take it for a row's end
@@ -55,12 +55,15 @@ def columns(cells: Sequence[Any]) -> list[str]:
     for name in own:
         ours = column(name)
         taken = ours in names or (ours != name and ours in own)
-        names.append(name if taken or (ours == "id" and name not in NAMES["id"].split()) else ours)
+        names.append(name if taken else ours)
     return names
 
 
-def record(place: int, header: Sequence[str], cells: Sequence[Any]) -> Piece:
-    """A row's piece; `place` is its line or row, and cells beyond the header are a problem."""
+def record(place: int, header: Sequence[str], cells: Sequence[Any], sheet: str = "") -> Piece:
+    """A row's piece; `place` is its line or row, and cells beyond the header are a problem.
+
+    A number that counts the rows becomes the row's place in its file (or sheet), since every table has a row 1.
+    """
     if len(cells) > len(header) and any(cell not in (None, "") for cell in cells[len(header) :]):
         return Piece(place, problem="more fields than the header has columns")
     fields = {name: cell for name, cell in zip(header, cells, strict=False) if name and cell not in (None, "")}
@@ -70,7 +73,10 @@ def record(place: int, header: Sequence[str], cells: Sequence[Any]) -> Piece:
                 fields[name] = iso_date(fields[name], name)
     except ValueError as error:
         return Piece(place, problem=str(error))
-    return Piece(place, fields)
+    row = str(fields.pop("row", "")).strip()
+    if not row or "id" in fields or "_id" in fields or not str(fields.get("text", "")).strip():
+        return Piece(place, fields)
+    return Piece(place, fields, key=f"{sheet}/{row}" if sheet else row)
 
 
 def _lines(text: str) -> list[str]:

@@ -49,7 +49,7 @@ def _properties(document: Any) -> dict[str, Any]:
     )
     if custom is not None:
         said |= {node.get("name"): "".join(node.itertext()) for node in parse(custom.blob, "a Word document")}
-    if any(_level(p) == 1 for p in document.paragraphs) or said["title"] in {"Word Document", "Microsoft Word"}:
+    if any(_level(p) in (1, 2) for p in document.paragraphs) or said["title"] in {"Word Document", "Microsoft Word"}:
         said.pop("title")  # the document's own heading says it
     try:
         return labels(said)
@@ -95,16 +95,19 @@ def _blocks(parent: Any) -> Iterator[Any]:
 
 
 def _level(paragraph: Any) -> int:
-    """By the style's name in the file, which is English in every language's Word, or its outline level."""
+    """1 for the document's title, 2 for a first heading, …; 0 for text.
+
+    By the style's name in the file, which is English in every language's Word, or its outline level.
+    """
     style = paragraph.style
     while style is not None:
         if found := re.fullmatch(r"(?:heading|überschrift|titre|título|标题) ?(\d)", style.name or "", re.IGNORECASE):
-            return int(found[1])
+            return int(found[1]) + 1
         if (style.name or "").lower() == "title":
             return 1
         outline = style.element.find(f"{_W}pPr/{_W}outlineLvl")
         if outline is not None and int(outline.get(f"{_W}val")) < 9:
-            return int(outline.get(f"{_W}val")) + 1
+            return int(outline.get(f"{_W}val")) + 2
         style = style.base_style
     return 0
 
