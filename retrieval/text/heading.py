@@ -141,6 +141,12 @@ def numbered(text: str) -> Head | None:
     return Head("article", word, found[1], numbers(found[1]), rest, True)
 
 
+def item(text: str) -> Head | None:
+    """The number and text of a paragraph like "3. No person shall keep a dog."."""
+    found = re.match(r"(\d{1,3})\.\s+(?=\S)", plain(text))
+    return Head("article", "1", found[1], (int(found[1]),), plain(text)[found.end() :]) if found else None
+
+
 def plain(text: str) -> str:
     """A line without its indentation, Markdown's emphasis around the first words, and soft hyphens."""
     text = (

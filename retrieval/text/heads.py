@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retrieval.text.heading import Head, head, loose, numbered
+from retrieval.text.heading import Head, head, item, loose, numbered
 from retrieval.text.piece import Document
 
 NAME = 120  # characters of a title
@@ -28,7 +28,7 @@ def find(document: Document) -> dict[int, Head]:
     """Which lines are heads, by their place in `document.lines`."""
     lines = document.lines
     found = {i: h for i, line in enumerate(lines) if not line.verbatim and (h := head(line.text))}
-    chosen = _units(found)
+    chosen = _units(found, document)
     kept: dict[int, Head] = {}
     last: dict[str, tuple[int, ...]] = {}
     for i, h in found.items():
@@ -44,7 +44,9 @@ def find(document: Document) -> dict[int, Head]:
     articles = [i for i, h in kept.items() if h.kind == "article"]
     if len(articles) < 2 and not any(lines[i].level for i in articles):
         found = _loose_heads(document, kept)
-        return found or (_numbered_heads(document) if document.numbered and not articles else {})
+        if not found and document.numbered and not articles:
+            return _numbered_heads(document) or _numbered_rules(document)
+        return found
     return kept
 
 
@@ -81,17 +83,31 @@ class _Units:
     parts: frozenset[str]
 
 
-def _units(found: Mapping[int, Head]) -> _Units:
-    """Which words name the articles of this document: under "Article 1", a "Section" is a chapter or text."""
+def _units(found: Mapping[int, Head], document: Document) -> _Units:
+    """Which words name the articles of this document: under "Article 1", a "Section" is a chapter or text.
+
+    Where articles have no text before their first section, as in the United States' Constitution, they are chapters.
+    """
     counts = Counter(h.word for h in found.values() if h.kind == "article")
     laws = {word for word in ("article", "条", "조", "§") if counts[word] >= 2}
     if counts["§"] > 2 * counts["article"] > 0 and "§" in laws:
         return _Units(frozenset(laws - {"article"}), frozenset({"article"}))  # articles that each hold an act
+    if "article" in laws and counts["section"] >= 2 and _hold(found, document, "article", "section"):
+        return _Units(frozenset(laws - {"article"} | {"section"}), frozenset({"article"}))
     if laws:
         return _Units(frozenset(laws), frozenset({"section"} if "article" in laws else ()))
     if counts["section"] >= 2:
         return _Units(frozenset({"section"}), frozenset())
     return _Units(frozenset(word for word, _ in counts.most_common(1)), frozenset())
+
+
+def _hold(found: Mapping[int, Head], document: Document, outer: str, inner: str) -> bool:
+    """Whether each head of the outer kind is followed by one of the inner kind, with a title between at most."""
+    for i in (i for i, h in found.items() if h.word == outer):
+        filled = [j for j in range(i + 1, min(i + 8, len(document.lines))) if document.lines[j].text.strip()][:2]
+        if not any(j in found and found[j].word == inner for j in filled):
+            return False
+    return True
 
 
 def _stands(document: Document, kept: Mapping[int, Head], i: int, h: Head, last: tuple[int, ...]) -> bool:
@@ -128,3 +144,14 @@ def _numbered_heads(document: Document) -> dict[int, Head]:
             found[i] = h
     rising = [i for i, j in zip(found, list(found)[1:], strict=False) if found[i].number < found[j].number]
     return found if len(found) >= 2 and len(rising) >= len(found) - 1 else {}
+
+
+def _numbered_rules(document: Document) -> dict[int, Head]:
+    """Paragraphs "1. …", "2. …" of a text whose rules have no titles: three at least, apart, counted from 1."""
+    found: dict[int, Head] = {}
+    for i, line in enumerate(document.lines):
+        h = item(line.text) if not line.verbatim and not line.level else None
+        apart = i == 0 or not document.lines[i - 1].text.strip()
+        if h is not None and apart and h.number == (len(found) + 1,):
+            found[i] = h
+    return found if len(found) >= 3 else {}
