@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -353,3 +354,15 @@ def test_a_word_document_keeps_insertions_headings_and_lists(tmp_path: Path) -> 
     document.save(str(tmp_path / "h.docx"))
     found = [p for row in read(tmp_path / "h.docx", Defaults()) if (p := row.passage)]
     assert [(p.id, p.title, p.text) for p in found] == [("h.docx:1", "Handbook, 1 Leave", "Kept inserted\n1. Rail")]
+
+
+@pytest.mark.parametrize(("name", "library"), [("policy.pdf", "pypdf"), ("statute_zh.docx", "docx"),
+                                               ("law.html", "selectolax.lexbor"), ("law_akn.xml", "lxml"),
+                                               ("statute_zh_gb18030.txt", "charset_normalizer")])  # fmt: skip
+def test_a_missing_library_names_the_extra(
+    name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    command = ["build", str(tmp_path / "i"), "--embedder", "none", "--input", str(DATA / name)]
+    assert main(command) == 1
+    assert "pip install 'trimtab[documents]'" in capsys.readouterr().err
