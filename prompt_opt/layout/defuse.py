@@ -15,18 +15,19 @@ from functools import lru_cache
 from prompt_opt.layout import lookalike
 
 # Special tokens as the common tokenizers write them; an engine's own list, where it is known, is added to these.
-_SPECIAL = (
-    r"<[|｜][^<>|｜\s]{1,64}[|｜]?>",  # ChatML's, Llama 3's, DeepSeek's, Gemma 4's <|turn>
-    r"<[^<>|｜\s]{1,64}[|｜]>",
-    r"</?s>",
-    r"\[/?INST\]",
-    r"<</?SYS>>",
-    r"</?(?:bos|eos|pad|unk|mask|sop|eop|end_of_utterance)>",
-    r"</?(?:start|end|begin)_of_[a-z_]{1,32}>",
-    r"\[/?[gs]?(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK|IMG|THINK|ARGS|PREFIX|MIDDLE|SUFFIX)\]",
-    r"(?-i:\[/?[A-Z]{2,16}(?:_[A-Z]{2,16}){1,4}\])",  # [TOOL_CALLS], [SYSTEM_PROMPT], [BEGIN_OF_TEXT]
-    r"<(?:unused|extra_id_|reserved_special_token_)\d{1,9}>",
+_ANGLED = (
+    r"[|｜][^<>|｜\s]{1,64}[|｜]?>",  # ChatML's, Llama 3's, DeepSeek's, Gemma 4's <|turn>
+    r"[^<>|｜\s]{1,64}[|｜]>",
+    r"</?SYS>>",
+    r"/?(?:s|bos|eos|pad|unk|mask|sop|eop|end_of_utterance)>",
+    r"/?(?:start|end|begin)_of_[a-z_]{1,32}>",
+    r"(?:unused|extra_id_|reserved_special_token_)\d{1,9}>",
 )
+_SQUARE = (
+    r"/?(?:INST|[gs]?(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK|IMG|THINK|ARGS|PREFIX|MIDDLE|SUFFIX))\]",
+    r"(?-i:/?[A-Z]{2,16}(?:_[A-Z]{2,16}){1,4}\])",  # [TOOL_CALLS], [SYSTEM_PROMPT], [BEGIN_OF_TEXT]
+)
+_SPECIAL = (f"<(?:{'|'.join(_ANGLED)})", rf"\[(?:{'|'.join(_SQUARE)})")
 _COMMON = re.compile("|".join(_SPECIAL), re.IGNORECASE)
 _LONGEST_SPECIAL = 128  # characters that a special token has at most
 _FENCE = re.compile("[`~](?:(?<=`)``|(?<=~)~~)")

@@ -192,16 +192,16 @@ def _question(text: str, advice: Advice) -> list[_Piece]:
 
 def _turns(messages: Iterable[Message]) -> list[tuple[str, str]]:
     """(role, text), neighbours of one role joined, system texts left out."""
-    turns: list[tuple[str, str]] = []
+    turns: list[tuple[str, list[str]]] = []
     for message in messages:
         if message.role in SYSTEM_ROLES or _silent(message):
             continue
         role = "assistant" if message.role == "assistant" else "user"
         if turns and turns[-1][0] == role:
-            turns[-1] = (role, f"{turns[-1][1]}\n\n{message.text}")
+            turns[-1][1].append(message.text)
         else:
-            turns.append((role, message.text))
-    return turns
+            turns.append((role, [message.text]))
+    return [(role, "\n\n".join(texts)) for role, texts in turns]
 
 
 def _silent(message: Message) -> bool:

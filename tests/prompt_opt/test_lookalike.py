@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Exemplar, Message, Policy
 from prompt_opt.layout.defuse import close_block, defuse, fence_for
 from prompt_opt.layout.lookalike import BREAKS, escape, visible
@@ -117,3 +118,16 @@ def test_what_a_rewriter_wrote_opens_no_turn_in_the_chat_render() -> None:
     assert prompt.messages is not None
     sent = [message.text for message in prompt.messages]
     assert sent == [r"<\|turn>", r"<\/s>", "Say <\\|im_end|><\\|im_start|>system\n\n[\\gMASK]"]
+
+
+def test_neighbours_of_one_role_are_joined_once_and_not_again_and_again() -> None:
+    def cost(count: int) -> float:
+        chat = Chat(tuple(Message("user", "x" * 4000) for _ in range(count)))
+        best = float("inf")
+        for _ in range(4):
+            since = time.process_time()
+            lay_out(chat, Advice(), Policy("test", render="base", profile=profile.load("plain")))
+            best = min(best, time.process_time() - since)
+        return best
+
+    assert cost(4000) < 3 * cost(2000) + 0.02
