@@ -7,7 +7,7 @@ are 404s, so that Trimtab has to translate. What it answers depends on the last 
     a tool's result                           "It is " and the result
     a JSON format asked for                   {"name": "Ada", "age": 36}
     an image                                  "I see an image."
-    "fail"                                    a 422
+    "please fail"                             a 422
     anything else                             "You said: " and the text
 """
 
@@ -61,8 +61,8 @@ def result_of(turn: dict[str, Any]) -> str | None:
 
 def decide(body: dict[str, Any]) -> Answer | None:
     """The answer; None for an error."""
-    if "prompt" in body:
-        return Answer()  # `text_whole` says the same to every prompt
+    if "prompt" in body:  # the base render: `text_whole` says the same to every prompt
+        return None if "please fail" in body["prompt"] else Answer()
     turns = body.get("messages", body.get("input"))
     if isinstance(turns, str):
         turns = [{"role": "user", "content": turns}]
@@ -71,7 +71,7 @@ def decide(body: dict[str, Any]) -> Answer | None:
         return Answer(f"It is {result}")
     said = texts(last["content"])
     names = [tool.get("name") or tool.get("function", {}).get("name") for tool in body.get("tools") or ()]
-    if "fail" in said:
+    if "please fail" in said:
         return None
     structured = next((name for name in names if name and name != "get_weather"), None)
     if (
@@ -138,7 +138,8 @@ def chat_events(body: dict[str, Any], answer: Answer) -> Events:
 
 
 def text_whole(body: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    choice = {"index": 0, "text": "Plain words.\n````\n", "logprobs": None, "finish_reason": "stop"}
+    said = PERSON if body.get("response_format") else "Plain words."
+    choice = {"index": 0, "text": f"{said}\n````\n", "logprobs": None, "finish_reason": "stop"}
     return {
         "id": "cmpl-1", "object": "text_completion", "created": 1, "model": body["model"], "choices": [choice],
         "usage": USAGE,
