@@ -20,6 +20,7 @@ Frame = Literal["quoted", "quoted-zh", "opo-en", "opo-zh"]
 Status = Literal["applied", "skipped", "timed_out", "failed"]
 # Where a piece of the prompt comes from; the trace and the page show it.
 Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
+ADDED: tuple[Origin, ...] = ("profile", "pinned", "retrieved", "rewrite")  # by a policy, not by the client
 SYSTEM_ROLES = ("system", "developer")
 
 

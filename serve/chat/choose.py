@@ -12,6 +12,18 @@ from serve.config import Config
 from serve.errors import BadRequest, Forbidden, NotFound
 
 
+def named(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """What the X-Trimtab-Policy header says; None without one. Names are in lower case.
+
+    Raises:
+        BadRequest: there are two: a proxy that adds its own must not be overruled by the client's, nor the other way.
+    """
+    values = [value for name, value in headers if name == b"x-trimtab-policy"]
+    if len(values) > 1:
+        raise BadRequest("the header X-Trimtab-Policy stands twice", code="duplicate_header", param="policy")
+    return values[0].decode("latin-1") if values else None
+
+
 def choose(
     config: Config, caller: Caller, model: str, header: str | None, options: Mapping[str, Any]
 ) -> tuple[Policy, str]:
@@ -25,11 +37,11 @@ def choose(
         Forbidden: the caller may not use it, or may not decide what its options say.
     """
     alias = config.aliases.get(model)
-    named = options.get("policy") or header or (alias.policy if alias else None)
-    if named is not None and not isinstance(named, str):
+    asked = options.get("policy") or header or (alias.policy if alias else None)
+    if asked is not None and not isinstance(asked, str):
         raise BadRequest("trimtab.policy must be a string", param="trimtab.policy")
-    name = named or (caller.key.policy if caller.key and caller.key.policy else config.server.policy)
-    if not named and not caller.may_use(name) and caller.key and len(caller.key.policies) == 1:
+    name = asked or (caller.key.policy if caller.key and caller.key.policy else config.server.policy)
+    if not asked and not caller.may_use(name) and caller.key and len(caller.key.policies) == 1:
         # A key that may use one policy only needn't name it.
         name = caller.key.policies[0]
     if name in config.policies and caller.may_use(name):

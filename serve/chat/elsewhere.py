@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 from prompt_opt.core import Outcome
 from serve.chat.admission import admit, take_turn
 from serve.chat.beside import LARGE, beside
-from serve.chat.choose import choose, not_applicable
+from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import Outgoing, counting, deliver, pass_through, unchanged
 from serve.chat.keys import ANYBODY, known
 from serve.chat.lines import Line
@@ -53,7 +53,7 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
         read = await beside(len(body), multipart.parse, body, call.header(b"content-type") or "")
     else:
         read = await beside(len(body), wire.parse, body, config.server)
-    policy, model = choose(config, caller, read.model, call.header(b"x-trimtab-policy"), read.options)
+    policy, model = choose(config, caller, read.model, named(call.headers), read.options)
     engine = service.engines[policy.engine]
     record.selection = Selection(policy, engine.spec.name, read.model, read.stream)
     if policy.stages or policy.render == "base":

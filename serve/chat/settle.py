@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prompt_opt.core import Policy
 from serve.chat.admission import admit, take_turn
 from serve.chat.beside import LARGE, beside
-from serve.chat.choose import choose, not_applicable
+from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Record, Selection
@@ -50,7 +50,7 @@ async def settle(
     else:
         await take_turn(service, call, record, len(body))
         request = await beside(len(body), dialect.parse, body, config.server)
-    policy, model = choose(config, caller, request.model, call.header(b"x-trimtab-policy"), request.options)
+    policy, model = choose(config, caller, request.model, named(call.headers), request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))
     record.selection = _selection(service, record, policy, engine, dialect, request, explain=explain)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 from serve.chat.admission import admit
-from serve.chat.choose import choose
+from serve.chat.choose import choose, named
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Record, Selection
 from serve.chat.reply import pass_on
@@ -42,7 +42,7 @@ async def _ask(service: Service, call: Call, record: Record, method: str) -> Non
         raise NotFound(f"no path {method} {path}", code="path_not_found")
     record.path = openai_responses.path + "/{id}" + found["rest"]  # one label for all ids
     await admit(service, call, record)
-    policy, _ = choose(config, caller, "", call.header(b"x-trimtab-policy"), {})
+    policy, _ = choose(config, caller, "", named(call.headers), {})
     engine = service.engines[policy.engine]
     record.selection = Selection(policy, engine.spec.name, "")
     engine.require_ready()

@@ -21,6 +21,7 @@ KNOWN = frozenset({
     "frequency_penalty", "presence_penalty", "logit_bias", "parallel_tool_calls", "reasoning_effort",
     "modalities", "audio", "prediction", "service_tier",
 })  # fmt: skip
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "critic", "discriminator"})
 _KEY = re.compile(rb'"((?:\w|\\u[0-9A-Fa-f]{4}|[\x80-\xff]){1,64}+)"\s*+:')
 
 
@@ -31,6 +32,20 @@ def misspelled(name: str, param: str) -> BadRequest:
         code="field_spelling",
         param=param,
     )
+
+
+def refuse_misspelled_role(role: str, param: str) -> None:
+    """Refuse a role that differs from a known one in case only: templates differ in whether they take it for that one.
+
+    Raises:
+        BadRequest: naming the role.
+    """
+    if role not in _ROLES and (meant := role.strip().casefold()) in _ROLES:
+        raise BadRequest(
+            f'the role {role!r} differs from "{meant}" in case or blanks only; write it as "{meant}"',
+            code="field_spelling",
+            param=param,
+        )
 
 
 def refuse_misspelled(raw: msgspec.Raw, known: frozenset[str], param: str) -> None:

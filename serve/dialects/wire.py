@@ -191,6 +191,22 @@ def typed(fields: Mapping[str, Raw], name: str, kind: type, default: Any) -> Any
     return value
 
 
+def refuse_beside(request: Request, *names: str) -> None:
+    """Refuse another API's conversation beside the one that is aligned: an engine might answer that one.
+
+    Raises:
+        BadRequest: naming the field.
+    """
+    for name in names:
+        if request.fields.get(name, NULL) != NULL:
+            raise BadRequest(
+                f"{name} is not a field of this API, and an engine might answer it in place of the aligned "
+                "conversation: leave it out, or use the policy 'raw'",
+                code="second_conversation",
+                param=name,
+            )
+
+
 def raw_body(request: Request, model: str, salt: str = "") -> bytes:
     """The body for the engine where only the model's name and the cache's salt may change: the client's bytes
     wherever possible."""

@@ -108,7 +108,7 @@ async def test_a_string_that_looks_like_a_key_and_an_unknown_key_are_not(http: h
 async def test_a_field_that_reaches_into_an_engine_is_refused_and_the_setting_named(
     http: httpx.AsyncClient, policy: str, name: str
 ) -> None:
-    error = await refusal(http, policy, chat(**{name: {"a": 1}}))
+    error = await refusal(http, policy, chat(**{name: {"a": 1, "messages": []}}))
     assert error is not None
     assert (error["code"], error["param"]) == ("field_not_passed", name)
     assert f'fields_pass = ["{name}"] in [engine.main]' in error["message"]

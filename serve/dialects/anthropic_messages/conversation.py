@@ -13,13 +13,16 @@ from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
 from serve.dialects.anthropic_messages.parameters import as_chat
 from serve.dialects.anthropic_messages.turns import ROLES
-from serve.dialects.spelling import misspelled
-from serve.dialects.wire import NULL, Raw, Request, encode, raw_body
+from serve.dialects.spelling import refuse_misspelled, refuse_misspelled_role
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_beside
 from serve.errors import BadRequest
 
 _encode = msgspec.json.encode
 _rows = msgspec.json.Decoder(list[Raw])
-_KEYS = frozenset({"role", "content"})
+_KEYS = frozenset({
+    "role", "content", "type", "text", "thinking", "signature", "data", "name", "input", "tool_use_id", "source",
+    "cache_control", "citations", "is_error",
+})  # fmt: skip
 _SILENT = ("thinking", "redacted_thinking")  # of earlier turns; stages and base models do not read them
 
 
@@ -40,6 +43,7 @@ def chat(request: Request, limits: Server) -> Chat:
     Raises:
         BadRequest: `messages` is missing, too long, or holds something that is no message; the message says which.
     """
+    refuse_beside(request, "prompt", "input")
     rows = _messages(request)
     if not rows:
         raise BadRequest("messages is empty", param="messages")
@@ -54,9 +58,11 @@ def _messages(request: Request) -> list[Raw]:
     if raw == NULL:
         raise BadRequest("messages is missing", param="messages")
     try:
-        return _rows.decode(raw)
+        rows = _rows.decode(raw)
     except msgspec.MsgspecError as error:
         raise BadRequest(f"messages must be a list: {error}", param="messages") from None
+    refuse_misspelled(raw, _KEYS, "messages")
+    return rows
 
 
 def _system(request: Request) -> list[Message]:
@@ -68,17 +74,17 @@ def _system(request: Request) -> list[Message]:
         content = _head.decode(whole).content
     except msgspec.MsgspecError:
         raise BadRequest("system must be a string or a list of text blocks", param="system") from None
+    if isinstance(content, list):
+        refuse_misspelled(raw, _KEYS, "system")
     return [Message("system", content, raw=whole)] if content else []
 
 
 def _message(raw: Raw, i: int) -> Message:
     try:
         head = _head.decode(raw)
-        names = _names.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
-    if strange := [name for name in names if name not in _KEYS and name.casefold() in _KEYS]:
-        raise misspelled(strange[0], f"messages[{i}]")
+    refuse_misspelled_role(head.role, f"messages[{i}].role")
     role = ROLES.get(head.role, head.role)
     if isinstance(head.content, str):
         return Message(role, head.content, raw=bytes(raw))

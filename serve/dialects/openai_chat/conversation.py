@@ -9,8 +9,8 @@ import msgspec
 
 from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
-from serve.dialects.spelling import refuse_misspelled
-from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, typed
+from serve.dialects.spelling import refuse_misspelled, refuse_misspelled_role
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_beside, typed
 from serve.errors import BadRequest
 
 _KEYS = frozenset({
@@ -41,6 +41,7 @@ def chat(request: Request, limits: Server) -> Chat:
     """
     if request.fields.get("messages", NULL) == NULL:
         raise BadRequest("messages is missing", param="messages")
+    refuse_beside(request, "prompt", "input")
     try:
         rows = _rows.decode(request.fields["messages"])
     except msgspec.MsgspecError as error:
@@ -66,6 +67,7 @@ def _message(raw: Raw, i: int) -> Message:
         head = _head.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
+    refuse_misspelled_role(head.role, f"messages[{i}].role")
     tool = head.role in ("tool", "function") or bool(head.tool_calls) or bool(head.function_call)
     content = head.content
     if content is not None and not isinstance(content, str):

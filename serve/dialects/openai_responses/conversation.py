@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
+from prompt_opt.core import ADDED, SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
 from serve.dialects.openai_responses.parameters import as_chat
-from serve.dialects.spelling import refuse_misspelled
-from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, typed
+from serve.dialects.spelling import refuse_misspelled, refuse_misspelled_role
+from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_beside, typed
 from serve.errors import BadRequest
 
 _KEYS = frozenset({
@@ -44,6 +44,9 @@ def chat(request: Request, limits: Server) -> Chat:
     Raises:
         BadRequest: `input` is missing, too long, or holds something that is no item; the message says which.
     """
+    refuse_beside(request, "messages")
+    if not bytes(request.fields.get("prompt", NULL)).startswith(b"{"):  # else a stored one, which this API has
+        refuse_beside(request, "prompt")
     instructions = typed(request.fields, "instructions", str, "")
     leading = [Message("system", instructions)] if instructions else []
     said = _input(request)
@@ -84,6 +87,7 @@ def _message(raw: Raw, i: int) -> Message:
     if kind == "message":
         if head.role is None:
             raise BadRequest(f"input[{i}]: a message needs a role", param=f"input[{i}]")
+        refuse_misspelled_role(head.role, f"input[{i}].role")
         return Message(head.role, head.content, raw=bytes(raw))
     if kind == "reasoning":
         return Message("assistant", None, raw=bytes(raw))
@@ -101,6 +105,8 @@ def native(request: Request, prompt: Prompt | None, model: str, salt: str = "") 
     said = _input(request)
     own = set() if isinstance(said, str) else {bytes(raw) for raw in said}
     fields = dict(request.fields)
+    if any(span.origin in ADDED for span in prompt.spans):
+        fields.pop("truncation", None)  # "auto" would cut off what the policy put in front
     messages = list(prompt.messages)
     if _instructed(request, said, messages):
         fields["instructions"] = Raw(_encode(messages.pop(0).text))

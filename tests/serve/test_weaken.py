@@ -1,0 +1,178 @@
+"""What a caller might send to make a policy hold less: refused, or without effect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serve.conftest import in_process
+from tests.upstream import FakeUpstream
+
+CONFIG = """
+[server]
+policy = "safe"
+[engine.main]
+url = "{url}"
+[policy.safe]
+stages = ["urial"]
+render = "chat"
+"""
+RESPONSE = {"id": "resp_1", "object": "response", "status": "completed", "output": [], "usage": None}
+MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn"}
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeUpstream]:
+    """An engine with all three APIs."""
+    with FakeUpstream() as upstream:
+        upstream.others[RESPONSES] = lambda r: (200, RESPONSE) if "model" in r.json else (400, {"error": {}})
+        upstream.others[MESSAGES] = lambda r: (200, MESSAGE) if "model" in r.json else (400, {"error": {}})
+        yield upstream
+
+
+@pytest.fixture
+async def http(engine: FakeUpstream, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        in_process(CONFIG.format(url=engine.url), tmp_path) as url,
+        httpx.AsyncClient(verify=False, base_url=url, timeout=10) as client,
+    ):
+        yield client
+
+
+def asked(engine: FakeUpstream) -> list[dict[str, Any]]:
+    """The bodies that reached the engine, without the empty questions whether it has a path."""
+    return [r.json for r in engine.posts if r.body != b"{}"]
+
+
+def body(path: str, **more: Any) -> dict[str, Any]:
+    said = [{"role": "user", "content": "hi"}]
+    return {"model": "echo", "max_tokens": 9, "input" if path == RESPONSES else "messages": said, **more}
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"extra_body": {"messages": []}}, {"extra_body": {"Input": "x"}}, {"extra_body": {"chat_template": "x"}},
+        {"extra_body": "x"}, {"extra_body": {"extra_body": {}}}, {"fallbacks": [{"model": "x", "messages": []}]},
+        {"extra_headers": {"x-trimtab-policy": "raw"}}, {"transforms": ["middle-out"]}, {"n_keep": 0},
+        {"previous_input_messages": [{"role": "user", "content": "x"}]},
+    ],
+)  # fmt: skip
+async def test_a_field_that_rewrites_the_request_behind_us_is_refused(
+    http: httpx.AsyncClient, engine: FakeUpstream, path: str, more: dict[str, Any]
+) -> None:
+    answer = await http.post(path, json=body(path, **more))
+    assert answer.status_code == 400
+    assert next(iter(more)) in answer.text
+    assert not asked(engine)
+
+
+async def test_an_engines_own_extras_and_empty_ones_pass(http: httpx.AsyncClient, engine: FakeUpstream) -> None:
+    more: dict[str, Any] = {"extra_body": {"google": {"thinking_config": {}}}, "fallbacks": [], "transforms": []}
+    assert (await http.post(CHAT, json=body(CHAT, **more))).status_code == 200
+    assert more.items() <= asked(engine)[-1].items()
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("role", ["User", "USER", " user", "Assistant", "System"])
+async def test_a_role_in_another_case_is_refused(
+    http: httpx.AsyncClient, engine: FakeUpstream, path: str, role: str
+) -> None:
+    said = {"input" if path == RESPONSES else "messages": [{"role": role, "content": "hi"}]}
+    answer = await http.post(path, json=body(path) | said)
+    assert answer.status_code == 400
+    assert repr(role) in answer.text
+    assert not asked(engine)
+
+
+@pytest.mark.parametrize("where", ["messages", "system"])
+async def test_so_is_the_key_of_a_block(http: httpx.AsyncClient, engine: FakeUpstream, where: str) -> None:
+    blocks = [{"type": "text", "text": "a", "Text": "b"}]
+    more = {"system": blocks} if where == "system" else {"messages": [{"role": "user", "content": blocks}]}
+    answer = await http.post(MESSAGES, json=body(MESSAGES) | more)
+    assert (answer.status_code, "'Text'" in answer.text) == (400, True)
+    assert not asked(engine)
+
+
+async def test_a_policys_text_is_not_truncated_by_the_client(http: httpx.AsyncClient, engine: FakeUpstream) -> None:
+    assert (await http.post(RESPONSES, json=body(RESPONSES, truncation="auto"))).status_code == 200
+    assert "truncation" not in asked(engine)[-1]
+    headers = {"x-trimtab-policy": "raw"}
+    assert (await http.post(RESPONSES, json=body(RESPONSES, truncation="auto"), headers=headers)).status_code == 200
+    assert asked(engine)[-1]["truncation"] == "auto"
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, "/v1/embeddings"])
+async def test_two_policy_headers_are_refused(http: httpx.AsyncClient, engine: FakeUpstream, path: str) -> None:
+    headers = [("X-Trimtab-Policy", "raw"), ("x-trimtab-POLICY", "safe"), ("content-type", "application/json")]
+    answer = await http.post(path, content=json.dumps(body(path)), headers=headers)
+    assert (answer.status_code, "X-Trimtab-Policy" in answer.text) == (400, True)
+    assert not asked(engine)
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (CHAT, {"prompt": "x"}), (CHAT, {"input": "x"}), (RESPONSES, {"messages": []}), (MESSAGES, {"prompt": "x"}),
+        (MESSAGES, {"input": []}), (CHAT, {"prompt": [1, 2]}), (RESPONSES, {"prompt": "x"}),
+    ],
+)  # fmt: skip
+async def test_a_second_conversation_beside_the_aligned_one_is_refused(
+    http: httpx.AsyncClient, engine: FakeUpstream, path: str, more: dict[str, Any]
+) -> None:
+    answer = await http.post(path, json=body(path, **more))
+    assert (answer.status_code, next(iter(more)) in answer.text) == (400, True)
+    assert not asked(engine)
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+async def test_oddly_placed_system_texts_do_not_displace_the_policys(
+    http: httpx.AsyncClient, engine: FakeUpstream, path: str
+) -> None:
+    name = "input" if path == RESPONSES else "messages"
+    system = {"role": "system", "content": "S"}
+    user = {"role": "user", "content": "hi"}
+    for said in ([system, user], [system, system, user], [user, system], [user, {"role": "assistant", "content": "A"}]):
+        for more in (
+            {},
+            {"system": "S"} if path == MESSAGES else {},
+            {"instructions": "S"} if path == RESPONSES else {},
+        ):
+            answer = await http.post(path, json=body(path) | {name: said} | more)
+            assert answer.status_code == 200
+            assert answer.headers["x-trimtab-applied"] == "urial=applied(3)"
+            sent = asked(engine)[-1]
+            first = sent.get("instructions") or sent.get("system") or sent[name][0]["content"]
+            assert len(str(first)) > 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions/", "//v1/chat/completions", "/v1/Chat/completions", "/v1/responses/compact",
+        "/v1/completions/", "/chat/completions", "/v1/engines/echo/completions", "/v1/responses/a%2f..%2fb",
+        "/v1/responses/a/b", "/v1/conversations", "/v1/batches", "/v1/messages/batches", "/v1/files", "/api/chat",
+        "/api/generate", "/completion", "/tokenize", "/v1/chat/completions;x=1",
+    ],
+)  # fmt: skip
+async def test_no_other_path_or_method_reaches_the_engine(
+    http: httpx.AsyncClient, engine: FakeUpstream, path: str
+) -> None:
+    url = httpx.URL(http.base_url).copy_with(raw_path=path.encode())
+    for method in ("POST", "PUT", "PATCH", "GET", "DELETE"):
+        answer = await http.request(method, url, json=body(CHAT))
+        assert answer.status_code in (400, 404, 405)
+    assert not asked(engine)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat%2Fcompletions", "/v1/%63hat/completions"])
+async def test_an_escaped_path_is_aligned_as_the_plain_one(http: httpx.AsyncClient, path: str) -> None:
+    url = httpx.URL(http.base_url).copy_with(raw_path=path.encode())
+    assert (await http.post(url, json=body(CHAT))).headers["x-trimtab-applied"] == "urial=applied(3)"
