@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -110,9 +111,30 @@ def build(service: Callable[[], Service]) -> FastAPI:
     async def explain(request: Request) -> Response:
         who = caller(request)
         who.require("explain")
-        return json_reply(await _explain(service(), who, request))
+        async with _limited(service(), who, request):
+            return json_reply(await _explain(service(), who, request))
 
     return app
+
+
+@asynccontextmanager
+async def _limited(service: Service, who: Caller, http: Request) -> AsyncIterator[None]:
+    """Within the limits of the caller: what is explained asks the policy's stages, and perhaps a rewriter.
+
+    Raises:
+        TooMany: one is reached. Unavailable: they cannot be looked up.
+    """
+    if service.limiter is None:
+        yield
+        return
+    length = http.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() else None
+    admission = await service.limiter.enter(who.name, who.tenant, size)
+    try:
+        yield
+    finally:
+        if admission is not None:
+            admission.leave(None, served=False)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -233,6 +233,14 @@ async def test_a_refusal_says_when_to_come_again(start: Start) -> None:
         assert (await http.post(PATH, json=chat(), headers=by("k1"))).status_code == 200
 
 
+async def test_an_explanation_is_a_request_too(start: Start) -> None:
+    key = keys("k0").replace('["raw"]', '["raw", "explain"]')
+    served = start(more=f"[limits.key]\nrequests_per_minute = 2\n{key}")
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        statuses = [(await http.post("/v1/explain", json=chat(), headers=by("k0"))).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
 async def test_what_the_engine_counted_takes_the_place_of_the_estimate(start: Start) -> None:
     served = start(more=f"[limits.tenants.k0]\ntokens_per_day = 100\n{keys('k0')}")
     async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=10) as http:
