@@ -13,7 +13,9 @@ from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Record, Selection
 from serve.chat.service import Service, probe
+from serve.chat.stored import refuse_others
 from serve.config import Server
+from serve.dialects import openai_responses
 from serve.dialects.dialect import Dialect
 from serve.dialects.wire import Raw, Request
 from serve.engine.features import APIS
@@ -61,6 +63,8 @@ async def settle(
         engine.name_for(model)
     for each in candidates(service, policy) if policy.fallback else (engine,):
         each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
+        if dialect.path == openai_responses.path:
+            refuse_others(config, each, request)
     return Settled(request, policy, engine, model, _holds(policy, dialect, dialects))
 
 

@@ -11,7 +11,9 @@ from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Record, Selection
 from serve.chat.reply import pass_on
 from serve.chat.service import Service, probe, send
+from serve.chat.stored import shared
 from serve.dialects import openai, openai_responses
+from serve.engine.fields import refuse_stored
 from serve.errors import BadRequest, NotFound
 from serve.http.call import Call
 
@@ -45,6 +47,8 @@ async def _ask(service: Service, call: Call, record: Record, method: str) -> Non
     policy, _ = choose(config, caller, "", named(call.headers), {})
     engine = service.engines[policy.engine]
     record.selection = Selection(policy, engine.spec.name, "")
+    if shared(config, engine):
+        refuse_stored("previous_response_id", path, engine.spec.fields_pass, engine.spec.name)
     engine.require_ready()
     body = await call.read(int(config.server.max_body_mb * 2**20), json=False)
     with call:  # that is, while the client stays

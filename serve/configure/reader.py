@@ -28,7 +28,7 @@ from serve.configure.reach import read_reach
 from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
 from serve.engine.features import APIS, FEATURES
-from serve.engine.fields import GUARDED
+from serve.engine.fields import GUARDED, STORED
 from serve.store.place import STORES
 
 _SECTIONS = (
@@ -120,7 +120,7 @@ def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, 
         engines[name] = engine = read_reach(toml, section, engine)
         if engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
             engines[name] = engine = replace(engine, model=str(EMBEDDED))
-        toml.names(section, "fields_pass", engine.fields_pass, GUARDED, "guarded field")
+        toml.names(section, "fields_pass", engine.fields_pass, {**GUARDED, **STORED}, "guarded field")
         if engine.supports is not None:
             toml.names(section, "supports", engine.supports, (*FEATURES, *APIS.values()), "feature")
         if engine.key_env and not environ.get(engine.key_env):

@@ -30,6 +30,8 @@ GUARDED: Mapping[str, str] = {
     "n_discard": "prompt", "lora": "internals", "fallbacks": "routing", "extra_body": "request",
     "extra_headers": "request", "extra_query": "request",
 }  # fmt: skip
+# Fields that name what an engine has stored, for anyone who asks with the engine's key: guarded where tenants share it.
+STORED: Mapping[str, str] = {"previous_response_id": "stored responses", "conversation": "stored conversations"}
 # Of `chat_template_kwargs`, what clients set every day and no template hides a prompt by.
 _EVERYDAY = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
 
@@ -56,6 +58,25 @@ def refuse_guarded(fields: Mapping[str, Raw], passes: Collection[str], engine: s
                 code="field_not_passed",
                 param=name,
             )
+
+
+def refuse_stored(name: str, asked: str, passes: Collection[str], engine: str) -> None:
+    """Refuse to name what an engine that several tenants share has stored, unless `fields_pass` has `name` of STORED.
+
+    Args:
+        asked: what the request has of it, for the message.
+
+    Raises:
+        BadRequest: naming the setting.
+    """
+    if name not in passes:
+        raise BadRequest(
+            f"{asked} reaches into the {STORED[name]} of engine {engine!r}, which keys of several tenants may use and "
+            f'which does not tell them apart. To allow it, set fields_pass = ["{name}"] in [engine.{engine}], or give '
+            "the keys one tenant.",
+            code="field_not_passed",
+            param=asked,
+        )
 
 
 def _everyday(raw: Raw) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -176,3 +178,73 @@ async def test_no_other_path_or_method_reaches_the_engine(
 async def test_an_escaped_path_is_aligned_as_the_plain_one(http: httpx.AsyncClient, path: str) -> None:
     url = httpx.URL(http.base_url).copy_with(raw_path=path.encode())
     assert (await http.post(url, json=body(CHAT))).headers["x-trimtab-applied"] == "urial=applied(3)"
+
+
+TENANTS = """
+[engine.main]
+url = "{url}"
+{passes}
+[policy.chat]
+stages = ["urial"]
+render = "chat"
+[server]
+policy = "chat"
+[[key]]
+id = "a"
+sha256 = "{a}"
+tenant = "{first}"
+[[key]]
+id = "b"
+sha256 = "{b}"
+tenant = "{second}"
+"""
+STORED = [
+    {"previous_response_id": "resp_of_a"}, {"conversation": "conv_of_a"}, {"conversation": {"id": "conv_of_a"}},
+    {"input": [{"type": "item_reference", "id": "msg_of_a"}]}, {"input": [{"id": "msg_of_a"}]},
+    {"input": [{"role": "user", "content": "hi"}, {"type": "item_reference", "x": 1.5, "id": "msg_of_a"}]},
+]  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def tenants(
+    engine: FakeUpstream, folder: Path, *, first: str = "A", second: str = "B", passes: str = ""
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the key of the second tenant."""
+    a, b = (hashlib.sha256(name).hexdigest() for name in (b"key-a", b"key-b"))
+    file = TENANTS.format(url=engine.url, a=a, b=b, first=first, second=second, passes=passes)
+    async with (
+        in_process(file, folder) as url,
+        httpx.AsyncClient(verify=False, base_url=url, timeout=10, headers={"authorization": "Bearer key-b"}) as client,
+    ):
+        yield client
+
+
+async def test_a_tenant_reaches_no_response_that_an_engine_stored_for_another(
+    engine: FakeUpstream, tmp_path: Path
+) -> None:
+    async with tenants(engine, tmp_path) as http:
+        for more in STORED:
+            for path in (RESPONSES, f"{RESPONSES}/input_tokens"):
+                answer = await http.post(path, json=body(RESPONSES) | more)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (400, "field_not_passed")
+                assert "fields_pass" in answer.text
+        for method, rest in (("GET", ""), ("GET", "/input_items"), ("DELETE", ""), ("POST", "/cancel")):
+            answer = await http.request(method, f"{RESPONSES}/resp_of_a{rest}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "field_not_passed")
+        assert not [r for r in engine.requests if r.body != b"{}" and r.path.startswith(RESPONSES)]
+        assert (await http.post(RESPONSES, json=body(RESPONSES))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"first": "B"}, {"passes": 'fields_pass = ["previous_response_id", "conversation"]'}],
+    ids=["one", "setting"],
+)
+async def test_stored_responses_are_reached_within_a_tenant_or_by_setting(
+    engine: FakeUpstream, tmp_path: Path, how: dict[str, str]
+) -> None:
+    engine.others[f"{RESPONSES}/resp_1"] = lambda record: (200, RESPONSE)
+    async with tenants(engine, tmp_path, **how) as http:
+        for more in STORED[:4]:
+            assert (await http.post(RESPONSES, json=body(RESPONSES) | more)).status_code == 200
+        assert (await http.get(f"{RESPONSES}/resp_1")).status_code == 200
