@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
 from prompt_opt.layout.order import NoPlace
@@ -35,8 +35,7 @@ _LONG = 65536  # a prompt of so many characters is counted off the event loop
 _LEAST_ANSWER = 256  # tokens that an answer gets, rather than examples, where the client names no limit
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """A request whose policy is settled. `plain` are its parameters under a chat completion's names."""
 
     service: Service
@@ -48,16 +47,19 @@ class Order:
     request: Request
     plain: Request
     chat: Chat
-    native: bool = field(init=False)  # the engine gets the client's own body, edited, and its answer is passed on
-
-    def __post_init__(self) -> None:
-        # Settled once: another request's probe may change what is known of the engine.
-        native = self.policy.render == "chat" and natively(self.policy, self.engine, self.dialect.path)
-        object.__setattr__(self, "native", native)
+    native: bool  # as `goes_native` says of it; settled once, for another request's probe may change what is known
 
     def on(self, engine: LiveEngine, model: str) -> Order:
         """The order as it goes to an engine, which may stand in for the policy's own."""
-        return self if engine is self.engine and model == self.model else replace(self, engine=engine, model=model)
+        if engine is self.engine and model == self.model:
+            return self
+        native = goes_native(self.policy, engine, self.dialect)
+        return replace(self, engine=engine, model=model, native=native)
+
+
+def goes_native(policy: Policy, engine: LiveEngine, dialect: Dialect) -> bool:
+    """Whether the engine gets the client's own body, edited, and its answer is passed on."""
+    return policy.render == "chat" and natively(policy, engine, dialect.path)
 
 
 async def align(order: Order) -> Alignment:
@@ -116,7 +118,10 @@ def _noted(order: Order, alignment: Alignment) -> Alignment:
     if prompt.messages is None:
         lost = [name for name in engine.unknown(policy.profile.decoding) if name not in order.plain.fields]
         more += (f"decoding: {', '.join(lost)} not sent, the engine does not know it",) if lost else ()
-    return alignment._replace(notes=(*alignment.notes, *(note for note in more if note not in alignment.notes)))
+    if not more:
+        return alignment
+    fresh = [note for note in more if note not in alignment.notes]
+    return replace(alignment, notes=(*alignment.notes, *fresh))
 
 
 async def laid_out(

@@ -40,11 +40,12 @@ def choose(
     asked = options.get("policy") or header or (alias.policy if alias else None)
     if asked is not None and not isinstance(asked, str):
         raise BadRequest("trimtab.policy must be a string", param="trimtab.policy")
-    name = asked or (caller.key.policy if caller.key and caller.key.policy else config.server.policy)
-    if not asked and not caller.may_use(name) and caller.key and len(caller.key.policies) == 1:
+    key = caller.key
+    name = asked or (key.policy if key and key.policy else config.server.policy)
+    if key and not asked and not caller.may_use(name) and len(key.policies) == 1:
         # A key that may use one policy only needn't name it.
-        name = caller.key.policies[0]
-    if name in config.policies and caller.may_use(name):
+        name = key.policies[0]
+    if name in config.policies and (key is None or caller.may_use(name)):
         policy = config.policies[name]
         if options:
             _limit(caller, policy, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from serve.chat.align import Order, align
+from serve.chat.align import Order, align, goes_native
 from serve.chat.delivery import Outgoing, deliver
 from serve.chat.record import Record
 from serve.chat.reply import hand_over, read
@@ -30,11 +30,13 @@ def counts(
     """
 
     async def line(service: Service, call: Call, record: Record) -> None:
-        request, policy, engine, model, _ = await settle(service, call, record, dialect, dialects)
+        settled = await settle(service, call, record, dialect, dialects)
+        request, policy, engine, model = settled.request, settled.policy, settled.engine, settled.model
         with call:  # that is, while the client stays
             await probed(service, call, policy, dialect)
             chat, plain = dialect.chat(request, service.config.server), dialect.as_chat(request)
-            order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
+            native = goes_native(policy, engine, dialect)
+            order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat, native)
             record.alignment = await align(order)
             if not (order.native and await _asked(order, call, record, path)):
                 call.reply(200, write(_counted(order, record)))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -27,7 +26,7 @@ log = logging.getLogger("trimtab.delivery")
 _COUNTED = (openai_chat.path, openai_completions.path)  # whose streams tell their usage where they are asked to
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True):
     """What goes to an engine."""
 
     path: str
@@ -36,7 +35,7 @@ class Outgoing(NamedTuple):
     counts: bool = False  # the usage of its stream was asked for by us, so it is not for the client
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True):
     """Who answers, and the answer as far as it has come."""
 
     engine: LiveEngine
@@ -61,12 +60,12 @@ def counting(engine: LiveEngine, request: Request, out: Outgoing) -> Outgoing:
     if not request.stream or not engine.counts or out.path not in _COUNTED:
         return out
     body = asking(request, out.body)
-    return out if body is None else out._replace(body=body, counts=True)
+    return out if body is None else Outgoing(out.path, body, out.prefix, counts=True)
 
 
-async def deliver(
+def deliver(
     service: Service, call: Call, record: Record, engines: Sequence[LiveEngine], model: str, write: Write
-) -> Delivery:
+) -> Awaitable[Delivery]:
     """Send to the first of the engines; to the next where that one has not served the request.
 
     The record says which one did, if it was not the first. A client's own credentials go to the first one only.
@@ -77,7 +76,13 @@ async def deliver(
     if len(engines) == 1:
         engine = engines[0]
         engine.require_ready()
-        return await _deliver(service, call, engine, engine.name_for(model), write, own=True)
+        return _deliver(service, call, engine, engine.name_for(model), write, own=True)
+    return _first(service, call, record, engines, model, write)
+
+
+async def _first(
+    service: Service, call: Call, record: Record, engines: Sequence[LiveEngine], model: str, write: Write
+) -> Delivery:
     first, *others = engines
     for engine in engines:
         last = engine is engines[-1]
@@ -137,7 +142,7 @@ async def pass_through(
 
 def unchanged(dialect: Dialect, engine: LiveEngine, request: Request, model: str, own: str) -> bytes:
     """The client's body for the engine: only the model's name and the cache's salt may change."""
-    if engine.must_adapt(request.fields):
+    if engine.adapts and engine.must_adapt(request.fields):
         fields = {**request.fields, "model": model} if model else dict(request.fields)
         return msgspec.json.encode(engine.adapt(fields))
     return dialect.native(request, None, model, own)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from prompt_opt.layout.forms import FORMS
 from serve.chat.record import Alignment
 from serve.engine.live import LiveEngine
@@ -40,7 +42,8 @@ def shape(alignment: Alignment, forms: Collection[str]) -> Alignment:
     for name in forms:
         prompt = FORMS[name](prompt)
     said = (_SAID[name] for name in forms)
-    return alignment._replace(prompt=prompt, notes=(*alignment.notes, *(n for n in said if n not in alignment.notes)))
+    notes = (*alignment.notes, *(n for n in said if n not in alignment.notes))
+    return replace(alignment, prompt=prompt, notes=notes)
 
 
 def known(engine: LiveEngine, model: str) -> frozenset[str]:

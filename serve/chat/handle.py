@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
+from functools import partial
+
+from msgspec.structs import replace
 
 from prompt_opt.core import Advice, Outcome
 from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
 from serve.chat.admission import leave
-from serve.chat.align import Order, align, holds, outgoing, translation, without
+from serve.chat.align import Order, align, goes_native, holds, outgoing, translation, without
 from serve.chat.beside import LARGE, beside
-from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver, pass_through, unchanged
+from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver, unchanged
 from serve.chat.lines import Line
 from serve.chat.observe import begin, finish
 from serve.chat.record import Alignment, Record, account
-from serve.chat.reply import hand_over, read
+from serve.chat.reply import hand_over, pass_on, read
 from serve.chat.salt import natively, notes, salt
 from serve.chat.service import Service
 from serve.chat.settle import probed, settle
@@ -49,59 +52,64 @@ _REFUSALS = (400, 413, 422)
 def speaking(dialect: Dialect, dialects: Sequence[Dialect]) -> Line:
     """The line of a request for an answer, in this dialect, which is one of `dialects`."""
 
-    def line(service: Service, call: Call, record: Record) -> Awaitable[None]:
-        return _generate(service, call, record, dialect, dialects)
-
-    return line
+    return partial(_generate, dialect, dialects)
 
 
 async def _generate(
-    service: Service, call: Call, record: Record, dialect: Dialect, dialects: Sequence[Dialect]
+    dialect: Dialect, dialects: Sequence[Dialect], service: Service, call: Call, record: Record
 ) -> None:
     config = service.config
-    request, policy, engine, model, held = await settle(service, call, record, dialect, dialects)
+    settled = await settle(service, call, record, dialect, dialects)
+    request, policy, engine, model = settled.request, settled.policy, settled.engine, settled.model
     with call:  # that is, while the client stays
         if dialect.path in APIS:
             await probed(service, call, policy, dialect)
-        if not held and natively(policy, engine, dialect.path):
-            outcomes = tuple([Outcome(name, "skipped", "elsewhere") for name in policy.stages])
-            record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
+        if not settled.held and natively(policy, engine, dialect.path):
+            salted = policy.cache_salt == "tenant"
+            if policy.stages or salted:
+                outcomes = tuple([Outcome(name, "skipped", "elsewhere") for name in policy.stages])
+                record.alignment = Alignment(outcomes, notes=notes(policy, engine, "cache_salt" in request.fields))
 
             def write(engine: LiveEngine, model: str) -> Outgoing:
-                own = salt(config, policy, engine, record.caller.tenant)
-                body = _checked(service, dialect, engine, request, model, own)
-                return counting(engine, request, Outgoing(dialect.path, body))
+                own = salt(config, policy, engine, record.caller.tenant) if salted else ""
+                _check(service, dialect, engine, request)
+                out = Outgoing(dialect.path, unchanged(dialect, engine, request, model, own))
+                return counting(engine, request, out) if request.stream else out
 
-            engines = candidates(service, policy)
+            engines = candidates(service, policy) if policy.fallback else [engine]
             if policy.fallback:
                 engines = [it for it in engines if it is engine or natively(policy, it, dialect.path)]
-            with heartbeat(call, config.server.heartbeat_s, stream=request.stream):
-                sent = await deliver(service, call, record, engines, model, write)
-                await pass_through(call, record, service, sent, dialect)
+            if request.stream and config.server.heartbeat_s:
+                heartbeat(call, config.server.heartbeat_s)
+            sent = await deliver(service, call, record, engines, model, write)
+            with sent.upstream as upstream:
+                await pass_on(
+                    config, call, record.answer, sent.engine, upstream, dialect, whole=True, counts=sent.counts
+                )
         else:
             if (size := len(request.body)) < LARGE:
                 chat, plain = dialect.chat(request, config.server), dialect.as_chat(request)
             else:
                 chat = await beside(size, dialect.chat, request, config.server)
                 plain = await beside(size, dialect.as_chat, request)
-            order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat)
+            native = goes_native(policy, engine, dialect)
+            order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat, native)
             if call.span is not None:
                 call.span.aligning()
             record.alignment = await align(order)
-            with heartbeat(call, config.server.heartbeat_s, stream=request.stream):
-                await _aligned(call, record, order)
+            if request.stream and config.server.heartbeat_s:
+                heartbeat(call, config.server.heartbeat_s)
+            await _aligned(call, record, order)
 
 
-def _checked(
-    service: Service, dialect: Dialect, engine: LiveEngine, request: wire.Request, model: str, own: str
-) -> bytes:
-    """The client's body for the engine, which can do what it asks for."""
-    if "chat" in dialect.renders:
+def _check(service: Service, dialect: Dialect, engine: LiveEngine, request: wire.Request) -> None:
+    """Raises BadRequest for what the engine cannot do."""
+    if engine.base and "chat" in dialect.renders:
         engine.refuse_chat(service.config)
-    complete = engine.supports >= PARTS or "chat" not in dialect.renders
-    chat = None if complete else dialect.chat(request, service.config.server)
-    engine.refuse(request if complete else dialect.as_chat(request), chat)
-    return unchanged(dialect, engine, request, model, own)
+    if engine.lacks:
+        complete = engine.supports >= PARTS or "chat" not in dialect.renders
+        chat = None if complete else dialect.chat(request, service.config.server)
+        engine.refuse(request if complete else dialect.as_chat(request), chat)
 
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
@@ -135,7 +143,8 @@ async def _aligned(call: Call, record: Record, order: Order) -> None:
     order, engine, upstream = order.on(sent.engine, sent.model), sent.engine, sent.upstream
     with upstream:
         if order.native and refusal is None:
-            return await pass_through(call, record, order.service, sent, order.dialect)
+            config, answer = order.service.config, record.answer
+            return await pass_on(config, call, answer, engine, upstream, order.dialect, whole=True, counts=sent.counts)
         if upstream.status != 200:
             body = await read(engine, upstream) if refusal is None else refusal
             return hand_over(call, record.answer, upstream, body, order.dialect, native=order.native)
@@ -157,15 +166,18 @@ async def _ask(call: Call, order: Order, record: Record) -> Delivery:
                 order.dialect.refuse_untranslatable(order.request)
         return outgoing(order.on(engine, model), prompt)
 
-    engines = candidates(order.service, order.policy)
+    engines = candidates(order.service, order.policy) if order.policy.fallback else (order.engine,)
     return await deliver(order.service, call, record, engines, order.model, write)
 
 
 async def run(service: Service, call: Call, line: Line) -> None:
     """Travel a line, turn what goes wrong into an answer, and record the outcome whatever it is."""
-    record = Record(call.path, request_id=sound_id(call.header(b"x-request-id")))
+    given = sound_id(call.header(b"x-request-id")) if b"x-request-id" in call.named else ""
+    record = Record(call.path, request_id=given)
     call.extra = record.headers
-    begin(service, call, record)
+    observed = service.tracing is not None or service.config.server.log == "json"
+    if observed:
+        begin(service, call, record)
     unanswered = 500  # the status to count where no answer has begun; what is left after the cases below is a bug
     try:
         await line(service, call, record)
@@ -175,7 +187,7 @@ async def run(service: Service, call: Call, line: Line) -> None:
         record.error = error.brief or error.message
         call.fail(error)
     except StageFailed as failed:
-        record.alignment = record.alignment._replace(outcomes=(failed.outcome,))
+        record.alignment = replace(record.alignment, outcomes=(failed.outcome,))
         record.error = str(failed)
         call.fail(UpstreamFailed(f"{failed}, and the policy requires it", code="stage_failed"))
     except asyncio.CancelledError:
@@ -184,6 +196,8 @@ async def run(service: Service, call: Call, line: Line) -> None:
         raise
     finally:
         status = call.status or unanswered
-        leave(call, record, served=status < 400)
+        if record.admission is not None or call.turn is not None:
+            leave(call, record, served=status < 400)
         account(record, status, service.traces)
-        finish(service, call, record, status)
+        if observed or service.config.server.access_log:
+            finish(service, call, record, status)

@@ -6,12 +6,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from msgspec import field
+from msgspec.structs import replace
 
 from prompt_opt.core import Advice, Outcome, Policy, Prompt
 from serve import metrics
@@ -32,7 +33,8 @@ def _random(size: int, at_once: int = 512) -> Iterator[str]:
     """Endless unguessable words of `size` bytes in hex, many from one question to the kernel."""
     while True:
         pool = os.urandom(size * at_once).hex()
-        yield from (pool[i : i + 2 * size] for i in range(0, len(pool), 2 * size))
+        for i in range(0, len(pool), 2 * size):
+            yield pool[i : i + 2 * size]
 
 
 _words = _random(10)
@@ -52,7 +54,7 @@ def _header(text: str) -> bytes:
     return _UNPRINTABLE.sub("?", text)[:_HEADER].encode()
 
 
-class Selection(NamedTuple):
+class Selection(msgspec.Struct, frozen=True):
     """What was settled before anything was done to a request."""
 
     policy: Policy
@@ -64,7 +66,7 @@ class Selection(NamedTuple):
     fallback: bool = False  # the engine is not the policy's own
 
 
-class Alignment(NamedTuple):
+class Alignment(msgspec.Struct, frozen=True):
     """What the policy did to a request."""
 
     outcomes: tuple[Outcome, ...] = ()
@@ -76,8 +78,7 @@ class Alignment(NamedTuple):
 _NO_ALIGNMENT = Alignment()
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """What came back from the engine, filled in by whoever passes it on."""
 
     started: float = field(default_factory=time.monotonic)  # of the request
@@ -94,8 +95,7 @@ class Answer:
             self.first_byte = time.monotonic() - self.started
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct):
     """What a trace and the metrics are made of. Owned by `serve.chat.handle`: the steps return what they learned."""
 
     path: str
@@ -110,12 +110,12 @@ class Record:
 
     def note(self, text: str) -> None:
         """Add a note to the trace."""
-        self.alignment = self.alignment._replace(notes=(*self.alignment.notes, text))
+        self.alignment = replace(self.alignment, notes=(*self.alignment.notes, text))
 
     def fall_back(self, engine: str) -> None:
         """Say that a fallback of the policy serves the request."""
         assert self.selection is not None
-        self.selection = self.selection._replace(engine=engine, fallback=True)
+        self.selection = replace(self.selection, engine=engine, fallback=True)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The short form of the trace, which every answer carries."""
@@ -130,13 +130,14 @@ class Record:
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""
         selection, alignment, answer = self.selection, self.alignment, self.answer
+        advice, now = alignment.advice, time.monotonic()
         policy = selection.policy if selection else None
         content = selection is not None and selection.content
         out: dict[str, Any] = {
             "id": self.ident,
             "request_id": self.request_id or self.ident,
             "object": "trace",
-            "created": int(time.time() - (time.monotonic() - answer.started)),
+            "created": int(time.time() - (now - answer.started)),
             "path": self.path,
             "policy": policy.name if policy else None,
             "key": self.caller.name,
@@ -145,29 +146,14 @@ class Record:
             "engine": selection.engine if selection else "",
             "model": selection.model if selection else "",
             "stream": selection is not None and selection.stream,
-            "stages": [_stage(o, content) for o in alignment.outcomes],
+            "stages": [_stage(o, content) for o in alignment.outcomes] if alignment.outcomes else [],
             "notes": list(alignment.notes),
-            "principles": [
-                {
-                    "id": p.id,
-                    "index": p.index,
-                    "title": p.title,
-                    "source": p.source,
-                    "url": p.url,
-                    "region": p.region,
-                    "score": p.score,
-                    "dense": p.dense,
-                    "lexical": p.lexical,
-                    "pinned": pin,
-                }
-                for pin, some in ((True, alignment.advice.pinned), (False, alignment.advice.principles))
-                for p in some
-            ],
+            "principles": _principles(advice) if advice.pinned or advice.principles else [],
             "status": status,
             "error": self.error or answer.error or None,
             "usage": answer.usage,
             "first_byte_ms": None if answer.first_byte is None else round(answer.first_byte * 1000, 3),
-            "total_ms": round((time.monotonic() - answer.started) * 1000, 3),
+            "total_ms": round((now - answer.started) * 1000, 3),
         }
         if selection is not None and selection.content:
             _keep_content(out, selection.asked, alignment.prompt, answer.text)
@@ -192,6 +178,25 @@ def _keep_content(
         messages = prompt.messages
         out["after"] = prompt.text if messages is None else [msgspec.Raw(m.json()) for m in messages]
         out["spans"] = [{"origin": s.origin, "text": s.text, "message": s.message} for s in spans]
+
+
+def _principles(advice: Advice) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": p.id,
+            "index": p.index,
+            "title": p.title,
+            "source": p.source,
+            "url": p.url,
+            "region": p.region,
+            "score": p.score,
+            "dense": p.dense,
+            "lexical": p.lexical,
+            "pinned": pin,
+        }
+        for pin, some in ((True, advice.pinned), (False, advice.principles))
+        for p in some
+    ]
 
 
 def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from contextvars import ContextVar
 
 from prompt_opt.core import Policy
 from serve.config import Config
+from serve.engine.features import PATHS as EVERYWHERE
 from serve.engine.live import LiveEngine
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})  # on which vLLM knows the field
+_ALWAYS = PATHS & EVERYWHERE
 UNSENT = "cache_salt: not sent, the engine is not known to be vLLM"
 DROPPED = "cache_salt: the client's own gave way to its tenant's"
 # For the calls that stages make on behalf of a request; a task inherits it from the one that began it.
@@ -39,6 +41,8 @@ def of_tenant(config: Config, policy: Policy, tenant: str) -> str:
 
 def natively(policy: Policy, engine: LiveEngine, path: str) -> bool:
     """Whether a request of this path goes to the engine as it is: it has the path, and keeps tenants apart there."""
+    if path in _ALWAYS:
+        return True
     salted = policy.cache_salt == "tenant" and engine.kind == "vllm"
     return engine.speaks(path) and (path in PATHS or not salted)
 

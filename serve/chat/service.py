@@ -66,7 +66,8 @@ async def send(
     # A query of the client's API (Anthropic's `beta`) does not belong on the path of the translated request.
     query = "" if call.path in APIS and path != call.path else call.query.decode("latin-1")
     target = path + (f"?{query}" if query else "")
-    call.end_turn()
+    if call.turn is not None:
+        call.end_turn()
     if call.span is not None:
         headers |= call.span.ask(engine.spec.name, path, model)
     try:
@@ -80,7 +81,8 @@ async def send(
         raise failed(engine, error) from error
     if call.span is not None:
         call.span.answered(upstream.status)
-    upstream.decode()
+    if upstream.coded:
+        upstream.decode()
     if upstream.status < 300:
         return upstream
     if upstream.status < 400:

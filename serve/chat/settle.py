@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from prompt_opt.core import Policy
 from serve.chat.admission import admit, take_turn
@@ -19,12 +20,13 @@ from serve.dialects import openai_responses
 from serve.dialects.dialect import Dialect
 from serve.dialects.wire import Raw, Request
 from serve.engine.features import APIS
+from serve.engine.fields import GUARDED
 from serve.engine.live import LiveEngine
 from serve.errors import BadRequest
 from serve.http.call import Call
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True):
     """A request, and what it gets."""
 
     request: Request
@@ -45,14 +47,16 @@ async def settle(
     """
     config = service.config
     record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
-    await admit(service, call, record)
+    if service.limiter is not None:
+        await admit(service, call, record)
     body = await call.read(int(config.server.max_body_mb * 2**20))
     if len(body) < LARGE:
         request = dialect.parse(body, config.server)
     else:
         await take_turn(service, call, record, len(body))
         request = await beside(len(body), dialect.parse, body, config.server)
-    policy, model = choose(config, caller, request.model, named(call.headers), request.options)
+    header = named(call.headers) if b"x-trimtab-policy" in call.named else None
+    policy, model = choose(config, caller, request.model, header, request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))
     record.selection = _selection(service, record, policy, engine, dialect, request, explain=explain)
@@ -60,12 +64,16 @@ async def settle(
         caller.require("explain")
     if not policy.fallback:
         engine.require_ready()
-        engine.name_for(model)
-    for each in candidates(service, policy) if policy.fallback else (engine,):
-        each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
-        if dialect.path == openai_responses.path:
+        if engine.launched:
+            engine.name_for(model)
+    if not GUARDED.keys().isdisjoint(request.fields):
+        for each in candidates(service, policy):
+            each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
+    if dialect.path == openai_responses.path:
+        for each in candidates(service, policy):
             refuse_others(config, each, request)
-    return Settled(request, policy, engine, model, _holds(policy, dialect, dialects))
+    held = bool(policy.stages or policy.render != "chat") and _holds(policy, dialect, dialects)
+    return Settled(request, policy, engine, model, held)
 
 
 async def probed(service: Service, call: Call, policy: Policy, dialect: Dialect) -> None:
@@ -78,13 +86,11 @@ async def probed(service: Service, call: Call, policy: Policy, dialect: Dialect)
 
 
 def _holds(policy: Policy, dialect: Dialect, dialects: Sequence[Dialect]) -> bool:
-    """Whether the policy has something to do here; False too where it says `elsewhere = "raw"`, and this is elsewhere.
+    """Whether a policy that does something does it here; False where it is elsewhere, and says `elsewhere = "raw"`.
 
     Raises:
-        BadRequest: it has, and requests of this dialect cannot carry it.
+        BadRequest: requests of this dialect cannot carry it.
     """
-    if not policy.stages and policy.render == "chat":
-        return False
     if policy.render in dialect.renders:
         return True
     if policy.elsewhere != "raw":

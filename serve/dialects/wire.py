@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from serve.config import Server
 from serve.dialects import outline
@@ -25,14 +25,14 @@ NULL = Raw(b"null")
 _fields = msgspec.json.Decoder(dict[str, Raw])
 # Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
 _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTALL)
+_NAME = 64  # bytes at a body's begin, where its first colon nearly always is
 _FIELDS = 1000  # at the top level; no API has a hundred
 _CROWD = 50_000  # keys, at any depth, that take no time worth a look beforehand
 _CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A parsed body. `fields` are its top-level fields without `trimtab`; `body` the bytes as they came."""
 
     fields: dict[str, Raw]
@@ -66,7 +66,10 @@ def parse(body: bytes, limits: Server) -> Request:
     if len(body) > _CROWD and body.count(b":") > _CROWD and outline.fields(body, _FIELDS) > _FIELDS:
         raise _crowded()  # before half a million of them are objects
     try:
-        body, fields = _split(body)
+        try:
+            fields = _fields.decode(body)
+        except msgspec.MsgspecError:
+            body, fields = _shielded(body)
         if not body.isascii():
             body.decode()  # the fields are decoded when they are needed; this must be known before
     except RecursionError:
@@ -92,13 +95,13 @@ def parse(body: bytes, limits: Server) -> Request:
     request = Request(
         fields,
         typed(fields, "model", str, ""),
-        typed(fields, "stream", bool, False),
+        typed(fields, "stream", bool, False) if "stream" in fields else False,
         options or {},
         body,
         options is not None,
     )
     for name in ("n", "best_of"):  # each is a multiplier of the work
-        if not 1 <= typed(fields, name, int, 1) <= limits.max_n:
+        if name in fields and not 1 <= typed(fields, name, int, 1) <= limits.max_n:
             raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
 
@@ -107,13 +110,13 @@ def _crowded() -> BadRequest:
     return BadRequest(f"the body has more than {_FIELDS} fields", code="too_many_fields")
 
 
-def _split(body: bytes) -> tuple[bytes, dict[str, Raw]]:
-    """The body and its fields; unpaired surrogates, which nothing here can decode, are marked in both."""
-    try:
-        return body, _fields.decode(body)
-    except msgspec.MsgspecError:
-        if (shielded := shield(body)) == body:
-            raise
+def _shielded(body: bytes) -> tuple[bytes, dict[str, Raw]]:
+    """The body and its fields, with marks for unpaired surrogates, which nothing here can decode.
+
+    Raises:
+        MsgspecError: it is no object for another reason.
+    """
+    shielded = shield(body)
     return shielded, _fields.decode(shielded)
 
 
@@ -129,13 +132,12 @@ def _repeated(body: bytes, fields: Mapping[str, Raw]) -> str | None:
 
     Without repetition the fields, one after the other, are the whole body.
     """
-    pairs = [(name.encode(), raw) for name, raw in fields.items()]
     # As nearly all clients write it, without blanks or with Python's own; b"%s" takes the bytes as they are. A large
     # body is not written anew for it.
-    if len(body) < _CROWD and body == b"{%s}" % b",".join([b'"%s":%s' % pair for pair in pairs]):
-        return None
-    if len(body) < _CROWD and body == b"{%s}" % b", ".join([b'"%s": %s' % pair for pair in pairs]):
-        return None
+    if len(body) < _CROWD:
+        comma, colon = (b", ", b'"%s": %s') if b'": ' in body[:_NAME] else (b",", b'"%s":%s')
+        if body == b"{%s}" % comma.join([colon % (name.encode(), raw) for name, raw in fields.items()]):
+            return None
     at = 0
     for name, raw in fields.items():
         member = _MEMBER.match(body, at)

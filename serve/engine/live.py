@@ -30,6 +30,7 @@ from serve.http.headers import request_headers
 
 log = logging.getLogger("trimtab.engines")
 
+_READY = ("ready", "unknown")
 _PROBED_S = 300.0  # after which a probe's result is asked for again: an engine may be upgraded
 
 
@@ -68,10 +69,11 @@ class LiveEngine:
         self.names: tuple[str, ...] = ()  # models that the engine listed
         self.base = is_base(spec)
         self.forms: dict[str, frozenset[str]] = {}  # by model: of `prompt_opt.layout.forms`, where it wants another
+        self.launched = spec.launched
         self.key = os.environ.get(spec.key_env) or None if spec.key_env else None
         self._files = Model()
         self.count, self.prompt_tokens = self._files.count, self._files.prompt_tokens
-        self._supports = frozenset(FEATURES if spec.supports is None else spec.supports)
+        self.supports = frozenset(FEATURES if spec.supports is None else spec.supports)  # FEATURES to ask of it
         self._apis: dict[str, tuple[bool, float]] = {}  # path -> whether the engine has it, when that was probed
         try:
             if spec.launched:
@@ -109,11 +111,13 @@ class LiveEngine:
         self.kind = kind
         self.counts = self.spec.stream_usage and kind != "transformers"  # whose streams always tell it
         if self.spec.supports is None:
-            self._supports = (
+            self.supports = (
                 of_transformers(Path(self.spec.model), self._files.config)
                 if kind == "transformers"
                 else frozenset(FEATURES)
             )
+        self.lacks = tuple([(name, used) for name, used in FEATURES.items() if name not in self.supports])
+        self.adapts = kind == "transformers"  # `must_adapt` may say so
 
     @property
     def checked(self) -> Pool | Contact | None:
@@ -135,7 +139,7 @@ class LiveEngine:
     @property
     def ready(self) -> bool:
         """Whether requests may be sent: it answers, or has not been asked yet."""
-        return self.state in ("ready", "unknown")
+        return self.state in _READY
 
     def stand_in(self, model: str) -> str:
         """What to send as the model where this engine stands in for another one, for which the name was meant."""
@@ -151,7 +155,7 @@ class LiveEngine:
         Raises:
             NotFound: a launched engine has no such model. One by URL says so itself.
         """
-        if not self.spec.launched:
+        if not self.launched:
             return model or self.model
         if model in ("", self.spec.public_name, self.model):
             return self.model
@@ -205,7 +209,7 @@ class LiveEngine:
 
     def require_ready(self) -> None:
         """Raises Unavailable, with the reason, unless the engine answers."""
-        if not self.ready:
+        if self.state not in _READY:
             why = f": {self.reason}" if self.reason else ""
             raise Unavailable(
                 f"engine {self.spec.name!r} is {self.state}{why}; try again soon", code="engine_not_ready"
@@ -224,8 +228,8 @@ class LiveEngine:
 
     def refuse(self, request: Request, chat: Chat | None) -> None:
         """Raises BadRequest naming the first thing in the request that this engine can't do."""
-        for feature, used in FEATURES.items():
-            if feature not in self._supports and used(request, chat):
+        for feature, used in self.lacks:
+            if used(request, chat):
                 what = self.kind or "its configuration"
                 raise BadRequest(
                     f"engine {self.spec.name!r} ({what}) does not support {feature!r}",
@@ -259,15 +263,10 @@ class LiveEngine:
         """Whether its streams end with [DONE]."""
         return self.kind != "transformers"
 
-    @property
-    def supports(self) -> frozenset[str]:
-        """The FEATURES that may be asked of it."""
-        return self._supports
-
     def speaks(self, path: str) -> bool:
         """Whether the engine has this API's path itself, so that a request of it needs no translation."""
         if path in PATHS or self.spec.supports is not None:
-            return path in PATHS or APIS.get(path) in self._supports
+            return path in PATHS or APIS.get(path) in self.supports
         return self._apis.get(path, (False, 0.0))[0]
 
     def must_probe(self, path: str) -> bool:

@@ -97,6 +97,7 @@ class Upstream:
         self._waiter: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
         self._decoder: Decoder | None = None
+        self._media: str | None = None
         # Told once, when nothing more is read of it; whether that is because the connection broke.
         self.on_over: Callable[[bool], None] | None = None
 
@@ -105,12 +106,23 @@ class Upstream:
         """By name in lower case; of several the last."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
 
-    @cached_property
+    @property
     def media(self) -> str:
         """The media type of what can be read as it is; "" for a coded body."""
-        if self.headers.get("content-encoding", "identity").lower() != "identity":
-            return ""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if self._media is None:
+            kind, coded = "", False
+            for name, value in self.raw_headers:
+                if name == b"content-type":
+                    kind = value.decode("latin-1")
+                elif name == b"content-encoding":
+                    coded = value.lower() != b"identity"
+            self._media = "" if coded else kind.partition(";")[0].strip().lower()
+        return self._media
+
+    @property
+    def coded(self) -> bool:
+        """Whether the body has a content coding."""
+        return self._connection.coded
 
     @property
     def streams(self) -> bool:
@@ -128,12 +140,12 @@ class Upstream:
     def decode(self) -> None:
         """Take a coding that we know off the body from here on: engines, or what stands before them, compress it though
         they are asked not to."""
-        for name, value in self.raw_headers if self._connection.coded else ():
+        for name, value in self.raw_headers:
             if name == b"content-encoding" and (coded := coding(value.decode("latin-1"))) in CODINGS:
                 self._decoder = Decoder(coded)
                 self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in _OF_THE_CODED]
                 self.__dict__.pop("headers", None)
-                self.__dict__.pop("media", None)
+                self._media = None
                 parts, self._parts, self._size = self._parts, [], 0
                 self.pieces(parts)
                 if self._ended:

@@ -44,6 +44,13 @@ class Wire(Protocol):
         """Close, once the client has had time to take its answer."""
 
 
+class Pulse(Protocol):
+    """What beats while an answer is awaited."""
+
+    def stop(self) -> None:
+        """Beat no more."""
+
+
 class Call:
     """A request and its answer, straight on uvicorn's protocol, which sees in it the cycle that it would make itself.
 
@@ -54,7 +61,23 @@ class Call:
     all of it is, `events` whether it is a stream of events (so an error can be its last one).
     """
 
+    # What most calls never change stands here, and costs them nothing.
     bodiless = False  # HEAD: an answer has no body
+    started = ended = events = False
+    status = 0
+    shape: Shape = PLAIN  # of errors
+    granted: Headers = ()  # headers for the browser of a page of another origin
+    extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
+    span: RequestSpan | None = None  # where requests are traced
+    limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
+    turn: Callable[[], None] | None = None  # ends the turn of a large body
+    grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
+    passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
+    pulse: Pulse | None = None  # sends comments while a stream is silent
+    more_body, disconnected = True, False
+    _chunked = _left = False
+    _waiter: asyncio.Future[None] | None = None
+    _task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
 
     def __init__(
         self,
@@ -69,24 +92,11 @@ class Call:
     ) -> None:
         """`keep` the connection afterwards; the client `expect`s a 100; it speaks HTTP/1.0, which is `old`."""
         self.path, self.query, self.headers = path, query, headers
-        self.started = self.ended = self.events = False
-        self.status = 0
-        self.shape: Shape = PLAIN  # of errors
-        self.granted: Headers = ()  # headers for the browser of a page of another origin
-        self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
-        self.span: RequestSpan | None = None  # where requests are traced
-        self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
-        self.turn: Callable[[], None] | None = None  # ends the turn of a large body
-        self.grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
-        self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
+        self.named = dict(reversed(headers))  # the first header of each name
         self._wire, self._expect, self._old = wire, expect and not old, old
-        self._chunked = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
-        self._left = False
         # What uvicorn's protocol reads and writes of a cycle.
         self.body = bytearray()  # so far
-        self.more_body, self.disconnected, self.keep_alive = True, False, keep
+        self.keep_alive = keep
 
     # -- as uvicorn's protocol sees it
 
@@ -132,7 +142,8 @@ class Call:
 
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name."""
-        return header(self.headers, name)
+        value = self.named.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def media(self) -> str:
@@ -201,6 +212,8 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._task = None
+        if self.pulse is not None:
+            self.pulse.stop()
         if kind is asyncio.CancelledError and self._left:
             task = asyncio.current_task()
             if task is not None and not task.uncancel():

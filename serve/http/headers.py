@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 
 _HOP_BY_HOP = frozenset(
@@ -48,13 +48,15 @@ def request_headers(
     """
     allowed = _allowed(more, account=key is None, credential=key_header if key is None and authorization else "")
     sent: dict[str, str] = {}
+    other = False  # a credential by another header than the engine's
     for raw, value in client:
         name = raw.lower()
         if name not in allowed:
+            other = other or name in _CREDENTIALS
             continue
         text = name.decode("ascii")
         sent[text] = f"{sent[text]}, {value.decode('latin-1')}" if text in sent else value.decode("latin-1")
-    if key is None and authorization and key_header not in sent:
+    if other and key is None and authorization and key_header not in sent:
         sent |= _credential(client, key_header)
     if fixed:
         sent |= fixed
@@ -82,21 +84,26 @@ def _allowed(more: frozenset[bytes], *, account: bool, credential: str) -> froze
     return _TO_ENGINE | more | (_ACCOUNT if account else frozenset()) | own
 
 
-def response_headers(engine: Iterable[tuple[bytes, bytes]], *, length: bool = False) -> list[tuple[bytes, bytes]]:
+def response_headers(engine: Collection[tuple[bytes, bytes]], *, length: bool = False) -> list[tuple[bytes, bytes]]:
     """What the client gets to see of an engine's headers, as ASGI's pairs.
 
     All but what concerns one connection only, the engine's host, or us (X-Trimtab-*, CORS). Content-Length stays
     where `length` says that the body is sent as it came. The engine's X-Request-Id is X-Engine-Request-Id here.
     """
-    pairs = [(name.lower(), value) for name, value in engine]
     dropped = _DROPPED_KEEPING_LENGTH if length else _DROPPED
-    if named := [value for name, value in pairs if name == b"connection"]:
-        dropped |= {token.strip().lower() for value in named for token in value.split(b",")}
-    kept = [
-        pair if pair[0] != b"x-request-id" else (b"x-engine-request-id", pair[1])
-        for pair in pairs
-        if pair[0] not in dropped and not pair[0].startswith(_OURS)
-    ]
-    if any(name == b"content-type" and b"json" not in value and b"event-stream" not in value for name, value in kept):
-        return [*(pair for pair in kept if pair[0] != _SANDBOX[0]), _SANDBOX]
-    return kept
+    kept: list[tuple[bytes, bytes]] = []
+    named: set[bytes] = set()  # by the header Connection: of this connection only
+    page = False
+    for raw, value in engine:
+        name = raw.lower()
+        if name in dropped:
+            if name == b"connection":
+                named |= {token.strip().lower() for token in value.split(b",")}
+        elif not name.startswith(_OURS):
+            if name == b"content-type" and b"json" not in value and b"event-stream" not in value:
+                page = True
+            kept.append((name if name != b"x-request-id" else b"x-engine-request-id", value))
+    if named:
+        named.add(b"connection")
+        return response_headers([pair for pair in engine if pair[0].lower() not in named], length=length)
+    return [*(pair for pair in kept if pair[0] != _SANDBOX[0]), _SANDBOX] if page else kept

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 
 from serve.http.call import EVENTS, Call
 
 _BEAT = b": waiting for the engine\n\n"
-_NONE = nullcontext()
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n")
 
 
-def heartbeat(call: Call, seconds: float, *, stream: bool) -> Heartbeat | AbstractContextManager[None]:
-    """A heartbeat of a stream; nothing where none is wanted."""
-    return Heartbeat(call, seconds) if seconds and stream else _NONE
+def heartbeat(call: Call, seconds: float) -> None:
+    """Begin the heartbeat of a stream, inside the call's block, whose end ends it."""
+    call.pulse = Heartbeat(call, seconds).start()
 
 
 class Heartbeat:
@@ -30,12 +27,14 @@ class Heartbeat:
         self._last: bytes = b""
         self._timer: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> Heartbeat:
+    def start(self) -> Heartbeat:
+        """Begin to wait for silence."""
         self._last = self._call.passed()
         self._wait()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """Send no more comments."""
         if self._timer is not None:
             self._timer.cancel()
 

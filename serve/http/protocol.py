@@ -16,10 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.errors import ApiError, BadRequest
 from serve.http.call import Call
+from serve.http.gate import Gate
 from serve.http.shape import PLAIN, Shape
 
-Judge = Callable[[bytes, Sequence[tuple[bytes, bytes]]], ApiError | None]  # method, headers -> why they are refused
-Grant = Callable[[bytes, Sequence[tuple[bytes, bytes]]], tuple[Sequence[tuple[bytes, bytes]], bool]]  # Cors.grant
 Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 _HEAD_S = 30.0  # for a request's head to be complete
@@ -41,16 +40,15 @@ class Protocol(HttpToolsProtocol):
         self,
         lines: Lines,
         shape: Shape = PLAIN,
-        judge: Judge | None = None,
-        grant: Grant | None = None,
+        gate: Callable[[], Gate] | None = None,
         **settings: Any,
     ) -> None:
         """`lines` by method and path; `shape` is that of an error where there is no line to say it.
 
-        `judge` sees every request's head first, whatever its path; `grant` says what browsers are told.
+        The `gate` of now sees every request's head first, whatever its path, and says what browsers are told.
         """
         super().__init__(**settings)
-        self._lines, self._shape, self._judge, self._grant = lines, shape, judge, grant
+        self._lines, self._shape, self._gate = lines, shape, gate
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client a bounded time for its first head."""
@@ -98,13 +96,15 @@ class Protocol(HttpToolsProtocol):
             return  # and again, without the offer
         path, query = _split(self.url)
         method = self.parser.get_method()
-        line = self._line(method.decode("ascii"), path)
+        line = self._lines.get((method.decode("ascii"), path)) or self._below(method.decode("ascii"), path)
         granted: Sequence[tuple[bytes, bytes]] = ()
-        if self._judge is not None and (error := self._judge(method, self.headers)) is not None:
-            line = _refusing(error, bodiless=method == b"HEAD")
-        elif self._grant is not None:
-            granted, preflight = self._grant(method, self.headers)
-            line = _preflight if preflight else line
+        if self._gate is not None:
+            gate = self._gate()
+            if (error := gate.refusal(method, self.headers)) is not None:
+                line = _refusing(error, bodiless=method == b"HEAD")
+            elif gate.cors.origins:
+                granted, preflight = gate.cors.grant(method, self.headers)
+                line = _preflight if preflight else line
         before = self.cycle
         waits = before is not None and not before.response_complete  # pipelined
         if waits:
@@ -119,7 +119,9 @@ class Protocol(HttpToolsProtocol):
             old = self.parser.get_http_version() < "1.1"
             keep = not old and self.parser.should_keep_alive()
             call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue, old=old)
-            call.shape, call.granted = self._shape, granted
+            call.shape = self._shape
+            if granted:
+                call.granted = granted
             self.cycle = call
             app: Any = line
             if waits:
@@ -129,12 +131,9 @@ class Protocol(HttpToolsProtocol):
                 self._start_asgi_task(call, app)
         self.headers = []  # for trailers, which are nobody's: as headers they could say what was decided without them
 
-    def _line(self, method: str, path: str) -> Callable[[Call], Awaitable[None]] | None:
-        """The line of a path; of one below /v1/NAME/ that is none itself, the line of "/v1/NAME/*"."""
-        line = self._lines.get((method, path))
-        if line is None and path.startswith("/v1/"):
-            line = self._lines.get((method, path[: path.find("/", 4) + 1] + "*"))
-        return line
+    def _below(self, method: str, path: str) -> Callable[[Call], Awaitable[None]] | None:
+        """The line of a path below /v1/NAME/ that has none itself: that of "/v1/NAME/*"."""
+        return self._lines.get((method, path[: path.find("/", 4) + 1] + "*")) if path.startswith("/v1/") else None
 
     def on_message_complete(self) -> None:
         """The body is whole, unless what follows is to be read again."""

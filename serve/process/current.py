@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import uvicorn
@@ -28,8 +28,6 @@ from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import Checked
-from serve.errors import ApiError
-from serve.http.cors import Headers
 from serve.http.gate import Gate
 from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
@@ -129,14 +127,6 @@ class Worker:
             if self.settings.ssl is not None and config.server.tls_cert:  # the files may be new under their old names
                 self.settings.ssl.load_cert_chain(config.server.tls_cert, config.server.tls_key or None)
             self.settings.timeout_graceful_shutdown = drain_s(config)
-
-    def judge(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
-        """Why a request may not go on, by its head; None where it may."""
-        return self.gate.refusal(method, headers)
-
-    def grant(self, method: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[Headers, bool]:
-        """What a browser is told of pages of other origins."""
-        return self.gate.cors.grant(method, headers)
 
     def checked(self) -> Iterator[Checked]:
         """What is to be asked in the background how it is."""

@@ -88,7 +88,7 @@ def _settings(worker: Worker) -> uvicorn.Config:
     server = worker.service.config.server
     return uvicorn.Config(
         Application(lambda: worker.service),
-        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, worker.judge, worker.grant)),
+        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, lambda: worker.gate)),
         ws="none",
         lifespan="off",
         access_log=False,

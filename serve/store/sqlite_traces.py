@@ -189,7 +189,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _listed(body: Mapping[str, Any]) -> tuple[str, str, str]:
     """Policy, key and outcomes of a trace; these as words between spaces: " urial=applied opo=skipped error "."""
-    stages = [f"{stage['stage']}={stage['status']}" for stage in body.get("stages", ())]
+    rows = body.get("stages")
+    stages = [f"{stage['stage']}={stage['status']}" for stage in rows] if rows else []
     wrong = ["error"] if body.get("error") or body.get("status", 0) >= 400 else []
     return body.get("policy") or "", body.get("key", ""), f" {' '.join([*(stages or ['none']), *wrong])} "
 

@@ -82,7 +82,9 @@ def finish_reason(body: bytes) -> Any:
 def usage(body: bytes) -> Mapping[str, Any] | None:
     """The usage of a whole answer, as the engine gave it."""
     found = _read(_usage, body)
-    return _counted(found.usage) if found is not None and isinstance(found.usage, dict) else None
+    if found is None or not isinstance(found.usage, dict):
+        return None
+    return found.usage if "prompt_tokens" in found.usage else _counted(found.usage)
 
 
 def _counted(usage: dict[str, Any]) -> Mapping[str, Any]:
