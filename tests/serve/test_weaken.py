@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gzip
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -248,3 +250,84 @@ async def test_stored_responses_are_reached_within_a_tenant_or_by_setting(
         for more in STORED[:4]:
             assert (await http.post(RESPONSES, json=body(RESPONSES) | more)).status_code == 200
         assert (await http.get(f"{RESPONSES}/resp_1")).status_code == 200
+
+
+def plain(content: bytes, *headers: str, version: str = "1.1", last: bool = True) -> bytes:
+    ending = ["Connection: close"] if last else []
+    head = [f"POST {CHAT} HTTP/{version}", "Host: 127.0.0.1", *ending, *headers]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + content
+
+
+async def said(url: str, data: bytes) -> bytes:
+    """All that a server answers on one connection until it closes it."""
+    where = httpx.URL(url)
+    reader, writer = await asyncio.open_connection(where.host, where.port)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+CHAT_BODY = json.dumps(body(CHAT)).encode()
+KIND = "Content-Type: application/json"
+CHUNKED = b"%x\r\n%s\r\n0\r\n" % (len(CHAT_BODY), CHAT_BODY)
+TWICE = gzip.compress(gzip.compress(CHAT_BODY))
+LENGTH = f"Content-Length: {len(CHAT_BODY)}"
+WIRES = {
+    "HTTP/1.0": plain(CHAT_BODY, KIND, LENGTH, version="1.0"),
+    "two in a row": plain(CHAT_BODY, KIND, LENGTH, last=False) + plain(CHAT_BODY, KIND, LENGTH),
+    "a trailer": plain(CHUNKED + b"X-Trimtab-Policy: raw\r\n\r\n", KIND, "Transfer-Encoding: chunked"),
+    "a folded header": plain(CHAT_BODY, KIND, "X-A: b\r\n X-Trimtab-Policy: raw", LENGTH),
+    "a blank before the colon": plain(CHAT_BODY, KIND, "X-Trimtab-Policy : raw", LENGTH),
+    "two lengths": plain(CHAT_BODY, KIND, LENGTH, "Content-Length: 5"),
+    "length and chunks": plain(CHUNKED + b"\r\n", KIND, LENGTH, "Transfer-Encoding: chunked"),
+    "two types": plain(CHAT_BODY, "Content-Type: text/plain", KIND, LENGTH),
+    "two codings": plain(CHAT_BODY, KIND, "Content-Encoding: identity", "Content-Encoding: gzip", LENGTH),
+    "gzip twice": plain(TWICE, KIND, "Content-Encoding: gzip, gzip", f"Content-Length: {len(TWICE)}"),
+    "gzip in gzip": plain(TWICE, KIND, "Content-Encoding: gzip", f"Content-Length: {len(TWICE)}"),
+    "an underscore": plain(CHAT_BODY, KIND, "X_Trimtab_Policy: raw", LENGTH),
+    "an absolute target": plain(CHAT_BODY, KIND, LENGTH).replace(b"POST /", b"POST http://127.0.0.1/"),
+    "another method by a header": plain(CHAT_BODY, KIND, "X-HTTP-Method-Override: GET", LENGTH),
+    "UTF-16": plain(CHAT_BODY.decode().encode("utf-16"), KIND, f"Content-Length: {2 * len(CHAT_BODY) + 2}"),
+    "two marks": plain(b"\xef\xbb\xbf" * 2 + CHAT_BODY, KIND, f"Content-Length: {len(CHAT_BODY) + 6}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WIRES)
+async def test_a_request_that_is_odd_on_the_wire_is_aligned_or_not_sent(
+    http: httpx.AsyncClient, engine: FakeUpstream, name: str
+) -> None:
+    answer = await said(str(http.base_url), WIRES[name])
+    for sent in asked(engine):
+        assert len(sent["messages"]) > 1
+    assert answer.count(b"urial=applied(3)") == len(asked(engine))
+    assert asked(engine) or b" 400 " in answer or b" 415 " in answer
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, "/v1/completions", f"{MESSAGES}/count_tokens"])
+async def test_a_form_is_no_json(http: httpx.AsyncClient, engine: FakeUpstream, path: str) -> None:
+    for more in ({"data": {"model": "echo", "prompt": "x"}}, {"files": {"messages": (None, "[]")}}):
+        assert (await http.post(path, **more)).status_code == 415  # type: ignore[arg-type]
+    assert not asked(engine)
+
+
+async def test_an_audio_path_takes_json_and_forms_under_a_policy_alike(
+    http: httpx.AsyncClient, engine: FakeUpstream
+) -> None:
+    path = "/v1/audio/transcriptions"
+    for kind in ("application/json", "application/json; a=b", "multipart/form-data; boundary=x", "text/plain", ""):
+        data = (
+            b'{"model":"echo"}'
+            if "x" not in kind
+            else b'--x\r\nContent-Disposition: form-data; name="m"\r\n\r\n1\r\n--x--'
+        )
+        answer = await http.post(path, content=data, headers={"content-type": kind} if kind else {})
+        assert answer.status_code in (400, 415)
+    assert not engine.posts
+
+
+async def test_a_query_chooses_nothing(http: httpx.AsyncClient, engine: FakeUpstream) -> None:
+    answer = await http.post(f"{CHAT}?policy=raw&trimtab=%7B%7D&X-Trimtab-Policy=raw", json=body(CHAT))
+    assert answer.headers["x-trimtab-applied"] == "urial=applied(3)"
