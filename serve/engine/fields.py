@@ -24,6 +24,7 @@ GUARDED: Mapping[str, str] = {
     "kv_transfer_params": "cache", "disaggregated_params": "cache", "cache_salt": "cache", "extra_key": "cache",
     "session_params": "cache", "vllm_xargs": "internals", "logits_processors": "internals",
     "custom_logit_processor": "internals", "lora_path": "internals", "chat_template": "chat template",
+    "template": "chat template",
     "chat_template_kwargs": "chat template", "prompt_token_ids": "prompt", "input_ids": "prompt",
     "prompt_embeds": "prompt", "input_embeds": "prompt", "truncate_prompt_tokens": "prompt",
     "previous_input_messages": "prompt", "prompt_id": "prompt", "transforms": "prompt", "n_keep": "prompt",

@@ -25,6 +25,9 @@ url = "{url}"
 [policy.safe]
 stages = ["urial"]
 render = "chat"
+[policy.base]
+stages = ["urial"]
+render = "base"
 """
 RESPONSE = {"id": "resp_1", "object": "response", "status": "completed", "output": [], "usage": None}
 MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn"}
@@ -132,6 +135,15 @@ async def test_a_second_conversation_beside_the_aligned_one_is_refused(
     http: httpx.AsyncClient, engine: FakeUpstream, path: str, more: dict[str, Any]
 ) -> None:
     answer = await http.post(path, json=body(path, **more))
+    assert (answer.status_code, next(iter(more)) in answer.text) == (400, True)
+    assert not asked(engine)
+
+
+@pytest.mark.parametrize("more", [{"input": "x"}, {"messages": []}, {"template": "x"}])
+async def test_so_is_one_beside_a_prompt(http: httpx.AsyncClient, engine: FakeUpstream, more: dict[str, Any]) -> None:
+    answer = await http.post(
+        "/v1/completions", json={"model": "echo", "prompt": "hi"} | more, headers={"x-trimtab-policy": "base"}
+    )
     assert (answer.status_code, next(iter(more)) in answer.text) == (400, True)
     assert not asked(engine)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from prompt_opt.core import Chat, Message
 from serve.config import Server
-from serve.dialects.wire import Raw, Request, typed
+from serve.dialects.wire import Raw, Request, refuse_beside, typed
 from serve.errors import BadRequest
 
 # Fields that put the prompt into the answer, or more than one text around it.
@@ -21,6 +21,7 @@ def chat(request: Request, limits: Server) -> Chat:
     Raises:
         BadRequest: the prompt is no single text, or the request holds what one turn has no place for.
     """
+    refuse_beside(request, "input", "messages")
     for name in _NO_TURN:
         if request.value(name) not in (None, False, ""):
             raise _refused(name, f"{name} has no place in the prompt that this policy writes")
