@@ -2,14 +2,15 @@
 
     Chat --stages--> Advice --lay_out--> Prompt --engine--> answer
 
-Everything here is immutable data; behaviour lives in the stages, the pipeline and the layout.
+Everything here is immutable data; behaviour lives in the stages, the pipeline and the layout. What a request is made of
+piece by piece is a `msgspec.Struct`, which is made, compared and hashed in a tenth of a dataclass's time.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -24,8 +25,7 @@ ADDED: tuple[Origin, ...] = ("profile", "pinned", "retrieved", "rewrite")  # by 
 SYSTEM_ROLES = ("system", "developer")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One chat message.
 
     `raw` is the client's own JSON for it. A message that no stage edits goes upstream as these very bytes, so
@@ -68,7 +68,7 @@ class Message:
             own = {id(part): raw for part, raw in zip(self.content, parts, strict=True)}
         kept = content if isinstance(content, str) else [own.get(id(part), part) for part in content]
         fields["content"] = msgspec.Raw(msgspec.json.encode(kept))
-        return replace(self, content=content, raw=msgspec.json.encode(fields))
+        return Message(self.role, content, self.tool, msgspec.json.encode(fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ class Chat:
     continued: bool = False  # the engine holds earlier turns, which `messages` go on from
 
 
-@dataclass(frozen=True, slots=True)
-class Exemplar:
+class Exemplar(msgspec.Struct, frozen=True):
     """One constant, restyled example of URIAL (arXiv 2312.01552, section 3.2).
 
     `raw` is the example's exact text in a prompt file of the original project, or "" where the layout writes it.
@@ -144,8 +143,7 @@ class Outcome:
         return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """A piece of the prompt and its origin. In the base render the prompt is the spans' texts, joined."""
 
     origin: Origin
@@ -153,8 +151,7 @@ class Span:
     message: int | None = None  # index into Prompt.messages, in the chat render
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(msgspec.Struct, frozen=True):
     """What goes upstream: `messages` for /v1/chat/completions, or `text` for /v1/completions.
 
     `stops` are strings that end a base model's answer; each begins at a line start, so begins with "\\n". `fence` is
@@ -170,7 +167,7 @@ class Prompt:
     @property
     def text(self) -> str | None:
         """The base render's text; None for a chat."""
-        return None if self.messages is not None else "".join(span.text for span in self.spans)
+        return None if self.messages is not None else "".join([span.text for span in self.spans])
 
 
 @dataclass(frozen=True, slots=True)

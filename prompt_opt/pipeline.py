@@ -90,7 +90,7 @@ async def advise(chat: Chat, ctx: Context, stages: Sequence[Stage]) -> tuple[Adv
         results = [await _ask(stages[0], chat, ctx)]
     else:
         results = list(await asyncio.gather(*(_ask(stage, chat, ctx) for stage in stages)))
-    outcomes = tuple(outcome for _, outcome in results)
+    outcomes = tuple([outcome for _, outcome in results])
     strict = ctx.policy.on_error == "fail"
     for outcome, stage in zip(outcomes, stages, strict=True):
         if outcome.status in ("failed", "timed_out") and (strict or stage.required):

@@ -74,6 +74,18 @@ def answered(path: str, policy: str, status: int) -> Counter:
 
 
 @lru_cache(1024)
+def staged(stage: str, status: str) -> Counter:
+    """Outcomes of a stage that had a status."""
+    return stages.labels(stage, status)
+
+
+@lru_cache(256)
+def took(stage: str) -> Histogram:
+    """Seconds in a stage."""
+    return stage_seconds.labels(stage)
+
+
+@lru_cache(1024)
 def waited(policy: str) -> Histogram:
     """Seconds to the first byte under a policy."""
     return first_byte.labels(policy)

@@ -74,6 +74,8 @@ def _escape_specials(text: str, specials: frozenset[str]) -> str:
 
 def _holds(text: str, part: str) -> bool:
     """`part in text`, in steps that are short."""
+    if len(text) <= _SLICE:
+        return part in text
     return any(text.find(part, at, at + _SLICE + len(part)) >= 0 for at in range(0, len(text), _SLICE))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from functools import lru_cache
 from typing import Literal
 
 
@@ -30,12 +31,12 @@ class Ending:
         self.length = 0  # characters of the answer passed on so far
         self._anchored = [_Stop(stop) for stop in stops]
         self._stops = [*self._anchored, *(_Stop(stop) for stop in client if stop)]
-        self._news = re.compile(f"[{re.escape(''.join(dict.fromkeys(stop.text[0] for stop in self._stops)))}\n]")
+        self._news = _scan("".join(dict.fromkeys([stop.text[0] for stop in self._stops])))
         self._tail = _Tail(fence)
         for stop in self._anchored:
             stop.step("\n")
         # Where the answer would end before each of the last characters; before the first one, at the start.
-        self._cuts: deque[int] = deque([0], maxlen=max((len(stop.text) for stop in self._stops), default=1))
+        self._cuts: deque[int] = deque([0], maxlen=max([1, *[len(stop.text) for stop in self._stops]]))
         self._held: list[str] = []
 
     def feed(self, piece: str) -> str:
@@ -61,8 +62,11 @@ class Ending:
 
     def _skip(self, piece: str, i: int) -> int:
         """The next character that matters: inside a line of text, the newline or what a stop begins with."""
-        if not self._tail.plain or any(stop.size for stop in self._stops):
+        if not self._tail.plain:
             return i
+        for stop in self._stops:
+            if stop.size:
+                return i
         news = self._news.search(piece, i)
         j = news.start() if news else len(piece)
         self._tail.at += j - i
@@ -94,14 +98,7 @@ class _Stop:
     """One stop string, and how much of it the text so far ends with (Knuth, Morris and Pratt)."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.size = text, 0
-        self._back = [0] * len(text)
-        size = 0
-        for i in range(1, len(text)):
-            while size and text[i] != text[size]:
-                size = self._back[size - 1]
-            size += text[i] == text[size]
-            self._back[i] = size
+        self.text, self.size, self._back = text, 0, _back(text)
 
     def step(self, char: str) -> bool:
         """Take a character; whether the stop is complete."""
@@ -109,6 +106,24 @@ class _Stop:
             self.size = self._back[self.size - 1]
         self.size += self.text[self.size] == char
         return self.size == len(self.text)
+
+
+@lru_cache(256)
+def _back(stop: str) -> tuple[int, ...]:
+    """For each prefix of a stop, the length of the longest one that it ends with."""
+    back, size = [0] * len(stop), 0
+    for i in range(1, len(stop)):
+        while size and stop[i] != stop[size]:
+            size = back[size - 1]
+        size += stop[i] == stop[size]
+        back[i] = size
+    return tuple(back)
+
+
+@lru_cache(256)
+def _scan(chars: str) -> re.Pattern[str]:
+    """Finds the next newline or one of these characters."""
+    return re.compile(f"[{re.escape(chars)}\n]")
 
 
 class _Tail:

@@ -6,10 +6,10 @@ What the policy says stays; only where it stands, or what stands beside it, chan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import takewhile
 
 import msgspec
+from msgspec.structs import replace
 
 from prompt_opt.core import SYSTEM_ROLES, Message, Prompt, Span
 

@@ -79,7 +79,7 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     out: list[Message] = []
 
     def put(message: Message, pieces: Iterable[tuple[Origin, str]]) -> None:
-        spans.extend(Span(origin, text, len(out)) for origin, text in pieces if text)
+        spans.extend([Span(origin, text, len(out)) for origin, text in pieces if text])
         out.append(message)
 
     leading = list(takewhile(lambda m: m.role in SYSTEM_ROLES, chat.messages))
@@ -99,7 +99,9 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     turns, told = _exemplars(advice.exemplars, len(out))
     out += turns
     spans += told
-    last = max((i for i, m in enumerate(rest) if m.role == "user"), default=-1)
+    last = len(rest) - 1
+    while last >= 0 and rest[last].role != "user":
+        last -= 1
     for i, message in enumerate(rest):
         if i == last:
             for demo in advice.demos:
@@ -116,9 +118,9 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
 def _exemplars(exemplars: tuple[Exemplar, ...], at: int) -> tuple[tuple[Message, ...], tuple[Span, ...]]:
     """The exemplars as turns from message `at` on, and their spans: a policy's are the same for every request."""
     said = [turn for e in exemplars for turn in (("user", e.user), ("assistant", e.assistant))]
-    turns = (Message(role, text) for role, text in said)
+    turns = [Message(role, text) for role, text in said]
     spans = (Span("profile", text, i) for i, (_, text) in enumerate(said, at) if text)
-    return tuple(replace(turn, raw=turn.json()) for turn in turns), tuple(spans)
+    return tuple(Message(turn.role, turn.content, raw=turn.json()) for turn in turns), tuple(spans)
 
 
 def _prepend(message: Message, text: str) -> Message:

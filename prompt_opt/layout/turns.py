@@ -23,8 +23,7 @@ class NoPlace(ValueError):
     """The chat holds something that a base model's prompt has no place for; the message names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     """A part of a turn's text; `label` names it in the notes on what safety changed, "" is the profile's own."""
 
     origin: Origin
@@ -41,9 +40,9 @@ def base_prompt(chat: Chat, advice: Advice, profile: Profile, specials: Collecti
     _refuse(chat)
     sheet = _Sheet(profile, specials)
     sheet.head(advice)
-    if rules := sheet.safe("pinned", pinned(advice.pinned)):
+    if advice.pinned and (rules := sheet.safe("pinned", pinned(advice.pinned))):
         sheet.aside([("pinned", rules)])
-    if system := "\n\n".join(m.text for m in chat.messages if m.role in SYSTEM_ROLES and m.text):
+    if system := "\n\n".join([m.text for m in chat.messages if m.role in SYSTEM_ROLES and m.text]):
         system = sheet.safe("system", system)
         fence = fence_for(system, profile.fence or "```")
         sheet.aside([("profile", f"{_SYSTEM_HEADING}\n{fence}\n"), ("system", system), ("profile", f"\n{fence}")])
@@ -56,7 +55,7 @@ def base_prompt(chat: Chat, advice: Advice, profile: Profile, specials: Collecti
     for i, (role, text) in enumerate(turns):
         last = i == len(turns) - 1
         asked = sheet.turn(role, _question(text, advice) if last else [_Piece("history", "history", text)])
-    prefill = sheet.safe("prefill", prefill)
+    prefill = sheet.safe("prefill", prefill) if prefill else ""
     # A question that holds long fences may want them in its answer: the answer's own fence outgrows both.
     fence = fence_for(f"{asked}\n{prefill}", profile.fence) if profile.fence else ""
     sheet.add("profile", sheet.opening("assistant", fence))
@@ -98,7 +97,8 @@ class _Sheet:
             return text
         markers = (self.profile.user_marker, self.profile.assistant_marker)
         text, done = defuse(text, markers, self.specials, self.profile.fence[:1] or "`")
-        self.notes += [f"{label}: {note}" for note in done]
+        if done:
+            self.notes += [f"{label}: {note}" for note in done]
         return text
 
     def head(self, advice: Advice) -> None:
@@ -135,7 +135,7 @@ class _Sheet:
 
     def turn(self, role: str, pieces: Sequence[_Piece]) -> str:
         """Write a turn; return its text."""
-        texts = [self._harmless(piece) if piece.label else piece.text for piece in pieces]
+        texts = [self._harmless(piece) if piece.label and piece.text else piece.text for piece in pieces]
         whole = "".join(texts)
         fence = fence_for(whole, self.profile.fence) if self.profile.fence else ""
         self.add("profile", self.opening(role, fence))
@@ -159,7 +159,7 @@ class _Sheet:
         texts = [Span(origin, text) for origin, text in self._pieces]
         if not self.profile.preamble or not texts[0].text.startswith(self.profile.preamble):
             texts[0] = Span(texts[0].origin, texts[0].text.lstrip("\n"))
-        return tuple(span for span in texts if span.text)
+        return tuple([span for span in texts if span.text])
 
     def _harmless(self, piece: _Piece) -> str:
         """The piece, made harmless; where turns have no fence, no code block in it is left open."""
@@ -181,6 +181,8 @@ def _shown(profile: Profile, exemplars: tuple[Exemplar, ...], specials: frozense
 def _question(text: str, advice: Advice) -> list[_Piece]:
     """The last user turn: rules, the text or its rewrite, the complement."""
     asked = _Piece("user", "user", text) if advice.rewrite is None else _Piece("rewrite", "rewrite", advice.rewrite)
+    if not advice.principles and not advice.complement:
+        return [asked]
     before, behind = retrieved(advice.principles, advice.frame)
     return [
         _Piece("retrieved", "retrieved", before),

@@ -73,17 +73,20 @@ async def align(order: Order) -> Alignment:
     if not order.native:
         order.dialect.refuse_untranslatable(order.request)
     if policy.render == "chat":
-        engine.refuse_chat(order.service.config)
+        if engine.base:
+            engine.refuse_chat(order.service.config)
     elif len(order.chat.messages) > (most := order.service.config.server.max_messages):
         raise BadRequest(f"messages holds more than {most}", param="messages")
-    engine.refuse(request, order.chat)
+    if engine.lacks:
+        engine.refuse(request, order.chat)
     said = prompting.refuse_unplaced(request) if policy.render == "base" else ()
-    said += notes(policy, engine, "cache_salt" in request.fields)
     deadline = time.monotonic() + policy.budget_ms / 1000
     tenant = order.caller.tenant
     options = order.caller.options(request.options)
     context = Context(policy, tenant, options, deadline, engine.count, key=order.caller.name)
-    on_behalf.set(of_tenant(order.service.config, policy, tenant))
+    if policy.cache_salt == "tenant":
+        said += notes(policy, engine, "cache_salt" in request.fields)
+        on_behalf.set(of_tenant(order.service.config, policy, tenant))
     advice, outcomes = await advise(order.chat, context, order.service.stages[policy.name])
     prompt, outcomes = await laid_out(engine, request, order.chat, advice, outcomes, policy)
     if (policy.on_error == "fail" and any(it.status == "skipped" and it.reason == "context" for it in outcomes)) or (
@@ -143,12 +146,12 @@ async def laid_out(
 
     def count(prompt: Prompt) -> int:
         # A token is at least a byte, so a prompt of few bytes needs no counting.
-        size = sum(len(span.text.encode()) for span in prompt.spans) + 16 * len(prompt.spans)
+        size = sum([len(span.text.encode()) for span in prompt.spans]) + 16 * len(prompt.spans)
         return size if room is None or size <= room else engine.prompt_tokens(prompt)
 
     args = (chat, advice, outcomes, policy, room, count, engine.specials)
     try:
-        if sum(len(m.text) for m in chat.messages) > _LONG:
+        if sum([len(m.text) for m in chat.messages]) > _LONG:
             return await asyncio.to_thread(fit, *args)
         return fit(*args)
     except NoPlace as error:
@@ -158,7 +161,7 @@ async def laid_out(
 def outgoing(order: Order, prompt: Prompt) -> Outgoing:
     """The prompt as a body for the engine, in the API that it speaks."""
     policy, engine, request = order.policy, order.engine, order.plain
-    own = salt(order.service.config, policy, engine, order.caller.tenant)
+    own = salt(order.service.config, policy, engine, order.caller.tenant) if policy.cache_salt == "tenant" else ""
     prefix = policy.digest + own if policy.stages else ""
     if prompt.messages is None:
         body = msgspec.json.encode(_text_fields(order, prompt, own))
@@ -168,9 +171,10 @@ def outgoing(order: Order, prompt: Prompt) -> Outgoing:
     else:
         path = openai_chat.path
         body = chat_body(request, order.dialect.messages(prompt.messages), order.model, own)
-    if engine.must_adapt(request.fields):
+    if engine.adapts and engine.must_adapt(request.fields):
         body = msgspec.json.encode(engine.adapt(msgspec.json.decode(body, type=dict[str, msgspec.Raw])))
-    return counting(engine, request, Outgoing(path, body, prefix))
+    out = Outgoing(path, body, prefix)
+    return counting(engine, request, out) if request.stream else out
 
 
 def _text_fields(order: Order, prompt: Prompt, own: str) -> dict[str, object]:
@@ -190,10 +194,12 @@ def _text_fields(order: Order, prompt: Prompt, own: str) -> dict[str, object]:
 
 def translation(order: Order, prompt: Prompt, ident: str, model: str) -> Translation:
     """What turns the engine's answer into the client's dialect."""
-    n = order.plain.value("n", 1)
-    reader: ChatReader | TextReader = ChatReader(n)
+    n = order.plain.value("n", 1) if "n" in order.plain.fields else 1
+    reader: ChatReader | TextReader
     if prompt.messages is None:
         reader = TextReader(prompt, stops(order.plain), n, logprobs(order.plain))
+    else:
+        reader = ChatReader(n)
     return Translation(reader, order.dialect.writer(order.request, ident, model, int(time.time())))
 
 

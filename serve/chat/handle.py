@@ -120,8 +120,9 @@ async def _aligned(call: Call, record: Record, order: Order) -> None:
     """
     policy = order.policy
     aligned = record.alignment
-    used = forms.known(order.engine, order.model)
-    record.alignment = forms.shape(aligned, used)
+    used = forms.known(order.engine, order.model) if order.engine.forms else frozenset()
+    if used:
+        record.alignment = forms.shape(aligned, used)
     sent, refusal = await _ask(call, order, record), None
     while sent.upstream.status in _REFUSALS and record.alignment.advice != Advice():
         with sent.upstream:

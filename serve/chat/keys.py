@@ -26,7 +26,9 @@ class Caller:
 
     def options(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """A request's own options, and the key's region and language where it names none."""
-        own = {"region": self.key.region, "language": self.key.language} if self.key else {}
+        if self.key is None:
+            return asked
+        own = {"region": self.key.region, "language": self.key.language}
         return {**asked, **{name: value for name, value in own.items() if value and not asked.get(name)}}
 
     def may(self, right: str) -> bool:

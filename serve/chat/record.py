@@ -221,8 +221,8 @@ def account(record: Record, status: int, traces: Traces) -> None:
     policy = record.selection.policy.name if record.selection else ""
     metrics.answered(record.path, policy, status).inc()
     for outcome in record.alignment.outcomes:
-        metrics.stages.labels(outcome.stage, outcome.status).inc()
-        metrics.stage_seconds.labels(outcome.stage).observe(outcome.ms / 1000)
+        metrics.staged(outcome.stage, outcome.status).inc()
+        metrics.took(outcome.stage).observe(outcome.ms / 1000)
         if "rewriter" in outcome.detail:
             detail = outcome.detail
             cached = "yes" if detail["cached"] else "no"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -15,6 +14,7 @@ from serve.dialects.dialect import BadEvent, Reader
 from serve.dialects.translation import Translation
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
+from serve.errors import ApiError
 from serve.http.call import EVENTS, JSON, Call
 from serve.http.headers import response_headers
 
@@ -35,18 +35,10 @@ async def translate(
         call.passed = lambda: chunk
         await call.write(chunk)
     try:
-        async with aclosing(sse.events(upstream.chunks()) if upstream.streams else _only(upstream)) as events:
-            async for event in events:
-                answer.saw_first_byte()
-                if stream and answer.meter is not None:
-                    answer.meter(1)
-                chunk = it.feed(event)
-                if reader.error is not None:
-                    raise reported(engine, without_key(engine, _message(reader.error).encode()).decode())
-                if stream:
-                    await call.write(chunk)
-                if reader.finished:
-                    break
+        if upstream.streams:
+            await _events(call, answer, engine, upstream, it, stream=stream)
+        else:
+            await _only(call, answer, engine, upstream, it, stream=stream)
         if not reader.complete:
             raise UpstreamError(message="the answer ended before it was complete")
     except (BadEvent, sse.TooLong) as error:
@@ -67,9 +59,44 @@ async def translate(
         await upstream.done()
 
 
-async def _only(upstream: Upstream) -> AsyncGenerator[bytes, None]:
+async def _events(
+    call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream, it: Translation, *, stream: bool
+) -> None:
+    async with aclosing(sse.events(upstream.chunks())) as events:
+        async for event in events:
+            answer.saw_first_byte()
+            if stream and answer.meter is not None:
+                answer.meter(1)
+            chunk = it.feed(event)
+            if it.reader.error is not None:
+                raise _reported(engine, it.reader)
+            if stream:
+                await call.write(chunk)
+            if it.reader.finished:
+                break
+
+
+async def _only(
+    call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream, it: Translation, *, stream: bool
+) -> None:
     """An answer that is no stream, as its only event."""
-    yield await upstream.read(REPLY_LIMIT)
+    event = await upstream.read(REPLY_LIMIT)
+    answer.saw_first_byte()
+    if stream and answer.meter is not None:
+        answer.meter(1)
+    chunk = b""
+    if stream:
+        chunk = it.feed(event)
+    else:
+        it.take(event)
+    if it.reader.error is not None:
+        raise _reported(engine, it.reader)
+    if chunk:
+        await call.write(chunk)
+
+
+def _reported(engine: LiveEngine, reader: Reader) -> ApiError:
+    return reported(engine, without_key(engine, _message(reader.error).encode()).decode())
 
 
 def _message(error: Any) -> str:

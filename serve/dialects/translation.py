@@ -25,11 +25,15 @@ class Translation:
         Raises:
             BadEvent: it is no part of an answer.
         """
+        return self._events(self.take(data))
+
+    def take(self, data: bytes) -> Sequence[Piece]:
+        """The same without writing events, for an answer that is written whole."""
         pieces = self.reader.feed(data)
         if self.reader.meta and not self._described:
             self._described = True
             self._writer.describe(self.reader.meta)
-        return self._events(pieces)
+        return pieces
 
     def closing(self, usage: Mapping[str, Any]) -> bytes:
         """The events that end the stream: held back text, finish reasons, and what the dialect ends on."""

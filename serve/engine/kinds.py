@@ -9,13 +9,14 @@ from typing import Any
 # Request fields that OpenAI does not have but engines of these kinds do.
 _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
 _VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhere: only a rewriter's decoding has them
+_OWN = _EXTENSIONS | _VLLM_ONLY
 
 
 def unknown(kind: str, names: Iterable[str]) -> list[str]:
     """Those of a profile's decoding settings that `adapt` leaves out, sorted."""
     if kind in ("vllm", "transformers"):
         return []
-    return sorted(name for name in names if name in _EXTENSIONS or name in _VLLM_ONLY)
+    return sorted(_OWN.intersection(names))
 
 
 def must_adapt(kind: str, fields: Iterable[str]) -> bool:

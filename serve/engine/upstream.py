@@ -86,6 +86,7 @@ class Upstream:
     """One response, from the moment its headers are in. Read it to its end, or `abort` it."""
 
     status = 0
+    coded = False  # the body has a content coding
     raw_headers: list[tuple[bytes, bytes]]  # their names in lower case
 
     def __init__(self, connection: Connection) -> None:
@@ -120,11 +121,6 @@ class Upstream:
         return self._media
 
     @property
-    def coded(self) -> bool:
-        """Whether the body has a content coding."""
-        return self._connection.coded
-
-    @property
     def streams(self) -> bool:
         """Whether the answer is a stream of events."""
         return self.status == 200 and self.media == "text/event-stream"
@@ -156,7 +152,7 @@ class Upstream:
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Take status and headers."""
-        self.status, self.raw_headers = status, headers
+        self.status, self.raw_headers, self.coded = status, headers, self._connection.coded
         self._wake()
 
     def pieces(self, parts: list[bytes]) -> None:

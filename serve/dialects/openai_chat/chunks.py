@@ -31,16 +31,11 @@ class ChatWriter:
         self._id, self._model, self._created, self._n = ident, model, created, n
         self._logprobs, self._usage_chunk = logprobs, usage_chunk
         self._meta: Mapping[str, Any] = {}
-        self._head = b""
-        self.describe({})
+        self._known = b""
 
     def describe(self, meta: Mapping[str, Any]) -> None:
         """Give the engine's fingerprint and tier in every chunk from here on."""
-        self._meta = meta
-        head = {
-            "id": self._id, "object": "chat.completion.chunk", "created": self._created, "model": self._model, **meta
-        }  # fmt: skip
-        self._head = b"data: " + _encode(head)[:-1] + b',"choices":['
+        self._meta, self._known = meta, b""
 
     def start(self) -> bytes:
         """The first chunk of every choice, which gives the role."""
@@ -61,7 +56,7 @@ class ChatWriter:
 
     def close(self, usage: Mapping[str, Any]) -> bytes:
         """The usage, if it was asked for, and [DONE]."""
-        return (self._head + b'],"usage":' + _encode(usage) + b"}\n\n" if self._usage_chunk else b"") + DONE
+        return (self._head() + b'],"usage":' + _encode(usage) + b"}\n\n" if self._usage_chunk else b"") + DONE
 
     def whole(self, choices: Sequence[Choice], usage: Mapping[str, Any]) -> bytes:
         """The chat completion."""
@@ -75,9 +70,16 @@ class ChatWriter:
         head = {"id": self._id, "object": "chat.completion", "created": self._created, "model": self._model}
         return _encode({**head, "choices": rows, "usage": usage, **self._meta})
 
+    def _head(self) -> bytes:
+        """What every chunk begins with; a whole answer has no need of it."""
+        if not self._known:
+            head = {"id": self._id, "object": "chat.completion.chunk", "created": self._created, "model": self._model}
+            self._known = b"data: " + _encode({**head, **self._meta})[:-1] + b',"choices":['
+        return self._known
+
     def _chunk(self, index: int, delta: dict[str, Any], logprobs: Any, finish_reason: str | None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head + _encode(choice) + (b'],"usage":null}\n\n' if self._usage_chunk else b"]}\n\n")
+        return self._head() + _encode(choice) + (b'],"usage":null}\n\n' if self._usage_chunk else b"]}\n\n")
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

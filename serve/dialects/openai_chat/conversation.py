@@ -105,7 +105,7 @@ def chat_body(request: Request, messages: Sequence[Message], model: str, salt: s
 def max_tokens(request: Request) -> int | None:
     """What the client allows an answer to have, by either name."""
     for name in ("max_completion_tokens", "max_tokens"):
-        if (value := typed(request.fields, name, int, None)) is not None:
+        if name in request.fields and (value := typed(request.fields, name, int, None)) is not None:
             if value < 1:
                 raise BadRequest(f"{name} must be at least 1", param=name)
             return int(value)
@@ -114,8 +114,11 @@ def max_tokens(request: Request) -> int | None:
 
 def loose_max_tokens(request: Request) -> int:
     """The same as far as it makes sense, else 1: where we send the client's value on as it is, the engine judges it."""
-    values = (request.value(name) for name in ("max_completion_tokens", "max_tokens"))
-    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), 1)
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = request.value(name) if name in request.fields else None
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return 1
 
 
 def stops(request: Request) -> tuple[str, ...]:
@@ -124,6 +127,8 @@ def stops(request: Request) -> tuple[str, ...]:
     Raises:
         BadRequest: `stop` is neither a string nor a list of strings.
     """
+    if "stop" not in request.fields:
+        return ()
     stop = request.value("stop", ())
     stop = (stop,) if isinstance(stop, str) else stop
     if not isinstance(stop, (list, tuple)) or not all(isinstance(s, str) for s in stop):
@@ -137,6 +142,8 @@ def logprobs(request: Request) -> int | None:
     Raises:
         BadRequest: not OpenAI's boolean and its number up to 20.
     """
+    if "logprobs" not in request.fields and "top_logprobs" not in request.fields:
+        return None
     wanted = typed(request.fields, "logprobs", bool, False)
     top = typed(request.fields, "top_logprobs", int, 0)
     if not 0 <= top <= 20:
@@ -146,5 +153,5 @@ def logprobs(request: Request) -> int | None:
 
 def includes_usage(request: Request) -> bool:
     """Whether the stream is to end with a chunk that tells the usage."""
-    options = typed(request.fields, "stream_options", dict, {})
+    options = typed(request.fields, "stream_options", dict, {}) if "stream_options" in request.fields else {}
     return options.get("include_usage") is True

@@ -121,7 +121,7 @@ class ChatReader:
     @property
     def complete(self) -> bool:
         """Every choice has ended."""
-        return all(choice.finish for choice in self.choices)
+        return "" not in [choice.finish for choice in self.choices]
 
     @property
     def finished(self) -> bool:

@@ -125,7 +125,7 @@ class TextReader:
     @property
     def complete(self) -> bool:
         """Every choice has ended, by our stop or the engine's word."""
-        return all(choice.finish for choice in self._rows)
+        return "" not in [choice.finish for choice in self._rows]
 
     def feed(self, data: bytes) -> list[Piece]:
         """A whole completion or one event of its stream in; pieces out, possibly none.

@@ -28,6 +28,7 @@ _UNHEARD = (
     "prompt_cache_retention", "chat_template", "chat_template_kwargs", "add_generation_prompt",
     "continue_final_message",
 )  # fmt: skip
+_UNPLACED = frozenset([*_REFUSED, *_NOT_CHATS, *_UNHEARD])
 
 
 def refuse_unplaced(request: Request) -> tuple[str, ...]:
@@ -36,6 +37,8 @@ def refuse_unplaced(request: Request) -> tuple[str, ...]:
     Raises:
         BadRequest: naming the field.
     """
+    if _UNPLACED.isdisjoint(request.fields):
+        return ()
     for name, harmless in _REFUSED.items():
         if request.value(name) not in (None, *harmless):
             raise BadRequest(
@@ -70,6 +73,6 @@ def fields(request: Request, prompt: Prompt, policy: Policy, model: str, tokens:
         out["stop"] = wanted
     if (top := logprobs(request)) is not None:
         out["logprobs"] = max(1, top)
-    if request.value("response_format", {}) in ({}, {"type": "text"}):
+    if "response_format" in out and request.value("response_format", {}) in ({}, {"type": "text"}):
         out.pop("response_format", None)
     return out
