@@ -65,9 +65,10 @@ async def pass_on(
     Raises:
         ApiError: the engine's answer broke off. BadRequest: its model has no chat template.
     """
-    if upstream.streams:
+    media = upstream.media
+    if upstream.status == 200 and media == "text/event-stream":
         await _pass_events(call, answer, engine, upstream, api, UsageFilter() if counts else None, whole=whole)
-    elif upstream.status == 200 and upstream.media != "application/json":
+    elif upstream.status == 200 and media != "application/json":
         await _pass_bytes(call, answer, engine, upstream)
     else:
         body = await read(engine, upstream)

@@ -25,6 +25,7 @@ from serve.http.cors import Cors
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _OWN = (b"same-origin", b"none")  # "none": typed in, or a bookmark
+_PAGES = (b"origin", b"sec-fetch-site")  # headers that say which page a request comes from
 _REMEMBERED = 64  # names that have been accepted, so that they need not be looked at again
 
 
@@ -43,6 +44,9 @@ class Gate:
         """Why a request may not go on; None where it may. Header names are in lower case."""
         if not self._judges_hosts:
             return None
+        named = dict(headers)
+        if named.get(b"host") in self._accepted and named.keys().isdisjoint(_PAGES) and len(named) == len(headers):
+            return None  # nearly every request: a program's, and no header stands twice
         host = origin = site = b""
         for name, value in headers:
             if name == b"host":
