@@ -14,13 +14,16 @@ from tests.upstream import FakeUpstream
 # order, so that no worker is left alone with a long one at the end. A file that is missing here only runs later.
 LONGEST = (
     "trainers/test_pair.py",
-    "page/test_page.py",
+    "trainers/test_rounds.py",
+    "retrieval/test_index.py",
     "trainers/test_launch.py",
     "trainers/test_kto.py",
-    "trainers/test_reward.py",
     "trainers/test_sft.py",
+    "page/test_page.py",
+    "trainers/test_reward.py",
     "page/test_views.py",
     "serve/test_embedded.py",
+    "trainers/test_poison.py",
     "serve/test_supervisor.py",
     "trainers/test_cpt.py",
     "trainers/test_run.py",

@@ -268,7 +268,8 @@ def chat(content: str = "hello there", model: str = "echo", **fields: Any) -> di
 
 def events(text: str) -> list[Any]:
     """The data of the events of a stream, [DONE] as it is."""
-    data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    lines = re.split(r"\r\n|\r|\n", text)  # str.splitlines would also break at U+0085 and its like
+    data = [line[6:] for line in lines if line.startswith("data: ")]
     return [row if row == "[DONE]" else json.loads(row) for row in data]
 
 
