@@ -61,24 +61,6 @@ class Call:
     all of it is, `events` whether it is a stream of events (so an error can be its last one).
     """
 
-    # What most calls never change stands here, and costs them nothing.
-    bodiless = False  # HEAD: an answer has no body
-    started = ended = events = False
-    status = 0
-    shape: Shape = PLAIN  # of errors
-    granted: Headers = ()  # headers for the browser of a page of another origin
-    extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
-    span: RequestSpan | None = None  # where requests are traced
-    limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
-    turn: Callable[[], None] | None = None  # ends the turn of a large body
-    grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
-    passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
-    pulse: Pulse | None = None  # sends comments while a stream is silent
-    more_body, disconnected = True, False
-    _chunked = _left = False
-    _waiter: asyncio.Future[None] | None = None
-    _task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
-
     def __init__(
         self,
         wire: Wire,
@@ -92,11 +74,26 @@ class Call:
     ) -> None:
         """`keep` the connection afterwards; the client `expect`s a 100; it speaks HTTP/1.0, which is `old`."""
         self.path, self.query, self.headers = path, query, headers
+        self.started = self.ended = self.events = False
+        self.status = 0
+        self.bodiless = False  # HEAD: an answer has no body
+        self.shape: Shape = PLAIN  # of errors
+        self.granted: Headers = ()  # headers for the browser of a page of another origin
+        self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
+        self.span: RequestSpan | None = None  # where requests are traced
+        self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
+        self.turn: Callable[[], None] | None = None  # ends the turn of a large body
+        self.grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
+        self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
+        self.pulse: Pulse | None = None  # sends comments while a stream is silent
+        self._chunked = self._left = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
         self.named = dict(reversed(headers))  # the first header of each name
         self._wire, self._expect, self._old = wire, expect and not old, old
         # What uvicorn's protocol reads and writes of a cycle.
         self.body = bytearray()  # so far
-        self.keep_alive = keep
+        self.more_body, self.disconnected, self.keep_alive = True, False, keep
 
     # -- as uvicorn's protocol sees it
 
