@@ -13,7 +13,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import TracebackType
 from typing import ClassVar
 
@@ -82,6 +82,12 @@ def unreached(error: UpstreamError) -> bool:
     return isinstance(error, Refused) or isinstance(error.cause, Unconnected)
 
 
+@lru_cache(256)
+def _kind(value: bytes) -> str:
+    """The media type that a Content-Type names."""
+    return value.decode("latin-1").partition(";")[0].strip().lower()
+
+
 class Upstream:
     """One response, from the moment its headers are in. Read it to its end, or `abort` it."""
 
@@ -114,10 +120,10 @@ class Upstream:
             kind, coded = "", False
             for name, value in self.raw_headers:
                 if name == b"content-type":
-                    kind = value.decode("latin-1")
+                    kind = _kind(value)
                 elif name == b"content-encoding":
                     coded = value.lower() != b"identity"
-            self._media = "" if coded else kind.partition(";")[0].strip().lower()
+            self._media = "" if coded else kind
         return self._media
 
     @property

@@ -51,11 +51,11 @@ def request_headers(
     other = False  # a credential by another header than the engine's
     for raw, value in client:
         name = raw.lower()
-        if name not in allowed:
-            other = other or name in _CREDENTIALS
-            continue
-        text = name.decode("ascii")
-        sent[text] = f"{sent[text]}, {value.decode('latin-1')}" if text in sent else value.decode("latin-1")
+        if name in allowed:
+            text = name.decode("ascii")
+            sent[text] = f"{sent[text]}, {value.decode('latin-1')}" if text in sent else value.decode("latin-1")
+        elif name in _CREDENTIALS:
+            other = True
     if other and key is None and authorization and key_header not in sent:
         sent |= _credential(client, key_header)
     if fixed:
