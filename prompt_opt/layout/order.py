@@ -21,6 +21,8 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
+import msgspec
+
 from prompt_opt.core import SYSTEM_ROLES, Advice, Chat, Exemplar, Message, Origin, Policy, Prompt, Span
 from prompt_opt.layout.defuse import defuse
 from prompt_opt.layout.quotation import pinned, retrieved
@@ -93,7 +95,7 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
         pieces = [(origin, f"{text}\n\n") for origin, text in ours]
         if not first.text:
             pieces[-1] = ours[-1]
-        put(_prepend(first, "".join(text for _, text in pieces)), [*pieces, ("system", first.text)])
+        put(_prepend(_as_system(first), "".join(text for _, text in pieces)), [*pieces, ("system", first.text)])
     for message in leading:
         put(message, [("system", message.text)])
     turns, told = _exemplars(advice.exemplars, len(out))
@@ -121,6 +123,19 @@ def _exemplars(exemplars: tuple[Exemplar, ...], at: int) -> tuple[tuple[Message,
     turns = [Message(role, text) for role, text in said]
     spans = (Span("profile", text, i) for i, (_, text) in enumerate(said, at) if text)
     return tuple(Message(turn.role, turn.content, raw=turn.json()) for turn in turns), tuple(spans)
+
+
+def _as_system(message: Message) -> Message:
+    """The message in the role that every template knows.
+
+    A template without the role `developer` (Qwen 3's, for one) drops such a message without a word, and the policy's
+    text with it; OpenAI's models treat the two roles alike.
+    """
+    if message.role == "system" or message.raw is None:
+        return message
+    fields = msgspec.json.decode(message.raw, type=dict[str, msgspec.Raw])
+    raw = msgspec.json.encode({**fields, "role": msgspec.Raw(b'"system"')})
+    return msgspec.structs.replace(message, role="system", raw=raw)
 
 
 def _prepend(message: Message, text: str) -> Message:

@@ -230,12 +230,20 @@ def test_a_rewrite_of_images_alone_stands_before_them() -> None:
 # ---------------------------------------------------------------- the leading system message
 
 
-def test_a_developer_message_stays_one_and_stays_first() -> None:
+def test_a_developer_message_that_takes_the_policys_text_is_a_system_message() -> None:
+    """A template without the role would drop it without a word, and the policy's text with it."""
     shown = profile.load("default")
-    prompt = laid(chat('{"role":"developer","content":"Be brief."}', TALK[1]), urial(shown), shown, "chat")
+    prompt = laid(chat('{"role":"developer","content":"Be brief.","x":1e2}', TALK[1]), urial(shown), shown, "chat")
+    assert b'"x":1e2' in messages(prompt)[0]
     rows = [json.loads(message) for message in messages(prompt)]
-    assert rows[0] == {"role": "developer", "content": f"{shown.instruction}\n\nBe brief."}
-    assert [row["role"] for row in rows] == ["developer", *["user", "assistant"] * 3, "user"]
+    assert rows[0] == {"role": "system", "content": f"{shown.instruction}\n\nBe brief.", "x": 100.0}
+    assert [row["role"] for row in rows] == ["system", *["user", "assistant"] * 3, "user"]
+
+
+def test_a_developer_message_stays_one_where_the_policy_adds_nothing_to_it() -> None:
+    shown = Profile("none", exemplars=profile.load("default").exemplars)
+    own = '{"role":"developer","content":"Be brief."}'
+    assert messages(laid(chat(own, TALK[1]), urial(shown), shown, "chat"))[0] == own.encode()
 
 
 def test_system_parts_keep_their_own_and_get_ours_first() -> None:

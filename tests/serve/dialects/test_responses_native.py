@@ -183,7 +183,7 @@ async def test_a_developer_item_of_the_client_takes_the_policys_text(client: Asy
     body = last(engine).json
     first = body["input"][0]
     assert "instructions" not in body
-    assert (first["role"], first["x"]) == ("developer", 1)
+    assert (first["role"], first["x"]) == ("system", 1)
     assert [part["type"] for part in first["content"]] == ["input_text", "input_text"]
     assert first["content"][1] == {"type": "input_text", "text": "Be brief."}
 
