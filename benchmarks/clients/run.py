@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -54,6 +55,10 @@ def install(folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(folder / "py")], check=True)
         subprocess.run([str(folder / "py/bin/pip"), "install", "--quiet", *PYTHON], check=True)
         (folder / "py/ready").touch()
+    if not (folder / "aider/ready").exists():  # its pins are its own
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "aider")], check=True)
+        subprocess.run([str(folder / "aider/bin/pip"), "install", "--quiet", "aider-chat"], check=True)
+        (folder / "aider/ready").touch()
     if shutil.which("npm") and not (folder / "node/node_modules/ai").exists():
         (folder / "node").mkdir(exist_ok=True)
         shutil.copy(HERE / "package.json", folder / "node")
@@ -116,6 +121,25 @@ def tours(folder: Path, url: str) -> dict[str, dict[str, str]]:
         if done.returncode:
             raise SystemExit(f"{name}: {done.stderr[-2000:]}")
         out[name] = json.loads(done.stdout.splitlines()[-1])
+    return {**out, "aider": aider(folder, url)}
+
+
+def aider(folder: Path, url: str) -> dict[str, str]:
+    """One turn of aider, streamed and whole: the end of what it prints, and the files that it wrote."""
+    quiet = "--no-git --yes-always --no-show-model-warnings --no-check-update --analytics-disable --no-gitignore"
+    plain = "--map-tokens 0 --no-fancy-input --no-pretty --message"
+    keys = {"OPENAI_API_KEY": "none", "OPENAI_API_BASE": f"{url}/v1"}
+    out = {}
+    for step in ("stream", "no-stream"):
+        argv = [str(folder / "aider/bin/aider"), "--model", "openai/scripted", f"--{step}", *quiet.split()]
+        with tempfile.TemporaryDirectory() as place:
+            done = subprocess.run(
+                [*argv, *plain.split(), "hello there"], cwd=place, env={**os.environ, **keys},
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+            written = sorted(str(file.relative_to(place)) for file in Path(place).rglob("*.js"))
+        said = done.stdout.partition("You said:")[2].partition("\nTokens:")[0] or done.stdout[-400:]
+        out[step] = f"{said} {written}"
     return out
 
 
