@@ -20,7 +20,7 @@ def named(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """
     values = [value for name, value in headers if name == b"x-trimtab-policy"]
     if len(values) > 1:
-        raise BadRequest("the header X-Trimtab-Policy stands twice", code="duplicate_header", param="policy")
+        raise BadRequest("duplicate header X-Trimtab-Policy", code="duplicate_header", param="policy")
     return values[0].decode("latin-1") if values else None
 
 

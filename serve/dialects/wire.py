@@ -79,7 +79,7 @@ def parse(body: bytes, limits: Server) -> Request:
     if len(fields) > _FIELDS:
         raise _crowded()
     if (name := _repeated(body, fields)) is not None:
-        raise BadRequest(f"{name} stands twice in the body", code="duplicate_field", param=name)
+        raise BadRequest(f'duplicate field "{name}" in the request body', code="duplicate_field", param=name)
     if not KNOWN.issuperset(fields):
         for name in fields:
             if name not in KNOWN and name.casefold() in KNOWN:
