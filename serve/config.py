@@ -190,6 +190,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountSpec:
+    """`[account]`: the hash-chained log of changes."""
+
+    flush_ms: int = 50  # queued entries are on disk within this time
+    on_error: Literal["fail", "begin"] = "fail"  # where the log is lost: write nothing, or begin a new one
+    segment_mb: float = 64.0  # a file of the log is at most about so large, and holds a day at most
+    checkpoint_s: float = 60.0  # between signed checkpoints in the log, while there are entries
+    key_file: str = ""  # PEM file with the private key (Ed25519) that signs; "": account.key in the state folder
+
+    def key_path(self, state_dir: Path) -> Path:
+        """Where the private key is."""
+        return Path(self.key_file) if self.key_file else state_dir / "account.key"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole resolved configuration."""
 
@@ -202,8 +217,9 @@ class Config:
     indexes: Mapping[str, IndexSpec] = field(default_factory=dict)
     rewriters: Mapping[str, RewriterSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
-    store: str = "sqlite"  # of traces and feedback (serve.store.place)
+    store: str = "sqlite"  # of traces, feedback and the account (serve.store.place)
     limits: Limits = Limits()
+    account: AccountSpec = AccountSpec()
 
 
 @dataclass(frozen=True, slots=True)

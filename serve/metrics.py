@@ -49,6 +49,7 @@ retries = Counter(
 )  # fmt: skip
 tasks = Gauge("trimtab_tasks", "Tasks on the event loops, seconds ago", multiprocess_mode="livesum", registry=REGISTRY)
 traces_dropped = Counter("trimtab_traces_dropped", "Traces dropped: queue full or store failed", registry=REGISTRY)
+account_dropped = Counter("trimtab_account_dropped", "Entries of requests that the account has lost", registry=REGISTRY)
 
 limited = Counter(
     "trimtab_limited", "Requests refused with 429, by the limit and whose it is", ["limit", "scope"], registry=REGISTRY

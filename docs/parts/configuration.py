@@ -37,6 +37,7 @@ def configuration() -> str:
         ("[[key]]", config.Key),
         ("[limits]", config.Limits),
         ("[limits.key], [limits.tenant]", config.Allowance),
+        ("[account]", config.AccountSpec),
     ]
     parts = [_section(title, kind) for title, kind in sections]
     parts.append(f"Rights of a key: {codes(config.RIGHTS)}.\n")

@@ -22,6 +22,7 @@ from serve.config import (
     Server,
 )
 from serve.configure.access import read_aliases, read_keys
+from serve.configure.account import read_account
 from serve.configure.limits import read_limits
 from serve.configure.policies import read_policies
 from serve.configure.reach import read_reach
@@ -42,6 +43,7 @@ _SECTIONS = (
     "alias",
     "key",
     "limits",
+    "account",
     "store",
 )
 
@@ -82,7 +84,10 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     keys = read_keys(toml, policies, indexes)
     server = read_server(toml, server, policies, keys, engines, flags)
     limits = read_limits(toml, keys, environ)
-    return Config(server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store, limits)
+    account = read_account(toml)
+    return Config(
+        server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store, limits, account
+    )
 
 
 # Sections

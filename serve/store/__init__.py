@@ -1,1 +1,1 @@
-"""What is kept: traces and feedback."""
+"""What is kept: traces, feedback and the account."""

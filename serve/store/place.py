@@ -1,4 +1,4 @@
-"""Which stores of traces and of feedback there are, and the ones that a configuration names."""
+"""Which stores of traces, of feedback and of the account there are, and the ones that a configuration names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from serve.config import Config
+from serve.store.account import Account
 from serve.store.feedback import Verdicts
 from serve.store.traces import Traces
 
@@ -18,6 +19,7 @@ class Store:
 
     traces: str
     verdicts: str
+    account: str = "serve.store.account.journal:from_config"
 
 
 STORES: Mapping[str, Store] = {
@@ -39,6 +41,16 @@ def open_verdicts(config: Config) -> Verdicts:
     """The store of feedback; it opens what it needs with each call."""
     verdicts: Verdicts = _maker(STORES[config.store].verdicts)(config)
     return verdicts
+
+
+def open_account(config: Config) -> Account:
+    """The account, to which any number of processes may write.
+
+    Raises:
+        ConfigError: it cannot be opened; the message says where and why.
+    """
+    account: Account = _maker(STORES[config.store].account)(config)
+    return account
 
 
 def _maker(named: str) -> Callable[[Config], Any]:

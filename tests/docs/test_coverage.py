@@ -15,7 +15,19 @@ from prompt_opt.pipeline import STAGES
 from prompt_opt.stages import bpo, opo
 from serve.api.routes import RELAYED
 from serve.cli.command import COMMANDS
-from serve.config import RIGHTS, Alias, Allowance, Engine, Flags, IndexSpec, Key, Limits, RewriterSpec, Server
+from serve.config import (
+    RIGHTS,
+    AccountSpec,
+    Alias,
+    Allowance,
+    Engine,
+    Flags,
+    IndexSpec,
+    Key,
+    Limits,
+    RewriterSpec,
+    Server,
+)
 from serve.engine.features import FEATURES
 from trainers.methods.table import METHODS
 
@@ -32,7 +44,10 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
 
 
-SETTINGS = [Server, Engine, Key, Alias, IndexSpec, RewriterSpec, Limits, Allowance, opo.Options, bpo.Options]
+SETTINGS = [
+    *(Server, Engine, Key, Alias, IndexSpec, RewriterSpec, Limits, Allowance, AccountSpec),
+    *(opo.Options, bpo.Options),
+]
 
 
 @pytest.mark.parametrize("cls", SETTINGS)
