@@ -112,7 +112,9 @@ def main() -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    line = sys.stdin.buffer.readline()
+    # Unbuffered: a buffer would swallow a second line that is there already, which `listen_to_parent` is to read.
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        line = orders.readline()
     if not line:
         sys.exit(1)
     told = msgspec.json.decode(line)
