@@ -1,15 +1,18 @@
 """Load a profile: our own TOML, or a prompt text file of the original URIAL project.
 
-The original's files (Re-Align/URIAL) name their template family by their markers: `# Query:` and `# Answer:` are the
-fenced family ("urial_backticks" there); `# User:` and `# Assistant:` are "urial_v6", or "urial_v5" where a blank line
-follows the marker. Their text is kept to the byte; the exemplars in it are found so that they can be dropped one by
-one when the context is short, or become turns in the chat render.
+In the original's files (Re-Align/URIAL) turns begin with markers, most often `# Query:` and `# Answer:` or `# User:`
+and `# Assistant:`; others are recognised by how they alternate, or by the instruction that names them. Where the turns
+have fences, the family is "urial_backticks"; without them it is "urial_v6", or "urial_v5" where a blank line follows
+the marker. A file's text is kept to the byte; the exemplars in it, which may be none, are found so that they can be
+dropped one by one when the context is short, or become turns in the chat render.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,11 @@ _FIELDS = {
 # What a request says for itself, or the layout does: no decoding default may.
 _NOT_DECODING = ("messages", "prompt", "model", "stream", "stream_options", "stop", "n")
 _FAMILIES = (("# Query:", "# Answer:"), ("# User:", "# Assistant:"))
+# A line that begins with a label, such as "## Human:", "[Question]" or "<|user|>"; or a quoted one in running text.
+_LABEL = r"(?:#{1,4} ?\w[\w ]{0,30}:?|\[\w[\w ]{0,30}\]:?|<\|?\w{1,30}\|?>|\w[\w ]{0,15}:)"
+_LINE_LABEL = re.compile(rf"^({_LABEL})", re.MULTILINE)
+_HEADING = re.compile(r"#{1,4} ?(?:Instruction|System|Context|Example)s?\b", re.IGNORECASE)
+_QUOTED_LABEL = re.compile(rf"[\"“'`]({_LABEL})[\"”'`]")
 # The settings of the original's greedy multi-turn runs (its MT-Bench script).
 _ORIGINAL_DECODING = {"temperature": 0.0, "repetition_penalty": 1.15, "max_tokens": 2048}
 
@@ -134,19 +142,12 @@ def _exemplar(row: Any, i: int, where: str) -> Exemplar:
 
 def parse_original(text: str, name: str) -> Profile:
     """A prompt text file of the original project. Its bytes stay as they are; only its parts are found."""
-    lines = text.splitlines()
-    found = [family for family in _FAMILIES if all(any(li.startswith(m) for li in lines) for m in family)]
-    if not found:
-        markers = " or ".join(f"{u!r} and {a!r}" for u, a in _FAMILIES)
-        raise ProfileError(f"{name}: not a URIAL prompt file: no lines begin with the markers {markers}")
-    user_marker, assistant_marker = found[0]
-    form: Form = "fenced"
-    if user_marker == "# User:":
-        form = "spaced" if re.search(r"^# User:[ \t]*\n[ \t]*\n", text, re.MULTILINE) else "open"
+    user_marker, assistant_marker = _original_markers(text, name)
     # A unit runs from the blank lines before a user marker to those before the next one.
     starts = [m.start() for m in re.finditer(rf"\n*^{re.escape(user_marker)}", text, re.MULTILINE)]
-    units = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-    preamble = text[: starts[0]]
+    units = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)] if starts else []
+    preamble = text[: starts[0]] if starts else text
+    form = _form(text, units, user_marker)
     return Profile(
         name=name,
         instruction=_behaviour(preamble, (user_marker, assistant_marker)),
@@ -159,6 +160,37 @@ def parse_original(text: str, name: str) -> Profile:
         preamble=preamble,
         source="Re-Align/URIAL, Apache-2.0",
     )
+
+
+def _original_markers(text: str, name: str) -> tuple[str, str]:
+    """The markers of a file's turns: those of a family, those that its instruction names, or that alternate.
+
+    Raises:
+        ProfileError: there are none of them.
+    """
+    labels = [label.rstrip() for label in _LINE_LABEL.findall(text)]
+    quoted = tuple(dict.fromkeys(label for label in _QUOTED_LABEL.findall(text) if not _HEADING.match(label)))
+    for user, assistant in (*_FAMILIES, quoted) if len(quoted) == 2 else _FAMILIES:
+        if {user, assistant} <= set(labels):
+            return user, assistant
+    labels = [label for label in labels if not _HEADING.match(label)]
+    for user, assistant in dict.fromkeys(pairwise(labels)):
+        turns = [label for label in labels if label in (user, assistant)]
+        if user != assistant and len(turns) >= 4 and turns == [user, assistant] * (len(turns) // 2):
+            return user, assistant
+    if len(quoted) == 2 and _HEADING.match(text.lstrip()):  # the instruction alone
+        return quoted[0], quoted[1]
+    known = " or ".join(f"{u!r} and {a!r}" for u, a in _FAMILIES)
+    raise ProfileError(
+        f"{name}: not a URIAL prompt file: no two markers, such as {known}, begin alternating lines, nor does "
+        "an instruction name two in quotation marks"
+    )
+
+
+def _form(text: str, units: Sequence[str], user_marker: str) -> Form:
+    if any("```" in unit for unit in units) or (not units and user_marker != _FAMILIES[1][0]):
+        return "fenced"
+    return "spaced" if re.search(rf"^{re.escape(user_marker)}[ \t]*\n[ \t]*\n", text, re.MULTILINE) else "open"
 
 
 def _split(unit: str, user_marker: str, assistant_marker: str) -> Exemplar:

@@ -38,7 +38,7 @@ def parser_of(command: str, arguments: Iterable[str] = ()) -> argparse.ArgumentP
     def catch(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         raise Caught(parser)
 
-    module, _, function = COMMANDS[command][1].partition(":")
+    module, _, function = COMMANDS[command].entry.partition(":")
     run = getattr(import_module(module), function)
     try:
         with mock.patch.object(argparse.ArgumentParser, "parse_known_args", catch):
@@ -52,7 +52,7 @@ def commands() -> str:
     """A section for each command, a table for each of its parsers."""
     from serve.cli.command import COMMANDS
 
-    parts = [table(("Command", "What it does"), [(f"`trimtab {n}`", about) for n, (about, _) in COMMANDS.items()])]
+    parts = [table(("Command", "What it does"), [(f"`trimtab {n}`", row.about) for n, row in COMMANDS.items()])]
     for name in COMMANDS:
         arguments = [("cpt",), ("sft",), ("check",)] if name == "train" else [()]
         parts.append(f"## `trimtab {name}`\n")

@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run_command(arguments))
+    except ModuleNotFoundError:  # of an extra: the one command says which
+        raise
     except (OSError, ValueError, ImportError) as error:
         print(f"trimtab index: {error}", file=sys.stderr)
         return 1

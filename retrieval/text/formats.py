@@ -15,13 +15,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from retrieval.extra import install
 from retrieval.passage import Passage
 from retrieval.text.labels import column
 from retrieval.text.piece import Piece, Unreadable
 from retrieval.text.readers.rows import bytes_wrong
 
 LABELS = ("title", "source", "url", "region", "language", "kind", "in_force_from", "in_force_to")
-EXTRA = "this format needs an extra: pip install 'trimtab[documents]'"
+EXTRA = f"this format needs the extra 'documents': {install('documents')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,10 @@ def build(service: Callable[[], Service]) -> FastAPI:
 
     @app.get("/v1/models", tags=["openai"], summary="Aliases, and the engines' own models")
     async def models(request: Request) -> Response:
-        rows = await catalog.shown(service(), caller(request), request.scope["headers"])
-        return json_reply({"object": "list", "data": rows})
+        who = caller(request)
+        rows = await catalog.shown(service(), who, request.scope["headers"])
+        default = who.key.policy if who.key and who.key.policy else service().config.server.policy
+        return json_reply({"object": "list", "data": rows}, headers={"x-trimtab-policy": default})
 
     @app.get("/v1/models/{name:path}", tags=["openai"], summary="One model")
     async def model(request: Request, name: str) -> Response:

@@ -90,6 +90,9 @@ async def _verdict(service: Service, who: Caller, body: dict[str, str]) -> dict[
             code="different_prompts",
         )
     rating = {"rating": body["rating"]} if "rating" in body else {}
+    answers = {side: _answer(trace) for side, trace in traces.items()}
+    if not rating and answers["chosen"]["answer"] == answers["rejected"]["answer"]:
+        raise BadRequest("chosen and rejected have the same text: there is nothing to prefer", code="same_answer")
     return {
         "object": "feedback",
         "id": uuid.uuid4().hex,
@@ -99,7 +102,7 @@ async def _verdict(service: Service, who: Caller, body: dict[str, str]) -> dict[
         **rating,
         "comment": body.get("comment", ""),
         "prompt": prompts[0],
-        **{side: _answer(trace) for side, trace in traces.items()},
+        **answers,
     }
 
 

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 
+from retrieval.extra import lacking
 from serve.config import Config, ConfigError
 from serve.configure.reader import load
 
-# name -> (what it does, "module:function"); the function takes the arguments after the name, returns an exit status.
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "serve": ("serve a model, or stand before one, with alignment policies", "serve.cli.command:serve"),
-    "check": ("check the configuration and print it resolved", "serve.cli.command:check"),
-    "explain": ("print the prompt that a chat becomes, without sending it", "serve.cli.explain:main"),
-    "index": ("make, change and search an index of principles", "retrieval.cli.command:main"),
-    "rewrite": ("ask a rewriter, or try its gate, on prompts", "serve.cli.rewrite:main"),
-    "feedback": ("write what people said of answers as data for `trimtab train`", "serve.cli.feedback:main"),
-    "train": ("train a model (see `trimtab train --list`)", "trainers.command:main"),
-    "eval": ("ask several policies or engines the same, and say what changed", "trainers.evaluation.entry:main"),
-    "export": ("make a finished run a folder that engines load, checked", "trainers.export.release:main"),
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A sub-command: `entry` is a "module:function" that takes the arguments and returns an exit status.
+
+    `extra` names the optional part that it needs, "" for none.
+    """
+
+    about: str
+    entry: str
+    extra: str = ""
+
+
+COMMANDS: Mapping[str, Command] = {
+    "serve": Command("serve a model, or stand before one, with alignment policies", "serve.cli.command:serve"),
+    "check": Command("check the configuration and print it resolved", "serve.cli.command:check"),
+    "explain": Command("print the prompt that a chat becomes, without sending it", "serve.cli.explain:main"),
+    "index": Command("make, change and search an index of principles", "retrieval.cli.command:main", "retrieval"),
+    "rewrite": Command("ask a rewriter, or try its gate, on prompts", "serve.cli.rewrite:main"),
+    "feedback": Command("write what people said of answers as data for `trimtab train`", "serve.cli.feedback:main"),
+    "train": Command("train a model (see `trimtab train --list`)", "trainers.command:main", "train"),
+    "eval": Command(
+        "ask several policies or engines the same, and say what changed", "trainers.evaluation.entry:main", "eval"
+    ),
+    "export": Command(
+        "make a finished run a folder that engines load, checked", "trainers.export.release:main", "train"
+    ),
 }
 
 
 def serve(argv: list[str]) -> int:
     """`trimtab serve`: returns when the server has drained."""
-    from serve.configure.flags import parse, parser
+    from serve.configure.flags import parse, parser, settled
     from serve.process.parent import run
 
     parser("trimtab serve", "An OpenAI-compatible server that aligns every chat by a policy.").parse_args(argv)
+
+    argv = settled(argv)
 
     def read() -> Config:
         return load(parse(argv))
@@ -45,11 +67,15 @@ def serve(argv: list[str]) -> int:
 
 def check(argv: list[str]) -> int:
     """`trimtab check`: the resolved configuration as JSON, or what is wrong with it."""
-    from serve.configure.flags import parse, parser
+    from serve.configure.flags import parse, parser, settled
+    from serve.process.launcher import resolve
 
     parser("trimtab check", "Check the configuration and print it resolved, defaults and all.").parse_args(argv)
     try:
-        config = load(parse(argv))
+        config = load(parse(settled(argv)))
+        for engine in config.engines.values():
+            if engine.launched:
+                resolve(engine)
     except ConfigError as error:
         print(f"trimtab check: {error}", file=sys.stderr)
         return 2
@@ -69,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help", "help"):
         print("usage: trimtab COMMAND [OPTIONS]\n\nThe alignment layer for any language model.\n\ncommands:")
-        for command, (about, _) in COMMANDS.items():
-            print(f"  {command:<9} {about}")
+        for command, row in COMMANDS.items():
+            print(f"  {command:<9} {row.about}")
         print("\n`trimtab COMMAND --help` says more.")
         return 0
     if name in ("-V", "--version"):
@@ -79,9 +105,25 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"trimtab: no command {name!r}; valid are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module, _, function = COMMANDS[name][1].partition(":")
+    try:
+        return _run(COMMANDS[name], argv[1:])
+    except ModuleNotFoundError as error:
+        if not COMMANDS[name].extra:
+            raise
+        print(f"trimtab {name}: {lacking(error.name, COMMANDS[name].extra)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has what it wants
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at exit
+        return 128 + signal.SIGPIPE
+
+
+def _run(command: Command, argv: list[str]) -> int:
+    module, _, function = command.entry.partition(":")
     run: Callable[[list[str]], int] = getattr(import_module(module), function)
-    return run(argv[1:])
+    status = run(argv)
+    sys.stdout.flush()
+    return status
 
 
 if __name__ == "__main__":

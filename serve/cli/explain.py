@@ -24,6 +24,7 @@ from serve.chat.indexes import Indexes
 from serve.chat.keys import ANYBODY
 from serve.chat.rewriters import Rewriters
 from serve.config import Config, ConfigError, Flags, Server
+from serve.configure.flags import CONFIG_HELP, found
 from serve.configure.reader import load
 from serve.dialects import openai_chat, wire
 from serve.engine.live import LiveEngine
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--chat", required=True, metavar="FILE", help="a JSON list of messages, or a whole request; - reads stdin"
     )
-    parser.add_argument("--config", metavar="FILE", help="trimtab.toml")
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument(
         "--policy", metavar="NAME", help="a policy of the configuration (default: the server's, else urial)"
     )
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object: text or messages, stop, decoding, spans")
     args = parser.parse_args(argv)
     try:
-        config = load(Flags(config=args.config))
+        config = load(Flags(config=found(args.config)))
         policy = _policy(config, args)
         request = wire.parse(_body(args.chat), Server())
         chat = openai_chat.chat(request, Server())

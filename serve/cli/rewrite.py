@@ -29,6 +29,7 @@ from prompt_opt.rewriter.settings import DECODINGS
 from prompt_opt.rewriter.template import TEMPLATES, BadAnswer, Form
 from serve.chat.rewriters import RewriterFailed, Rewriters
 from serve.config import ConfigError, Engine, Flags, RewriterSpec
+from serve.configure.flags import CONFIG_HELP, HERE, found
 from serve.configure.reader import load
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
@@ -63,11 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "trimtab rewrite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("prompts", nargs="?", default="-", metavar="FILE", help="JSONL with `prompt`; -: one on stdin")
-    parser.add_argument("--rewriter", metavar="NAME", help="a [rewriter.NAME] of the configuration")
     parser.add_argument(
-        "--config", metavar="FILE", help="the configuration (default: trimtab.toml, where there is one)"
+        "prompts",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="JSONL or a JSON list, with the prompts in any usual column; -: one on stdin",
     )
+    parser.add_argument("--rewriter", metavar="NAME", help="a [rewriter.NAME] of the configuration")
+    parser.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     parser.add_argument("--upstream", metavar="URL", help="instead: the rewriter's engine, OpenAI-compatible")
     parser.add_argument("--model", default="", metavar="NAME", help="the engine's name for the rewriter")
     parser.add_argument("--key-env", metavar="NAME", help="environment variable with the engine's API key")
@@ -126,12 +131,11 @@ def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, Engine]:
         return RewriterSpec("cli", engine.name, timeout_s=args.timeout or 60.0, **given), engine
     if taken := [f"--{name.replace('_', '-')}" for name in own if getattr(args, name)]:
         raise RowError(f"{', '.join(taken)}: only with --upstream URL; a rewriter of the configuration has its own")
-    config = load(Flags(config=args.config))
+    file = found(args.config)
+    config = load(Flags(config=file))
     if not config.rewriters:
-        where = args.config or ("trimtab.toml" if Path("trimtab.toml").exists() else "no trimtab.toml here, so it")
-        raise RowError(
-            f"{where} has no [rewriter.NAME]: give an engine with --upstream URL, or judge pairs with --judge"
-        )
+        lack = f"{file} has no [rewriter.NAME]" if file else f"there is no {HERE} here"
+        raise RowError(f"{lack}: give an engine with --upstream URL, or judge pairs with --judge")
     valid = ", ".join(sorted(config.rewriters))
     if args.rewriter is None and len(config.rewriters) > 1:
         raise RowError(f"--rewriter NAME is needed; valid are {valid}")
@@ -175,7 +179,7 @@ async def _rewrite(args: argparse.Namespace) -> int:
 
 
 async def _many(rewriting: Rewriting, args: argparse.Namespace, form: Form, timeout_s: float) -> int:
-    rows = list(_rows(args.prompts, ("prompt",)))
+    rows = [(at, row | {"prompt": _prompt(row, f"{args.prompts}:{at}")}) for at, row in _rows(args.prompts)]
     done = Counter(row["prompt"] for row in _so_far(args.out))
     todo = []
     for _, row in rows:
@@ -225,7 +229,28 @@ def _show(row: Row, form: Form) -> None:
 # ---------------------------------------------------------------- rows
 
 
-def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
+# Where sets of prompts have the prompt; BPO's own test sets use three of these.
+_PROMPT_COLUMNS = ("prompt", "text", "question", "instruction", "query", "turns", "messages")
+
+
+def _prompt(row: Row, place: str) -> str:
+    """The prompt of a row of any usual form: a text, the first of several turns, or the first user message.
+
+    Raises:
+        RowError: it has none.
+    """
+    for column in _PROMPT_COLUMNS:
+        value = row.get(column)
+        if isinstance(value, list):
+            said = (turn for turn in value if isinstance(turn, str) or turn.get("role") == "user")
+            value = next((turn if isinstance(turn, str) else turn.get("content") for turn in said), None)
+        if isinstance(value, str) and value.strip():
+            more = row.get("context") or row.get("input") if column == "instruction" else None
+            return f"{value}\n\n{more}" if isinstance(more, str) and more.strip() else value
+    raise RowError(f"{place}: no prompt; it is read from one of the columns {', '.join(_PROMPT_COLUMNS)}")
+
+
+def _rows(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
     """The rows of a JSONL, with their line numbers.
 
     Raises:
@@ -235,6 +260,9 @@ def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
         text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RowError(f"{path}: not UTF-8 at byte {error.start}") from None
+    if text.lstrip().startswith("["):
+        yield from _listed(path, text, needed)
+        return
     for at, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -242,12 +270,26 @@ def _rows(path: str, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise RowError(f"{path}:{at}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise RowError(f"{path}:{at}: must be an object, not {type(row).__name__}")
-        for name in needed:
-            if not isinstance(row.get(name), str):
-                raise RowError(f"{path}:{at}: {name} is missing or no string")
-        yield at, row
+        yield at, _checked(row, f"{path}:{at}", needed)
+
+
+def _listed(path: str, text: str, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """The rows of a file that is one JSON array."""
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RowError(f"{path}: not JSON: {error}") from None
+    for at, row in enumerate(rows, 1):
+        yield at, _checked(row, f"{path}: row {at}", needed)
+
+
+def _checked(row: Any, place: str, needed: Sequence[str]) -> Row:
+    if not isinstance(row, dict):
+        raise RowError(f"{place}: must be an object, not {type(row).__name__}")
+    for name in needed:
+        if not isinstance(row.get(name), str):
+            raise RowError(f"{place}: {name} is missing or no string")
+    return row
 
 
 def _so_far(path: str | None) -> list[Row]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from serve.config import Flags
 
+HERE = "trimtab.toml"
+CONFIG_HELP = "the configuration (default: ./trimtab.toml, where there is one)"
 EPILOG = """\
 examples:
   trimtab serve                                        the embedded toy model, aligned with URIAL
@@ -22,7 +26,7 @@ def parser(prog: str, about: str) -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog, description=about, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    it.add_argument("--config", metavar="FILE", help="trimtab.toml")
+    it.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
     engine = it.add_argument_group("the engine (default: the embedded model on `transformers serve`)")
     engine.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server that you already have")
     engine.add_argument("--key-env", metavar="NAME", help="environment variable that holds the upstream's API key")
@@ -42,3 +46,17 @@ def parser(prog: str, about: str) -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> Flags:
     """The flags of an argument list that has been parsed before, so that is known to be right."""
     return Flags(**vars(parser("trimtab serve", "").parse_args(argv)))
+
+
+def found(config: str | None) -> str | None:
+    """The configuration to read: the one that is named, else trimtab.toml in this folder, where there is one."""
+    if config is None and Path(HERE).is_file():
+        print(f"trimtab: the configuration is ./{HERE}", file=sys.stderr)
+        return HERE
+    return config
+
+
+def settled(argv: Sequence[str]) -> list[str]:
+    """The arguments with the configuration named, so that whoever reads them later reads the same file."""
+    named = parse(argv).config
+    return list(argv) if named or not (file := found(named)) else [*argv, "--config", file]

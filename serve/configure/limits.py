@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from importlib.util import find_spec
 from typing import Any
 
+from retrieval.extra import lacking
 from serve.config import Allowance, Key, Limits
 from serve.configure.toml import Toml
 
@@ -36,7 +37,7 @@ def read_limits(toml: Toml, keys: Sequence[Key], environ: Mapping[str, str]) -> 
     if limits.redis_env and not environ.get(limits.redis_env):
         raise toml.fail("limits", "redis_env", f"the environment has no {limits.redis_env}")
     if limits.redis_env and find_spec("redis") is None:
-        raise toml.fail("limits", "redis_env", "needs pip install 'trimtab[redis]'")
+        raise toml.fail("limits", "redis_env", lacking("redis", "redis"))
     return limits
 
 

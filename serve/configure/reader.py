@@ -11,6 +11,7 @@ from typing import Any
 
 from prompt_opt import profile as profiles
 from prompt_opt.core import Profile
+from retrieval.extra import lacking
 from serve.config import (
     EMBEDDED,
     Config,
@@ -188,7 +189,7 @@ def _indexes(toml: Toml, state: Path) -> dict[str, IndexSpec]:
         missing += ["pymilvus"] if spec.url and find_spec("pymilvus") is None else []
         if missing:
             extra = "milvus" if spec.url else "retrieval"
-            raise toml.fail(section, "", f"needs {', '.join(missing)}: pip install 'trimtab[{extra}]'")
+            raise toml.fail(section, "", lacking(", ".join(missing), extra))
         out[name] = spec if spec.location else replace(spec, path=str(state / "indexes" / name))
     return out
 
@@ -209,7 +210,7 @@ def _rewriters(toml: Toml, engines: Mapping[str, Engine]) -> dict[str, RewriterS
         except ValueError as error:
             raise toml.fail(section, "template" if "template" in str(error) else "decoding", str(error)) from None
         if spec.embedder and find_spec("sentence_transformers") is None:
-            raise toml.fail(section, "embedder", "needs pip install 'trimtab[retrieval]'")
+            raise toml.fail(section, "embedder", lacking("sentence_transformers", "retrieval"))
         for limit in ("timeout_s", "cache_mb", "max_tokens"):
             if getattr(spec, limit) <= 0:
                 raise toml.fail(section, limit, "must be more than zero")

@@ -77,12 +77,12 @@ class Toml:
         """Raises ConfigError for a name that is not valid; the message lists those that are."""
         for name in names:
             if name not in valid:
-                raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid))}")
+                raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid)) or 'none'}")
 
     def one(self, section: str, key: str, name: Any, valid: Mapping[str, T], noun: str) -> T:
         """What a name stands for. Raises ConfigError where it is none; the message lists the valid ones."""
         if not isinstance(name, str) or name not in valid:
-            raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid))}")
+            raise self.fail(section, key, f"no {noun} {name!r}; valid are {', '.join(sorted(valid)) or 'none'}")
         return valid[name]
 
     def fill(self, cls: type[T], section: str, table: Any, spot: str = "", **given: Any) -> T:

@@ -66,6 +66,11 @@ class Contact:
             reason = f"It does not answer within {health.PATIENCE_S:g} s."
         except UpstreamError as error:
             reason, detail = str(error), _detail(error.cause)
+        if not reason and "x-trimtab-policy" in answer.headers and self.state == "unknown":
+            log.warning(
+                "engine %s: %s is a Trimtab too, whose policy %s applies after ours; its engine's URL would avoid that",
+                self._name, self.url, answer.headers["x-trimtab-policy"],
+            )  # fmt: skip
         if reason and reason != self.reason:
             log.warning("engine %s: no answer from %s: %s%s", self._name, self.url, reason, detail)
         elif self.state == "down" and not reason:

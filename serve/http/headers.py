@@ -88,7 +88,8 @@ def response_headers(engine: Collection[tuple[bytes, bytes]], *, length: bool = 
     """What the client gets to see of an engine's headers, as ASGI's pairs.
 
     All but what concerns one connection only, the engine's host, or us (X-Trimtab-*, CORS). Content-Length stays
-    where `length` says that the body is sent as it came. The engine's X-Request-Id is X-Engine-Request-Id here.
+    where `length` says that the body is sent as it came. The engine's X-Request-Id is X-Engine-Request-Id here, and
+    what an engine that is a Trimtab too has applied, X-Engine-Applied.
     """
     dropped = _DROPPED_KEEPING_LENGTH if length else _DROPPED
     kept: list[tuple[bytes, bytes]] = []
@@ -99,6 +100,8 @@ def response_headers(engine: Collection[tuple[bytes, bytes]], *, length: bool = 
         if name in dropped:
             if name == b"connection":
                 named |= {token.strip().lower() for token in value.split(b",")}
+        elif name == b"x-trimtab-applied":  # the engine is a Trimtab itself, with a policy of its own
+            kept.append((b"x-engine-applied", value))
         elif not name.startswith(_OURS):
             if name == b"content-type" and b"json" not in value and b"event-stream" not in value:
                 page = True

@@ -20,6 +20,8 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from retrieval.extra import install
+
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram
     from opentelemetry.trace import Span, Tracer
@@ -60,7 +62,7 @@ def start(endpoint: str) -> Tracing | None:
     if not wanted(endpoint):
         return None
     if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter.otlp.proto.http") is None:
-        log.warning("an OTLP endpoint is set, but traces need pip install 'trimtab[otel]'")
+        log.warning("an OTLP endpoint is set, but the extra 'otel' is not installed: %s", install("otel"))
         return None
     return Tracing(endpoint)
 

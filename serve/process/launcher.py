@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from retrieval.extra import install
 from serve.config import ConfigError, Engine
 
 # transformers' `serve` needs all of these; its own check leaves out torch and accelerate.
@@ -58,13 +59,11 @@ def resolve(engine: Engine) -> Engine:
         launcher = "vllm" if wanted or (_vllm(engine) and has_nvidia_gpu()) else "transformers"
     if launcher == "vllm" and not _vllm(engine):
         raise ConfigError(
-            f"engine.{engine.name}: vllm is neither beside this Python nor on the PATH: pip install 'trimtab[vllm]', "
+            f"engine.{engine.name}: vllm is neither beside this Python nor on the PATH: {install('vllm')}, "
             'or name the interpreter of an environment that has it: python = "/path/to/bin/python"'
         )
     if launcher == "transformers" and (missing := _missing_for_transformers()):
-        raise ConfigError(
-            f"engine.{engine.name}: transformers serve needs {', '.join(missing)}: pip install 'trimtab[local]'"
-        )
+        raise ConfigError(f"engine.{engine.name}: transformers serve needs {', '.join(missing)}: {install('local')}")
     _check_model(engine, launcher)
     _check_vllm_only(engine, launcher)
     return replace(engine, launcher=launcher)

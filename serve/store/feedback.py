@@ -42,6 +42,11 @@ def preference(verdict: Mapping[str, Any]) -> dict[str, Any]:
     return row | _origin(verdict, sides)
 
 
+def same_answers(verdict: Mapping[str, Any]) -> bool:
+    """Whether a preference is between two equal texts, which teaches nothing."""
+    return bool(verdict["chosen"]["answer"] == verdict["rejected"]["answer"])
+
+
 def labelled(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `trimtab train`'s kind "labelled"."""
     turn = [{"role": "assistant", "content": verdict["rated"]["answer"]}]

@@ -99,13 +99,41 @@ def test_an_original_files_exemplars_are_found_without_fences_and_markers(path: 
         ("Talk.\n\n# Query:\n```a```\n\n# Answer:\n```b```\n", "fenced", "# Query:", "```"),
         ("Talk.\n\n\n# User:\na\n\n\n# Assistant:\nb", "open", "# User:", ""),
         ("Talk.\n\n# User:\n\na\n\n\n# Assistant:\n\nb\n\n", "spaced", "# User:", ""),
+        ("Talk.\n\n# Query:\na\n\n# Answer:\n\nb\n", "open", "# Query:", ""),
+        (
+            '# Instruction\n\n"## Human:" asks, "## AI:" answers.\n\n## Human:\na\n\n## AI:\nb\n',
+            "open",
+            "## Human:",
+            "",
+        ),
+        (
+            "# Instruction\n\nBe kind." + 2 * "\n\n[Q]\n```\na\n```\n\n[A]\n```\nb\n```",
+            "fenced",
+            "[Q]",
+            "```",
+        ),
     ],
 )
 def test_the_family_is_found_from_the_text(text: str, form: str, marker: str, fence: str) -> None:
     shown = parse_original(text, "x")
     assert (shown.form, shown.user_marker, shown.fence) == (form, marker, fence)
-    assert [(e.user, e.assistant) for e in shown.exemplars] == [("a", "b")]
-    assert shown.preamble + shown.exemplars[0].raw == text
+    assert {(e.user, e.assistant) for e in shown.exemplars} == {("a", "b")}
+    assert shown.preamble + "".join(e.raw for e in shown.exemplars) == text
+
+
+@pytest.mark.parametrize(
+    ("user", "assistant"), [("# Query:", "# Answer:"), ("### Request", "### Response"), ("<|user|>", "<|bot|>")]
+)
+def test_an_instruction_alone_is_a_profile_without_exemplars(user: str, assistant: str) -> None:
+    text = f'# Instruction\n\nRequests stand under "{user}", your words under "{assistant}".\nBe brief and kind.\n'
+    shown = parse_original(text, "only")
+    assert (shown.user_marker, shown.assistant_marker, shown.exemplars) == (user, assistant, ())
+    assert (shown.preamble, shown.instruction) == (text, "Be brief and kind.")
+    prompt = lay_out(
+        Chat((Message("user", "Why?"),)), Advice(shown.instruction), Policy("p", render="base", profile=shown)
+    )
+    assert (prompt.text or "").startswith(text)
+    assert f"{user}\n```\nWhy?\n```\n\n{assistant}\n```\n" in (prompt.text or "")
 
 
 def test_a_code_block_in_an_originals_answer_stays() -> None:

@@ -365,4 +365,4 @@ def test_a_missing_library_names_the_extra(
     monkeypatch.setitem(sys.modules, library, None)
     command = ["build", str(tmp_path / "i"), "--embedder", "none", "--input", str(DATA / name)]
     assert main(command) == 1
-    assert "pip install 'trimtab[documents]'" in capsys.readouterr().err
+    assert "the extra 'documents': pip install " in capsys.readouterr().err

@@ -86,7 +86,7 @@ async def test_a_trace_that_keeps_content_keeps_the_answer(voted: Served, policy
 
 async def test_a_preference_becomes_a_row_that_training_reads(voted: Served, tmp_path: Path) -> None:
     async with by(voted, "house") as http:
-        better, worse = await asyncio.gather(ask(http, "chat", stream=True), ask(http, "raw"))
+        better, worse = await asyncio.gather(ask(http, "chat", stream=True), ask(http, "raw", model="stream-2"))
         given = await http.post("/v1/feedback", json={"chosen": better, "rejected": worse, "comment": "kinder"})
         assert given.status_code == 200, given.text
         listed = (await http.get("/v1/feedback", params={"kind": "preference"})).json()["data"]
@@ -101,7 +101,8 @@ async def test_a_preference_becomes_a_row_that_training_reads(voted: Served, tmp
     assert "1 rows from" in done.stderr
     [row] = read_rows(out, "preference")
     assert row["prompt"] == [{"role": "user", "content": "hello there"}]
-    assert row["chosen"] == row["rejected"] == [{"role": "assistant", "content": "hello there"}]
+    answers = [row[side][0]["content"] for side in ("chosen", "rejected")]
+    assert answers == ["hello there", "0 1 "]
 
 
 async def test_thumbs_become_labels(voted: Served, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ async def test_thumbs_become_labels(voted: Served, capsys: pytest.CaptureFixture
 
 async def test_who_changes_their_mind_is_counted_once(voted: Served) -> None:
     async with by(voted, "guest") as http:
-        ident, other = await ask(http, "raw"), await ask(http, "chat")
+        ident, other = await ask(http, "raw"), await ask(http, "chat", model="stream-2")
         for body in (
             {"trace": ident, "rating": "up"}, {"trace": ident, "rating": "down"},
             {"chosen": ident, "rejected": other}, {"chosen": other, "rejected": ident},
@@ -206,6 +207,8 @@ async def test_what_cannot_be_kept_is_refused_by_name(voted: Served) -> None:
         first, second = await ask(http, "raw", "one"), await ask(http, "raw", "two")
         wrong = await http.post("/v1/feedback", json={"chosen": first, "rejected": second})
         assert await code(wrong) == (400, "different_prompts")
+        same = {"chosen": await ask(http, "raw", "one"), "rejected": await ask(http, "raw", "one")}
+        assert await code(await http.post("/v1/feedback", json=same)) == (400, "same_answer")
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
         asked = {"model": "stream-2", "messages": [{"role": "user", "content": [image]}], "trimtab": {"explain": True}}
         seen = await http.post("/v1/chat/completions", json=asked)

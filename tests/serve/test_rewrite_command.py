@@ -141,6 +141,24 @@ def test_a_file_of_prompts_and_going_on_where_it_stopped(
     assert capsys.readouterr().err == "1 of 6 are in " + out + " already\n5 of 5 accepted\n"
 
 
+def test_prompts_stand_in_any_usual_column(engine: Engine, tmp_path: Path) -> None:
+    rows = [
+        {"question_id": 1, "text": "Explain idea 1 to me."},
+        {"instruction": "Explain this idea to me.", "context": "Idea 2."},
+        {"instruction": "Explain idea 3 to me.", "input": ""},
+        {"turns": ["Explain idea 4 to me.", "And now?"]},
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Explain idea 5 to me."}]},
+    ]
+    listed, out = tmp_path / "p.json", tmp_path / "out.jsonl"
+    listed.write_text(json.dumps(rows))
+    assert main(["--upstream", engine.url, "--template", "bpo", str(listed), "--out", str(out)]) == 0
+    done = sorted(json.loads(line)["prompt"] for line in out.read_text().splitlines())
+    assert done == [
+        "Explain idea 1 to me.", "Explain idea 3 to me.", "Explain idea 4 to me.", "Explain idea 5 to me.",
+        "Explain this idea to me.\n\nIdea 2.",
+    ]  # fmt: skip
+
+
 def test_what_a_run_that_broke_off_has_left_is_mended(engine: Engine, tmp_path: Path) -> None:
     prompts = jsonl(tmp_path / "p.jsonl", *({"prompt": f"Explain idea {i % 3} to me.", "id": i} for i in range(4)))
     out = tmp_path / "out.jsonl"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 EXAMPLES = """
@@ -95,24 +96,28 @@ def _price(text: str) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status, as this module's docstring lists them."""
+    """The exit status, as this module's docstring lists them.
+
+    Raises:
+        ModuleNotFoundError: a module of the extra `eval` is not installed.
+    """
     options = vars(parser().parse_args(argv))
     config, out, dry, anew, effect = (options.pop(name) for name in ("config", "out", "dry_run", "report", "effect"))
+    for module in ("numpy", "yaml"):  # before a question is asked, not when its answers are compared
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
     if effect:
         return _effect(effect, len(options.get("arms", ())))
-    try:
-        from trainers.ask.host import EngineError
-        from trainers.ask.journal import JournalError
-        from trainers.data.jsonl import DataError
-        from trainers.evaluation.arms.arm import ArmError
-        from trainers.evaluation.folder import FolderError
-        from trainers.evaluation.plan import read_plan
-        from trainers.evaluation.procedure import run
-        from trainers.evaluation.rebuild import rebuild
-        from trainers.run.recipe import RecipeError, read_values
-    except ModuleNotFoundError as error:
-        print(f"trimtab eval: no {error.name}; it comes with pip install 'trimtab[train]'", file=sys.stderr)
-        return 2
+    from trainers.ask.host import EngineError
+    from trainers.ask.journal import JournalError
+    from trainers.data.jsonl import DataError
+    from trainers.evaluation.arms.arm import ArmError
+    from trainers.evaluation.folder import FolderError
+    from trainers.evaluation.plan import read_plan
+    from trainers.evaluation.procedure import run
+    from trainers.evaluation.rebuild import rebuild
+    from trainers.run.recipe import RecipeError, read_values
+
     try:
         if anew:
             if out is None:

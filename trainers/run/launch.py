@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from retrieval.extra import install, lacking
 from trainers.run.recipe import RecipeError
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "launch"
@@ -47,10 +48,10 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "distributed_type" not in config:
         raise RecipeError(f"{path}: no accelerate configuration (it has no distributed_type)")
     if find_spec("accelerate") is None:
-        raise RecipeError("--launch needs accelerate: pip install 'trimtab[train]'")
+        raise RecipeError(f"--launch: {lacking('accelerate', 'train')}")
     if config["distributed_type"] == "DEEPSPEED" and find_spec("deepspeed") is None:
         near = ", ".join(name for name in names() if "fsdp" in name)
-        raise RecipeError(f"{path.stem} needs deepspeed, which is not installed: pip install deepspeed, or use {near}")
+        raise RecipeError(f"{path.stem} needs deepspeed, which is not installed: {install('deepspeed')}, or use {near}")
     return config
 
 

@@ -26,6 +26,7 @@ from retrieval.backends.entry import Entry
 from retrieval.backends.milvus.schema import TEXTS, passages, settings
 from retrieval.embedding import choice
 from retrieval.embedding.embedder import DEFAULT, Embedder
+from retrieval.extra import install
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import NATIONAL, Filter, Passage, primary
 from retrieval.text import analysis
@@ -80,7 +81,7 @@ class Milvus:
             from pymilvus import MilvusClient
         except ImportError:
             raise ImportError(
-                "a Milvus index needs pymilvus (and milvus-lite for a file): pip install pymilvus"
+                f"a Milvus index needs pymilvus (and milvus-lite for a file): {install('milvus')}"
             ) from None
         address, _, name = url.partition("#")
         self.name, self._about = name or "trimtab", f"{name or 'trimtab'}_settings"

@@ -1,0 +1,125 @@
+"""What somebody meets who has just installed this: what is missing is named, and how to get it; pipes may end early."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import Distribution
+from pathlib import Path
+
+import httpx
+import pytest
+
+from retrieval import extra
+from serve.cli.command import main
+from tests.serve.conftest import Start, chat
+
+WITHOUT = (
+    "import sys\n"
+    "class Missing:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name.partition('.')[0] in ('numpy', 'yaml'): raise ModuleNotFoundError(name=name)\n"
+    "sys.meta_path.insert(0, Missing())\n"
+    "import importlib.util as util\n"
+    "real = util.find_spec\n"
+    "util.find_spec = lambda name, package=None: None if name in ('numpy', 'yaml') else real(name, package)\n"
+    "from serve.cli.command import main\n"
+    "sys.exit(main(sys.argv[1:]))\n"
+)
+
+
+class Installed(Distribution):
+    """A distribution with this direct_url.json; None for one from an index."""
+
+    def __init__(self, origin: dict[str, object] | None) -> None:
+        self.origin = origin
+
+    def read_text(self, filename: str) -> str | None:
+        return json.dumps(self.origin) if self.origin is not None and filename == "direct_url.json" else None
+
+    def locate_file(self, path: object) -> Path:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'trimtab[otel]'"),
+        ({"url": "file:///home/a%20b/t", "dir_info": {"editable": True}}, "pip install -e '/home/a b/t[otel]'"),
+        ({"url": "file:///src/t", "dir_info": {}}, "pip install '/src/t[otel]'"),
+        (
+            {"url": "file:///w/trimtab-1-py3-none-any.whl", "archive_info": {}},
+            "pip install 'trimtab[otel] @ file:///w/trimtab-1-py3-none-any.whl'",
+        ),
+    ],
+)
+def test_an_extra_is_named_as_it_can_be_installed(
+    monkeypatch: pytest.MonkeyPatch, origin: dict[str, object] | None, command: str
+) -> None:
+    monkeypatch.setattr(extra, "distribution", lambda _: Installed(origin))
+    assert extra.install("otel") == command
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (("index", "build", "x", "--input", "y"), "retrieval"),
+        (("eval", "--effect", "0.1"), "eval"),
+        (("eval", "--url", "http://127.0.0.1:9", "--arm", "a", "--arm", "b", "--prompts", "p", "--out", "o"), "eval"),
+        (("train", "dpo", "--config", "dpo", "--out", "x"), "train"),
+    ],
+)
+def test_a_command_on_the_core_names_its_extra(argv: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *argv], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert f"which is not installed: it comes with the extra '{name}': pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pipe_that_ends_early_is_no_traceback() -> None:
+    shell = f"{sys.executable} -m serve.cli.command check | head -c 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=30, check=True)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+def test_check_refuses_what_serve_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "trimtab.toml"
+    config.write_text('[engine.main]\nmodel = "./nowhere"\nlauncher = "transformers"\n')
+    assert main(["check", "--config", str(config)]) == 2
+    told = capsys.readouterr().err
+    assert "engine.main" in told
+    assert main(["serve", "--config", str(config)]) == 2
+    assert capsys.readouterr().err.replace("serve", "check") == told
+
+
+def test_every_command_reads_the_configuration_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trimtab.toml").write_text('state_dir = "kept"\n[engine.main]\nurl = "http://127.0.0.1:9"\n')
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["state_dir"] == "kept"
+    assert "the configuration is ./trimtab.toml" in err
+    assert main(["rewrite", "--rewriter", "any"]) == 2
+    assert "trimtab.toml has no [rewriter.NAME]" in capsys.readouterr().err
+
+
+def test_a_name_where_there_are_none_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "trimtab.toml"
+    stage = '[policy.p]\nstages = ["opo"]\n[policy.p.opo]\nindex = ["law"]\n'
+    config.write_text('[engine.main]\nurl = "http://x"\n' + stage)
+    assert main(["check", "--config", str(config)]) == 2
+    assert "no index 'law'; valid are none" in capsys.readouterr().err
+
+
+async def test_a_trimtab_before_a_trimtab_is_said(start: Start) -> None:
+    inner = start()
+    outer = start(file=f'state_dir = "{{state}}"\n[engine.main]\nurl = "{inner.url}"\n')
+    outer.wait_for(rf"engine main: {inner.url} is a Trimtab too, whose policy \S+ applies after ours")
+    async with httpx.AsyncClient(base_url=outer.url, timeout=10) as http:
+        answer = await http.post("/v1/chat/completions", json=chat())
+    assert answer.headers["x-engine-applied"] == answer.headers["x-trimtab-applied"] == "none"
