@@ -279,9 +279,9 @@ def draw(found: Found, file: Path, before: Found | None = None) -> None:
         return times[0] if times else None
 
     panels: list[tuple[str, Callable[[Found, str], float | None]]] = [
-        ("CPU a request, µs (less is better)", lambda f, name: plain(f, name, "cpu_us")),
-        ("requests a second (more is better)", lambda f, name: plain(f, name, "rps")),
-        ("first chunk of 64 streams, ms, p50 (less is better)", first),
+        ("CPU a request, µs", lambda f, name: plain(f, name, "cpu_us")),
+        ("requests a second", lambda f, name: plain(f, name, "rps")),
+        ("first chunk of 64 streams, ms, p50", first),
     ]
     order = list(reversed(names(of(found["plain"], workers=1))))
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 0.42 * len(order) + 1.6), sharey=True, layout="constrained")
@@ -291,16 +291,17 @@ def draw(found: Found, file: Path, before: Found | None = None) -> None:
             if (now := value(found, name)) is None:
                 continue
             axis.barh(at, now, color=colour, height=0.68)
-            axis.annotate(
-                f"{now:,.0f}" if now >= 10 else f"{now:.1f}", (now, at), (4, 0), textcoords="offset points",
-                va="center", fontsize=9, color="#222222",
-            )  # fmt: skip
-            if before and colour == _OURS and (was := value(before, name)) is not None:
+            was = value(before, name) if before and colour == _OURS else None
+            if was is not None:
                 axis.plot(was, at, marker="D", color="white", markeredgecolor="#222222", markersize=5.5)
+            axis.annotate(  # right of the bar and of the diamond, whichever reaches further
+                f"{now:,.0f}" if now >= 10 else f"{now:.1f}", (max(now, was or 0), at), (4 if was is None else 9, 0),
+                textcoords="offset points", va="center", fontsize=9, color="#222222",
+            )  # fmt: skip
         axis.set_xscale("log")
         shown = [v for name in order if (v := value(found, name))]
         if shown:  # from a whole power of ten, to where the last figure has room
-            axis.set_xlim(10 ** math.floor(math.log10(min(shown))), 8 * max(shown))
+            axis.set_xlim(10 ** math.floor(math.log10(min(shown))), 12 * max(shown))
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
         axis.set_axisbelow(True)
