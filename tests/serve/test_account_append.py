@@ -159,6 +159,9 @@ def test_a_lost_account_is_not_begun_anew_unless_the_setting_says_so(tmp_path: P
 def test_another_key_cannot_go_on_with_an_account(tmp_path: Path) -> None:
     writer(tmp_path).write([encoded("open", {"id": "a"})])
     (tmp_path / "account.key").unlink()
+    with pytest.raises(AccountError, match=r"account\.key is missing"):
+        writer(tmp_path)
+    Signer.open(tmp_path / "account.key", make=True)
     with pytest.raises(AccountError, match="another key"):
         writer(tmp_path).write([encoded("open", {"id": "b"})])
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retrieval.extra import lacking
 from serve.store.account import AccountError
 
 if TYPE_CHECKING:
@@ -33,19 +34,21 @@ class Signer:
         self.public = key.public_key().public_bytes_raw().hex()
 
     @classmethod
-    def open(cls, path: Path) -> Signer:
-        """The signer whose key is in a PEM file, which is made, readable by its owner only, where there is none.
+    def open(cls, path: Path, *, make: bool = False) -> Signer:
+        """The signer whose key is in a PEM file; `make` one, readable by its owner only, where there is none.
 
         Raises:
-            AccountError: `cryptography` is not installed, or the file holds no Ed25519 key.
+            AccountError: `cryptography` is not installed, the file is missing, or holds no Ed25519 key.
             OSError: it cannot be read or written.
         """
         try:
             from cryptography.hazmat.primitives import serialization
             from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         except ImportError:
-            raise AccountError("the account needs cryptography: pip install 'trimtab[account]'") from None
+            raise AccountError(f"the account {lacking('cryptography', 'account')}") from None
         if not path.exists():
+            if not make:
+                raise AccountError(f"the account's private key {path} is missing")
             _make(path, Ed25519PrivateKey.generate())
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
@@ -91,7 +94,7 @@ def signed_by(statement: Mapping[str, Any], public: str) -> bool:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ImportError:
-        raise AccountError("checking signatures needs cryptography: pip install 'trimtab[account]'") from None
+        raise AccountError(f"checking signatures {lacking('cryptography', 'account')}") from None
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
     except ValueError:

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from serve import metrics
 from serve.config import Config, ConfigError
@@ -141,16 +141,23 @@ def from_config(config: Config) -> FileAccount:
     Raises:
         ConfigError: it cannot be opened: `cryptography` is missing, the key is none, or the folder cannot be made.
     """
-    spec = config.account
-    folder = config.state_dir / "account"
+    return FileAccount(writer_of(config), config.account.flush_ms / 1000)
+
+
+def writer_of(config: Config, lost: Literal["fail", "begin", ""] = "") -> Writer:
+    """What writes the account in the configuration's state folder; `lost` instead of the configuration's `on_error`.
+
+    Raises:
+        ConfigError: as `from_config`.
+    """
+    spec, folder = config.account, config.state_dir / "account"
     try:
-        writer = Writer(
+        return Writer(
             folder,
             spec.key_path(config.state_dir),
             segment_bytes=int(spec.segment_mb * 2**20),
             checkpoint_s=spec.checkpoint_s,
-            lost=spec.on_error,
+            lost=lost or spec.on_error,
         )
     except (AccountError, OSError) as error:
         raise ConfigError(f"the account in {folder} cannot be opened: {error}") from None
-    return FileAccount(writer, spec.flush_ms / 1000)

@@ -56,9 +56,10 @@ class Writer:
         self.folder, self._lost = folder, lost
         self._segment_bytes, self._checkpoint_s = segment_bytes, checkpoint_s
         self._mark = folder.with_name(f"{folder.name}.chain")  # outside the folder: tells that there was one
-        if not self._mark.exists():
+        fresh = not self._mark.exists()
+        if fresh:
             folder.mkdir(parents=True, exist_ok=True)
-        self.signer = Signer.open(key_file)
+        self.signer = Signer.open(key_file, make=fresh or lost == "begin")
         self._head: Head | None = None
         self._signed = 0.0
 
