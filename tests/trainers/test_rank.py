@@ -120,7 +120,7 @@ def test_it_learns_the_order_and_a_killed_run_resumes_to_the_same_weights(toy: s
     assert same_weights(tmp_path / "whole" / "final", tmp_path / "killed" / "final")
 
 
-@pytest.mark.parametrize("loss", ["rrhf", "orpo"])
+@pytest.mark.parametrize("loss", ["rrhf", "orpo", "sppo"])
 def test_the_gradient_does_not_depend_on_how_a_step_is_cut(toy: str, tmp_path: Path, loss: str) -> None:
     data = write(tmp_path / "d.jsonl", list_rows())
     norms, losses = {}, {}
@@ -151,7 +151,7 @@ def test_a_list_that_is_none_is_refused_with_its_row(tmp_path: Path, row: dict[s
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"loss": "dpo"}, "no list loss 'dpo'; list losses: rrhf, listmle, slic, simpo, orpo"),
+        ({"loss": "dpo"}, "no list loss 'dpo'; list losses: rrhf, listmle, sppo, slic, simpo, orpo"),
         ({"beta": 0.1}, "loss rrhf does not read beta"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainers.methods.listwise import LIST_LOSSES, Lists
 from trainers.methods.losses import LOSSES, Pairs, Settings
 from trainers.methods.table import METHODS, resolve
 from trainers.rounds.group import Choice, Group, Scored
@@ -18,6 +19,7 @@ from trainers.rounds.select.rlp import agreed, clusters, same_text
 from trainers.rounds.select.rrhf import ranked
 from trainers.rounds.select.rso import accepted, pairs
 from trainers.rounds.select.spin import own
+from trainers.rounds.select.sppo import win_rates
 from trainers.rounds.selectors import SELECTORS
 
 ANSWERS = "abcdef"
@@ -219,3 +221,41 @@ def test_iterative_dpo_with_the_true_preferences_reaches_the_optimum_of_the_band
     optimum = (policy.log() + reward / beta).log_softmax(0)
     divergence = (logits.log_softmax(0).exp() * (logits.log_softmax(0) - optimum)).sum()
     assert divergence.item() < 1e-4
+
+
+# ---------------------------------------------------------------- SPPO
+
+
+def test_sppo_scores_each_answer_by_its_chance_to_win() -> None:
+    group = Group("p", (Scored("a", 1.0), Scored("b", 0.0), Scored("a", 1.0)))
+    [row] = win_rates(group, Choice(score_beta=0.5), Random(0))
+    sure = 1 / (1 + math.exp(-2))
+    assert row["answers"] == ["a", "b"]
+    assert row["scores"] == pytest.approx([(0.5 + sure + 0.5) / 3, (1 - sure + 0.5 + 1 - sure) / 3])
+    shares = Group("p", (Scored("a", 0.8), Scored("b", 0.2)))
+    assert win_rates(shares, Choice(win_shares=True), Random(0))[0]["scores"] == [0.8, 0.2]
+    assert win_rates(Group("p", (Scored("a", 1.0), Scored("a", 1.0))), Choice(), Random(0)) == []
+    assert win_rates(Group("p", (Scored("a", 1e9), Scored("b", -1e9))), Choice(), Random(0))[0]["scores"] == [
+        0.75,
+        0.25,
+    ]
+
+
+def test_sppo_ends_at_the_answer_that_nobody_beats() -> None:
+    """Self-play on six answers with the exact loss: each step reaches π ∝ π_ref e^(P/β), the last one the best."""
+    loss, beta = LIST_LOSSES["sppo"], 0.5
+    rewards = torch.tensor(REWARD, dtype=torch.float64)
+    beats = torch.sigmoid(rewards[:, None] - rewards[None, :])  # P(y ≻ y')
+    policy = torch.tensor(POLICY, dtype=torch.float64)
+    there, tokens = torch.ones(1, 6, dtype=torch.bool), torch.ones(1, 6, dtype=torch.float64)
+    for _ in range(60):
+        wins = beats @ policy
+        reference = policy.log()
+        tilted = reference + (wins - 0.5) / beta  # where the squares are 0, unless probabilities must sum to 1
+        lists = Lists(tilted[None].requires_grad_(), tokens, wins[None], there, reference[None])
+        value = loss.of(lists, Settings(beta=beta))
+        assert value.item() == pytest.approx(0, abs=1e-24)
+        assert torch.autograd.grad(value.sum(), lists.logps)[0].abs().max() < 1e-12
+        policy = tilted.softmax(0)
+    assert policy.argmax() == rewards.argmax()
+    assert policy.max() > 0.99

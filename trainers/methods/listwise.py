@@ -65,6 +65,18 @@ def listmle(lists: Lists, settings: Settings) -> "Tensor":
     return ((below - strength) * there).sum(1)
 
 
+def sppo(lists: Lists, settings: Settings) -> "Tensor":
+    """mean over answers of (s − s^ref − (P − ½)/β)² (Wu et al. 2024, arXiv 2405.00675, equation 4.6); 1/β is its η.
+
+    The scores are P̂(y ≻ π | x), each answer's probability to win against the policy's own, in [0, 1]. Each loss is 0
+    where π ∝ π_ref e^(P/β), one step of self-play.
+    """
+    if lists.reference is None:
+        raise ValueError("sppo needs the reference's log-probabilities")
+    distance = lists.logps - lists.reference - (lists.scores - 0.5) / settings.beta
+    return (distance.square() * lists.there).sum(1) / lists.there.sum(1)
+
+
 def over_pairs(loss: "Callable[[Pairs, Settings], Tensor]", lists: Lists, settings: Settings) -> "Tensor":
     """The mean of a pair loss over all pairs of a list with different scores; 0 for a list without any.
 
@@ -92,12 +104,13 @@ def over_pairs(loss: "Callable[[Pairs, Settings], Tensor]", lists: Lists, settin
 
 @dataclass(frozen=True, kw_only=True)
 class ListLoss:
-    """A row of the table: `reads` and `sft` as in `losses.Loss`."""
+    """A row of the table: `reads`, `reference` and `sft` as in `losses.Loss`."""
 
     of: "Callable[[Lists, Settings], Tensor]"
     formula: str
     paper: str
     reads: Mapping[str, float]
+    reference: bool = False
     sft: float = 0.0
 
 
@@ -108,6 +121,10 @@ LIST_LOSSES: Mapping[str, ListLoss] = {
     "listmle": ListLoss(
         of=listmle, formula="−Σ_k log softmax(β s̄)_k over those left", paper="ListMLE, Xia et al. 2008",
         reads={"beta": 2.0},
+    ),
+    "sppo": ListLoss(
+        of=sppo, formula="mean (s − s^ref − (P − ½)/β)²", paper="SPPO, arXiv 2405.00675", reads={"beta": 0.1},
+        reference=True,
     ),
     **{
         name: ListLoss(of=partial(over_pairs, loss.of), formula=f"mean over pairs of {loss.formula}", paper=loss.paper,

@@ -6,13 +6,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from trainers.methods.listwise import LIST_LOSSES, Lists
 from trainers.methods.losses import Settings
 
-COLUMNS = ("prompt_ids", "answer_ids", "scores")
+COLUMNS = ("prompt_ids", "answer_ids", "scores", "reference")
 
 
 @dataclass
@@ -28,8 +29,9 @@ class RankConfig(SFTConfig):
 class ListCollator:
     """B rows of a prompt and K_b answers as one batch of B·K sequences, K the most that a row has.
 
-    Gives input_ids, attention_mask and completion_mask (B·K, L), scores and there (B, K). Where a row has fewer than K
-    answers its prompt stands alone, and counts nothing.
+    Gives input_ids, attention_mask and completion_mask (B·K, L), scores and there (B, K), and reference (B, K) where
+    the rows have the reference's log-probabilities. Where a row has fewer than K answers its prompt stands alone, and
+    counts nothing.
     """
 
     def __init__(self, pad: int, max_length: int) -> None:
@@ -41,9 +43,8 @@ class ListCollator:
         pairs = [(row["prompt_ids"], ids) for row in rows for ids in self._filled(row["answer_ids"], most)]
         whole = [(prompt + answer)[: self.max_length] for prompt, answer in pairs]
         length = max(map(len, whole))
-        scores, there = torch.zeros(len(rows), most), torch.zeros(len(rows), most, dtype=torch.bool)
+        there = torch.zeros(len(rows), most, dtype=torch.bool)
         for at, row in enumerate(rows):
-            scores[at, : len(row["scores"])] = torch.tensor(row["scores"])
             there[at, : len(row["scores"])] = True
         starts = [len(prompt) for prompt, _ in pairs]
         answered = [[0] * start + [1] * (len(ids) - start) for start, ids in zip(starts, whole, strict=True)]
@@ -51,9 +52,13 @@ class ListCollator:
             "input_ids": torch.tensor([ids + [self.pad] * (length - len(ids)) for ids in whole]),
             "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in whole]),
             "completion_mask": torch.tensor([mask + [0] * (length - len(mask)) for mask in answered]),
-            "scores": scores,
             "there": there,
+            **{name: self._table(rows, name, most) for name in ("scores", "reference") if name in rows[0]},
         }
+
+    @staticmethod
+    def _table(rows: list[dict[str, Any]], name: str, most: int) -> Tensor:
+        return torch.tensor([row[name] + [0.0] * (most - len(row[name])) for row in rows])
 
     @staticmethod
     def _filled(answers: list[list[int]], most: int) -> list[list[int]]:
@@ -75,6 +80,24 @@ class RankTrainer(SFTTrainer):
         self.tested: list[Tensor] = []  # per batch (lists, 5): loss, NLL sum, tokens, hits, pairs
         collator = ListCollator(processing_class.pad_token_id, cast(int, args.max_length))
         super().__init__(args=args, processing_class=processing_class, data_collator=collator, **keywords)
+        if self.row.reference:
+            self.train_dataset = self.referred(self.train_dataset)
+            self.eval_dataset = self.eval_dataset and self.referred(self.eval_dataset)
+
+    def referred(self, rows: Any) -> Any:
+        """The rows with `reference`: each answer's log-probability under the weights that the training begins with.
+
+        A row at a time, so that a resumed run computes the same numbers whatever its batches are.
+        """
+        model = cast(Any, self.model).to(self.args.device)
+        model.eval()
+        found = []
+        with torch.no_grad():
+            for row in tqdm(rows, desc="reference", disable=not self.accelerator.is_main_process):
+                batch = {name: value.to(self.args.device) for name, value in self.data_collator([row]).items()}
+                found.append(self.lists(model, batch).logps[0].float().cpu().tolist())
+        model.train()
+        return rows.add_column("reference", found)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = cast(Any, list(COLUMNS))
@@ -104,7 +127,8 @@ class RankTrainer(SFTTrainer):
         )  # fmt: skip
         shape = inputs["there"].shape
         logps = found.log_probs[:, 1 - mask.size(1) :].sum(1).view(shape)
-        return Lists(logps, mask[:, 1:].sum(1).clamp(min=1).view(shape), inputs["scores"], inputs["there"])
+        tokens = mask[:, 1:].sum(1).clamp(min=1).view(shape)
+        return Lists(logps, tokens, inputs["scores"], inputs["there"], inputs.get("reference"))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

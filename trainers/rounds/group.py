@@ -46,4 +46,5 @@ class Choice:
     score_beta: float = 1.0
     least_gap: float = 0.0
     agreement: float = 0.5
+    win_shares: bool = False  # the scores are shares of wins against the other samples
     same: Callable[[str, str], bool] | None = None

@@ -63,7 +63,8 @@ class Recipe(Common):
     def choice(self) -> Choice:
         """What selectors read."""
         same = load_rule(self.same) if self.same else None
-        return Choice(self.keep, self.score_beta, self.least_gap, self.agreement, same)
+        shares = self.scorer == "judge_pairs"
+        return Choice(self.keep, self.score_beta, self.least_gap, self.agreement, shares, same)
 
     def engine(self, url: str, model: str) -> Engine:
         """The engine that serves the actor, as it is asked."""
@@ -95,6 +96,8 @@ def check(recipe: Recipe) -> None:
     if row.scored and recipe.scorer == "none":
         names = ", ".join(name for name in get_args(ScorerName) if name != "none")
         raise RecipeError(f"selector {recipe.selector} reads scores: set scorer to one of {names}")
+    if row.scorer and recipe.scorer != row.scorer:
+        raise RecipeError(f"selector {recipe.selector} is scored by {row.scorer}: set scorer={row.scorer}")
     judge = ("judge_url", "judge_model")
     needs = {
         f"scorer: {recipe.scorer}": {"reward": ("reward_model",), "rule": ("rule",)}.get(

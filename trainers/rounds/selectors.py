@@ -18,6 +18,7 @@ class Selector:
         paper, formula: where it is defined, and what is chosen.
         gold: whether the prompts must come with the data's own answers.
         scored: whether it reads scores.
+        scorer: the only scorer that the method is defined with; "" for any.
         affixes: whether each prompt is sampled in two variants, a better and a worse one.
         settings: keys of the trained method's recipe, where the rounds' recipe does not say otherwise.
     """
@@ -29,6 +30,7 @@ class Selector:
     gold: bool = False
     scored: bool = True
     affixes: bool = False
+    scorer: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -76,6 +78,21 @@ SELECTORS: Mapping[str, Selector] = {
         formula="y ~ π(p₊) ≻ y ~ π(p₋) under p, then loss dpo",
         scored=False,
         affixes=True,
+        settings={"loss": "dpo"},
+    ),
+    "sppo": Selector(
+        of="trainers.rounds.select.sppo:win_rates",
+        trains="rank",
+        paper="SPPO, arXiv 2405.00675",
+        formula="each sample with P̂(y ≻ π), then (s − s^ref − (P̂ − ½)/β)²",
+        settings={"loss": "sppo"},
+    ),
+    "self_rewarding": Selector(
+        of="trainers.rounds.select.iterative:ends",
+        trains="pair",
+        paper="Self-Rewarding, arXiv 2401.10020",
+        formula="the best ≻ the worst by the actor's own marks, then loss dpo",
+        scorer="self_marks",
         settings={"loss": "dpo"},
     ),
     "iterative_dpo": Selector(
