@@ -9,6 +9,7 @@ dropped one by one when the context is short, or become turns in the chat render
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -214,3 +215,27 @@ def _behaviour(preamble: str, markers: tuple[str, str]) -> str:
         and not any(m in line for m in markers)
         and "list of conversations" not in line
     )
+
+
+def to_toml(profile: Profile) -> str:
+    """The profile as a file that `parse_toml` reads back.
+
+    Raises:
+        ValueError: it came from a file of the original project, whose exact text TOML has no field for.
+    """
+    if profile.preamble or profile.form == "spaced" or any(e.raw for e in profile.exemplars):
+        raise ValueError(f"profile {profile.name!r} holds the text of a prompt file; copy that file instead")
+    lines = [
+        f"{name} = {_quoted(getattr(profile, name))}"
+        for name in ("name", "source", "framing", "instruction", "user_marker", "assistant_marker", "fence")
+    ]
+    if profile.decoding:
+        lines += ["", "[decoding]", *(f"{name} = {_quoted(value)}" for name, value in profile.decoding.items())]
+    for exemplar in profile.exemplars:
+        lines += ["", "[[exemplar]]", f"user = {_quoted(exemplar.user)}", f"assistant = {_quoted(exemplar.assistant)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: Any) -> str:
+    """A value as TOML writes it: strings, numbers and lists look as in JSON, but for a deleted character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

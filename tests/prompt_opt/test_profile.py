@@ -223,3 +223,23 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     for wrong in (path, tmp_path):
         with pytest.raises(ProfileError, match="cannot be read as UTF-8 text"):
             load(wrong)
+
+
+@pytest.mark.parametrize("name", profile.shipped())
+def test_a_profile_written_as_a_file_is_read_back_as_it_was(name: str) -> None:
+    whole = load(name)
+    assert parse_toml(profile.to_toml(whole), "copy.toml") == whole
+
+
+def test_a_profile_with_any_characters_is_read_back_as_it_was() -> None:
+    odd = Profile(
+        "odd", instruction='say "\\ \x7f\t😀\nb', decoding={"temperature": 0.5, "max_tokens": 9, "echoes": [1]}
+    )
+    assert parse_toml(profile.to_toml(odd), "odd.toml") == odd
+
+
+def test_an_original_prompt_file_is_not_written_as_toml() -> None:
+    with pytest.raises(ValueError, match="copy that file instead"):
+        profile.to_toml(
+            parse_original("# Instruction\n\nBe kind.\n\n# Query:\n```\nHi\n```\n\n# Answer:\n```\nHello\n```\n", "x")
+        )

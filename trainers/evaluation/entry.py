@@ -28,6 +28,10 @@ examples:
   with a judge that is none of the models, first held against people's labels:
     trimtab eval … --judge https://api.openai.com#gpt-4o --judge-key-env OPENAI_API_KEY --calibrate testset-v1.json
 
+  which of two answers each policy's whole prompt makes likelier: no generation, no judge:
+    trimtab eval --url http://127.0.0.1:8000 --arm raw --arm urial --pairs pairs.jsonl \\
+      --scorer http://127.0.0.1:9000#llama --out runs/p
+
   the report once more, from the folder alone; no server need be up:
     trimtab eval --report --out runs/x --baseline urial
 
@@ -61,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="NAME", help="the arm that the others are compared with (default: the first)")
     add("--prompts", action="append", metavar="FILE",
         help="once for each file: JSONL, JSON, CSV, Parquet; FORM=FILE where columns do not show it")  # fmt: skip
+    add("--pairs", action="append", metavar="FILE",
+        help="instead of --prompts: prompts with better and worse answers, whose likelihoods are compared")  # fmt: skip
+    add("--scorer", metavar="URL#MODEL", help="the engine behind the arms' policies, which scores --pairs")
+    add("--scorer-key-env", metavar="NAME", help="the environment variable that holds its key")
     add("--format", metavar="FORM", help="the form of all files (default: auto); a wrong one lists them")
     add("--limit", type=int, metavar="N", help="the first N of each file")
     add("--sample", type=int, metavar="N", help="N of each file, by chance, every kind with its share")
@@ -126,7 +134,10 @@ def main(argv: list[str] | None = None) -> int:
         plan = read_plan(config, options)
         if out is None and not dry:
             raise RecipeError("no --out: the folder for questions, answers and the report")
-        return run(plan, out, dry, sys.argv[1:] if argv is None else argv)
+        from trainers.evaluation.likelihood import likelihood_run
+
+        begin = likelihood_run.run if plan.pairs else run
+        return begin(plan, out, dry, sys.argv[1:] if argv is None else argv)
     except (RecipeError, ArmError, DataError, FolderError) as error:
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 2

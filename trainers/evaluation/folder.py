@@ -34,7 +34,7 @@ def fixed(
 ) -> dict[str, Any]:  # fmt: skip
     """What the answers depend on. Keys of engines, speed, prices and judges are not in it: they may change."""
     return {
-        "arms": {arm.name: _arm(arm, identity) for arm, identity in arms},
+        "arms": {arm.name: fixed_arm(arm, identity) for arm, identity in arms},
         "prompts": {
             name: {"file": path.name, "sha256": file_hash(path), "form": form, "questions": len(some)}
             for name, (path, form, some) in sets.items()
@@ -45,7 +45,8 @@ def fixed(
     }  # fmt: skip
 
 
-def _arm(arm: Arm, identity: Identity) -> dict[str, Any]:
+def fixed_arm(arm: Arm, identity: Identity) -> dict[str, Any]:
+    """An arm and what it said it is, for run.json."""
     return {
         "url": arm.url, "model": arm.model, "policy": arm.policy, "decoding": dict(arm.decoding),
         "identity": {**asdict(identity), "stages": list(identity.stages), "indexes": list(identity.indexes)},
@@ -89,6 +90,15 @@ def opened(folder: Path) -> tuple[dict[str, Any], list[Question]]:
     if hashlib.sha256(lines).hexdigest() != run["fixed"]["questions_sha256"]:
         raise FolderError(f"{folder}/questions.jsonl is not what was asked: its hash is not the one in run.json")
     return run, [_question(json.loads(line)) for line in lines.decode().split("\n") if line]
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """run.json. Raises FolderError where there is none."""
+    path = folder / "run.json"
+    if not path.is_file():
+        raise FolderError(f"{folder} holds no run: no run.json")
+    run: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return run
 
 
 def _question(row: dict[str, Any]) -> Question:

@@ -22,6 +22,9 @@ class Plan:
 
     arms: list[str | dict] = field(default_factory=list)  # type: ignore[type-arg]
     prompts: list[str] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=list)
+    scorer: str = ""
+    scorer_key_env: str = ""
     url: str = ""
     key_env: str = ""
     baseline: str = ""
@@ -78,8 +81,10 @@ def read_plan(path: Path | None, flags: Mapping[str, Any]) -> Plan:
     for key in ("calibrate", "aspects"):
         if getattr(plan, key) and not plan.judge:
             raise RecipeError(f"{where}{key!r} wants a judge: --judge URL#MODEL")
-    if not plan.prompts:
-        raise RecipeError(f"{where}no prompts; give --prompts FILE")
+    if not plan.prompts and not plan.pairs:
+        raise RecipeError(f"{where}no prompts; give --prompts FILE, or --pairs FILE")
+    if plan.prompts and plan.pairs:
+        raise RecipeError(f"{where}'prompts' and 'pairs' are two runs: answers are asked for, or given ones scored")
     return plan
 
 

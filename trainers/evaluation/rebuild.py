@@ -25,6 +25,10 @@ def rebuild(out: Path, given: Mapping[str, Any]) -> int:
         FolderError: no run is there. RecipeError: the plan is another one. JournalError: it is running.
         EngineError: the judge had not finished; what needs none is written.
     """
+    if (told := folder.run_of(out)).get("plan", {}).get("pairs"):
+        from trainers.evaluation.likelihood import likelihood_run
+
+        return likelihood_run.rebuild(out, fill(Plan, told["plan"] | dict(given)))
     run, questions = folder.opened(out)
     kept_plan = fill(Plan, run["plan"])
     plan = fill(Plan, run["plan"] | dict(given))

@@ -1,0 +1,1 @@
+"""Which of several answers a model finds likelier under an arm's whole prompt: no generation, no judge."""
