@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from retrieval.backends.backend import Backend, Progress
+from retrieval.embedding.choice import Asked
 from retrieval.embedding.embedder import Embedder
 
 
@@ -19,7 +20,7 @@ class Kind:
     opener: str
 
     def open(
-        self, path: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress
+        self, path: str, create: bool, embedder: Asked, threads: int | None, progress: Progress
     ) -> tuple[Backend, Embedder | None]:
         """The open store and its embedder. The module is imported here, since each brings heavy libraries."""
         module, _, name = self.opener.partition(":")
@@ -35,7 +36,7 @@ KINDS = (
 
 
 def open_backend(
-    path: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
+    path: str, create: bool, embedder: Asked, threads: int | None, progress: Progress = None
 ) -> tuple[Backend, Embedder | None]:
     """The store at a path or URL, and its embedder (None: terms only).
 

@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--input", action="append", required=True, type=Path, metavar="FILE",
                           help="a folder, or a file: JSONL, CSV, Markdown, PDF, Word, HTML …; repeatable")  # fmt: skip
         made.add_argument("--embedder", help="a model's name or folder, or none: by terms only"
-                          + (" (default: all-MiniLM-L6-v2)" if name == "build" else ""))  # fmt: skip
+                          + (" (default: all-MiniLM-L6-v2 for English,"
+                          " multilingual-e5-small for other languages)" if name == "build" else ""))  # fmt: skip
         reads(made)
 
     made = command("sync", sync, "Make an index what its sources are: new, changed, gone and renamed passages.")
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
                       help="a folder, a file, or a .list of these; all that the index is to hold")  # fmt: skip
     made.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
     made.add_argument("--on", metavar="DATE", help="when changes begin that state no date (default: today)")
-    made.add_argument("--embedder", help="of a new index: a model's name or folder, or none: by terms only")
+    made.add_argument("--embedder", help="of a new index: as in build")
     reads(made)
 
     made = command("withdraw", withdraw, "Take documents or passages out of an index.")

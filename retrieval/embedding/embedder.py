@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from retrieval.embedding import e5
 from retrieval.text.structure import chunk
 
 DEFAULT = "all-MiniLM-L6-v2"
@@ -147,7 +148,11 @@ def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "aut
 
 
 def find(name: str) -> Path:
-    """The folder of a model's files."""
+    """The folder of a model's files.
+
+    Raises:
+        ValueError: there is no such model.
+    """
     if (Path(name) / "config.json").is_file():
         return Path(name)
     if name in {DEFAULT, f"sentence-transformers/{DEFAULT}"}:
@@ -157,6 +162,10 @@ def find(name: str) -> Path:
             return Path(get_model_path())
         except ImportError:
             name = f"sentence-transformers/{DEFAULT}"
+    if name in {e5.NAME, f"intfloat/{e5.NAME}"}:
+        if e5.installed():
+            return e5.folder()
+        name = f"intfloat/{e5.NAME}"
     from huggingface_hub import snapshot_download
 
     try:

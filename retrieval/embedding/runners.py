@@ -13,11 +13,16 @@ import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from retrieval.embedding import tables
+from retrieval.embedding.place import cache_folder
 
 log = logging.getLogger(__name__)
 FORM = 3  # of what the cache holds; another number means: export anew
@@ -69,15 +74,20 @@ class OnnxRunner:
     name = "onnx"
 
     def __init__(self, path: Path, threads: int) -> None:
+        self._path, self._threads = path, threads
+
+    @cached_property
+    def _session(self) -> Any:
+        """Opened at its first use: a server embeds queries only."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other searches want the cores
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"],
+        return onnxruntime.InferenceSession(
+            str(self._path), options, providers=["CPUExecutionProvider"],
             disabled_optimizers=["SkipLayerNormFusion"],  # fused it goes number by number: a tenth of all time
         )  # fmt: skip
 
@@ -96,7 +106,7 @@ def open_exports(folder: Path, weights: str, threads: int) -> tuple[OnnxRunner, 
         import onnxruntime
     except ImportError:
         return None
-    place = cache_folder() / f"{weights}-{onnxruntime.__version__}-{FORM}"
+    place = cache_folder("onnx") / f"{weights}-{onnxruntime.__version__}-{FORM}"
     kept = _verified(place)
     if kept is None:
         _export(folder, place, threads)
@@ -105,13 +115,6 @@ def open_exports(folder: Path, weights: str, threads: int) -> tuple[OnnxRunner, 
         return None
     runner = OnnxRunner(place / "documents.onnx", threads)
     return runner, OnnxRunner(place / "queries.onnx", 1) if "queries" in kept else runner
-
-
-def cache_folder() -> Path:
-    """Where exports are kept: TRIMTAB_CACHE, else XDG's cache folder."""
-    chosen = os.environ.get("TRIMTAB_CACHE")
-    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
-    return base / "onnx"
 
 
 def _verified(place: Path) -> dict[str, str] | None:
@@ -182,6 +185,15 @@ def _to_onnx(reference: TorchRunner, path: Path) -> None:
             input_names=["ids", "mask"], output_names=["vectors"], external_data=False,
             dynamic_shapes={"ids": axes, "mask": axes},
         )  # fmt: skip
+    _shrink(path, tables.halve)
+
+
+def _shrink(path: Path, shrink: Callable[[Any], None]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    shrink(model)
+    onnx.save(model, path)
 
 
 def _to_eight_bits(source: Path, path: Path) -> None:
@@ -203,6 +215,7 @@ def _to_eight_bits(source: Path, path: Path) -> None:
     finally:
         chatty.disabled = False
     quantizer.model.save_model_to_file(str(path))
+    _shrink(path, tables.quarter)
 
 
 def _least_cosine(reference: TorchRunner, exported: OnnxRunner, folder: Path) -> float:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from retrieval.embedding.choice import ByTexts
 from retrieval.passage import Passage
-from retrieval.search.intake import Origins, Tally, bar, passages, size
+from retrieval.search.intake import Origins, Tally, bar, passages, sample, size
+from retrieval.text import formats
 
 if TYPE_CHECKING:
     from retrieval.search.index import Index
@@ -26,10 +30,10 @@ def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
         ValueError: an input is of no known format, or the index has another embedder.
     """
     from retrieval.search.index import Index
-    from retrieval.text import formats
 
     listings = [formats.listing(given) for given in arguments.input]
-    with Index.open(arguments.index, create=create, embedder=arguments.embedder, threads=arguments.threads) as index:
+    asked = embedder(arguments, listings)
+    with Index.open(arguments.index, create=create, embedder=asked, threads=arguments.threads) as index:
         tally, origins = Tally(index.count()), Origins(index)
         with bar("reading", size(listings), "B") as advance:
             for batch in batches(passages(arguments, listings, tally, origins, advance), BATCH):
@@ -39,6 +43,11 @@ def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
         settle(index)
         tally.report(index.count(), index.revision)
     return 1 if not tally.read or tally.collisions or (arguments.strict and tally.bad) else 0
+
+
+def embedder(arguments: argparse.Namespace, listings: list[formats.Listing]) -> str | ByTexts:
+    """The embedder that the command names, else one by the languages of its inputs."""
+    return arguments.embedder or ByTexts(lambda: sample(arguments, listings), partial(print, file=sys.stderr))
 
 
 def settle(index: Index) -> None:

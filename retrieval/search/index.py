@@ -17,6 +17,7 @@ from retrieval.backends.backend import Backend, Progress, Vector, View
 from retrieval.backends.entry import Entry
 from retrieval.cache import Cache
 from retrieval.embedding.batches import QueryVectors
+from retrieval.embedding.choice import Asked
 from retrieval.embedding.embedder import Embedder
 from retrieval.fusion import Candidate, Key, Ranked, fuse
 from retrieval.passage import Filter, Hit, Passage, primary
@@ -47,7 +48,7 @@ class Index:
     @classmethod
     def open(
         cls, path: str | Path, *, readonly: bool = False, create: bool = False,
-        embedder: str | Embedder | None = None, reranker: str | None = None, threads: int | None = None,
+        embedder: Asked = None, reranker: str | None = None, threads: int | None = None,
         progress: Progress = None,
     ) -> Index:  # fmt: skip
         """`path` is a folder, or the URL of a Milvus server or a milvus-lite file: see `milvus.py`.

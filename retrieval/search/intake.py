@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from retrieval.text.formats import Row
 if TYPE_CHECKING:
     from retrieval.search.index import Index
 
+SAMPLED = 200  # passages whose languages choose the embedder of a new index
 SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
 
 
@@ -25,14 +27,27 @@ def passages(arguments: argparse.Namespace, listings: list[formats.Listing], tal
     """The passages of all files, each id once. `advance` hears of the bytes that are read."""
     for path, reason in (pair for found in listings for pair in found.unread):
         tally.unread(path, reason)
-    defaults = formats.Defaults(
-        arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
-    )
+    defaults = _defaults(arguments)
     rows = (row for found in listings for file in found.files
             for row in formats.read(file, defaults, advance, found.root))  # fmt: skip
     for passage in _distinct(_good(rows, tally, arguments.strict), tally, origins):
         tally.read += 1
         yield passage
+
+
+def sample(arguments: argparse.Namespace, listings: list[formats.Listing]) -> Iterator[Passage]:
+    """The first passages of each file, as many as tell the languages of all."""
+    files = [(file, found.root) for found in listings for file in found.files]
+    picked = files[:: -(-len(files) // SAMPLED) or 1]
+    for file, root in picked:
+        rows = islice(formats.read(file, _defaults(arguments), None, root), SAMPLED // len(picked) + 1)
+        yield from (row.passage for row in rows if row.passage is not None)
+
+
+def _defaults(arguments: argparse.Namespace) -> formats.Defaults:
+    return formats.Defaults(
+        arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
+    )
 
 
 def size(listings: list[formats.Listing]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from retrieval.passage import Passage, check_date
 from retrieval.search import plan as plans
-from retrieval.search.build import BATCH, batches, settle
+from retrieval.search.build import BATCH, batches, embedder, settle
 from retrieval.search.index import Index
 from retrieval.search.intake import Origins, Tally, bar, passages, size
 from retrieval.search.plan import Change, Plan
@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         with bar("reading", size(listings), "B") as advance:
             wanted = {p.id: p for p in passages(arguments, listings, tally, Origins(None), advance)}
         return _report(plans.plan([], wanted, _today()), tally, "nothing was changed")
-    with Index.open(arguments.index, create=True, embedder=arguments.embedder, threads=arguments.threads) as index:
+    asked = embedder(arguments, listings)
+    with Index.open(arguments.index, create=True, embedder=asked, threads=arguments.threads) as index:
         return _sync(index, arguments, listings)
 
 

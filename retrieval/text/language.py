@@ -49,6 +49,7 @@ _COMMON = {
 _SETS = {language: frozenset(words.split()) for language, words in _COMMON.items()}
 _WORD = re.compile(r"[^\W\d_]+")
 SHARE, FEW = 0.02, 3  # of the passages, and how many at least, that make a language one of the index's
+ENOUGH = 40  # letters by which a language that has no list of common words can be told
 SURE = 0.9  # probability from which a query is analysed in one language only
 
 
@@ -67,6 +68,16 @@ def detect(text: str, among: frozenset[str] = frozenset()) -> str:
     votes = sorted(((sum(words[w] for w in common), lang) for lang, common in sets.items()), reverse=True)
     (first, language), (second, _) = [*votes, (0, ""), (0, "")][:2]
     return language if first >= 2 and first > 1.3 * second else ""
+
+
+def guess(text: str) -> str:
+    """The language of any text, of a hundred: empty only where it is too short to tell."""
+    if found := detect(text):
+        return found
+    if sum(map(str.isalpha, text)) < ENOUGH:
+        return ""
+    ((found, probability),) = _model().rank(text[:1000])[:1]
+    return str(found) if probability >= SURE else ""
 
 
 def settle(votes: Iterable[str], known: Iterable[str] = ()) -> tuple[frozenset[str], str]:

@@ -18,13 +18,13 @@ from retrieval.backends.local.record import Store
 from retrieval.backends.local.terms import Terms, is_failure
 from retrieval.cache import Cache
 from retrieval.embedding import choice
-from retrieval.embedding.embedder import DEFAULT, Embedder
+from retrieval.embedding.embedder import Embedder
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import Filter
 
 
 def open_folder(
-    path: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
+    path: str, create: bool, embedder: choice.Asked, threads: int | None, progress: Progress = None
 ) -> tuple[Local, Embedder | None]:
     """An index in a folder, and its embedder (None: terms only). `progress` hears of each passage that is analysed.
 
@@ -36,14 +36,14 @@ def open_folder(
     exists = _is_there(folder)
     if not exists and not create:
         raise FileNotFoundError(f"no index at {folder}: make one with `trimtab index build {folder} --input FILE`")
-    model: Embedder | None = None
-    if not exists:
-        model = choice.load_embedder(embedder if embedder is not None else DEFAULT, threads)
+    asked, model = choice.resolve(embedder, new=not exists), None
+    if asked is not None and not exists:
+        model = choice.load_embedder(asked, threads)
         folder.mkdir(parents=True, exist_ok=True)
-    store = Store(folder / "record.db", create=None if exists else choice.settings(model, embedder))
+    store = Store(folder / "record.db", create=None if exists else choice.settings(model, asked))
     try:
         own, name = store.setting("embedder"), store.setting("embedder_name")
-        model = choice.verify(own, name, model or embedder, threads)
+        model = choice.verify(own, name, model or asked, threads)
         dimension = model.dimension if model else 0
         return Local(folder, store, model.id if model else "", dimension, progress), model
     except BaseException:

@@ -25,7 +25,7 @@ from retrieval.backends.backend import Progress, Vector
 from retrieval.backends.entry import Entry
 from retrieval.backends.milvus.schema import TEXTS, passages, settings
 from retrieval.embedding import choice
-from retrieval.embedding.embedder import DEFAULT, Embedder
+from retrieval.embedding.embedder import Embedder
 from retrieval.extra import install
 from retrieval.fusion import Key, Ranked
 from retrieval.passage import NATIONAL, Filter, Passage, primary
@@ -48,7 +48,7 @@ class MilvusView:
 
 
 def open_milvus(
-    url: str, create: bool, embedder: str | Embedder | None, threads: int | None, progress: Progress = None
+    url: str, create: bool, embedder: choice.Asked, threads: int | None, progress: Progress = None
 ) -> tuple[Milvus, Embedder | None]:
     """An index in Milvus, and its embedder (None: terms only). `progress` is not used.
 
@@ -59,15 +59,16 @@ def open_milvus(
     """
     backend = Milvus(url)
     try:
-        model: Embedder | None = None
-        if not backend.exists():
+        exists = backend.exists()
+        asked, model = choice.resolve(embedder, new=create and not exists), None
+        if not exists:
             if not create:
                 raise FileNotFoundError(f"no index at {url}: make one with `trimtab index build {url} --input FILE`")
-            model = choice.load_embedder(embedder if embedder is not None else DEFAULT, threads)
-            backend.create(model.dimension if model else 0, choice.settings(model, embedder))
+            model = choice.load_embedder(asked, threads) if asked is not None else None
+            backend.create(model.dimension if model else 0, choice.settings(model, asked))
         backend.load()
         own, name = backend.setting("embedder"), backend.setting("embedder_name")
-        return backend, choice.verify(own, name, model or embedder, threads)
+        return backend, choice.verify(own, name, model or asked, threads)
     except BaseException:
         backend.close()
         raise
