@@ -191,10 +191,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class AccountSpec:
-    """`[account]`: the hash-chained log of changes."""
+    """`[account]`: the hash-chained log of changes and, where `record` says so, of requests."""
 
-    flush_ms: int = 50  # queued entries are on disk within this time
-    on_error: Literal["fail", "begin"] = "fail"  # where the log is lost: write nothing, or begin a new one
+    record: Literal["changes", "requests"] = "changes"  # "requests": those too, two entries for each
+    sync: Literal["batch", "always"] = "batch"  # "always": a request waits until its entry is on disk
+    flush_ms: int = 50  # a request's entry is on disk within this time
+    on_error: Literal["fail", "serve"] = "fail"  # where it cannot be written: refuse requests, or serve them unrecorded
     segment_mb: float = 64.0  # a file of the log is at most about so large, and holds a day at most
     checkpoint_s: float = 60.0  # between signed checkpoints in the log, while there are entries
     key_file: str = ""  # PEM file with the private key (Ed25519) that signs; "": account.key in the state folder

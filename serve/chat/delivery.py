@@ -73,10 +73,12 @@ def deliver(
     Raises:
         ApiError: no engine answered.
     """
+    if service.recorder is not None:
+        service.recorder.require()
     if len(engines) == 1:
         engine = engines[0]
         engine.require_ready()
-        return _deliver(service, call, engine, engine.name_for(model), write, own=True)
+        return _deliver(service, call, record, engine, engine.name_for(model), write, own=True)
     return _first(service, call, record, engines, model, write)
 
 
@@ -91,7 +93,7 @@ async def _first(
                 engine.require_rested()
             engine.require_ready()
             name = engine.name_for(model) if engine is first else engine.stand_in(model)
-            delivery = await _deliver(service, call, engine, name, write, own=engine is first)
+            delivery = await _deliver(service, call, record, engine, name, write, own=engine is first)
             if last or delivery.upstream.status not in UNSERVED:
                 if engine is not first:
                     record.fall_back(engine.spec.name)
@@ -109,11 +111,15 @@ async def _first(
 
 
 async def _deliver(
-    service: Service, call: Call, engine: LiveEngine, model: str, write: Write, *, own: bool
+    service: Service, call: Call, record: Record, engine: LiveEngine, model: str, write: Write, *, own: bool
 ) -> Delivery:
     """Send to one engine; once more without asking for the usage, where that may be what it refuses."""
     # A call that has a turn has a large body.
     out = write(engine, model) if call.turn is None else await beside(LARGE, write, engine, model)
+    if service.recorder is not None:
+        wait = service.recorder.open(call, record, engine.spec.name, model, out.body)
+        if wait is not None:
+            await wait
     upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own, model=model)
     if out.counts and upstream.status in (400, 422):
         with upstream:

@@ -12,6 +12,7 @@ from serve.chat.delivery import Outgoing, counting, deliver, pass_through, uncha
 from serve.chat.keys import ANYBODY, known
 from serve.chat.lines import Line
 from serve.chat.record import Alignment, Record, Selection
+from serve.chat.recorder import named_person
 from serve.chat.salt import PATHS, salt
 from serve.chat.service import Service
 from serve.chat.settle import carriers
@@ -53,6 +54,8 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
         read = await beside(len(body), multipart.parse, body, call.header(b"content-type") or "")
     else:
         read = await beside(len(body), wire.parse, body, config.server)
+    if service.recorder is not None and isinstance(read, wire.Request):
+        record.person = named_person(read.fields)
     policy, model = choose(config, caller, read.model, named(call.headers), read.options)
     engine = service.engines[policy.engine]
     record.selection = Selection(policy, engine.spec.name, read.model, read.stream)

@@ -200,5 +200,7 @@ async def run(service: Service, call: Call, line: Line) -> None:
         if record.admission is not None or call.turn is not None:
             leave(call, record, served=status < 400)
         account(record, status, service.traces)
+        if service.recorder is not None and record.trail is not None:
+            service.recorder.close(record, record.trail, status)
         if observed or service.config.server.access_log:
             finish(service, call, record, status)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from prompt_opt.core import Advice, Outcome, Policy, Prompt
 from serve import metrics
 from serve.chat.keys import ANYBODY, Caller
+from serve.chat.trail import Trail
 from serve.limits.limiter import Admission
 from serve.store.traces import Traces
 
@@ -107,6 +108,8 @@ class Record(msgspec.Struct):
     error: str = ""
     request_id: str = ""  # the client's; "": ours is `ident`
     admission: Admission | None = None  # what its limits hold of it
+    person: str = ""  # whom the request names, where requests are recorded
+    trail: Trail | None = None  # from its first entry in the account on
 
     def note(self, text: str) -> None:
         """Add a note to the trace."""

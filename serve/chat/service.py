@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from prompt_opt.core import Stage
 from serve import metrics
 from serve.chat.indexes import Indexes
+from serve.chat.recorder import Recorder
 from serve.config import Config
 from serve.engine.features import APIS
 from serve.engine.live import LiveEngine
@@ -41,6 +42,7 @@ class Service:
     limiter: Limiter | None = None  # None: nothing is limited
     turns: Turns = field(default_factory=lambda: Turns(32 * 2**20))
     tracing: Tracing | None = None
+    recorder: Recorder | None = None  # None: requests have no entries in the account
 
 
 async def send(

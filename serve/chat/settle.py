@@ -13,6 +13,7 @@ from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
 from serve.chat.record import Record, Selection
+from serve.chat.recorder import named_person
 from serve.chat.service import Service, probe
 from serve.chat.stored import refuse_others
 from serve.config import Server
@@ -55,6 +56,8 @@ async def settle(
     else:
         await take_turn(service, call, record, len(body))
         request = await beside(len(body), dialect.parse, body, config.server)
+    if service.recorder is not None:
+        record.person = named_person(request.fields)
     header = named(call.headers) if b"x-trimtab-policy" in call.named else None
     policy, model = choose(config, caller, request.model, header, request.options)
     engine = service.engines[policy.engine]

@@ -85,6 +85,7 @@ class Call:
         self.turn: Callable[[], None] | None = None  # ends the turn of a large body
         self.grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
         self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
+        self.heard: Callable[[bytes], None] | None = None  # told of each piece of the answer's body
         self.pulse: Pulse | None = None  # sends comments while a stream is silent
         self._chunked = self._left = False
         self._waiter: asyncio.Future[None] | None = None
@@ -238,6 +239,8 @@ class Call:
     def feed(self, chunk: bytes) -> bool:
         """Send a piece of the body, at once; False where the client is behind, and `drained` is to be waited for."""
         if chunk:
+            if self.heard is not None:
+                self.heard(chunk)
             self._write(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
         return not self._wire.flow.write_paused
 
@@ -257,6 +260,8 @@ class Call:
 
     def end(self, chunk: bytes = b"") -> None:
         """Send the last piece of the body."""
+        if chunk and self.heard is not None:
+            self.heard(chunk)
         if self._chunked:
             chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(chunk), chunk) if chunk else b"0\r\n\r\n"
         self._end(chunk)
@@ -266,7 +271,10 @@ class Call:
         if self.started:
             return self.end(b"".join([b"data: %s\n" % line for line in body.splitlines()]) + b"\n")
         head = self._head(status, headers, len(body))
-        self._end(head if self.bodiless or status in _BODILESS else head + body)
+        bare = self.bodiless or status in _BODILESS
+        if self.heard is not None and not bare:
+            self.heard(body)
+        self._end(head if bare else head + body)
 
     def fail(self, error: ApiError) -> None:
         """Send an error: as the answer, or, where a stream of events has begun, as its last one.

@@ -17,6 +17,7 @@ from prompt_opt.core import Stage, Supplies
 from prompt_opt.pipeline import build as build_stages
 from serve.api.catalog import listed
 from serve.chat.indexes import Indexes
+from serve.chat.recorder import Recorder, recorder
 from serve.chat.rewriters import Rewriters
 from serve.chat.service import Service
 from serve.chat.warmup import Done, warm
@@ -54,14 +55,16 @@ class Worker:
         self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
+        self._ended: list[Recorder] = []  # of earlier configurations, for requests that they began
         indexes = Indexes(config.indexes)
         relay = _relay(config)
         self.ledgers = Ledgers()
         parts, traces = _parts(config, {}, indexes, relay), open_traces(config)
+        records = recorder(config)
         logs.install(config.server.log)
         self.tracing = tracing.start(config.server.otlp)
         self.service = Service(
-            config, *parts, relay, traces, indexes, self.ledgers.limiter(config), _turns(config), self.tracing
+            config, *parts, relay, traces, indexes, self.ledgers.limiter(config), _turns(config), self.tracing, records
         )
         self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
         self._warmed: Done = set()
@@ -81,10 +84,12 @@ class Worker:
                 limiter = self.ledgers.limiter(config)
                 same = _stored(config) == _stored(old.config)
                 traces = old.traces if same else await asyncio.to_thread(open_traces, config)
+                same = _recorded(config) == _recorded(old.config)
+                records = old.recorder if same else await asyncio.to_thread(recorder, config)
             except ConfigError as error:
                 self.report({"error": str(error)})
             else:
-                self._replace(config, parts, relay, indexes, limiter, traces)
+                self._replace(config, parts, relay, indexes, limiter, traces, records)
                 self.report({"reloaded": told["revision"]})
         self._state(told)
 
@@ -106,6 +111,7 @@ class Worker:
         indexes: Indexes,
         limiter: Limiter | None,
         traces: Traces,
+        records: Recorder | None,
     ) -> None:
         """Serve from now on by another configuration; requests that have begun keep theirs."""
         old = self.service
@@ -117,9 +123,13 @@ class Worker:
             self._retired.append(old.traces)
         if indexes is not old.indexes:
             self._retired.append(old.indexes)
+        if records is old.recorder and records is not None:
+            records.began(config)
+        elif old.recorder is not None:
+            self._ended.append(old.recorder)
         same = config.server.large_bodies_mb == old.config.server.large_bodies_mb
         turns = old.turns if same else _turns(config)
-        self.service = Service(config, *parts, relay, traces, indexes, limiter, turns, self.tracing)
+        self.service = Service(config, *parts, relay, traces, indexes, limiter, turns, self.tracing, records)
         self.gate = Gate(config)
         for it in self.checked():
             it.check(relay)  # a new one is not ready before
@@ -136,6 +146,9 @@ class Worker:
         """Close connections, stores and indexes, those of earlier configurations too."""
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
+        for records in (self.service.recorder, *self._ended):
+            if records is not None:
+                await asyncio.to_thread(records.end)
         await self.ledgers.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
@@ -206,6 +219,10 @@ def _turns(config: Config) -> Turns:
 
 def _stored(config: Config) -> tuple[object, ...]:
     return config.store, config.state_dir, config.server.trace_ttl_s
+
+
+def _recorded(config: Config) -> tuple[object, ...]:
+    return config.account, config.store, config.state_dir
 
 
 def _timeouts(config: Config) -> tuple[float, float]:

@@ -139,9 +139,16 @@ def from_config(config: Config) -> FileAccount:
     """The account in the configuration's state folder.
 
     Raises:
-        ConfigError: it cannot be opened: `cryptography` is missing, the key is none, or the folder cannot be made.
+        ConfigError: it cannot be opened: `cryptography` is missing, the key is none, or the folder cannot be made;
+            or, where requests must be recorded, it is lost.
     """
-    return FileAccount(writer_of(config), config.account.flush_ms / 1000)
+    writer, spec = writer_of(config), config.account
+    if spec.record == "requests" and spec.on_error == "fail":
+        try:
+            writer.head()
+        except (AccountError, OSError) as error:
+            raise ConfigError(f"the account cannot be written: {error}") from None
+    return FileAccount(writer, spec.flush_ms / 1000)
 
 
 def writer_of(config: Config, lost: Literal["fail", "begin", ""] = "") -> Writer:
@@ -157,7 +164,7 @@ def writer_of(config: Config, lost: Literal["fail", "begin", ""] = "") -> Writer
             spec.key_path(config.state_dir),
             segment_bytes=int(spec.segment_mb * 2**20),
             checkpoint_s=spec.checkpoint_s,
-            lost=lost or spec.on_error,
+            lost=lost or ("begin" if spec.on_error == "serve" else "fail"),
         )
     except (AccountError, OSError) as error:
         raise ConfigError(f"the account in {folder} cannot be opened: {error}") from None
