@@ -6,8 +6,12 @@
                in its place, and special tokens in nothing that is not the client's
     bodies     a server gets bodies of a few megabytes that were chosen to be slow; meanwhile it answers /healthz, whose
                longest delay and the CPU time of each body are shown
+    kills      SIGKILL of a worker, the engine and the parent under load, by benchmarks/kills.py
+    disk       a disk that fills up under load and heals, by benchmarks/full_disk.py
 
-The readers and the generator's stock are those of tests/prompt_opt/test_turns.py. Exit status 1 if a turn was opened.
+Damage to files is benchmarks/damage.py's, a flood of large bodies benchmarks/limits.py's.
+The readers and the generator's stock are those of tests/prompt_opt/test_turns.py. Exit status 1 if a turn was opened,
+or one of the last two parts finds a fault.
 What it does not cover: engines' own tokenizers.
 """
 
@@ -28,6 +32,8 @@ from pathlib import Path
 import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.full_disk import full_disk
+from benchmarks.kills import kills
 from benchmarks.limits import PATH, engine, process
 from prompt_opt.core import Advice, Chat, Exemplar, Message, Policy, Principle, Profile
 from prompt_opt.layout.order import lay_out
@@ -186,9 +192,10 @@ def _cpu(parent: object) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="layout,bodies", help="of those above, with commas between")
+    parser.add_argument("--parts", default="layout,bodies,kills,disk", help="of those above, with commas between")
     parser.add_argument("--texts", type=int, default=25000, help="of the part layout (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the texts (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="of the last two parts (default: %(default)s)")
     parser.add_argument("--megabytes", type=int, default=24, help="of a body (default: %(default)s)")
     options = parser.parse_args()
     parts, faults = options.parts.split(","), 0
@@ -205,6 +212,10 @@ def main() -> None:
             parent, url = stack.enter_context(process(argv, "serving on"))
             for policy in ("raw", "chat", "base"):
                 asyncio.run(bodies(url, parent, options.megabytes * 2**20, policy))
+    if "kills" in parts:
+        faults += asyncio.run(kills(options.rounds, 24, options.seed))
+    if "disk" in parts:
+        faults += asyncio.run(full_disk(options.rounds, 24, options.seed))
     sys.exit(1 if faults else 0)
 
 
