@@ -14,6 +14,7 @@ from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.config import IndexSpec
+from serve.dialects.crowd import refuse_containers
 from serve.errors import BadRequest, Forbidden, NotFound
 from serve.http.body import read_json
 
@@ -96,12 +97,18 @@ def _reader(who: Caller) -> Caller:
 async def _body(request: Request, service: Service) -> dict[str, Any]:
     raw = await read_json(request, int(service.config.server.max_body_mb * 2**20))
     try:
-        body = await asyncio.to_thread(msgspec.json.decode, raw) if len(raw) > _INLINE else msgspec.json.decode(raw)
+        body = await asyncio.to_thread(_decoded, raw) if len(raw) > _INLINE else _decoded(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise BadRequest("the body must be an object", code="invalid_json")
     return body
+
+
+def _decoded(raw: bytes) -> Any:
+    """The body's value, once it is known to be no million of objects, which would hold the interpreter's lock."""
+    refuse_containers(raw, 4 * _MOST)
+    return msgspec.json.decode(raw)
 
 
 async def _readable(service: Service, who: Caller, name: Any) -> tuple[str, Index]:

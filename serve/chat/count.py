@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from serve.chat.align import Order, align, goes_native
+from serve.chat.beside import beside
 from serve.chat.delivery import Outgoing, deliver
 from serve.chat.record import Record
 from serve.chat.reply import hand_over, read
@@ -34,12 +35,14 @@ def counts(
         request, policy, engine, model = settled.request, settled.policy, settled.engine, settled.model
         with call:  # that is, while the client stays
             await probed(service, call, policy, dialect)
-            chat, plain = dialect.chat(request, service.config.server), dialect.as_chat(request)
+            size = len(request.body)
+            chat = await beside(size, dialect.chat, request, service.config.server)
+            plain = await beside(size, dialect.as_chat, request)
             native = goes_native(policy, engine, dialect)
             order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat, native)
             record.alignment = await align(order)
             if not (order.native and await _asked(order, call, record, path)):
-                call.reply(200, write(_counted(order, record)))
+                call.reply(200, write(await beside(size, _counted, order, record)))
 
     return line
 

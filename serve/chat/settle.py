@@ -62,7 +62,7 @@ async def settle(
     policy, model = choose(config, caller, request.model, header, request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))
-    record.selection = _selection(service, record, policy, engine, dialect, request, explain=explain)
+    record.selection = await _selection(service, record, policy, engine, dialect, request, explain=explain)
     if explain:
         caller.require("explain")
     if not policy.fallback:
@@ -106,7 +106,7 @@ def carriers(policy: Policy, dialects: Sequence[Dialect]) -> list[str]:
     return [dialect.path for dialect in dialects if policy.render in dialect.renders]
 
 
-def _selection(
+async def _selection(
     service: Service,
     record: Record,
     policy: Policy,
@@ -122,7 +122,7 @@ def _selection(
     model = request.model or engine.spec.public_name
     if not keep:
         return Selection(policy, engine.spec.name, model, request.stream)
-    asked = _asked(dialect, request, service.config.server)
+    asked = await beside(len(request.body), _asked, dialect, request, service.config.server)
     return Selection(policy, engine.spec.name, model, request.stream, True, asked)
 
 

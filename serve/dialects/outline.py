@@ -11,14 +11,46 @@ from itertools import accumulate
 _SLICE = 2**18  # bytes of a step
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = 2**20  # bytes of a step that does no more than count
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[]{}:"))
+
+
+def exceeds(raw: bytes, char: bytes, most: int) -> bool:
+    """Whether a character is in the text more than `most` times, in strings or not."""
+    return _count(raw, char, most) > most
+
+
+def opens(raw: bytes, most: int) -> bool:
+    """Whether more than `most` brackets open in the text, in strings or not."""
+    found = _count(raw, b"[", most)
+    return found > most or found + _count(raw, b"{", most - found) > most
+
+
+def _count(raw: bytes, char: bytes, most: int) -> int:
+    """How often a character is in the text; the count stops above `most`."""
+    found = 0
+    for at in range(0, len(raw), _STEP):
+        found += raw.count(char, at, at + _STEP)
+        if found > most:
+            break
+    return found
+
+
+def commas(raw: bytes, most: int) -> int:
+    """How many commas a JSON text has outside of strings; the count stops above `most`."""
+    found = 0
+    if exceeds(raw, b",", most):
+        for piece in _outside(raw):
+            found += piece.count(b",")
+            if found > most:
+                break
+    return found
 
 
 def depth(raw: bytes) -> int:
     """How deep a JSON text nests. Counting its brackets bounds that from above, which is nearly always enough."""
-    opened = raw.count(b"{") + raw.count(b"[")
-    if opened <= 16:
-        return opened
+    if not opens(raw, 16):
+        return _count(raw, b"[", 16) + _count(raw, b"{", 16)
     deepest = level = 0
     for piece in _outside(raw):
         steps = memoryview(piece.translate(_STEPS, _NO_BRACKETS)).cast("b")

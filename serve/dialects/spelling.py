@@ -22,6 +22,8 @@ KNOWN = frozenset({
     "modalities", "audio", "prediction", "service_tier",
 })  # fmt: skip
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "critic", "discriminator"})
+_LONG = 64 * len(rb"\u0000") + 2  # bytes that a key has at most which `_KEY` finds
+_WINDOW = 2**18  # bytes that one search takes, which holds the interpreter's lock
 _KEY = re.compile(rb'"((?:\w|\\u[0-9A-Fa-f]{4}|[\x80-\xff]){1,64}+)"\s*+:')
 
 
@@ -57,7 +59,7 @@ def refuse_misspelled(raw: msgspec.Raw, known: frozenset[str], param: str) -> No
     Raises:
         BadRequest: naming the key, or something that cannot be read.
     """
-    keys = set(_KEY.findall(raw)) - _encoded(known)
+    keys = _keys(raw) - _encoded(known)
     if not keys:
         return
     try:
@@ -71,6 +73,22 @@ def refuse_misspelled(raw: msgspec.Raw, known: frozenset[str], param: str) -> No
     for name in {key for it in (*objects, *parts) if isinstance(it, dict) for key in it} - known:
         if name.casefold() in known:
             raise misspelled(name, param)
+
+
+def _keys(raw: msgspec.Raw) -> set[bytes]:
+    """What looks like a key anywhere in the text: it stands before a colon, and holds none."""
+    if len(memoryview(raw)) <= _WINDOW:
+        return set(_KEY.findall(raw))
+    text, at, found = bytes(raw), 0, set[bytes]()
+    while (near := text.find(b":", at)) >= 0:
+        if (last := text.rfind(b":", at, at + _WINDOW)) >= 0:
+            found.update(_KEY.findall(text, at, last + 1))
+            at = last + 1
+        else:  # the next is far away, and only what stands right before it can be a key
+            end = at + len(text[at:near].rstrip())
+            found.update(_KEY.findall(text, max(at, end - _LONG), near + 1))
+            at = near + 1
+    return found
 
 
 def _name(key: bytes) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 import secrets
 
+from serve.errors import BadRequest
+
+_MOST = 10_000
 _MARK = f"<unpaired-surrogate-{secrets.token_hex(8)}-".encode()
 # Every escape, so that the second half of an escaped backslash is not taken for the beginning of one.
 _ESCAPE = re.compile(
@@ -19,8 +22,24 @@ _MARKED = re.compile(re.escape(_MARK) + rb"(u[dD][89a-fA-F][0-9a-fA-F]{2})>")
 
 
 def shield(body: bytes) -> bytes:
-    """The JSON text with marks in the place of unpaired surrogates."""
-    return _ESCAPE.sub(lambda found: b"%s%s>" % (_MARK, found["lone"]) if found["lone"] else found[0], body)
+    """The JSON text with marks in the place of unpaired surrogates.
+
+    Raises:
+        BadRequest: it has thousands of them: no text that was cut somewhere has, and a mark is longer than what it
+            stands for.
+    """
+    marked = 0
+
+    def mark(found: re.Match[bytes]) -> bytes:
+        nonlocal marked
+        if not found["lone"]:
+            return found[0]
+        marked += 1
+        if marked > _MOST:
+            raise BadRequest(f"the body holds more than {_MOST} unpaired surrogates", code="invalid_json")
+        return b"%s%s>" % (_MARK, found["lone"])
+
+    return _ESCAPE.sub(mark, body)
 
 
 def restore(body: bytes) -> bytes:

@@ -6,6 +6,7 @@ those bytes; only `model`, the messages that the layout edited and our own `trim
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -15,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from serve.config import Server
-from serve.dialects import outline
+from serve.dialects import crowd, outline
 from serve.dialects.spelling import KNOWN, misspelled
 from serve.dialects.surrogates import shield
 from serve.errors import BadRequest
@@ -26,9 +27,7 @@ _fields = msgspec.json.Decoder(dict[str, Raw])
 # Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
 _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTALL)
 _NAME = 64  # bytes at a body's begin, where its first colon nearly always is
-_FIELDS = 1000  # at the top level; no API has a hundred
-_CROWD = 50_000  # keys, at any depth, that take no time worth a look beforehand
-_CONTAINERS = 1_000_000  # objects and lists in one body; each costs a hundred times its bytes once it is parsed
+_DECODED = 2**20  # bytes of a body that are looked at as text at a time
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 
 
@@ -63,31 +62,28 @@ def parse(body: bytes, limits: Server) -> Request:
     Raises:
         BadRequest: no JSON object, too deep, a field twice or of the wrong type; the message names it.
     """
-    if len(body) > _CROWD and body.count(b":") > _CROWD and outline.fields(body, _FIELDS) > _FIELDS:
-        raise _crowded()  # before half a million of them are objects
+    crowd.refuse_fields(body)  # before half a million of them are objects
     try:
         try:
             fields = _fields.decode(body)
         except msgspec.MsgspecError:
             body, fields = _shielded(body)
-        if not body.isascii():
-            body.decode()  # the fields are decoded when they are needed; this must be known before
+        if not body.isascii():  # the fields are decoded when they are needed; this must be known before
+            _check_utf8(body)
     except RecursionError:
         raise BadRequest("the body is nested too deeply", code="too_deep") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not a JSON object: {error}", code="invalid_json") from None
-    if len(fields) > _FIELDS:
-        raise _crowded()
+    if len(fields) > crowd.FIELDS:
+        raise crowd.too_many_fields()
     if (name := _repeated(body, fields)) is not None:
         raise BadRequest(f'duplicate field "{name}" in the request body', code="duplicate_field", param=name)
     if not KNOWN.issuperset(fields):
         for name in fields:
             if name not in KNOWN and name.casefold() in KNOWN:
                 raise misspelled(name, name)
-    opened = body.count(b"[") + body.count(b"{")
-    if opened > _CONTAINERS and outline.brackets(body) > 2 * _CONTAINERS:
-        raise BadRequest(f"the body holds more than {_CONTAINERS} objects and lists", code="too_deep")
-    if opened > min(16, limits.max_depth):  # else it cannot be deep
+    crowd.refuse_containers(body)
+    if outline.opens(body, min(16, limits.max_depth)):  # else it cannot be deep
         for name, raw in fields.items():
             if outline.depth(bytes(raw)) > limits.max_depth:
                 raise BadRequest(f"{name} is nested deeper than {limits.max_depth}", code="too_deep", param=name)
@@ -106,8 +102,15 @@ def parse(body: bytes, limits: Server) -> Request:
     return request
 
 
-def _crowded() -> BadRequest:
-    return BadRequest(f"the body has more than {_FIELDS} fields", code="too_many_fields")
+def _check_utf8(body: bytes) -> None:
+    """Raise UnicodeDecodeError where the body is not UTF-8, in steps that are short."""
+    if len(body) <= _DECODED:
+        body.decode()
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(body), _DECODED):
+        decoder.decode(body[at : at + _DECODED])
+    decoder.decode(b"", final=True)
 
 
 def _shielded(body: bytes) -> tuple[bytes, dict[str, Raw]]:
@@ -134,7 +137,7 @@ def _repeated(body: bytes, fields: Mapping[str, Raw]) -> str | None:
     """
     # As nearly all clients write it, without blanks or with Python's own; b"%s" takes the bytes as they are. A large
     # body is not written anew for it.
-    if len(body) < _CROWD:
+    if len(body) < crowd.LARGE:
         comma, colon = (b", ", b'"%s": %s') if b'": ' in body[:_NAME] else (b",", b'"%s":%s')
         if body == b"{%s}" % comma.join([colon % (name.encode(), raw) for name, raw in fields.items()]):
             return None

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serve.errors import ApiError
 from serve.http.body import BODY_S, BOM, Headers, check, expanded, header, media, too_large, too_slow
 from serve.http.headers import NOSNIFF
+from serve.http.pace import LARGE, Pace
 from serve.http.shape import PLAIN, Shape
 from serve.observe.tracing import RequestSpan
 
@@ -24,6 +25,7 @@ EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODILESS = (204, 304)
+_pace = Pace()  # of all that this process reads
 _NOSNIFF = b"%s: %s\r\n" % NOSNIFF
 
 
@@ -170,6 +172,8 @@ class Call:
             if self._expect:
                 self._expect = False
                 self._wire.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if len(self.body) > LARGE:
+                await _pace.turn()
             self._wire.flow.resume_reading()
             await self._news()
             if self.grown is not None:

@@ -13,6 +13,7 @@ from prompt_opt.core import SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
 from serve.dialects.anthropic_messages.parameters import as_chat
 from serve.dialects.anthropic_messages.turns import ROLES
+from serve.dialects.crowd import refuse_values
 from serve.dialects.spelling import refuse_misspelled, refuse_misspelled_role
 from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_beside
 from serve.errors import BadRequest
@@ -57,6 +58,7 @@ def _messages(request: Request) -> list[Raw]:
     raw = request.fields.get("messages", NULL)
     if raw == NULL:
         raise BadRequest("messages is missing", param="messages")
+    refuse_values(raw, "messages")
     try:
         rows = _rows.decode(raw)
     except msgspec.MsgspecError as error:
@@ -69,6 +71,7 @@ def _system(request: Request) -> list[Message]:
     raw = request.fields.get("system", NULL)
     if raw == NULL:
         return []
+    refuse_values(raw, "system")
     whole = b'{"role":"system","content":%s}' % bytes(raw)
     try:
         content = _head.decode(whole).content

@@ -9,6 +9,7 @@ import msgspec
 
 from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
+from serve.dialects.crowd import refuse_values
 from serve.dialects.spelling import refuse_misspelled, refuse_misspelled_role
 from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_beside, typed
 from serve.errors import BadRequest
@@ -36,12 +37,13 @@ def chat(request: Request, limits: Server) -> Chat:
     """The chat of a request, its messages' own bytes beside what stages read of them.
 
     Raises:
-        BadRequest: `messages` is missing or empty or holds what cannot be read, or a key of a message differs from a
-            known one in case only.
+        BadRequest: `messages` is missing, is empty, or holds too much or what cannot be read, or a key of a message
+            differs from a known one in case only.
     """
     if request.fields.get("messages", NULL) == NULL:
         raise BadRequest("messages is missing", param="messages")
     refuse_beside(request, "prompt", "input")
+    refuse_values(request.fields["messages"], "messages")
     try:
         rows = _rows.decode(request.fields["messages"])
     except msgspec.MsgspecError as error:

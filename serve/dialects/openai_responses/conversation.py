@@ -13,6 +13,7 @@ import msgspec
 
 from prompt_opt.core import ADDED, SYSTEM_ROLES, Chat, Message, Prompt
 from serve.config import Server
+from serve.dialects.crowd import refuse_values
 from serve.dialects.openai_responses.parameters import as_chat
 from serve.dialects.spelling import refuse_misspelled, refuse_misspelled_role
 from serve.dialects.wire import NULL, Raw, Request, encode, raw_body, refuse_beside, typed
@@ -66,6 +67,7 @@ def _input(request: Request) -> str | list[Raw]:
         if any(request.value(name) for name in (*STATE, "prompt")):
             return []  # these alone are enough for the engine to answer
         raise BadRequest("input is missing", param="input")
+    refuse_values(raw, "input")
     try:
         if bytes(raw).startswith(b'"'):
             return msgspec.json.decode(raw, type=str)
