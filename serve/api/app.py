@@ -92,7 +92,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
                 "id": p.name, "object": "policy", "digest": p.digest, "engine": p.engine, "stages": list(p.stages),
                 "render": p.render, "profile": p.profile.name if p.stages else None, "budget_ms": p.budget_ms,
                 "on_error": p.on_error, "default": p.name == default,
-                "model": config.engines[p.engine].public_name or None,
+                "model": config.engines[p.engine].public_name or None, "kind": service().engines[p.engine].kind or None,
             }
             for p in config.policies.values() if who.may_use(p.name)
         ]  # fmt: skip

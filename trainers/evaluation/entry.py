@@ -78,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
     add("--max-tokens", type=int, metavar="N", help="of an answer (default: each engine's or policy's own)")
     add("--letters", action=argparse.BooleanOptionalAction,
         help="ask for the log-probabilities of a choice's letters, where there are choices (default: yes)")  # fmt: skip
+    add("--stream", action=argparse.BooleanOptionalAction,
+        help="stream the answers (default: yes); some engines tell token counts of whole answers only")  # fmt: skip
+    add("--turns", choices=("auto", "questions", "blocks"),
+        help="when another arm's turn comes (default: by blocks where an engine keeps one prefix)")  # fmt: skip
     add("--concurrency", type=int, metavar="N", help="requests at a time, of one host (default: 8)")
     add("--requests-per-minute", type=float, metavar="N", help="of one host, at most (default: no limit)")
     add("--retries", type=int, metavar="N", help="after the first attempt, 1, 2, 4 … seconds apart (default: 5)")

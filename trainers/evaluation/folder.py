@@ -41,7 +41,7 @@ def fixed(
         },
         "questions_sha256": hashlib.sha256(_lines(questions).encode("utf-8", "replace")).hexdigest(),
         "limit": plan.limit, "sample": plan.sample, "samples": plan.samples, "seed": plan.seed,
-        "letters": plan.letters,
+        "letters": plan.letters, **({} if plan.stream else {"stream": False}),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainers.data.jsonl import DataError
 from trainers.evaluation.arms.arm import Arm, read_arms
-from trainers.evaluation.arms.sampling import Manner
+from trainers.evaluation.arms.sampling import Manner, Turns
 from trainers.evaluation.core import Question
 from trainers.evaluation.questions.forms import ALSO, FORMS
 from trainers.evaluation.questions.prompts import named, picked, read_prompts, together
@@ -40,6 +40,8 @@ class Plan:
     retries: int = 5
     timeout: float = 120.0
     letters: bool = True
+    stream: bool = True
+    turns: Turns = "auto"
     price: list[float] = field(default_factory=list)
     judge: str = ""
     judge_key_env: str = ""
@@ -50,7 +52,10 @@ class Plan:
     @property
     def manner(self) -> Manner:
         """How hosts are asked: at a time, a minute, retries and timeouts."""
-        return Manner(self.concurrency, self.requests_per_minute, self.retries, self.timeout, letters=self.letters)
+        return Manner(
+            self.concurrency, self.requests_per_minute, self.retries, self.timeout, stream=self.stream,
+            letters=self.letters,
+        )  # fmt: skip
 
     @property
     def decoding(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
     questions = all_questions(sets)
     found = [find(arm) for arm in arms]
     arms = [arm for arm, _ in found]
-    todo = jobs(arms, questions, plan.samples, plan.seed)
+    todo = jobs(arms, questions, plan.samples, plan.seed, plan.turns)
     if dry or out is None:
         print(cost.before(plan, len(arms), questions, todo, 0))
         return 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import pytest
 from tqdm import tqdm
 
 from tests.trainers.evaluation.scripted_engine import ScriptedEngine, told
-from tests.upstream import FakeUpstream
+from tests.upstream import FakeUpstream, Recorded, Reply
 from trainers.ask import host
 from trainers.ask.host import Again, Host
 from trainers.ask.journal import Journal
-from trainers.evaluation.arms.arm import Arm, read_arm
+from trainers.evaluation.arms.arm import Arm, find, read_arm
 from trainers.evaluation.arms.conversation import Speaker
-from trainers.evaluation.arms.sampling import Asked, Manner, ask_arms, jobs, read_answer, write_answer
+from trainers.evaluation.arms.sampling import Asked, Manner, Turns, ask_arms, jobs, read_answer, write_answer
 from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.measure.measures import measured
 from trainers.evaluation.measure.traces import read_found, with_principles, write_found
@@ -84,6 +85,59 @@ def test_an_answer_has_its_times_and_tokens(tmp_path: Path) -> None:
         assert answer.completion_tokens == len(answer.text.split())
         assert answer.finish == "stop"
     assert asked.notes == []
+
+
+class Uncounted(ScriptedEngine):
+    """Its streams tell no usage, whatever they are asked, as llama-cpp-python's; whole answers do."""
+
+    async def _generate(self, chat: bool, body: dict[str, Any], reply: Reply) -> None:
+        await super()._generate(chat, {key: value for key, value in body.items() if key != "stream_options"}, reply)
+
+
+def test_an_engine_whose_streams_tell_no_tokens_is_named_and_asked_without_a_stream_where_that_is_wanted(
+    tmp_path: Path,
+) -> None:
+    with Uncounted() as engine:
+        arms = [read_arm(f"a={engine.url}#toy")]
+        streamed = ask(arms, tmp_path / "stream", QUESTIONS[:3])
+        whole = ask(arms, tmp_path / "whole", QUESTIONS[:3], manner=replace(QUICK, stream=False))
+    assert streamed.notes == ["a: its streams tell no token counts; --no-stream reads whole answers"]
+    assert [answer.prompt_tokens for answer in streamed.answers["a"]] == [None] * 3
+    assert whole.notes == []
+    for answer in whole.answers["a"]:
+        assert answer.completion_tokens == len(answer.text.split())
+        assert answer.first_s is None
+        assert answer.total_s is not None
+
+
+def test_arms_take_turns_in_blocks_where_an_engine_keeps_one_prefix_only() -> None:
+    many = [Question(f"q{n}", (f"{n}?",)) for n in range(50)]
+    plain = [Arm("a", "http://x"), Arm("b", "http://x")]
+    serial = [plain[0], replace(plain[1], serial=True)]
+
+    def runs(turns: Turns, arms: list[Arm]) -> list[int]:
+        """How many questions each arm has in a row."""
+        order = jobs(arms, many, 1, seed=1, turns=turns)
+        assert {(job.arm, job.question.id) for job in order} == {(arm.name, q.id) for arm in arms for q in many}
+        return [len(list(group)) for _, group in groupby(order, key=lambda job: (job.arm, order.index(job) // 40))]
+
+    assert max(runs("questions", serial)) <= 2
+    assert max(runs("auto", plain)) <= 2
+    assert runs("auto", serial) == runs("blocks", plain) == [20, 20, 20, 20, 10, 10]
+    seeds = {job.question.id: job.seed for job in jobs(plain, many, 1, seed=1)}
+    assert all(seeds[job.question.id] == job.seed for job in jobs(serial, many, 1, seed=1, turns="blocks"))
+
+
+@pytest.mark.parametrize(("owner", "serial"), [("llamacpp", True), ("vllm", False)])
+def test_an_engine_that_keeps_one_prefix_is_known_by_its_list_of_models(owner: str, serial: bool) -> None:
+    class Listed(ScriptedEngine):
+        async def _reply(self, record: Recorded, reply: Reply) -> None:
+            if record.path == "/v1/models":
+                return await reply.json({"object": "list", "data": [{"id": "toy", "owned_by": owner}]})
+            return await super()._reply(record, reply)
+
+    with Listed() as engine:
+        assert find(read_arm(f"a={engine.url}#toy"))[0].serial is serial
 
 
 def test_a_turn_is_asked_after_the_arms_own_answer_to_the_one_before(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ SETTINGS = ("name", "url", "model", "policy", "key_env")
 OURS = ("messages", "model", "stream", "stream_options", "seed", "n", "trimtab")  # fields that a run fills in itself
 
 
+# Engines that read prompts one after another and keep the last one's prefix: by Trimtab's kind, and by what their lists
+# of models say (llama-server, llama-cpp-python and Ollama).
+_SERIAL_KINDS = frozenset({"llama.cpp", "onnx", "ollama"})
+_SERIAL_OWNERS = frozenset({"llamacpp", "me", "library"})
+
+
 class ArmError(Exception):
     """There is no such arm; the message says what would be one."""
 
@@ -43,6 +49,7 @@ class Arm:
     policy: str = ""
     key_env: str = ""
     decoding: Mapping[str, Any] = field(default_factory=dict)
+    serial: bool = False  # its engine keeps the prefix of one prompt only, as `find` learned
 
     @property
     def base(self) -> str:
@@ -215,6 +222,9 @@ def find(arm: Arm, timeout_s: float = 10.0) -> tuple[Arm, Identity]:
             some = ", ".join(names) or "unknown: it lists none"
             raise ArmError(f"arm {arm.name!r}: which model of {arm.url}? Write #MODEL; valid are {some}")
         arm = replace(arm, model=names[0] if names else "")
+    owners = {str(row.get("owned_by") or "") for row in models or ()}
+    if policy.get("kind") in _SERIAL_KINDS or not owners.isdisjoint(_SERIAL_OWNERS):
+        arm = replace(arm, serial=True)
     identity = Identity(
         arm.model or served, str(policy.get("digest") or ""), tuple(policy.get("stages") or ()),
         str(policy.get("engine") or ""), str(policy.get("profile") or ""), revisions,

@@ -18,8 +18,8 @@ _REFUSED_FIELDS = (400, 422)
 class Speaker:
     """An arm, as one run asks it. `proven`: it has answered, so that what its engine takes is known; `notes` say it."""
 
-    def __init__(self, arm: Arm, host: Host, lettered: bool) -> None:
-        self.arm, self.host, self.lettered = arm, host, lettered
+    def __init__(self, arm: Arm, host: Host, lettered: bool, stream: bool = True) -> None:
+        self.arm, self.host, self.lettered, self.stream = arm, host, lettered, stream
         self.proven = False
         self.replies = 0  # of one host some arms may be answered, and another never: its key has no money left
         self.dropped: frozenset[str] = frozenset()
@@ -51,11 +51,15 @@ class Speaker:
 
     async def _send(self, client: httpx.AsyncClient, body: dict[str, Any], seed: int) -> Reply:
         """The reply; while the arm has not answered, also without the fields that not every engine knows."""
-        extra: dict[str, Any] = {"stream_options": {"include_usage": True}, "seed": seed}
+        extra: dict[str, Any] = {"seed": seed}
+        if self.stream:
+            extra = {"stream_options": {"include_usage": True}, **extra}
 
         async def without(dropped: frozenset[str]) -> Reply:
             fields = {name: value for name, value in extra.items() if name not in dropped}
-            reply = await self.host.ask(lambda: streamed(client, self.arm, {**body, **fields}), lambda: self.replies)
+            reply = await self.host.ask(
+                lambda: streamed(client, self.arm, {**body, **fields}, self.stream), lambda: self.replies
+            )
             self.replies += 1
             return reply
 
@@ -69,6 +73,9 @@ class Speaker:
                     self.notes.append(f"{self.arm.name}: the engine refuses {' and '.join(sorted(dropped))}")
                     reply = other
                     break
+        asked = self.stream and "stream_options" not in self.dropped
+        if asked and not self.proven and not reply.refused and not reply.usage:
+            self.notes.append(f"{self.arm.name}: its streams tell no token counts; --no-stream reads whole answers")
         self.proven = self.proven or not reply.refused
         return reply
 

@@ -1,8 +1,8 @@
 """Asking: every question of every arm, as many times as wanted, each answer on disk before it counts.
 
-Arms take turns, question by question in a seeded order, so that whatever else the machines do falls on all of them. How
-many requests run at a time is a matter of a host, not of an arm. A conversation that was cut off starts again from its
-first turn.
+Arms take turns, question by question in a seeded order, so that whatever else the machines do falls on all of them; or
+in blocks of questions, where an engine keeps only one prefix, which each turn would throw away. How many requests run
+at a time is a matter of a host, not of an arm. A conversation that was cut off starts again from its first turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -24,7 +24,11 @@ from trainers.evaluation.arms.arm import Arm
 from trainers.evaluation.arms.conversation import Speaker
 from trainers.evaluation.core import Answer, Question
 
+BLOCK = 20  # questions that an arm has in a row, where arms take turns in blocks
 _PATIENCE = 5  # questions in a row that come to nothing, after which an arm is given up
+
+
+Turns = Literal["auto", "questions", "blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Manner:
     retries: int = 5
     timeout_s: float = 120.0
     backoff_s: float = 1.0
+    stream: bool = True
     letters: bool = True  # ask for log-probabilities where a question has choices
 
 
@@ -81,17 +86,29 @@ def write_answer(key: str, answer: Answer) -> Row:
     return asdict(answer)
 
 
-def jobs(arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int) -> list[Job]:
-    """All that is to be asked, in the order of asking. A sample of a question has one seed, the same for every arm."""
+def jobs(
+    arms: Sequence[Arm], questions: Sequence[Question], samples: int, seed: int, turns: Turns = "questions"
+) -> list[Job]:
+    """All that is to be asked, in the order of asking. A sample of a question has one seed, the same for every arm.
+
+    `turns`: after how much another arm's turn comes; "auto" is blocks where an arm's engine keeps one prefix only.
+    """
+    size = BLOCK if turns == "blocks" or (turns == "auto" and any(arm.serial for arm in arms)) else 1
     order = random.Random(f"order {seed}")  # noqa: S311
     pairs = [(question, sample) for question in questions for sample in range(samples)]
     order.shuffle(pairs)
     out = []
-    for question, sample in pairs:
-        text = f"{seed}\n{question.id}\n{sample}".encode()
-        own = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1  # engines take 31 bits
-        out += [Job(arm.name, question, sample, own) for arm in order.sample(list(arms), len(arms))]
+    for start in range(0, len(pairs), size):
+        for arm in order.sample(list(arms), len(arms)):
+            out += [
+                Job(arm.name, each, sample, _seed(seed, each, sample)) for each, sample in pairs[start : start + size]
+            ]
     return out
+
+
+def _seed(seed: int, question: Question, sample: int) -> int:
+    text = f"{seed}\n{question.id}\n{sample}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1  # engines take 31 bits
 
 
 def ask_arms(
@@ -150,7 +167,9 @@ class _Asking:
             )
             for arm in arms
         }  # fmt: skip
-        self.states = {arm.name: _State(Speaker(arm, self.hosts[arm.host], manner.letters)) for arm in arms}
+        self.states = {
+            arm.name: _State(Speaker(arm, self.hosts[arm.host], manner.letters, manner.stream)) for arm in arms
+        }
         for answer in kept.known.values():
             self.states[answer.arm].answered += answer.status == "ok"
         self.left: dict[str, deque[Job]] = {host: deque() for host in self.hosts}

@@ -33,14 +33,14 @@ class Reply:
     trace: str = ""
 
 
-async def streamed(client: httpx.AsyncClient, arm: Arm, body: Mapping[str, Any]) -> Reply:
-    """Send the request and read the answer as it comes; an engine that does not stream is read whole.
+async def streamed(client: httpx.AsyncClient, arm: Arm, body: Mapping[str, Any], stream: bool = True) -> Reply:
+    """Send the request and read the answer as it comes; an engine that does not stream, or is not to, is read whole.
 
     Raises:
         Again: another attempt may help; also for a stream that ends without an end. EngineError: none would.
     """
     started = time.monotonic()
-    async with client.stream("POST", arm.endpoint, json={**body, "stream": True}, headers=arm.headers()) as response:
+    async with client.stream("POST", arm.endpoint, json={**body, "stream": stream}, headers=arm.headers()) as response:
         if response.status_code != 200:
             return await _turned_down(response, arm)
         reply = Reply(stages=stages(response.headers), trace=response.headers.get("x-trimtab-trace", ""))

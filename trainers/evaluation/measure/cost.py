@@ -58,6 +58,8 @@ def spent(plan: Plan, answers: Sequence[Answer]) -> str:
     outs = sum(a.completion_tokens or 0 for a in answers)
     unknown = sum(a.status == "ok" and a.prompt_tokens is None for a in answers)
     money = f", {_money(plan, ins, outs)}" if plan.price else ""
+    if answers and all(a.prompt_tokens is None for a in answers):
+        return "unknown: no answer came with its token counts"
     return f"{ins:,} tokens in and {outs:,} out{money}" + (f" ({unknown} answers did not say)" if unknown else "")
 
 
