@@ -18,6 +18,7 @@ import msgspec
 Render = Literal["chat", "base"]
 Form = Literal["fenced", "open", "spaced"]
 Frame = Literal["quoted", "quoted-zh", "opo-en", "opo-zh"]
+Cite = Literal["", "marks"]
 Status = Literal["applied", "skipped", "timed_out", "failed"]
 # Where a piece of the prompt comes from; the trace and the page show it.
 Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
@@ -118,6 +119,7 @@ class Advice:
     pinned: tuple[Principle, ...] = ()
     principles: tuple[Principle, ...] = ()
     frame: Frame = "quoted"  # how `principles` are quoted
+    cite: Cite = ""  # how the answer is to cite them and `pinned`
     rewrite: str | None = None  # the last user turn, rewritten
     complement: str | None = None  # a hint after the last user turn
     demos: tuple[Exemplar, ...] = ()  # exemplars made for this request, right before the last user turn

@@ -149,6 +149,7 @@ def merge(advices: Sequence[Advice]) -> Advice:
         pinned=tuple(p for a in advices for p in a.pinned),
         principles=tuple(p for a in advices for p in a.principles),
         frame=next((a.frame for a in advices if a.principles), "quoted"),
+        cite=next((a.cite for a in advices if a.cite), ""),
         rewrite=next((a.rewrite for a in advices if a.rewrite is not None), None),
         demos=tuple(d for a in advices for d in a.demos),
         complement=next((a.complement for a in advices if a.complement is not None), None),

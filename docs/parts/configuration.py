@@ -38,6 +38,7 @@ def configuration() -> str:
         ("[limits]", config.Limits),
         ("[limits.key], [limits.tenant]", config.Allowance),
         ("[account]", config.AccountSpec),
+        ("[marking]", config.Marking),
     ]
     parts = [_section(title, kind) for title, kind in sections]
     parts.append(f"Rights of a key: {codes(config.RIGHTS)}.\n")

@@ -88,7 +88,7 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     rest = chat.messages[len(leading) :]
     ours: list[tuple[Origin, str]] = [("profile", advice.instruction)] if advice.instruction else []
     if advice.pinned:
-        ours.append(("pinned", defuse(pinned(advice.pinned), (), specials)[0]))
+        ours.append(("pinned", defuse(pinned(advice.pinned, advice.cite), (), specials)[0]))
     if ours:
         # A second system message, if the client sends one, stays a message of its own: its bytes are not ours to edit.
         first = leading.pop(0) if leading else Message("system", "")
@@ -147,7 +147,7 @@ def _prepend(message: Message, text: str) -> Message:
 
 def _last_turn(message: Message, advice: Advice, specials: Collection[str]) -> tuple[Message, list[tuple[Origin, str]]]:
     """The last user message and its pieces: rules, the text or its rewrite, the complement."""
-    before, behind = retrieved(advice.principles, advice.frame) if advice.principles else ("", "")
+    before, behind = retrieved(advice.principles, advice.frame, advice.cite) if advice.principles else ("", "")
     before = defuse(before, (), specials)[0] if before else ""
     body = message.text if advice.rewrite is None else defuse(advice.rewrite, (), specials)[0]
     hint = f"\n\n{defuse(advice.complement, (), specials)[0]}" if advice.complement else ""

@@ -40,7 +40,7 @@ def base_prompt(chat: Chat, advice: Advice, profile: Profile, specials: Collecti
     _refuse(chat)
     sheet = _Sheet(profile, specials)
     sheet.head(advice)
-    if advice.pinned and (rules := sheet.safe("pinned", pinned(advice.pinned))):
+    if advice.pinned and (rules := sheet.safe("pinned", pinned(advice.pinned, advice.cite))):
         sheet.aside([("pinned", rules)])
     if system := "\n\n".join([m.text for m in chat.messages if m.role in SYSTEM_ROLES and m.text]):
         system = sheet.safe("system", system)
@@ -183,7 +183,7 @@ def _question(text: str, advice: Advice) -> list[_Piece]:
     asked = _Piece("user", "user", text) if advice.rewrite is None else _Piece("rewrite", "rewrite", advice.rewrite)
     if not advice.principles and not advice.complement:
         return [asked]
-    before, behind = retrieved(advice.principles, advice.frame)
+    before, behind = retrieved(advice.principles, advice.frame, advice.cite)
     return [
         _Piece("retrieved", "retrieved", before),
         asked,

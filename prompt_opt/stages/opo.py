@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from prompt_opt.core import Advice, Chat, Context, Frame, Policy, Principle, Skip, Supplies
+import msgspec
+
+from prompt_opt.core import Advice, Chat, Cite, Context, Frame, Policy, Principle, Skip, Supplies
 from prompt_opt.layout.quotation import line
 from prompt_opt.stages.check import Facts, SettingError, require_known
 from prompt_opt.stages.regions import detect
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.opo")
 _SHARE = 0.9  # of the time that is left, after which pinned principles go without others
+# Request fields that make an engine answer in a grammar, in any of the APIs.
+_FORMAT = re.compile(
+    r"response_format|structured_outputs|guided_\w+|grammar|json_schema|text|output_config|output_format"
+)
 _QUERY = 2000  # characters of the last user turn that are searched for: its end, where a question usually stands
 
 
@@ -50,6 +56,9 @@ class Options:
     pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
     pinned_on_error: Literal["fail", "skip"] = "fail"  # where these cannot be had: a rule that must hold is no hint
     frame: Frame = "quoted"
+    cite: Cite = ""  # "marks": ask for marks ([law-12]) beside what rests on a rule, and check them in the answer
+    unknown: Literal["keep", "remove"] = "keep"  # a mark in the answer of a rule that was not quoted
+    footnotes: bool = False  # the cited rules with their sources at the answer's end
 
     @property
     def indexes(self) -> frozenset[str]:
@@ -75,6 +84,8 @@ def check(options: Options, policy: Policy, facts: Facts) -> None:
             raise SettingError("pinned", f"{name!r} is not of the form INDEX/ID; valid indexes are {valid}")
     if options.mode not in ("hybrid", "dense", "lexical"):
         raise SettingError("mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
+    if not options.cite and (options.unknown != "keep" or options.footnotes):
+        raise SettingError("footnotes" if options.footnotes else "unknown", 'needs cite = "marks"')
     for key in ("k", "budget_tokens"):
         if getattr(options, key) <= 0:
             raise SettingError(key, "must be more than zero")
@@ -94,7 +105,8 @@ class Opo:
     async def constant(self, ctx: Context) -> Advice | None:
         """The pinned principles: no request changes them."""
         pinned = await self._pinned()
-        return Advice(pinned=pinned, frame=self._options.frame) if pinned else None
+        options = self._options
+        return Advice(pinned=pinned, frame=options.frame, cite=options.cite) if pinned else None
 
     async def __call__(self, chat: Chat, ctx: Context) -> Advice:
         """The pinned principles, and those found for the last user turn.
@@ -118,7 +130,10 @@ class Opo:
         if not principles and not pinned:
             raise Skip(f"nothing relevant{without}", detail)
         note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "") + without
-        return Advice(principles=principles, pinned=pinned, frame=options.frame, note=note, detail=detail)
+        cite: Cite = options.cite if prose(chat.params) else ""
+        if options.cite and not cite:
+            note += ", no marks: structured output"
+        return Advice(principles=principles, pinned=pinned, frame=options.frame, cite=cite, note=note, detail=detail)
 
     async def _beside(
         self, pinned: tuple[Principle, ...], query: str, where: Filter, ctx: Context
@@ -214,6 +229,16 @@ class Opo:
             if p is not None:
                 found.append(Principle(p.id, p.text, p.title, p.source, p.region, url=p.url, index=index))
         return tuple(found)
+
+
+def prose(params: Mapping[str, msgspec.Raw]) -> bool:
+    """Whether the answer is to be text, into which marks and footnotes can be written; JSON must keep its grammar."""
+    for name, raw in params.items():
+        if _FORMAT.fullmatch(name) and (value := msgspec.json.decode(raw)) not in (None, {}, {"type": "text"}):
+            form = value.get("format") if name in ("text", "output_config") and isinstance(value, dict) else value
+            if form not in (None, {}, {"type": "text"}):
+                return False
+    return True
 
 
 def _query(chat: Chat) -> str:

@@ -21,6 +21,7 @@ from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
 from serve.chat.admission import leave
 from serve.chat.align import Order, align, goes_native, holds, outgoing, translation, without
+from serve.chat.annotate import annotate
 from serve.chat.beside import LARGE, beside
 from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver, unchanged
 from serve.chat.lines import Line
@@ -82,9 +83,21 @@ async def _generate(
             if request.stream and config.server.heartbeat_s:
                 heartbeat(call, config.server.heartbeat_s)
             sent = await deliver(service, call, record, engines, model, write)
+            editor = None
+            if config.marking.edits:
+                record.annotation = annotate(config, record, policy, dialect.as_chat(request))
+                editor = None if record.annotation is None else dialect.editor(record.annotation)
             with sent.upstream as upstream:
                 await pass_on(
-                    config, call, record.answer, sent.engine, upstream, dialect, whole=True, counts=sent.counts
+                    config,
+                    call,
+                    record.answer,
+                    sent.engine,
+                    upstream,
+                    dialect,
+                    whole=True,
+                    counts=sent.counts,
+                    editor=editor,
                 )
         else:
             if (size := len(request.body)) < LARGE:
@@ -142,10 +155,14 @@ async def _aligned(call: Call, record: Record, order: Order) -> None:
     if used and sent.upstream.status == 200 and sent.engine is order.engine and record.alignment.advice != Advice():
         forms.learn(order.engine, order.model, used)
     order, engine, upstream = order.on(sent.engine, sent.model), sent.engine, sent.upstream
+    config, answer = order.service.config, record.answer
+    record.annotation = annotation = annotate(config, record, policy, order.plain, order.chat)
+    editor = None if annotation is None else order.dialect.editor(annotation)
     with upstream:
         if order.native and refusal is None:
-            config, answer = order.service.config, record.answer
-            return await pass_on(config, call, answer, engine, upstream, order.dialect, whole=True, counts=sent.counts)
+            return await pass_on(
+                config, call, answer, engine, upstream, order.dialect, whole=True, counts=sent.counts, editor=editor
+            )
         if upstream.status != 200:
             body = await read(engine, upstream) if refusal is None else refusal
             return hand_over(call, record.answer, upstream, body, order.dialect, native=order.native)
@@ -153,7 +170,7 @@ async def _aligned(call: Call, record: Record, order: Order) -> None:
         assert prompt is not None
         assert record.selection is not None
         it = translation(order, prompt, record.ident, record.selection.model)
-        await translate(call, record.answer, engine, prompt, upstream, it, stream=order.request.stream)
+        await translate(call, answer, engine, prompt, upstream, it, stream=order.request.stream, editor=editor)
 
 
 async def _ask(call: Call, order: Order, record: Record) -> Delivery:

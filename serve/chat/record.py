@@ -18,6 +18,7 @@ from prompt_opt.core import Advice, Outcome, Policy, Prompt
 from serve import metrics
 from serve.chat.keys import ANYBODY, Caller
 from serve.chat.trail import Trail
+from serve.dialects.annotation import Annotation
 from serve.limits.limiter import Admission
 from serve.store.traces import Traces
 
@@ -110,6 +111,7 @@ class Record(msgspec.Struct):
     admission: Admission | None = None  # what its limits hold of it
     person: str = ""  # whom the request names, where requests are recorded
     trail: Trail | None = None  # from its first entry in the account on
+    annotation: Annotation | None = None  # what is added to its answer
 
     def note(self, text: str) -> None:
         """Add a note to the trace."""
@@ -158,6 +160,8 @@ class Record(msgspec.Struct):
             "first_byte_ms": None if answer.first_byte is None else round(answer.first_byte * 1000, 3),
             "total_ms": round((now - answer.started) * 1000, 3),
         }
+        if self.annotation is not None and (cited := self.annotation.citations(texts=content)) is not None:
+            out["citations"] = cited
         if selection is not None and selection.content:
             _keep_content(out, selection.asked, alignment.prompt, answer.text)
         return out

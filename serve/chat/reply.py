@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from serve.chat.record import Answer
 from serve.chat.service import REPORTED, failed
 from serve.config import Config
+from serve.dialects.annotation import Editor
 from serve.dialects.dialect import Dialect
+from serve.dialects.edited import EditedStream
 from serve.dialects.usage import UsageFilter
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
@@ -56,39 +59,71 @@ async def pass_on(
     *,
     whole: bool,
     counts: bool = False,
+    editor: Editor | None = None,
 ) -> None:
     """Pass the engine's answer on, byte for byte; only how a stream ends is looked at.
 
     `api` is the one that the engine speaks here; `whole` says that its stream is broken if it has no end, `counts` that
-    its stream's usage was asked for by us.
+    its stream's usage was asked for by us. An `editor` changes the answer on its way.
 
     Raises:
         ApiError: the engine's answer broke off. BadRequest: its model has no chat template.
     """
     media = upstream.media
     if upstream.status == 200 and media == "text/event-stream":
-        await _pass_events(call, answer, engine, upstream, api, UsageFilter() if counts else None, whole=whole)
+        await _pass_events(call, answer, engine, upstream, api, Filters(counts, editor), whole=whole)
     elif upstream.status == 200 and media != "application/json":
         await _pass_bytes(call, answer, engine, upstream)
     else:
         body = await read(engine, upstream)
         if upstream.status == 400 and _NO_TEMPLATE.search(body):
             raise BadRequest(engine.no_template(config), code="no_chat_template", param="model")
-        hand_over(call, answer, upstream, body, api, native=True)
+        hand_over(call, answer, upstream, body, api, native=True, editor=editor)
 
 
-def hand_over(call: Call, answer: Answer, upstream: Upstream, body: bytes, api: Dialect, *, native: bool) -> None:
+def hand_over(
+    call: Call,
+    answer: Answer,
+    upstream: Upstream,
+    body: bytes,
+    api: Dialect,
+    *,
+    native: bool,
+    editor: Editor | None = None,
+) -> None:
     """Send an answer that has been read, with its own status and headers; an error that is not `native`, translated."""
     answer.saw_first_byte()
     headers = response_headers(upstream.raw_headers)
     if upstream.status == 200:
         answer.usage = api.usage(body)
         answer.text = api.text(body, stream=False) if answer.keep else None
+        body = body if editor is None else editor.whole(body)
     else:
         answer.error = f"engine answered {upstream.status}"
         if not native and (own := api.refusal(upstream.status, body)) is not body:
             body, headers = own, [JSON, *(pair for pair in headers if pair[0] not in OWN_SHAPE)]
     call.reply(upstream.status, body, headers)
+
+
+class Filters:
+    """What a stream passes through: takes out usage that was asked for by us (`counts`), lets an `editor` edit it."""
+
+    def __init__(self, counts: bool, editor: Editor | None) -> None:
+        self._usage = UsageFilter() if counts else None
+        self._edited = EditedStream(editor) if editor is not None else None
+
+    @property
+    def passing(self) -> Callable[[bytes], bytes] | None:
+        """A piece of the stream in, what the client gets of it out; None where it gets everything as it is."""
+        usage, edited = self._usage, self._edited
+        if edited is None:
+            return None if usage is None else usage.feed
+        return edited.feed if usage is None else lambda chunk: edited.feed(usage.feed(chunk))
+
+    def close(self, *, whole: bool) -> bytes:
+        """What was held back when the stream ended; whether it is a `whole` answer."""
+        rest = self._usage.close() if self._usage is not None else b""
+        return rest if self._edited is None else self._edited.feed(rest) + self._edited.close(whole=whole)
 
 
 async def _pass_bytes(call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream) -> None:
@@ -112,13 +147,14 @@ async def _pass_events(
     engine: LiveEngine,
     upstream: Upstream,
     api: Dialect,
-    hidden: UsageFilter | None,
+    filters: Filters,
     *,
     whole: bool,
 ) -> None:
     call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
     begin, tail, kept, meter, last = bytearray(), bytearray(), bytearray(), answer.meter, b""
     call.passed = lambda: last
+    passing = filters.passing
 
     def take(chunk: bytes) -> bool:
         nonlocal last
@@ -132,19 +168,19 @@ async def _pass_events(
         if len(tail) > 2 * _TAIL:
             begin.extend(tail[: 0 if begin else _BEGIN])
             _shorten(tail)
-        return call.feed(chunk if hidden is None else hidden.feed(chunk))
+        return call.feed(chunk if passing is None else passing(chunk))
 
     try:
         await upstream.pump(take, call.drained)
     except UpstreamError as error:
-        _let_go(call, hidden)
+        call.feed(filters.close(whole=False))
         _close_event(call, tail)
         raise failed(engine, error) from error
     finally:
         if 0 < len(kept) <= _KEPT:
             answer.text = api.text(bytes(kept), stream=True)
-    _let_go(call, hidden)
     end = api.ending(bytes(begin + b"\n" + tail if begin else tail))
+    call.feed(filters.close(whole=end.ended or end.finished))
     answer.usage = end.usage
     engine.counted = engine.counted or end.usage is not None
     if end.failure is not None:
@@ -156,11 +192,6 @@ async def _pass_events(
         return call.end()
     _close_event(call, tail)
     call.end(api.done)
-
-
-def _let_go(call: Call, hidden: UsageFilter | None) -> None:
-    if hidden is not None:
-        call.feed(hidden.close())
 
 
 def _shorten(tail: bytearray) -> None:

@@ -10,7 +10,9 @@ from serve.chat.record import Answer
 from serve.chat.reply import OWN_SHAPE, REPLY_LIMIT, without_key
 from serve.chat.service import failed, reported
 from serve.dialects import sse
+from serve.dialects.annotation import Editor
 from serve.dialects.dialect import BadEvent, Reader
+from serve.dialects.edited import EditedStream
 from serve.dialects.translation import Translation
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
@@ -20,25 +22,34 @@ from serve.http.headers import response_headers
 
 
 async def translate(
-    call: Call, answer: Answer, engine: LiveEngine, prompt: Prompt, upstream: Upstream, it: Translation, *, stream: bool
+    call: Call,
+    answer: Answer,
+    engine: LiveEngine,
+    prompt: Prompt,
+    upstream: Upstream,
+    it: Translation,
+    *,
+    stream: bool,
+    editor: Editor | None = None,
 ) -> None:
-    """Write the engine's answer in the client's dialect, as a stream or whole.
+    """Write the engine's answer in the client's dialect, as a stream or whole; an `editor` then changes it.
 
     Raises:
         ApiError: the engine's answer broke off, is none, or reports an error.
     """
     headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in OWN_SHAPE]
     reader = it.reader
+    edited = EditedStream(editor) if editor is not None else None
     if stream:
         call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
-        chunk = it.opening()
+        chunk = it.opening() if edited is None else edited.feed(it.opening())
         call.passed = lambda: chunk
         await call.write(chunk)
     try:
         if upstream.streams:
-            await _events(call, answer, engine, upstream, it, stream=stream)
+            await _events(call, answer, engine, upstream, it, edited, stream=stream)
         else:
-            await _only(call, answer, engine, upstream, it, stream=stream)
+            await _only(call, answer, engine, upstream, it, edited, stream=stream)
         if not reader.complete:
             raise UpstreamError(message="the answer ended before it was complete")
     except (BadEvent, sse.TooLong) as error:
@@ -50,9 +61,11 @@ async def translate(
     engine.counted = engine.counted or (stream and reader.usage is not None)
     answer.usage = usage = reader.usage or _estimate(engine, prompt, reader)
     if stream:
-        call.end(it.closing(usage))
+        last = it.closing(usage)
+        call.end(last if edited is None else edited.feed(last) + edited.close(whole=True))
     else:
-        call.reply(200, it.reply(usage), [JSON, *headers])
+        body = it.reply(usage)
+        call.reply(200, body if editor is None else editor.whole(body), [JSON, *headers])
     if reader.cut_off:
         upstream.abort()  # the answer has ended and the engine has not
     else:
@@ -60,7 +73,14 @@ async def translate(
 
 
 async def _events(
-    call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream, it: Translation, *, stream: bool
+    call: Call,
+    answer: Answer,
+    engine: LiveEngine,
+    upstream: Upstream,
+    it: Translation,
+    edited: EditedStream | None,
+    *,
+    stream: bool,
 ) -> None:
     async with aclosing(sse.events(upstream.chunks())) as events:
         async for event in events:
@@ -71,13 +91,20 @@ async def _events(
             if it.reader.error is not None:
                 raise _reported(engine, it.reader)
             if stream:
-                await call.write(chunk)
+                await call.write(chunk if edited is None else edited.feed(chunk))
             if it.reader.finished:
                 break
 
 
 async def _only(
-    call: Call, answer: Answer, engine: LiveEngine, upstream: Upstream, it: Translation, *, stream: bool
+    call: Call,
+    answer: Answer,
+    engine: LiveEngine,
+    upstream: Upstream,
+    it: Translation,
+    edited: EditedStream | None,
+    *,
+    stream: bool,
 ) -> None:
     """An answer that is no stream, as its only event."""
     event = await upstream.read(REPLY_LIMIT)
@@ -92,7 +119,7 @@ async def _only(
     if it.reader.error is not None:
         raise _reported(engine, it.reader)
     if chunk:
-        await call.write(chunk)
+        await call.write(chunk if edited is None else edited.feed(chunk))
 
 
 def _reported(engine: LiveEngine, reader: Reader) -> ApiError:

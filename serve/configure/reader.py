@@ -19,6 +19,7 @@ from serve.config import (
     Engine,
     Flags,
     IndexSpec,
+    Marking,
     RewriterSpec,
     Server,
 )
@@ -45,6 +46,7 @@ _SECTIONS = (
     "key",
     "limits",
     "account",
+    "marking",
     "store",
 )
 
@@ -86,8 +88,9 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     server = read_server(toml, server, policies, keys, engines, flags)
     limits = read_limits(toml, keys, environ)
     account = read_account(toml)
+    marking = toml.fill(Marking, "marking", toml.section("marking"))
     return Config(
-        server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store, limits, account
+        server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store, limits, account, marking
     )
 
 

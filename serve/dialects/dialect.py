@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
+from serve.dialects.annotation import Annotation, Editor
 from serve.dialects.wire import Request
 from serve.errors import ApiError
 
@@ -166,6 +167,9 @@ class Dialect(Protocol):
 
     def writer(self, request: Request, ident: str, model: str, created: int) -> Writer:
         """A writer of the answer; `ident` is unique, `created` in seconds since 1970."""
+
+    def editor(self, annotation: Annotation) -> Editor:
+        """What writes an annotation into an answer of this dialect, whoever wrote that."""
 
     def error(self, failure: ApiError) -> bytes:
         """The body of an answer that is an error."""

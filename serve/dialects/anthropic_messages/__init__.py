@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from serve.dialects.anthropic_messages.conversation import chat, native
+from serve.dialects.anthropic_messages.edits import editor
 from serve.dialects.anthropic_messages.errors import error, error_event, refusal
 from serve.dialects.anthropic_messages.events import ending, text, usage
 from serve.dialects.anthropic_messages.parameters import as_chat, refuse_untranslatable
@@ -18,8 +19,8 @@ from serve.dialects.openai import bearer
 from serve.dialects.wire import Request, parse
 
 __all__ = [
-    "as_chat", "chat", "counted", "done", "ending", "error", "error_event", "key", "messages", "native", "parse",
-    "path", "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
+    "as_chat", "chat", "counted", "done", "editor", "ending", "error", "error_event", "key", "messages", "native",
+    "parse", "path", "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/messages"
 summary = "Message"

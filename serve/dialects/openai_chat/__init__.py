@@ -10,11 +10,12 @@ from serve.dialects.openai import bearer as key
 from serve.dialects.openai import error, error_event, refusal
 from serve.dialects.openai_chat.chunks import DONE, ChatWriter
 from serve.dialects.openai_chat.conversation import chat, includes_usage, logprobs, native
+from serve.dialects.openai_chat.edits import editor
 from serve.dialects.openai_chat.events import ending, text, usage
 from serve.dialects.wire import Request, parse
 
 __all__ = [
-    "as_chat", "chat", "done", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
+    "as_chat", "chat", "done", "editor", "ending", "error", "error_event", "key", "messages", "native", "parse", "path",
     "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/chat/completions"

@@ -8,6 +8,7 @@ from typing import Any
 from serve.dialects.openai import bearer as key
 from serve.dialects.openai import error, refusal
 from serve.dialects.openai_responses.conversation import chat, native
+from serve.dialects.openai_responses.edits import editor
 from serve.dialects.openai_responses.events import ending, error_event, text, usage
 from serve.dialects.openai_responses.objects import counted
 from serve.dialects.openai_responses.parameters import as_chat, refuse_untranslatable
@@ -16,8 +17,8 @@ from serve.dialects.openai_responses.writer import ResponsesWriter as writer  # 
 from serve.dialects.wire import parse
 
 __all__ = [
-    "as_chat", "chat", "counted", "done", "ending", "error", "error_event", "key", "messages", "native", "parse",
-    "path", "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
+    "as_chat", "chat", "counted", "done", "editor", "ending", "error", "error_event", "key", "messages", "native",
+    "parse", "path", "properties", "refusal", "refuse_untranslatable", "renders", "summary", "text", "usage", "writer",
 ]  # fmt: skip
 path = "/v1/responses"
 summary = "Response"

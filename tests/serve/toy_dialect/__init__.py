@@ -9,6 +9,7 @@ import msgspec
 
 from prompt_opt.core import Chat, Message, Prompt
 from serve.config import Server
+from serve.dialects.annotation import Annotation, Editor
 from serve.dialects.dialect import Choice, Ending, Headers, Piece
 from serve.dialects.openai import refused
 from serve.dialects.wire import Raw, Request, parse, typed
@@ -54,6 +55,10 @@ def messages(rows: Sequence[Message]) -> Sequence[Message]:
 
 def writer(request: Request, ident: str, model: str, created: int) -> ToyWriter:
     return ToyWriter()
+
+
+def editor(annotation: Annotation) -> Editor:
+    raise AssertionError("no policy of its tests adds to an answer")
 
 
 def error(failure: ApiError) -> bytes:
