@@ -1,7 +1,7 @@
 """Finds the marks of an answer while it passes, and takes unknown ones out where it is told to.
 
-Whatever the pieces that an answer comes in, what goes out and what is found are those of the whole answer. What may
-become a mark is held back until it is one or none: never more characters than the longest mark has.
+Whatever the pieces that an answer comes in, what goes out and what is found are those of the whole answer. Where marks
+may be taken out, what may become one is held back until it is one or none: never more characters than the longest has.
 """
 
 from __future__ import annotations
@@ -55,11 +55,13 @@ class Scanner:
     def feed(self, piece: str) -> str:
         """What of the answer can pass now."""
         self._texts.append(piece)
-        return self._read(self._held + piece, last=False)
+        passed = self._read(self._held + piece, last=False)
+        return passed if self._remove else piece
 
     def close(self) -> str:
         """The rest, at the answer's end."""
-        return self._read(self._held, last=True)
+        rest = self._read(self._held, last=True)
+        return rest if self._remove else ""
 
     def _read(self, text: str, *, last: bool) -> str:
         out: list[str] = []

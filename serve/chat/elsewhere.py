@@ -66,6 +66,7 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
             raise not_applicable(policy, call.path, carriers(policy, dialects))
         why = "not a chat" if call.path in _SILENT else "elsewhere"
         record.alignment = Alignment(tuple(Outcome(name, "skipped", why) for name in policy.stages))
+    record.labelled = config.marking.header and call.path not in _SILENT
     engine.require_ready()
     if isinstance(read, wire.Request):
         engine.refuse_guarded(read, salted=policy.cache_salt == "tenant")

@@ -62,6 +62,7 @@ async def _generate(
     config = service.config
     settled = await settle(service, call, record, dialect, dialects)
     request, policy, engine, model = settled.request, settled.policy, settled.engine, settled.model
+    record.labelled = config.marking.header
     with call:  # that is, while the client stays
         if dialect.path in APIS:
             await probed(service, call, policy, dialect)

@@ -27,6 +27,7 @@ _HEADER = 2048  # characters of a header of ours
 _CONTENT = 2**20  # characters of a prompt, or of an answer, that a trace keeps; a longer one is left out of it
 
 
+_GENERATED = (b"x-ai-generated", b"true")
 _NO_ADVICE = Advice()
 _NO_FIELDS: Mapping[str, msgspec.Raw] = MappingProxyType({})
 
@@ -112,6 +113,7 @@ class Record(msgspec.Struct):
     person: str = ""  # whom the request names, where requests are recorded
     trail: Trail | None = None  # from its first entry in the account on
     annotation: Annotation | None = None  # what is added to its answer
+    labelled: bool = False  # the answer's headers say that it is generated
 
     def note(self, text: str) -> None:
         """Add a note to the trace."""
@@ -122,12 +124,14 @@ class Record(msgspec.Struct):
         assert self.selection is not None
         self.selection = replace(self.selection, engine=engine, fallback=True)
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The short form of the trace, which every answer carries."""
+    def headers(self, status: int = 0) -> list[tuple[bytes, bytes]]:
+        """The short form of the trace, which every answer carries, and the label of a generated one."""
         applied = ", ".join(map(str, self.alignment.outcomes)) or "none"
         pairs = [(b"x-trimtab-policy", _header(self.selection.policy.name))] if self.selection else []
         if self.selection is not None and self.selection.fallback:
             pairs.append((b"x-trimtab-engine", _header(self.selection.engine)))
+        if self.labelled and status == 200:
+            pairs.append(_GENERATED)
         ids = ((b"x-trimtab-trace", self.ident.encode()), (b"x-request-id", (self.request_id or self.ident).encode()))
         rates = self.admission.headers() if self.admission is not None else ()
         return [*pairs, (b"x-trimtab-applied", _header(applied)), *ids, *rates]

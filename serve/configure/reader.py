@@ -90,7 +90,19 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     account = read_account(toml)
     marking = toml.fill(Marking, "marking", toml.section("marking"))
     return Config(
-        server, engines, loaded, policies, aliases, keys, indexes, rewriters, Path(state), store, limits, account, marking
+        server,
+        engines,
+        loaded,
+        policies,
+        aliases,
+        keys,
+        indexes,
+        rewriters,
+        Path(state),
+        store,
+        limits,
+        account,
+        marking,
     )
 
 

@@ -81,7 +81,7 @@ class Call:
         self.bodiless = False  # HEAD: an answer has no body
         self.shape: Shape = PLAIN  # of errors
         self.granted: Headers = ()  # headers for the browser of a page of another origin
-        self.extra: Callable[[], Headers] | None = None  # headers of ours, asked for when the answer begins
+        self.extra: Callable[[int], Headers] | None = None  # headers of ours, by the status of the answer that begins
         self.span: RequestSpan | None = None  # where requests are traced
         self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
         self.turn: Callable[[], None] | None = None  # ends the turn of a large body
@@ -296,7 +296,7 @@ class Call:
             self.keep_alive = False
         if self.limited:
             headers = [pair for pair in headers if not pair[0].startswith(b"x-ratelimit-")]
-        pairs = [*headers, *self.extra()] if self.extra is not None else list(headers)
+        pairs = [*headers, *self.extra(status)] if self.extra is not None else list(headers)  # noqa: S610  no Django
         if self.granted:
             pairs += self.granted
         if status in _BODILESS:

@@ -25,6 +25,7 @@ from serve.config import (
     IndexSpec,
     Key,
     Limits,
+    Marking,
     RewriterSpec,
     Server,
 )
@@ -45,7 +46,7 @@ def test_the_readme_is_short() -> None:
 
 
 SETTINGS = [
-    *(Server, Engine, Key, Alias, IndexSpec, RewriterSpec, Limits, Allowance, AccountSpec),
+    *(Server, Engine, Key, Alias, IndexSpec, RewriterSpec, Limits, Allowance, AccountSpec, Marking),
     *(opo.Options, bpo.Options),
 ]
 

@@ -113,7 +113,7 @@ def test_marks_that_are_kept_leave_every_chunk_but_the_last_as_it_is(house: Serv
     plain, kept = lines("plain"), lines("kept")
     assert "".join(row["choices"][0]["delta"].get("content") or "" for row in kept) == "".join(PIECES)
     judged(kept[-1].pop("trimtab")["citations"])
-    assert kept == plain or len(kept) == len(plain)
+    assert [row["choices"] for row in kept] == [row["choices"] for row in plain]
 
 
 def test_each_choice_is_judged_for_itself(house: Served) -> None:
@@ -246,3 +246,57 @@ def test_a_stream_that_breaks_off_is_no_whole_answer(house: Served) -> None:
     text = httpx.post(house.url + "/v1/chat/completions", json=body, headers={"x-trimtab-policy": "cited"}).text
     assert "trimtab" not in text
     assert "upstream_failed" in text
+
+
+LABELS = """
+state_dir = "{state}"
+[engine.main]
+url = "{url}"
+[policy.chat]
+stages = ["urial"]
+render = "chat"
+[policy.base]
+stages = ["urial"]
+render = "base"
+[marking]
+header = true
+field = true
+footer = "AI-generated"
+provider = "House"
+"""
+
+
+@pytest.fixture(scope="module")
+def labelled(start: Start) -> Served:
+    return start(file=LABELS)
+
+
+@pytest.mark.parametrize("policy", ["raw", "chat", "base"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_answer_is_labelled_where_the_operator_says_so(labelled: Served, policy: str, stream: bool) -> None:
+    body = chat("hello", "tea", stream=stream, n=2)
+    answer = httpx.post(labelled.url + "/v1/chat/completions", json=body, headers={"x-trimtab-policy": policy})
+    assert answer.headers["x-ai-generated"] == "true"
+    rows = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
+    rows = rows or [answer.json()]
+    texts = ["", ""]
+    for choice in [choice for row in rows for choice in row["choices"]]:
+        texts[choice["index"]] += choice["delta" if stream else "message"].get("content") or ""
+    assert texts == ["".join(PIECES) + "\n\nAI-generated"] * 2
+    (told,) = [row["trimtab"] for row in rows if "trimtab" in row]
+    assert told["provenance"]["ai_generated"] is True
+    assert told["provenance"]["provider"] == "House"
+    assert told["provenance"]["trace"] == answer.headers["x-trimtab-trace"]
+    assert "citations" not in told
+
+
+def test_errors_tool_calls_and_structured_answers_have_no_label_in_their_text(labelled: Served) -> None:
+    refused = httpx.post(labelled.url + "/v1/chat/completions", json=chat("hi", "error-429"))
+    assert "x-ai-generated" not in refused.headers
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    called = httpx.post(labelled.url + "/v1/chat/completions", json=chat("hi", "tools", tools=tools)).json()
+    assert called["choices"][0]["message"].get("content") in (None, "")
+    body = chat("{}", "echo", response_format={"type": "json_object"})
+    answer = httpx.post(labelled.url + "/v1/chat/completions", json=body).json()
+    assert answer["choices"][0]["message"]["content"] == "{}"
+    assert answer["trimtab"]["provenance"]["ai_generated"] is True
