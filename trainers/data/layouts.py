@@ -44,7 +44,7 @@ WANTED = {
     "text": "text",
 }
 LEAST = 2  # answers of a list
-NUMBERS = ("margin", "score_chosen", "score_rejected")
+NUMBERS = ("margin", "probability", "weight", "score_chosen", "score_rejected")
 PROMPTS, ANSWERS = ("prompt", "question", "instruction"), ("completion", "response", "output", "answer")
 
 

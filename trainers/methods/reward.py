@@ -4,7 +4,8 @@
 
 Bradley-Terry (Ouyang et al. 2022, arXiv:2203.02155, eq. 1): L = -log σ(r(x, y_w) - r(x, y_l) - m), where m is the
 row's margin (Touvron et al. 2023, arXiv:2307.09288, eq. 2) and 0 where the data has none. The number is read at the
-answer's end token. `final` is a sequence-classification model with one label.
+answer's end token. `final` is a sequence-classification model with one label. Labels may be probabilities (`soft`),
+rows weights (`weighted`), and the model may trust itself against weak labels (`confidence`): see `reward_loss`.
 """
 
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from trainers.data.jsonl import DataError
 from trainers.data.tokens import Tokens
+from trainers.run.recipe import RecipeError
 from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
 from trainers.run.wilson import wilson
 
@@ -23,14 +25,29 @@ METHOD = "reward"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Common):
-    """`margin`: read each row's margin; `center`: weight of (r_w + r_l)², which keeps rewards around 0."""
+    """`margin`: read each row's margin; `center`: weight of (r_w + r_l)², which keeps rewards around 0.
+
+    `soft`: read each row's `probability` that the chosen answer is better; `confidence`: α of `reward_loss.confident`;
+    `weighted`: read each row's `weight`.
+    """
 
     margin: bool = False
     center: float | None = None
+    soft: bool = False
+    confidence: float = 0.0
+    weighted: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The numbers that are read of each row."""
+        given = {"margin": self.margin, "probability": self.soft, "weight": self.weighted}
+        return tuple(name for name, wanted in given.items() if wanted)
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
+    if not 0 <= recipe.confidence <= 1:
+        raise RecipeError("confidence must be from 0 to 1")
     material = begin(recipe, "preference", out, resume)
 
     from trl.trainer.reward_config import RewardConfig
@@ -40,24 +57,29 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     trainer = ours(CountingReward)(
         model=material.base.path,
         args=arguments(recipe, out, RewardConfig, center_rewards_coefficient=recipe.center),
-        train_dataset=dataset(material.train, recipe.margin),
-        eval_dataset=dataset(material.heldout, recipe.margin) if material.heldout else None,
+        confidence=recipe.confidence,
+        train_dataset=dataset(material.train, recipe.columns),
+        eval_dataset=dataset(material.heldout, ("margin",) * recipe.margin) if material.heldout else None,
         processing_class=material.base.tokenizer,
         peft_config=lora(recipe, "SEQ_CLS"),
     )
     return go(trainer, recipe, METHOD, out, material, resume, also=surely)
 
 
-def dataset(rows: list[Tokens], margin: bool) -> Any:
-    """chosen_ids, rejected_ids and, if `margin`, margin (float); DataError for a row that has none."""
+def dataset(rows: list[Tokens], numbers: Sequence[str]) -> Any:
+    """chosen_ids, rejected_ids and the columns `numbers` (float); DataError for a row that lacks one."""
     from datasets import Dataset
 
     columns: dict[str, Any] = {f"{name}_ids": [row.whole(name) for row in rows] for name in ("chosen", "rejected")}
-    if margin:
-        without = [row.place for row in rows if "margin" not in row.extra]
-        if without:
-            raise DataError(f"{without[0]}: margin: true, and this row has no margin ({len(without)} rows have none)")
-        columns["margin"] = [row.extra["margin"] for row in rows]
+    for name in numbers:
+        if without := [row.place for row in rows if name not in row.extra]:
+            key = {"probability": "soft", "weight": "weighted"}.get(name, name)
+            raise DataError(f"{without[0]}: {key}: true, and this row has no {name} ({len(without)} rows have none)")
+        columns[name] = [row.extra[name] for row in rows]
+        most = {"probability": 1.0, "weight": float("inf")}.get(name)
+        if most and (wrong := [row for row in rows if not 0 <= row.extra[name] <= most]):
+            limits = "from 0 to 1" if most == 1 else "0 or more"
+            raise DataError(f"{wrong[0].place}: {name} must be {limits}, not {wrong[0].extra[name]:g}")
     return Dataset.from_dict(columns)
 
 

@@ -71,7 +71,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     return finish(recipe, out, counts, run)
 
 
-def pairs_of(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+def pairs_of(recipe: Common) -> tuple[list[Row], list[Row]]:
     """Pairs to learn from, with the places that they came from, and pairs held out."""
     rows = read_rows(recipe.train, "preference")
     if recipe.heldout is not None:
@@ -102,7 +102,7 @@ def judged(recipe: Recipe, rows: list[Row], runs: Sequence[Path]) -> tuple[list[
     return corrected, {"pairs": len(rows), "turned": int(turned.sum()), "agreed_with_the_label": agreed}
 
 
-def margins(recipe: Recipe, rows: list[Row], run: Path) -> list[float]:
+def margins(recipe: Common, rows: list[Row], run: Path) -> list[float]:
     """r(x, y_w) − r(x, y_l) of each pair by the reward model of a run, read at the end tokens."""
     import torch
 

@@ -81,6 +81,15 @@ METHODS: Mapping[str, Method] = {
         export="trainers.export.served:SCORE",
         several=False,
     ),
+    "weak": Method(
+        entry="trainers.methods.weak:main",
+        reads="preference",
+        title="a strong reward model from a weaker one's labels",
+        paper="arXiv:2312.09390",
+        formula="(1−α) CE(r_w - r_l, p_weak) + α CE(r_w - r_l, 1[r_w > r_l])",
+        export="trainers.export.served:SCORE",
+        several=False,
+    ),
     "pair": Method(
         entry="trainers.methods.pair:main",
         reads="preference",
