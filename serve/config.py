@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from prompt_opt.core import Policy, Profile
+from serve.gguf import PACKAGE, GgufError, located, metadata
 
 EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
 RAW = "raw"
@@ -55,8 +56,9 @@ class Server:
 class Engine:
     """`[engine.NAME]`: a URL, several, or a model that we launch and supervise.
 
-    A launched one is `launcher` "vllm" or "transformers" (or "auto": vllm where it and a GPU are found), or a
-    `command` of its own, in which {model}, {name} and {port} are filled in.
+    A launched one is `launcher` "vllm" or "transformers" (or "auto": vllm where it and a GPU are found); for a GGUF
+    file "llama.cpp" or "onnx" ("auto": llama.cpp where it is found); or a `command` of its own, in which {model},
+    {name} and {port} are filled in.
     """
 
     name: str
@@ -67,11 +69,13 @@ class Engine:
     idempotent: bool = (
         False  # also repeat, on another URL or a fallback, what it may have worked on when it broke or hung
     )
-    model: str = ""  # launched: path or hub id; by URL: the model sent where a request names none of the engine's
-    launcher: Literal["", "auto", "vllm", "transformers"] = ""
+    # Launched: a path, a hub id or package:NAME (the GGUF file in an installed Python package); by URL: the model sent
+    # where a request names none of the engine's.
+    model: str = ""
+    launcher: Literal["", "auto", "vllm", "transformers", "llama.cpp", "onnx"] = ""
     command: tuple[str, ...] = ()
     served_name: str = ""  # the name clients use for a launched model; "": the model's last path component
-    kind: Literal["", "openai", "vllm", "transformers"] = ""  # the dialect; "": probed
+    kind: Literal["", "openai", "vllm", "transformers", "llama.cpp", "ollama", "onnx"] = ""  # the dialect; "": probed
     api_path: str | None = None  # between url and OpenAI's paths; unset: /v1, unless the URL names a version already
     api_version: str = ""  # Azure: the query parameter api-version of every request
     key_env: str = ""  # environment variable that holds the engine's API key
@@ -88,7 +92,7 @@ class Engine:
     start_s: float = 600.0  # a launched engine that is not ready by then is restarted
     warm_up: bool = True  # vLLM: send the constant part of each policy's prompts once, at start and after a reload
     # Of an engine that we launch:
-    python: str = ""  # the interpreter of an environment that has vLLM; "": ours, or the vllm on the PATH
+    python: str = ""  # interpreter of an environment with vLLM or llama-cpp-python; "": ours, or programs on the PATH
     args: tuple[str, ...] = ()  # more of its own command line
     adapters: Mapping[str, str] = field(default_factory=dict)  # vLLM: a LoRA's model name -> its folder
     tensor_parallel: int = 1  # vLLM: GPUs that share each layer
@@ -102,7 +106,9 @@ class Engine:
     @property
     def public_name(self) -> str:
         """The model name that clients see."""
-        return self.served_name or (Path(self.model).name if self.launched else self.model)
+        if self.served_name or not self.launched:
+            return self.served_name or self.model
+        return Path(self.model.removeprefix(PACKAGE)).name.removesuffix(".gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +264,13 @@ class Flags:
 
 
 def is_base(engine: Engine) -> bool:
-    """Whether this is a launched model folder without a chat template: a base model, which no chat request reaches."""
+    """Whether this is a launched model without a chat template: a base model, which no chat request reaches."""
     folder = Path(engine.model)
+    if engine.launched and (file := located(engine.model)):
+        try:
+            return "tokenizer.chat_template" not in metadata(file)
+        except (OSError, GgufError) as error:
+            raise ConfigError(f"engine.{engine.name}: model {engine.model!r} cannot be read: {error}") from None
     if not engine.launched or not (folder / "config.json").is_file():
         return False
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():

@@ -162,7 +162,7 @@ def _main(flags: Flags) -> Engine:
         if flags.engine:
             raise ConfigError("--engine launches a model; it can't be given with --upstream")
         return Engine("main", url=flags.upstream, model=flags.model or "", key_env=flags.key_env or "")
-    launchers = ("auto", "vllm", "transformers")
+    launchers = ("auto", "vllm", "transformers", "llama.cpp", "onnx")
     if flags.engine and flags.engine not in launchers:
         raise ConfigError(f"--engine {flags.engine}: valid are {', '.join(launchers)}")
     launcher: Any = flags.engine or ("auto" if flags.model else "transformers")

@@ -20,6 +20,7 @@ from serve.engine.features import APIS, FEATURES, PATHS, of_transformers
 from serve.engine.fields import refuse_guarded
 from serve.engine.model import Model
 from serve.errors import BadRequest, NotFound, Unavailable
+from serve.gguf import located
 
 if TYPE_CHECKING:
     from serve.engine.contact import Contact
@@ -76,7 +77,9 @@ class LiveEngine:
         self.supports = frozenset(FEATURES if spec.supports is None else spec.supports)  # FEATURES to ask of it
         self._apis: dict[str, tuple[bool, float]] = {}  # path -> whether the engine has it, when that was probed
         try:
-            if spec.launched:
+            if spec.launched and (file := located(spec.model)):
+                self._files.read_gguf(file, tokenizer=not spec.tokenizer)
+            elif spec.launched:
                 self._files.read(Path(spec.model), tokenizer=not spec.tokenizer)
             if spec.tokenizer:
                 self._files.load_tokenizer(Path(spec.tokenizer))
@@ -84,7 +87,7 @@ class LiveEngine:
             raise ConfigError(f"engine.{spec.name}: its model or tokenizer cannot be read: {error}") from error
         self.context = self._files.context if spec.context is None else spec.context
         self.specials = self._files.specials
-        self._speak(spec.kind or (spec.launcher if spec.launcher in ("vllm", "transformers") else ""))
+        self._speak(spec.kind or (spec.launcher if spec.launcher != "auto" else ""))
 
     # -- what it is
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prompt_opt.core import Prompt
+from serve.engine import vocabulary
+from serve.gguf import context_length, metadata, special_tokens
 
 
 class Model:
@@ -33,6 +36,18 @@ class Model:
             self.generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
         if tokenizer and (folder / "tokenizer.json").is_file():
             self.load_tokenizer(folder)
+
+    def read_gguf(self, file: Path, *, tokenizer: bool) -> None:
+        """Read a GGUF file's metadata; its `tokenizer` too, where its kind is known and the library is there.
+
+        Raises:
+            GgufError, OSError: it cannot be read.
+        """
+        meta = metadata(file)
+        self.config = {"max_position_embeddings": context_length(meta)}
+        self.specials = special_tokens(meta)
+        if tokenizer and find_spec("tokenizers"):
+            self._tokenizer = vocabulary.tokenizer(meta)
 
     def load_tokenizer(self, path: Path) -> None:
         """Count with a tokenizer.json, or with the one in a folder."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from serve.config import Engine
 from serve.process import guard
 from serve.process.console import Console
-from serve.process.launcher import Launch, ask_health, command, free_port
+from serve.process.launch import Launch
+from serve.process.launcher import ask_health, command, free_port
 from serve.process.pipes import exit_reason, pause, reading, visible
 
 

@@ -16,44 +16,33 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from retrieval.extra import install
 from serve.config import ConfigError, Engine
+from serve.gguf import PACKAGE, located
+from serve.process import llama_cpp, onnx
+from serve.process.launch import QUIET, Launch
 
 # transformers' `serve` needs all of these; its own check leaves out torch and accelerate.
 _LOCAL = ("torch", "transformers", "accelerate", "fastapi", "uvicorn", "pydantic", "openai")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?(:[\w./-]+\.gguf)?")
-# No folder of a model's neighbours may shadow a module, no engine may wait for a network it doesn't need.
-_QUIET = {"PYTHONSAFEPATH": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _handed_out: deque[int] = deque(maxlen=64)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One start of an engine.
-
-    `model_name` is the only name that the engine accepts for its model. Each of `health_paths` is asked only where
-    the engine doesn't know the one before.
-    """
-
-    what: str  # for people: "transformers serve"
-    argv: tuple[str, ...]
-    env: Mapping[str, str]  # beside our own
-    cwd: str | None
-    base_url: str
-    health_paths: tuple[str, ...]
-    model_name: str
 
 
 def resolve(engine: Engine) -> Engine:
     """Choose the launcher where it is "auto" and check that it and the model are there; ConfigError if not."""
     if engine.command:
         return _checked_command(engine)
-    if engine.launcher not in ("auto", "vllm", "transformers"):
+    if not engine.launcher:
         raise ConfigError(f"engine.{engine.name}: nothing to launch: it has no launcher and no command")
     launcher = engine.launcher
+    if launcher in ("auto", *_OF_GGUF) and _is_gguf(engine.model):  # vLLM reads one too, and checks it itself
+        return _resolved_gguf(engine)
+    if launcher in _OF_GGUF:
+        raise ConfigError(f"engine.{engine.name}: model {engine.model!r} is not a GGUF file, which {launcher} needs")
     if launcher == "auto":
         wanted = bool(engine.python or engine.adapters)  # only vLLM has these
         launcher = "vllm" if wanted or (_vllm(engine) and has_nvidia_gpu()) else "transformers"
@@ -73,10 +62,14 @@ def command(engine: Engine, port: int) -> Launch:
     """How to start a resolved engine on a loopback port."""
     if engine.command:
         return _own(engine, port)
+    if engine.launcher in _OF_GGUF:
+        file = located(engine.model)
+        assert file is not None  # `resolve` has seen it
+        return _OF_GGUF[engine.launcher].command(engine, file, port)
     # A folder is served under its own name, from beside it: so no path of ours reaches a client.
     folder = _folder(engine.model)
     model = folder.name if folder else engine.model
-    env = _QUIET | ({"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")} if folder else {})
+    env = QUIET | ({"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")} if folder else {})
     cwd = str(folder.parent) if folder else None
     where = ("--host", "127.0.0.1", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
@@ -94,6 +87,37 @@ def command(engine: Engine, port: int) -> Launch:
     argv = (*serve, *where, "--dtype", "auto", "--device", "auto" if _has_accelerator() else "cpu", *engine.args)
     # It answers to the name that it was started with, and to no other (though it reports NAME@main).
     return Launch("transformers serve", argv, env, cwd, url, ("/health",), model)
+
+
+class _OfGguf(Protocol):
+    def missing(self, engine: Engine, file: Path) -> str: ...
+    def command(self, engine: Engine, file: Path, port: int) -> Launch: ...
+
+
+# Launchers of a GGUF file: each has `missing`, what stands in its way on this machine ("" for nothing), and `command`.
+_OF_GGUF: Mapping[str, _OfGguf] = {"llama.cpp": llama_cpp, "onnx": onnx}
+
+
+def _is_gguf(model: str) -> bool:
+    return model.startswith(PACKAGE) or (model.endswith(".gguf") and ":" not in model)
+
+
+def _resolved_gguf(engine: Engine) -> Engine:
+    """The launcher for a GGUF file: llama.cpp where it is there, else our own engine on ONNX Runtime."""
+    at = f"engine.{engine.name}:"
+    file = located(engine.model)
+    if file is None:
+        what = "is not installed, or holds no single GGUF file" if engine.model.startswith(PACKAGE) else "is no file"
+        raise ConfigError(f"{at} model {engine.model!r} {what}")
+    launcher = engine.launcher
+    if launcher == "auto":
+        launcher = "llama.cpp" if engine.python or not llama_cpp.missing(engine, file) else "onnx"
+    if launcher not in _OF_GGUF:
+        raise ConfigError(f"{at} {launcher} is not launched on a GGUF file; valid are auto, {', '.join(_OF_GGUF)}")
+    if missing := _OF_GGUF[launcher].missing(engine, file):
+        raise ConfigError(f"{at} {missing}")
+    _check_vllm_only(engine, launcher)
+    return replace(engine, launcher=launcher)
 
 
 def free_port() -> int:
@@ -190,6 +214,8 @@ def _check_vllm_only(engine: Engine, launcher: str) -> None:
     if launcher != "vllm":
         given = [name for name in ("python", "adapters") if getattr(engine, name)]
         given += [name for name in ("tensor_parallel", "pipeline_parallel") if getattr(engine, name) != 1]
+        if launcher == "llama.cpp":
+            given = [name for name in given if name != "python"]
         if given:
             raise ConfigError(f'{at} {given[0]} is for vllm: set launcher = "vllm"')
         return

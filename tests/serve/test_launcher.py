@@ -5,10 +5,12 @@ import importlib.util
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_gguf
 
 from serve.config import ConfigError, Engine
 from serve.process import launcher
@@ -184,7 +186,7 @@ def test_missing_packages_are_named_with_their_cure(
         ("./nothing", "no such folder"),
         ("gpt2", "not a hub id"),
         ("{tmp}", "without a config.json"),
-        ("{tmp}/file.gguf", "is a file"),
+        ("{tmp}/file.gguf", "is not a GGUF file"),
         ("{tmp}/name@place", "rename the folder"),
     ],
 )
@@ -271,3 +273,59 @@ async def test_what_does_not_answer_or_speaks_no_http_is_unwell() -> None:
 
 def launch_at(port: int) -> Launch:
     return Launch("own", (), {}, None, f"http://127.0.0.1:{port}", ("/health", "/v1/models"), "m")
+
+
+# A GGUF file
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    (tmp_path / "weights").mkdir()
+    return toy_gguf.write(tmp_path / "weights" / "toy.gguf")
+
+
+def test_gguf_file_goes_to_llama_cpp_where_it_is_there_and_to_our_engine_where_it_is_not(
+    machine: Path, weights: Path
+) -> None:
+    engine = Engine("main", model=str(weights), launcher="auto")
+    ours = command(resolve(engine), 4711)
+    assert ours.argv[1:3] == ("-m", "serve.engine.local")
+    assert (ours.model_name, ours.health_paths) == ("toy", ("/health",))
+    server = program(machine, "llama-server")
+    launch = command(resolve(engine), 4711)
+    assert launch.argv[:3] == (str(server), "-m", str(weights))
+    assert launch.argv[launch.argv.index("--alias") + 1] == launch.model_name == "toy"
+    assert launch.argv[launch.argv.index("-c") + 1] == "4096", "the model's own context"
+    assert resolve(replace(engine, launcher="onnx")).launcher == "onnx"
+
+
+def test_llama_cpp_python_runs_in_the_environment_that_is_named(machine: Path, weights: Path) -> None:
+    python = program(machine, "python-with-llama")
+    engine = Engine("main", model=str(weights), launcher="llama.cpp", python=str(python), context=1024, served_name="m")
+    launch = command(resolve(engine), 4711)
+    assert launch.argv[:3] == (str(python), "-m", "llama_cpp.server")
+    assert launch.argv[launch.argv.index("--n_ctx") + 1] == "1024"
+    assert launch.argv[launch.argv.index("--model_alias") + 1] == launch.model_name == "m"
+    assert launch.health_paths == ("/v1/models",)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "model", "says"),
+    [
+        ("llama.cpp", "{weights}", "llama-server on the PATH"),
+        ("llama.cpp", "someone/model", "is not a GGUF file"),
+        ("auto", "package:no-such-distribution-at-all", "is not installed"),
+        ("onnx", "nowhere.gguf", "is no file"),
+    ],
+)
+def test_gguf_engine_that_cannot_start_is_refused_at_boot(
+    machine: Path, weights: Path, launcher: Any, model: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        resolve(Engine("main", model=model.replace("{weights}", str(weights)), launcher=launcher))
+
+
+def test_model_of_another_architecture_wants_llama_cpp(machine: Path, tmp_path: Path) -> None:
+    other = toy_gguf.write(tmp_path / "other.gguf", architecture="gemma3")
+    with pytest.raises(ConfigError, match=r"'gemma3': install llama\.cpp"):
+        resolve(Engine("main", model=str(other), launcher="auto"))
