@@ -19,6 +19,7 @@ Render = Literal["chat", "base"]
 Form = Literal["fenced", "open", "spaced"]
 Frame = Literal["quoted", "quoted-zh", "opo-en", "opo-zh"]
 Cite = Literal["", "marks"]
+State = tuple[int, str]  # of an index: its revision, and a hash of all that is in it
 Status = Literal["applied", "skipped", "timed_out", "failed"]
 # Where a piece of the prompt comes from; the trace and the page show it.
 Origin = Literal["profile", "pinned", "system", "history", "retrieved", "user", "rewrite"]
@@ -124,6 +125,7 @@ class Advice:
     complement: str | None = None  # a hint after the last user turn
     demos: tuple[Exemplar, ...] = ()  # exemplars made for this request, right before the last user turn
     note: str = ""  # what the outcome says in brackets: applied(3)
+    states: Mapping[str, State] = field(default_factory=dict)  # of the indexes that were read
     detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
 
 
@@ -140,6 +142,7 @@ class Outcome:
     ms: float = 0.0
     gave: Advice = field(default=Advice(), repr=False, compare=False)
     detail: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    states: Mapping[str, State] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")
@@ -213,6 +216,7 @@ class Policy:
     elsewhere: Literal["refuse", "raw"] = "refuse"  # a request on a path that cannot carry the policy
     optional: tuple[str, ...] = ()  # stages that any caller may skip, request options that any caller may set
     digest: str = ""
+    change: str = ""  # the change that put a managed policy in force; "": it stands in the file, or is built in
 
 
 def estimate(text: str) -> int:
@@ -282,6 +286,9 @@ class Stage(Protocol):
 class Skip(Exception):
     """A stage has nothing to do here; the message is the reason that the response and the trace give."""
 
-    def __init__(self, reason: str = "", detail: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, reason: str = "", detail: Mapping[str, Any] | None = None, states: Mapping[str, State] | None = None
+    ) -> None:
         super().__init__(reason)
         self.detail = detail or {}
+        self.states = states or {}

@@ -7,6 +7,7 @@ request, where the policy says so), and its outcome says which.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from bisect import bisect_left
@@ -16,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, Status, Supplies
+from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, State, Status, Supplies
 from prompt_opt.layout.order import lay_out, shed
 from prompt_opt.stages.check import Facts
 
@@ -61,6 +62,14 @@ def check(stage: str, policy: Policy, facts: Facts) -> None:
 def indexes(policy: Policy) -> frozenset[str]:
     """The names of the indexes that the policy's stages read."""
     return frozenset().union(*(getattr(policy.options.get(stage), "indexes", ()) for stage in policy.stages))
+
+
+def digest(policy: Policy, states: Mapping[str, State]) -> str:
+    """A hash of everything that the policy does to a prompt: of its settings, and of the indexes in these states."""
+    if not states:
+        return policy.digest
+    read = "".join(f" {name}={found}" for name, (_, found) in sorted(states.items()))
+    return hashlib.sha256((policy.digest + read).encode()).hexdigest()[:12]
 
 
 def _module(stage: str) -> ModuleType:
@@ -118,9 +127,13 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
     started = time.monotonic()
 
     def ended(
-        status: Status, reason: str, detail: Mapping[str, Any] = _NO_DETAIL, gave: Advice = _NO_ADVICE
+        status: Status,
+        reason: str,
+        detail: Mapping[str, Any] = _NO_DETAIL,
+        gave: Advice = _NO_ADVICE,
+        states: Mapping[str, State] = _NO_DETAIL,
     ) -> Outcome:
-        return Outcome(stage.name, status, reason, round((time.monotonic() - started) * 1000, 3), gave, detail)
+        return Outcome(stage.name, status, reason, round((time.monotonic() - started) * 1000, 3), gave, detail, states)
 
     budget = None if stage.instant else asyncio.timeout(ctx.remaining)  # a clock costs more than an instant stage
     try:
@@ -129,9 +142,9 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
         else:
             async with budget:
                 advice = await stage(chat, ctx)
-        return advice, ended("applied", advice.note, advice.detail, advice)
+        return advice, ended("applied", advice.note, advice.detail, advice, advice.states)
     except Skip as skip:
-        return _NO_ADVICE, ended("skipped", str(skip), skip.detail)
+        return _NO_ADVICE, ended("skipped", str(skip), skip.detail, states=skip.states)
     except Exception as error:
         if budget is not None and budget.expired() and isinstance(error, TimeoutError):
             return _NO_ADVICE, ended("timed_out", f"{ctx.policy.budget_ms} ms")

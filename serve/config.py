@@ -15,7 +15,10 @@ EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
 RAW = "raw"
 # What a request may decide by its `trimtab` field, as far as its key's rights or its policy's `optional` say so.
 REQUEST_OPTIONS = ("skip", "region", "language", "date")
-RIGHTS = ("raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback", *REQUEST_OPTIONS)
+RIGHTS = (
+    "raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback", "author", "approver",
+    *REQUEST_OPTIONS,
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -240,10 +243,11 @@ class Config:
     indexes: Mapping[str, IndexSpec] = field(default_factory=dict)
     rewriters: Mapping[str, RewriterSpec] = field(default_factory=dict)
     state_dir: Path = Path("state")
-    store: str = "sqlite"  # of traces, feedback and the account (serve.store.place)
+    store: str = "sqlite"  # of traces, feedback, changes and the account (serve.store.place)
     limits: Limits = Limits()
     account: AccountSpec = AccountSpec()
     marking: Marking = Marking()
+    revision: int = 0  # of the managed policies and profiles that are among these
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
     ├── Unauthorized        401  no key, or one that nobody has
     ├── Forbidden           403  a key without the right
     ├── NotFound            404  model, policy, path, trace
+    ├── Conflict            409  a change that was changed meanwhile
     ├── TooSlow             408  a body that does not come
     ├── TooLarge            413  body
     ├── UnsupportedMedia    415  a compressed body
@@ -56,6 +57,12 @@ class NotFound(ApiError):
     """No such thing, or none that the caller may see."""
 
     status, type = 404, "not_found_error"
+
+
+class Conflict(ApiError):
+    """What the request is based on has changed, or is in another state."""
+
+    status, type = 409, "conflict_error"
 
 
 class TooSlow(ApiError):

@@ -45,7 +45,7 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
-_HIDDEN = {"Policy": {"name", "options", "digest"}}  # what the file does not set
+_HIDDEN = {"Policy": {"name", "options", "digest", "change"}}  # what the file does not set
 _ALIAS = {"policy": "the policy that the name stands for", "model": "the engine's name for the model"}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import msgspec
 
-from prompt_opt.core import Advice, Chat, Cite, Context, Frame, Policy, Principle, Skip, Supplies
+from prompt_opt.core import Advice, Chat, Cite, Context, Frame, Policy, Principle, Skip, State, Supplies
 from prompt_opt.layout.quotation import line
 from prompt_opt.stages.check import Facts, SettingError, require_known
 from prompt_opt.stages.regions import detect
@@ -125,15 +125,29 @@ class Opo:
             found, failed = await self._beside(pinned, query, where, ctx)
             principles = _within(sorted(found, key=_rank), options, ctx.count, {(p.index, p.id) for p in pinned})
         lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
+        states = await self._states()
         without = f", without {' '.join(sorted(lacks))}" if lacks else ""
         detail = {"without": lacks} if lacks else {}
         if not principles and not pinned:
-            raise Skip(f"nothing relevant{without}", detail)
+            raise Skip(f"nothing relevant{without}", detail, states)
         note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "") + without
         cite: Cite = options.cite if prose(chat.params) else ""
         if options.cite and not cite:
             note += ", no marks: structured output"
-        return Advice(principles=principles, pinned=pinned, frame=options.frame, cite=cite, note=note, detail=detail)
+        gave = Advice(principles=principles, pinned=pinned, frame=options.frame, cite=cite, note=note, detail=detail)
+        return replace(gave, states=states)
+
+    async def _states(self) -> dict[str, State]:
+        """In which state the indexes are that were read just now; those that cannot say it are left out."""
+        states: dict[str, State] = {}
+        for name in sorted(self._options.indexes):
+            try:
+                index = await self._index(name)
+                known: State | None = index.known_state()
+                states[name] = known if known is not None else await asyncio.to_thread(index.state)
+            except Exception as error:  # noqa: BLE001  an index may raise anything, and the search went well
+                log.warning("index %s: its state is not known: %s", name, error)
+        return states
 
     async def _beside(
         self, pinned: tuple[Principle, ...], query: str, where: Filter, ctx: Context

@@ -51,6 +51,10 @@ class Backend(Protocol):
         """The signature of each of these documents that the store has."""
         ...
 
+    def signatures(self) -> Iterator[tuple[str, bytes]]:
+        """The id and the signature of every document, in the order of ids. Reads as many rows."""
+        ...
+
     def same_content(self, content_hash: bytes, other_than: str) -> str | None:
         """The id of another document with the same content, if there is one."""
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from retrieval.passage import Filter, Hit, Passage, primary
 from retrieval.search.flight import CachedResult, PendingSearch, fly
 from retrieval.search.query import ANY, Ask, hit, varied
 from retrieval.search.reranker import Reranker
+from retrieval.search.standing import hash_after, state_hash
 from retrieval.text.structure import chunk_passage
 
 CHARACTERS = 1200  # the most in a chunk of an index without an embedder
@@ -43,6 +44,7 @@ class Index:
         self._results: Cache[list[Hit]] = Cache(1024)
         self._pool = ThreadPoolExecutor(4, "trimtab-index")
         self._weight, self._floor, self._weighed = WEIGHT, 0.0, -1
+        self._state = (-1, "")  # a revision and its hash
         self._refresh()
 
     @classmethod
@@ -125,6 +127,22 @@ class Index:
     def refresh(self, progress: Progress = None) -> int:
         """Take in what any process has changed. Costs microseconds when that is nothing."""
         return self._refresh(progress)
+
+    def state(self) -> tuple[int, str]:
+        """The newest revision, and a hash of all documents in it. After a change it reads all their signatures."""
+        while self._state[0] != (revision := self._refresh()):
+            found = state_hash(self.backend.signatures(), self.backend.setting)
+            if self._refresh() == revision:
+                self._state = (revision, found)
+        return self._state
+
+    def known_state(self) -> tuple[int, str] | None:
+        """What `state` would return, where that takes no waiting; else None."""
+        return self._state if self._state[0] == self.backend.unchanged() else None
+
+    def state_after(self, puts: Collection[Passage], gone: Collection[str]) -> str:
+        """The hash that these changes would lead to."""
+        return hash_after(self.backend.signatures(), self.backend.setting, puts, gone)
 
     def compact(self, progress: Progress = None, *, always: bool = False, threads: int | None = None) -> bool:
         """Write a new base of vectors if that is due, in seconds to minutes: call it from a thread, now and then.

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
@@ -15,7 +15,7 @@ from starlette.routing import Route
 from prompt_opt.pipeline import StageFailed
 from retrieval.lock import is_disk_full
 from serve import metrics
-from serve.api import catalog, openapi, page, principles, recent, reference, verdicts
+from serve.api import catalog, inbox, openapi, page, principles, recent, reference, verdicts
 from serve.api.replies import json_reply
 from serve.api.routes import PATHS, lines
 from serve.chat.keys import Caller, identify
@@ -25,13 +25,17 @@ from serve.dialects import openai, wire
 from serve.errors import ApiError, DiskFull, NotFound, UpstreamFailed
 from serve.http.body import read_json
 
+if TYPE_CHECKING:
+    from serve.approval.desk import Desk
+
 
 async def _hot(request: Request) -> Response:
     raise AssertionError("a hot path is answered before the application is asked")
 
 
-def build(service: Callable[[], Service]) -> FastAPI:
-    """The application. `service` gives the current one, so that a reload reaches the next request."""
+def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None) -> FastAPI:
+    """The application. `service` gives the current one, so that a reload reaches the next request, and `desk` that of
+    changes; without one there are none."""
 
     async def identified(request: Request) -> None:
         """Before any handler, and so before a byte of the body: whoever has no key gets no work done."""
@@ -87,14 +91,18 @@ def build(service: Callable[[], Service]) -> FastAPI:
     async def policies(request: Request) -> Response:
         who, config = caller(request), service().config
         default = who.key.policy if who.key and who.key.policy else config.server.policy
+        mine = [policy for policy in config.policies.values() if who.may_use(policy.name)]
+        digests = await asyncio.to_thread(catalog.digests, service(), mine)
         rows = [
             {
-                "id": p.name, "object": "policy", "digest": p.digest, "engine": p.engine, "stages": list(p.stages),
+                "id": p.name, "object": "policy", "digest": digests[p.name], "engine": p.engine,
+                "stages": list(p.stages),
                 "render": p.render, "profile": p.profile.name if p.stages else None, "budget_ms": p.budget_ms,
                 "on_error": p.on_error, "default": p.name == default,
                 "model": config.engines[p.engine].public_name or None, "kind": service().engines[p.engine].kind or None,
+                "change": p.change or None,
             }
-            for p in config.policies.values() if who.may_use(p.name)
+            for p in mine
         ]  # fmt: skip
         return json_reply({"object": "list", "data": rows})
 
@@ -108,6 +116,7 @@ def build(service: Callable[[], Service]) -> FastAPI:
     principles.add_routes(app, service, caller)
     recent.add_routes(app, service, caller)
     verdicts.add_routes(app, service, caller)
+    inbox.add_routes(app, desk, caller)
 
     @app.post("/v1/explain", tags=["trimtab"], summary="The prompt that a chat would become, without sending it")
     async def explain(request: Request) -> Response:

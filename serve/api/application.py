@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.chat.record import new_id
 from serve.chat.service import Service
 from serve.config import Server
 from serve.observe import logs
+
+if TYPE_CHECKING:
+    from serve.approval.desk import Desk
 from serve.observe.logs import sound_id
 
 Message = MutableMapping[str, Any]
@@ -21,8 +24,8 @@ Send = Callable[[Message], Awaitable[None]]
 class Application:
     """The ASGI application of all other paths, loaded beside the event loop when the first request for one comes."""
 
-    def __init__(self, service: Callable[[], Service]) -> None:
-        self._service = service
+    def __init__(self, service: Callable[[], Service], desk: Callable[[], Desk]) -> None:
+        self._service, self._desk = service, desk
         self._loading = asyncio.Lock()
         self._app: Any = None
 
@@ -38,7 +41,7 @@ class Application:
     def _load(self) -> Any:
         from serve.api.app import build
 
-        return build(self._service)
+        return build(self._service, self._desk)
 
 
 def _told(server: Server, scope: Message, send: Send) -> Send:

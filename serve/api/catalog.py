@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from prompt_opt.core import Policy, State
+from prompt_opt.pipeline import digest, indexes
 from serve.chat.keys import Caller
 from serve.chat.service import Service, failed
 from serve.engine.live import LiveEngine
@@ -15,6 +19,7 @@ from serve.engine.relay import Relay
 from serve.engine.upstream import TimedOut, UpstreamError
 from serve.errors import ApiError
 
+log = logging.getLogger("trimtab.catalog")
 Headers = Sequence[tuple[bytes, bytes]]
 _LIMIT = 8 * 2**20  # bytes of an engine's list
 
@@ -33,7 +38,8 @@ async def shown(service: Service, who: Caller, headers: Headers) -> list[dict[st
     mine = [policy for policy in config.policies.values() if who.may_use(policy.name)]
     names = {policy.name for policy in mine}
     rows = [
-        {"id": a.name, "object": "model", "created": 0, "owned_by": "trimtab", "policy": a.policy}
+        {"id": a.name, "object": "model", "created": 0, "owned_by": "trimtab", "policy": a.policy,
+         **({"change": change} if (change := config.policies[a.policy].change) else {})}
         for a in config.aliases.values() if a.policy in names
     ]  # fmt: skip
     engines = [service.engines[name] for name in dict.fromkeys(policy.engine for policy in mine)]
@@ -47,6 +53,25 @@ async def shown(service: Service, who: Caller, headers: Headers) -> list[dict[st
     if errors and not rows:
         raise errors[0]
     return rows
+
+
+def digests(service: Service, policies: Sequence[Policy]) -> dict[str, str]:
+    """By name, the digest of each policy with the rules that its indexes hold now. Blocks.
+
+    An index that cannot be read is not in its policies' digest: their requests fail, or go without it.
+    """
+    states: dict[str, State] = {}
+    for name in frozenset().union(*(indexes(policy) for policy in policies)):
+        index = service.indexes.opened(name)
+        try:
+            if index is not None:
+                states[name] = index.state()
+        except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
+            log.warning("index %s: its state is not known: %s", name, error)
+    return {
+        policy.name: digest(policy, {name: states[name] for name in indexes(policy) if name in states})
+        for policy in policies
+    }
 
 
 async def _own(service: Service, engine: LiveEngine, headers: Headers) -> tuple[list[dict[str, Any]], ApiError | None]:

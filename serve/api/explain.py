@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage
-from prompt_opt.pipeline import advise
+from prompt_opt.pipeline import advise, digest
 from serve.chat.align import laid_out
 from serve.chat.choose import choose
 from serve.chat.keys import Caller
+from serve.chat.record import states_of
 from serve.chat.salt import of_tenant, on_behalf
 from serve.chat.service import Service
 from serve.dialects import openai_chat, wire
@@ -30,7 +31,8 @@ async def explained(service: Service, who: Caller, request: wire.Request, header
     advice, outcomes = await advised(chat, policy, service.stages[policy.name], who, request.options)
     engine = service.engines[policy.engine]
     prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)
-    return {"policy": policy.name, "digest": policy.digest, **show(prompt, policy, outcomes)}
+    whole = digest(policy, states_of(outcomes))
+    return {"policy": policy.name, "digest": whole, **show(prompt, policy, outcomes)}
 
 
 async def advised(

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from serve.api.inbox import STEPS
 from serve.api.routes import Paths
 from serve.dialects.dialect import Dialect
 
@@ -66,6 +67,46 @@ _FEEDBACK: dict[str, Any] = {
     ],
     "description": "Traces are named by their ids; they must keep content, and two must answer the same conversation.",
 }
+_CHANGE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "maxLength": 200},
+        "reason": _COMMENT,
+        "effective": {
+            "type": "string",
+            "description": "the date or time (UTC) from which it is in force",
+        },
+        "requires": {"type": "array", "items": _TEXT, "description": "policies that need a passed release check"},
+        "items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["kind", "name"],
+                "properties": {
+                    "kind": {"enum": ["rule", "policy", "profile"]},
+                    "op": {"enum": ["add", "change", "withdraw"]},
+                    "index": {"type": "string", "description": "of a rule"},
+                    "name": {"type": "string", "description": "a rule's id, or the name of the policy or profile"},
+                    "content": {"description": "a rule's fields, a policy's settings, or a profile's TOML"},
+                },
+                "additionalProperties": False,
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+_STEP: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "version": {"type": "integer", "description": "refuse the step if the change has another version by now"},
+        "comment": _COMMENT,
+        "check": {"type": "object", "description": "of the step check: what `trimtab eval --check` wrote"},
+    },
+}
+
+
+def _with_version(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "properties": {**schema["properties"], "version": _STEP["properties"]["version"]}}
 
 
 def document(app: FastAPI) -> Callable[[Paths], dict[str, Any]]:
@@ -80,6 +121,10 @@ def document(app: FastAPI) -> Callable[[Paths], dict[str, Any]]:
         page["paths"] |= {it.path: _post(f"{it.summary}, aligned by a policy", _schema(it)) for it in dialects}
         page["paths"]["/v1/explain"]["post"]["requestBody"] = _body(_schema(dialects[0]))
         page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)
+        page["paths"]["/v1/changes"]["post"]["requestBody"] = _body(_CHANGE)
+        page["paths"]["/v1/changes/{ident}"]["patch"]["requestBody"] = _body(_with_version(_CHANGE))
+        for step in STEPS:
+            page["paths"][f"/v1/changes/{{ident}}/{step}"]["post"]["requestBody"] = _body(_STEP)
         for path, dialect in paths.counters.items():
             page["paths"][path] = _post("Tokens of a request under its policy, without an answer", _schema(dialect))
         for (method, path), summary in paths.kept.items():

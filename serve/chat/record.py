@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,8 @@ import msgspec
 from msgspec import field
 from msgspec.structs import replace
 
-from prompt_opt.core import Advice, Outcome, Policy, Prompt
+from prompt_opt.core import Advice, Outcome, Policy, Prompt, State
+from prompt_opt.pipeline import digest
 from serve import metrics
 from serve.chat.keys import ANYBODY, Caller
 from serve.chat.trail import Trail
@@ -150,7 +151,8 @@ class Record(msgspec.Struct):
             "path": self.path,
             "policy": policy.name if policy else None,
             "key": self.caller.name,
-            "policy_digest": policy.digest if policy else None,
+            "policy_digest": digest(policy, states_of(alignment.outcomes)) if policy else None,
+            "change": (policy.change or None) if policy else None,
             "render": policy.render if policy and policy.stages else None,
             "engine": selection.engine if selection else "",
             "model": selection.model if selection else "",
@@ -158,6 +160,7 @@ class Record(msgspec.Struct):
             "stages": [_stage(o, content) for o in alignment.outcomes] if alignment.outcomes else [],
             "notes": list(alignment.notes),
             "principles": _principles(advice) if advice.pinned or advice.principles else [],
+            "indexes": {name: {"revision": r, "digest": d} for name, (r, d) in states_of(alignment.outcomes).items()},
             "status": status,
             "error": self.error or answer.error or None,
             "usage": answer.usage,
@@ -169,6 +172,12 @@ class Record(msgspec.Struct):
         if selection is not None and selection.content:
             _keep_content(out, selection.asked, alignment.prompt, answer.text)
         return out
+
+
+def states_of(outcomes: Sequence[Outcome]) -> Mapping[str, State]:
+    """The states of all indexes that the stages have read."""
+    found = [outcome.states for outcome in outcomes if outcome.states]
+    return found[0] if len(found) == 1 else {name: state for states in found for name, state in states.items()}
 
 
 def _keep_content(

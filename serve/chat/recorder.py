@@ -18,7 +18,8 @@ import msgspec
 
 from prompt_opt.core import Advice, Principle, Prompt
 from prompt_opt.layout.quotation import line
-from serve.chat.record import Alignment, Record
+from prompt_opt.pipeline import digest
+from serve.chat.record import Alignment, Record, states_of
 from serve.chat.trail import Trail
 from serve.config import AccountSpec, Config
 from serve.dialects.wire import Raw
@@ -137,9 +138,10 @@ class Recorder:
         of, text = _sent(alignment.prompt, body)
         rules = _rules(alignment) if alignment.advice.principles or alignment.advice.pinned else []
         caller, policy = record.caller, selection.policy
+        whole = digest(policy, states_of(alignment.outcomes))
         entry = Opened(
             round(time.time(), 3), "open", record.ident, caller.tenant, caller.name, record.path, policy.name,
-            policy.digest, engine, (model or selection.model)[:_LONG], rules, person.pseudonym, of, person.digest(text),
+            whole, engine, (model or selection.model)[:_LONG], rules, person.pseudonym, of, person.digest(text),
         )  # fmt: skip
         self.account.queue(self._encode(entry))
 

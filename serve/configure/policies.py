@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+import tomli_w
 
 from prompt_opt import pipeline
 from prompt_opt.core import Policy, Profile
@@ -24,6 +25,7 @@ from serve.config import (
     is_base,
 )
 from serve.configure.toml import Toml, given
+from serve.store.changes import Managed
 
 if TYPE_CHECKING:
     from prompt_opt.rewriter.settings import Rewriter
@@ -41,8 +43,9 @@ def read_policies(
     rewriters: Mapping[str, RewriterSpec],
     flags: Flags,
     shared: Literal["none", "tenant"],
+    managed: Managed,
 ) -> dict[str, Policy]:
-    """The built-in policies and those of the file by name, each complete and hashed.
+    """The built-in policies, those of the file and the managed ones by name, each complete and hashed.
 
     `shared` is the cache salt of a policy that names none.
 
@@ -63,7 +66,30 @@ def read_policies(
     facts = Facts(indexes, _rewriters(rewriters))
     for name, table in toml.section("policy").items():
         policies[name] = _read_policy(toml, name, table, first, engines, loaded, facts, shared)
-    return {name: replace(policy, digest=_digest(policy)) for name, policy in policies.items()}
+    for name, settings in managed.policies.items():
+        change = managed.origins.get(f"policy {name}", "")
+        if name in policies:
+            own = f"defined in {toml.where}" if name in toml.section("policy") else "built in"
+            raise ConfigError(f"policy {name!r} is {own}, and the change {change} manages one of that name: rename it")
+        one = managed_toml(name, settings, change)
+        table = one.section("policy")[name]
+        policies[name] = replace(
+            _read_policy(one, name, table, first, engines, loaded, facts, shared), change=change or "draft"
+        )
+    return {name: replace(policy, digest=_digest(policy, rewriters)) for name, policy in policies.items()}
+
+
+def managed_toml(name: str, settings: Mapping[str, Any], change: str) -> Toml:
+    """A managed policy as the file would have it; its lines are those that `trimtab change show` prints.
+
+    Raises:
+        ConfigError: a value has no form in TOML.
+    """
+    where = f"change {change}, policy {name}" if change else f"policy {name}"
+    try:
+        return Toml(tomli_w.dumps({"policy": {name: settings}}), where)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _read_policy(
@@ -131,6 +157,9 @@ def _rewriters(specs: Mapping[str, RewriterSpec]) -> dict[str, Rewriter]:
     return {name: rewriter(name, it.engine, it.template, it.decoding) for name, it in specs.items()}
 
 
-def _digest(policy: Policy) -> str:
-    """A hash of everything that the policy does to a prompt."""
-    return hashlib.sha256(msgspec.json.encode(asdict(policy), order="sorted")).hexdigest()[:12]
+def _digest(policy: Policy, rewriters: Mapping[str, RewriterSpec]) -> str:
+    """A hash of everything that the policy does to a prompt, but for the rules of its indexes."""
+    used = [getattr(options, "rewriter", "") for options in policy.options.values()]
+    table = asdict(replace(policy, change="", digest=""))
+    whole = {"policy": table, "rewriters": [asdict(rewriters[name]) for name in used if name in rewriters]}
+    return hashlib.sha256(msgspec.json.encode(whole, order="sorted")).hexdigest()[:12]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from prompt_opt import profile as profiles
 from prompt_opt.core import Profile
 from retrieval.extra import lacking
 from serve.config import (
-    EMBEDDED,
     Config,
     ConfigError,
     Engine,
@@ -25,14 +24,13 @@ from serve.config import (
 )
 from serve.configure.access import read_aliases, read_keys
 from serve.configure.account import read_account
+from serve.configure.engines import read_engines
 from serve.configure.limits import read_limits
 from serve.configure.policies import read_policies
-from serve.configure.reach import read_reach
 from serve.configure.server import read_server
 from serve.configure.toml import Toml, given
-from serve.engine.features import APIS, FEATURES
-from serve.engine.fields import GUARDED, STORED
-from serve.store.place import STORES
+from serve.store.changes import Managed
+from serve.store.place import STORES, open_changes
 
 _SECTIONS = (
     "state_dir",
@@ -51,11 +49,36 @@ _SECTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the file and the flags say, read once. `resolve` makes configurations of it as changes come into force."""
+
+    toml: Toml
+    flags: Flags
+    environ: Mapping[str, str]
+    server: Server
+    engines: Mapping[str, Engine]
+    profiles: Mapping[str, Profile]
+    indexes: Mapping[str, IndexSpec]
+    rewriters: Mapping[str, RewriterSpec]
+    state_dir: Path
+    store: str
+
+
 def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -> Config:
-    """Read, merge and check the configuration.
+    """Read, merge and check the configuration, with the managed policies that are in force.
 
     Raises:
         ConfigError: anything wrong, with the line where it stands.
+    """
+    return resolve(*read(flags, environ))
+
+
+def read(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -> tuple[Source, Managed]:
+    """The file and the flags, and what is managed in their state folder.
+
+    Raises:
+        ConfigError: the file is wrong, or the record of changes cannot be read.
     """
     flags = flags or Flags()
     environ = os.environ if environ is None else environ
@@ -66,14 +89,19 @@ def load(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -
             text = Path(flags.config).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{flags.config}: cannot be read: {error}") from None
-    return _read(Toml(text, where), flags, environ)
+    source = _read(Toml(text, where), flags, environ)
+    changes = open_changes(source.store, source.state_dir)
+    try:
+        return source, changes.managed()
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{changes.where} cannot be read: {error}") from None
 
 
-def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
+def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Source:
     toml.known("", toml.values, _SECTIONS)
     server = toml.fill(Server, "server", toml.section("server"))
     server = replace(server, **given(host=flags.host, port=flags.port, workers=flags.workers, policy=flags.policy))
-    engines = _engines(toml, flags, environ)
+    engines = read_engines(toml, flags, environ)
     loaded = _profiles(toml)
     state = flags.state_dir or toml.values.get("state_dir", "state")
     if not isinstance(state, str):
@@ -82,98 +110,45 @@ def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Config:
     toml.names("", "store", [store], STORES, "store")
     indexes = _indexes(toml, Path(state))
     rewriters = _rewriters(toml, engines)
-    policies = read_policies(toml, engines, loaded, indexes, rewriters, flags, server.cache_salt)
+    return Source(toml, flags, environ, server, engines, loaded, indexes, rewriters, Path(state), store)
+
+
+def resolve(source: Source, managed: Managed) -> Config:
+    """The configuration of a file and of what is managed beside it.
+
+    Raises:
+        ConfigError: a policy, alias, key or limit is wrong, with the line where it stands.
+    """
+    toml, flags, server, engines = source.toml, source.flags, source.server, source.engines
+    loaded = {**source.profiles, **_managed_profiles(source, managed)}
+    policies = read_policies(toml, engines, loaded, source.indexes, source.rewriters, flags, server.cache_salt, managed)
     aliases = read_aliases(toml, policies)
-    keys = read_keys(toml, policies, indexes)
+    keys = read_keys(toml, policies, source.indexes)
     server = read_server(toml, server, policies, keys, engines, flags)
-    limits = read_limits(toml, keys, environ)
+    limits = read_limits(toml, keys, source.environ)
     account = read_account(toml)
     marking = toml.fill(Marking, "marking", toml.section("marking"))
     return Config(
-        server,
-        engines,
-        loaded,
-        policies,
-        aliases,
-        keys,
-        indexes,
-        rewriters,
-        Path(state),
-        store,
-        limits,
-        account,
-        marking,
-    )
+        server, engines, loaded, policies, aliases, keys, source.indexes, source.rewriters, source.state_dir,
+        source.store, limits, account, marking, managed.revision,
+    )  # fmt: skip
+
+
+def _managed_profiles(source: Source, managed: Managed) -> dict[str, Profile]:
+    out = {}
+    for name, text in managed.profiles.items():
+        change = managed.origins.get(f"profile {name}", "")
+        where = f"change {change}, profile {name}" if change else f"profile {name}"
+        if name in source.profiles:
+            raise ConfigError(f"{where}: the file defines a profile of that name, or it is a shipped one: rename it")
+        try:
+            out[name] = replace(profiles.parse_toml(text, where), name=name)
+        except profiles.ProfileError as error:
+            raise ConfigError(str(error)) from None
+    return out
 
 
 # Sections
-
-# The least that a number of an engine's may be.
-_LEAST = (
-    ("max_stop", 0), ("affinity", 0), ("retries", 0), ("context", 1), ("start_s", 1), ("tensor_parallel", 1),
-    ("pipeline_parallel", 1),
-)  # fmt: skip
-
-
-def _engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, Engine]:
-    engines: dict[str, Engine] = {}
-    for name, table in toml.section("engine").items():
-        section = f"engine.{name}"
-        toml.name(section, name)
-        engine = toml.fill(Engine, section, table, name=name)
-        if not all(isinstance(path, str) and path for path in engine.adapters.values()):
-            raise toml.fail(section, "adapters", "must name a folder for each model name")
-        if "urls" in table:
-            _check_urls(toml, section, engine)
-        if engine.launched and not engine.url and not engine.model:
-            raise toml.fail(section, "", "a launched engine needs a model (a folder or a hub id)")
-        if engine.launched and engine.url:
-            raise toml.fail(section, "url", "an engine has either a url or a launcher/command, not both")
-        if not engine.launched and not engine.url and not engine.urls:
-            if not engine.model:
-                raise toml.fail(section, "", "needs a url, or a model to launch")
-            engine = replace(engine, launcher="auto")
-        engines[name] = engine
-    if flags.upstream or flags.model or flags.engine or not engines:
-        engines = {"main": _main(flags), **{n: e for n, e in engines.items() if n != "main"}}
-    for name, engine in engines.items():
-        section = f"engine.{name}"
-        engines[name] = engine = read_reach(toml, section, engine)
-        if engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
-            engines[name] = engine = replace(engine, model=str(EMBEDDED))
-        toml.names(section, "fields_pass", engine.fields_pass, {**GUARDED, **STORED}, "guarded field")
-        if engine.supports is not None:
-            toml.names(section, "supports", engine.supports, (*FEATURES, *APIS.values()), "feature")
-        if engine.key_env and not environ.get(engine.key_env):
-            raise toml.fail(section, "key_env", f"the environment has no {engine.key_env}")
-        for limit, least in _LEAST:
-            if (value := getattr(engine, limit)) is not None and value < least:
-                raise toml.fail(section, limit, f"must be at least {least}")
-        if engine.tokenizer and not Path(engine.tokenizer).exists():
-            raise toml.fail(section, "tokenizer", f"no file or folder {engine.tokenizer!r}")
-        if engine.command and "{port}" not in " ".join(engine.command):
-            raise toml.fail(section, "command", "must contain {port}: the engine has to listen on the port it is given")
-    return engines
-
-
-def _main(flags: Flags) -> Engine:
-    """The engine that the flags ask for; the embedded model when they ask for none."""
-    if flags.upstream:
-        if flags.engine:
-            raise ConfigError("--engine launches a model; it can't be given with --upstream")
-        return Engine("main", url=flags.upstream, model=flags.model or "", key_env=flags.key_env or "")
-    launchers = ("auto", "vllm", "transformers", "llama.cpp", "onnx")
-    if flags.engine and flags.engine not in launchers:
-        raise ConfigError(f"--engine {flags.engine}: valid are {', '.join(launchers)}")
-    launcher: Any = flags.engine or ("auto" if flags.model else "transformers")
-    return Engine("main", model=flags.model or str(EMBEDDED), launcher=launcher)
-
-
-def _check_urls(toml: Toml, section: str, engine: Engine) -> None:
-    if engine.url or engine.launched:
-        raise toml.fail(section, "urls", "an engine has a url, or urls, or is launched (launcher, command)")
-    if not engine.urls:
-        raise toml.fail(section, "urls", "lists no URL")
 
 
 def _profiles(toml: Toml) -> dict[str, Profile]:

@@ -9,21 +9,21 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import uvicorn
 
-from prompt_opt.core import Stage, Supplies
-from prompt_opt.pipeline import build as build_stages
 from serve.api.catalog import listed
+from serve.approval.desk import Desk
 from serve.chat.indexes import Indexes
 from serve.chat.recorder import Recorder, recorder
-from serve.chat.rewriters import Rewriters
 from serve.chat.service import Service
 from serve.chat.warmup import Done, warm
 from serve.config import Config, ConfigError
 from serve.configure.flags import parse
-from serve.configure.reader import load
+from serve.configure.reader import Source, read, resolve
 from serve.configure.server import refuse_opening
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
@@ -32,9 +32,10 @@ from serve.engine.watch import Checked
 from serve.http.gate import Gate
 from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
-from serve.limits.turns import Turns
 from serve.observe import logs, tracing
-from serve.store.place import open_traces
+from serve.process.following import Following
+from serve.process.parts import Parts, drain_s, parts_of, recorded, relay_of, stored, timeouts, turns_of
+from serve.store.place import open_account, open_changes, open_traces
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.worker")
@@ -47,25 +48,26 @@ class Worker:
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         self._argv: list[str] = told["config"]
+        self._replacing = asyncio.Lock()  # a reload, or a change that comes into force
         self._report = told.get("report_fd")
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
-        config = self._load(told)
+        self._source, config = self._load(told)
+        indexes = Indexes(config.indexes)
+        config = self._caught_up(config, indexes)
         self.gate = Gate(config)
         self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
         self._ended: list[Recorder] = []  # of earlier configurations, for requests that they began
-        indexes = Indexes(config.indexes)
-        relay = _relay(config)
+        relay = relay_of(config)
         self.ledgers = Ledgers()
-        parts, traces = _parts(config, {}, indexes, relay), open_traces(config)
+        parts, traces = parts_of(config, {}, indexes, relay), open_traces(config)
         records = recorder(config)
         logs.install(config.server.log)
         self.tracing = tracing.start(config.server.otlp)
-        self.service = Service(
-            config, *parts, relay, traces, indexes, self.ledgers.limiter(config), _turns(config), self.tracing, records
-        )
+        limiter, turns = self.ledgers.limiter(config), turns_of(config)
+        self.service = Service(config, *parts, relay, traces, indexes, limiter, turns, self.tracing, records)
         self._changed = asyncio.Event()  # an engine's state or the configuration: there may be a prefix to warm
         self._warmed: Done = set()
         self._state(told)
@@ -75,38 +77,87 @@ class Worker:
         if told["revision"] <= self._revision:
             return
         if told.get("reload"):
-            try:
-                config = await asyncio.to_thread(self._load, told)
-                old = self.service
-                indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
-                relay = old.relay if _timeouts(config) == _timeouts(old.config) else _relay(config)
-                parts = await asyncio.to_thread(_parts, config, old.engines, indexes, relay)
-                limiter = self.ledgers.limiter(config)
-                same = _stored(config) == _stored(old.config)
-                traces = old.traces if same else await asyncio.to_thread(open_traces, config)
-                same = _recorded(config) == _recorded(old.config)
-                records = old.recorder if same else await asyncio.to_thread(recorder, config)
-            except ConfigError as error:
-                self.report({"error": str(error)})
-            else:
-                self._replace(config, parts, relay, indexes, limiter, traces, records)
-                self.report({"reloaded": told["revision"]})
+            async with self._replacing:
+                await self._reload(told)
         self._state(told)
 
-    def _load(self, told: Mapping[str, Any]) -> Config:
+    async def _reload(self, told: Mapping[str, Any]) -> None:
+        try:
+            source, config = await asyncio.to_thread(self._load, told)
+            old = self.service
+            indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
+            relay = old.relay if timeouts(config) == timeouts(old.config) else relay_of(config)
+            parts = await asyncio.to_thread(parts_of, config, old.engines, indexes, relay)
+            limiter = self.ledgers.limiter(config)
+            same = stored(config) == stored(old.config)
+            traces = old.traces if same else await asyncio.to_thread(open_traces, config)
+            same = recorded(config) == recorded(old.config)
+            records = old.recorder if same else await asyncio.to_thread(recorder, config)
+        except ConfigError as error:
+            self.report({"error": str(error)})
+        else:
+            self._source = source
+            self._replace(config, parts, relay, indexes, limiter, traces, records)
+            self.report({"reloaded": told["revision"]})
+
+    def desk(self) -> Desk:
+        """Where changes of rules and policies are made, beside the configuration in force."""
+        return self._desk(self.service.config, self.service.indexes)
+
+    def _desk(self, config: Config, indexes: Indexes) -> Desk:
+        return Desk(
+            self._source,
+            config,
+            open_changes(config.store, config.state_dir),
+            indexes.open,
+            partial(open_account, config),
+        )
+
+    def _caught_up(self, config: Config, indexes: Indexes) -> Config:
+        """The configuration once the change is in force that a killed process may have left half-way."""
+        desk = self._desk(config, indexes)
+        self._following = Following(desk.changes)
+        managed = self._following.catch_up(desk)
+        return resolve(self._source, managed) if managed.revision != config.revision else config
+
+    async def follow_changes(self) -> None:
+        """Put into force what has been approved anywhere, or is due, within a fraction of a second."""
+        managed = await self._following.news(self.desk)
+        if managed is None or managed.revision == self.service.config.revision:
+            return
+        async with self._replacing:
+            old = self.service
+            try:
+                config = await asyncio.to_thread(resolve, self._source, managed)
+            except ConfigError as error:
+                self._following.retry(f"managed policies of revision {managed.revision} are not in force here: {error}")
+                return
+            changed = {n: p for n, p in config.policies.items() if old.config.policies.get(n) != p}
+            _, stages = await asyncio.to_thread(
+                parts_of, replace(config, policies=changed), old.engines, old.indexes, old.relay
+            )
+            kept = {name: old.stages[name] for name in config.policies if name not in changed}
+            self.service = replace(old, config=config, stages={**kept, **stages})
+            if old.recorder is not None:
+                old.recorder.began(config)
+        log.info("managed policies of revision %d are in force", managed.revision)
+        self._changed.set()
+
+    def _load(self, told: Mapping[str, Any]) -> tuple[Source, Config]:
         """The configuration, unless it opens the server further: the file may have changed since the parent read it.
 
         Raises:
             ConfigError: it is wrong, or too open.
         """
-        config = load(parse(self._argv))
+        source, managed = read(parse(self._argv))
+        config = resolve(source, managed)
         refuse_opening(config, told["host"], keyed=told["keyed"])
-        return config
+        return source, config
 
     def _replace(
         self,
         config: Config,
-        parts: _Parts,
+        parts: Parts,
         relay: Relay,
         indexes: Indexes,
         limiter: Limiter | None,
@@ -128,7 +179,7 @@ class Worker:
         elif old.recorder is not None:
             self._ended.append(old.recorder)
         same = config.server.large_bodies_mb == old.config.server.large_bodies_mb
-        turns = old.turns if same else _turns(config)
+        turns = old.turns if same else turns_of(config)
         self.service = Service(config, *parts, relay, traces, indexes, limiter, turns, self.tracing, records)
         self.gate = Gate(config)
         for it in self.checked():
@@ -144,6 +195,7 @@ class Worker:
 
     async def close(self) -> None:
         """Close connections, stores and indexes, those of earlier configurations too."""
+        self._following.close()
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
         for records in (self.service.recorder, *self._ended):
@@ -191,43 +243,3 @@ async def _learn(engine: LiveEngine, relay: Relay) -> None:
     except UpstreamError as error:
         # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
         log.debug("engine %s: %s (%r)", engine.spec.name, error, error.cause)
-
-
-_Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
-
-
-def _parts(config: Config, old: Mapping[str, LiveEngine], indexes: Indexes, relay: Relay) -> _Parts:
-    """A configuration's engines and stages. Engines that have not changed keep their state."""
-    engines = {
-        name: old[name] if name in old and old[name].spec == spec else LiveEngine(spec)
-        for name, spec in config.engines.items()
-    }
-    for engine in engines.values():
-        engine.named = not config.keys
-    supplies = Supplies(indexes, Rewriters(config.rewriters, engines, relay).get)
-    return engines, {name: build_stages(policy, supplies) for name, policy in config.policies.items()}
-
-
-def drain_s(config: Config) -> int:
-    """Whole seconds that running answers get after SIGTERM; at least one."""
-    return max(1, round(config.server.drain_s))
-
-
-def _turns(config: Config) -> Turns:
-    return Turns(int(config.server.large_bodies_mb * 2**20))
-
-
-def _stored(config: Config) -> tuple[object, ...]:
-    return config.store, config.state_dir, config.server.trace_ttl_s
-
-
-def _recorded(config: Config) -> tuple[object, ...]:
-    return config.account, config.store, config.state_dir
-
-
-def _timeouts(config: Config) -> tuple[float, float]:
-    return config.server.connect_s, config.server.timeout_s
-
-
-def _relay(config: Config) -> Relay:
-    return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)

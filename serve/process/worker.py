@@ -29,7 +29,8 @@ from serve.engine.watch import watch
 from serve.http.headers import NOSNIFF
 from serve.http.protocol import Protocol
 from serve.observe import logs
-from serve.process.current import Worker, drain_s
+from serve.process.current import Worker
+from serve.process.parts import drain_s
 
 # libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
 # come at once the last would wait for more than a second. So we listen on the same socket several times over.
@@ -67,8 +68,13 @@ async def serve(told: Mapping[str, Any]) -> None:
             worker.ledgers.sweep()
             await asyncio.sleep(_COUNT_S)
 
+    async def follow_changes() -> None:
+        while True:
+            await worker.follow_changes()
+
     watching = watch(worker.checked, lambda: worker.service.relay)
-    tasks = [asyncio.create_task(it) for it in (worker.listen_to_parent(), announce(), follow(), watching, count())]
+    parts = (worker.listen_to_parent(), announce(), follow(), follow_changes(), watching, count())
+    tasks = [asyncio.create_task(it) for it in parts]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
@@ -90,7 +96,7 @@ async def serve(told: Mapping[str, Any]) -> None:
 def _settings(worker: Worker) -> uvicorn.Config:
     server = worker.service.config.server
     return uvicorn.Config(
-        Application(lambda: worker.service),
+        Application(lambda: worker.service, worker.desk),
         http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, lambda: worker.gate)),
         ws="none",
         lifespan="off",

@@ -1,1 +1,1 @@
-"""What is kept: traces, feedback and the account."""
+"""What is kept: traces, feedback, changes and the account."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 
+from serve.api.inbox import STEPS
 from serve.api.routes import COUNTERS, DIALECTS, KEPT, RELAYED
 
 
@@ -26,6 +27,9 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/principles/search",
         "/v1/principles/{ident}",
         "/v1/explain",
+        "/v1/changes",
+        "/v1/changes/{ident}",
+        *(f"/v1/changes/{{ident}}/{step}" for step in STEPS),
     }
     own |= {path for _, path, _ in COUNTERS} | {path for _, path in KEPT}
     assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED, *(it.path for it in DIALECTS)}

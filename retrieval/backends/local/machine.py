@@ -97,6 +97,7 @@ class Local:
         self._terms.sync(self._state.revision, progress)
         self.setting, self.set = store.setting, store.set
         self.put, self.withdraw, self.stored = store.put, store.withdraw, store.stored
+        self.signatures = store.signatures
         self.same_content, self.get, self.document = store.same_content, store.get, store.document
         self.page, self.documents, self.count = store.page, store.documents, store.count
         self.fetch, self.damage = store.fetch, store.damage

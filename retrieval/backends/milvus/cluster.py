@@ -211,6 +211,11 @@ class Milvus:
         rows = self._select(_among("document", ids), ["document", "signature"])
         return {row["document"]: bytes.fromhex(row["signature"]) for row in rows}
 
+    def signatures(self) -> Iterator[tuple[str, bytes]]:
+        """The id and the signature of every document, in the order of ids."""
+        rows = self._select("", ["document", "signature"])
+        yield from sorted({row["document"]: bytes.fromhex(row["signature"]) for row in rows}.items())
+
     def same_content(self, content_hash: bytes, other_than: str) -> str | None:
         """The id of another document with the same content, if there is one."""
         expression = f'content_hash == "{content_hash.hex()}" and document != {_quoted(other_than)}'

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-Step = Literal["submitted", "approved", "rejected", "withdrawn", "in_force", "retired"]
+Step = Literal["submitted", "approved", "rejected", "withdrawn", "blocked", "in_force", "retired"]
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):

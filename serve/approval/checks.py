@@ -1,0 +1,65 @@
+"""Release checks that a change needs: each must be of the very policy that the change makes, and have passed.
+
+A check is the JSON that `trimtab eval --check` writes. It names the digest of the policy that it asked; a change's own
+digest of that policy is computed from what its indexes will hold.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from prompt_opt import pipeline
+from prompt_opt.core import Policy, State
+from serve.approval.desk import Desk
+from serve.approval.items import passage_of
+from serve.config import Config
+from serve.errors import BadRequest
+from serve.store.changes import Change, Item
+
+
+def read_check(check: Any) -> tuple[str, dict[str, Any]]:
+    """The policy that a check is of, and what is kept of it.
+
+    Raises:
+        BadRequest: it is no check, or it has not passed.
+    """
+    if not isinstance(check, dict) or not all(isinstance(check.get(name), str) for name in ("policy", "digest")):
+        raise BadRequest("check must be the JSON that `trimtab eval --check` writes", param="check")
+    if check.get("outcome") != "passed":
+        raise BadRequest(f"the check has not passed: its outcome is {check.get('outcome')!r}", param="check.outcome")
+    return check["policy"], {"digest": check["digest"], "at": check.get("at", "")}
+
+
+def digests(desk: Desk, change: Change, config: Config) -> dict[str, str]:
+    """By name, the digest of each policy that the change touches, as it will be in force. `config` is the change's."""
+    rules: dict[str, list[Item]] = defaultdict(list)
+    for item in change.items:
+        if item.kind == "rule":
+            rules[item.index].append(item)
+    states: dict[str, State] = {}
+
+    def state(name: str) -> State:
+        if name not in states:
+            index, items = desk.open_index(name), rules[name]
+            puts = [passage_of(item) for item in items if item.op != "withdraw"]
+            states[name] = (0, index.state_after(puts, [item.name for item in items if item.op == "withdraw"]))
+        return states[name]
+
+    old, found = desk.config.policies, {}
+    for name, policy in config.policies.items():
+        if name in change.requires or _touched(policy, old.get(name), rules):
+            found[name] = pipeline.digest(policy, {index: state(index) for index in pipeline.indexes(policy)})
+    return found
+
+
+def _touched(policy: Policy, before: Policy | None, rules: dict[str, list[Item]]) -> bool:
+    return before is None or before.digest != policy.digest or not pipeline.indexes(policy).isdisjoint(rules)
+
+
+def missing(desk: Desk, change: Change, config: Config) -> list[str]:
+    """The required policies of which no passed check is kept with their very digest."""
+    if not change.requires:
+        return []
+    own = digests(desk, change, config)
+    return [name for name in change.requires if change.checks.get(name, {}).get("digest") != own.get(name)]
