@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,72 @@ def test_word_numbers_that_stand_in_no_text_are_read(tmp_path: Path) -> None:
     (tmp_path / "d.docx").write_bytes(stream.getvalue())
     found = [p for row in read(tmp_path / "d.docx", Defaults()) if (p := row.passage)]
     assert [(p.title, p.text) for p in found] == [("第一条", "狗必须拴绳。"), ("第二条", "猫可以自由活动。")]
+
+
+ODT = (
+    '<office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"'
+    ' xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0"'
+    ' xmlns:style="urn:oasis:names:tc:opendocument:xmlns:style:1.0"><office:automatic-styles>{styles}'
+    "</office:automatic-styles><office:body><office:text>{text}</office:text></office:body></office:document-content>"
+)
+
+
+def odt(path: Path, styles: str, text: str) -> list[Passage]:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.text")
+        archive.writestr("content.xml", ODT.format(styles=styles, text=text))
+    return [p for row in read(path, Defaults()) if (p := row.passage)]
+
+
+def test_opendocument_numbers_that_stand_in_no_text_are_read(tmp_path: Path) -> None:
+    style = (
+        '<text:list-style style:name="L1"><text:list-level-style-number text:level="1" style:num-prefix="第"'
+        ' style:num-suffix="条" style:num-format="一, 二, 三, ..."/></text:list-style>'
+    )
+    item = "<text:list-item><text:p>{}</text:p></text:list-item>"
+    text = f'<text:list text:style-name="L1">{item.format("狗必须拴绳。")}</text:list><text:p/>'
+    text += (
+        f'<text:list text:continue-numbering="true" text:style-name="L1">{item.format("猫可以自由活动。")}</text:list>'
+    )
+    found = odt(tmp_path / "d.odt", style, text)
+    assert [(p.title, p.text) for p in found] == [("第一条", "狗必须拴绳。"), ("第二条", "猫可以自由活动。")]
+
+
+def test_opendocument_headings_are_numbered_by_the_outline(tmp_path: Path) -> None:
+    style = (
+        '<text:outline-style><text:outline-level-style text:level="1" style:num-format=""/><text:outline-level-style'
+        ' text:level="2" style:num-prefix="Article " style:num-format="1" text:start-value="4"/></text:outline-style>'
+    )
+    heads = "".join(
+        f'<text:h text:outline-level="2">{head}</text:h><text:p>{rule}</text:p>'
+        for head, rule in (("Dogs", "Dogs are kept on a leash."), ("Cats", "Cats may run free."))
+    )
+    found = odt(tmp_path / "d.odt", style, f'<text:h text:outline-level="1">By-law</text:h>{heads}')
+    assert [key for key in keys(found) if key] == keys(found)
+    assert ["Article 4" in found[0].title, "Article 5" in found[1].title] == [True, True]
+
+
+def test_opendocument_items_of_a_list_keep_their_numbers(tmp_path: Path) -> None:
+    style = (
+        '<text:list-style style:name="L1"><text:list-level-style-number text:level="1" style:num-format="1"'
+        ' style:num-suffix="."/><text:list-level-style-number text:level="2" style:num-format="a"'
+        ' style:num-suffix=")"/></text:list-style>'
+        '<text:list-style style:name="L2"><text:list-level-style-bullet text:level="1"/></text:list-style>'
+    )
+    inner = "<text:list><text:list-item><text:p>when it barks</text:p></text:list-item></text:list>"
+    text = (
+        f'<text:p>A dog is muzzled:</text:p><text:list text:style-name="L1"><text:list-item><text:p>in trains</text:p>'
+        f"{inner}</text:list-item><text:list-item><text:p>in shops</text:p></text:list-item></text:list>"
+        f'<text:list text:style-name="L2"><text:list-item><text:p>or both</text:p></text:list-item></text:list>'
+    )
+    (found,) = odt(tmp_path / "d.odt", style, text)
+    assert found.text.split("\n") == [
+        "A dog is muzzled:",
+        "1. in trains",
+        "a) when it barks",
+        "2. in shops",
+        "- or both",
+    ]
 
 
 def test_json_lines_under_the_name_of_json_are_read(tmp_path: Path) -> None:

@@ -6,48 +6,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from retrieval.text.readers.counters import han, letters, roman
+
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_HAN = "〇一二三四五六七八九"
-
-
-def _han(number: int) -> str:
-    """Up to 9,999: 12 is 十二, 105 is 一百零五."""
-    made, zero = "", False
-    for unit, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
-        digit = number // unit % 10
-        if digit:
-            made += ("零" if zero and made else "") + _HAN[digit] + name
-            zero = False
-        else:
-            zero = bool(made)
-    return made.removeprefix("一") if 10 <= number < 20 else made
-
-
-def _roman(number: int) -> str:
-    table = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl"),
-             (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))  # fmt: skip
-    made = ""
-    for value, name in table:
-        made += name * (number // value)
-        number %= value
-    return made
-
-
-def _letters(number: int) -> str:
-    return chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)
-
-
 _FORMATS: dict[str, Callable[[int], str]] = {
     "decimal": str,
     "decimalZero": lambda n: f"{n:02}",
-    "upperRoman": lambda n: _roman(n).upper(),
-    "lowerRoman": _roman,
-    "upperLetter": lambda n: _letters(n).upper(),
-    "lowerLetter": _letters,
+    "upperRoman": lambda n: roman(n).upper(),
+    "lowerRoman": roman,
+    "upperLetter": lambda n: letters(n).upper(),
+    "lowerLetter": letters,
     "none": lambda n: "",
     **dict.fromkeys(
         ("chineseCounting", "chineseCountingThousand", "japaneseCounting", "ideographDigital", "taiwaneseCounting",
-         "taiwaneseCountingThousand"), _han),
+         "taiwaneseCountingThousand"), han),
 }  # fmt: skip
 
 
