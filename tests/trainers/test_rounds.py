@@ -371,3 +371,36 @@ def test_a_part_of_the_prompts_for_each_round_covers_all_before_one_comes_again(
     taken = [row["place"] for number in range(3) for row in of_round(recipe, rows, number)]
     assert sorted(taken[:6]) == sorted(taken[6:]) == [str(at) for at in range(6)]
     assert taken == [row["place"] for number in range(3) for row in of_round(recipe, rows, number)]
+
+
+# ---------------------------------------------------------------- APO
+
+
+def test_a_weight_of_0_is_bradley_terry_bit_for_bit_and_more_teaches_samples_too(
+    speaker: str,
+    tmp_path: Path,
+    rule: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pairs = write(tmp_path / "pairs.jsonl", pair_rows(16))
+    given: dict[str, Any] = keys(speaker, tmp_path, rule, scorer="adversary", pairs=str(pairs), rounds=1, steps=2)
+    plain, both = tmp_path / "plain", tmp_path / "both"
+    assert command.main(["adversarial", *arguments(plain, **given, gold_weight=0)]) == 0
+    alone = tmp_path / "alone"
+    line = {
+        "model": speaker,
+        "train": str(pairs),
+        "heldout_fraction": 0,
+        "steps": 2,
+        "report_to": [],
+        "save_every": 100,
+    }
+    assert reward.main(arguments(alone, **line, eval_every=100)) == 0
+    assert same_weights(alone / "final", plain / "round-0" / "reward" / "final")
+    assert command.main(["adversarial", *arguments(both, **given, gold_weight=0.5)]) == 0
+    rows = [json.loads(row) for row in (both / "round-0" / "reward.jsonl").read_text().splitlines()]
+    assert {row["weight"] for row in rows} == {1.0, 0.5}
+    assert not same_weights(alone / "final", both / "round-0" / "reward" / "final")
+    capsys.readouterr()
+    assert command.main(["raft", *arguments(tmp_path / "no", **given)]) == 2
+    assert "scorer: adversary needs the data's own answers" in capsys.readouterr().err

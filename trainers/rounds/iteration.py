@@ -30,6 +30,7 @@ from trainers.data.jsonl import DataError
 from trainers.data.messages import Row
 from trainers.methods.table import METHODS, resolve
 from trainers.rounds import manifest
+from trainers.rounds.adversary import trained
 from trainers.rounds.group import Group, Scored
 from trainers.rounds.prompt_set import of_round, read_prompts
 from trainers.rounds.round_recipe import Recipe, check
@@ -76,6 +77,9 @@ def one(
     chosen = of_round(recipe, rows, number)
     variants = (recipe.affix_good, recipe.affix_bad) if recipe.row.affixes else ("{prompt}",)
     prompts = [row["prompt"] for row in chosen]
+    if recipe.scorer == "adversary":
+        plain = answered(recipe, actor, number, prompts, recipe.samples, folder, None)
+        scorer = trained(recipe, plain, chosen, number, folder)
     found = answered(recipe, actor, number, prompts, recipe.samples, folder, scorer, variants)
     groups, dropped = grouped(found, chosen)
     draws = [random.Random(f"{recipe.seed}/{number}/{at}") for at in range(len(groups))]  # noqa: S311 (no secret)

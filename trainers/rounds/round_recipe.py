@@ -12,7 +12,7 @@ from trainers.rounds.selectors import SELECTORS, Selector
 from trainers.run.keys import Common, validate
 from trainers.run.recipe import RecipeError
 
-ScorerName = Literal["none", "reward", "rule", "judge_marks", "judge_pairs", "self_marks"]
+ScorerName = Literal["none", "reward", "rule", "judge_marks", "judge_pairs", "self_marks", "adversary"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,9 @@ class Recipe(Common):
     engine_concurrency: int = 8
     scorer: ScorerName = "reward"
     reward_model: str = ""
+    reward_base: str = ""
+    pairs: str = ""
+    gold_weight: float = 0.1
     rule: str = ""
     judge_url: str = ""
     judge_model: str = ""
@@ -100,7 +103,7 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"selector {recipe.selector} is scored by {row.scorer}: set scorer={row.scorer}")
     judge = ("judge_url", "judge_model")
     needs = {
-        f"scorer: {recipe.scorer}": {"reward": ("reward_model",), "rule": ("rule",)}.get(
+        f"scorer: {recipe.scorer}": {"reward": ("reward_model",), "rule": ("rule",), "adversary": ("pairs",)}.get(
             recipe.scorer, judge if recipe.scorer.startswith("judge") else ()
         ),
         f"sampler: {recipe.sampler}": ("engine_url", "engine_model") if recipe.sampler == "url" else (),
@@ -113,6 +116,11 @@ def check(recipe: Recipe) -> None:
             "sampler: url gives a running engine each round's LoRA adapter on the base that it serves: set lora_rank "
             "and start: base, or use sampler: command, which starts the engine again for each round"
         )
+    if recipe.scorer == "adversary" and not row.gold:
+        names = ", ".join(name for name, other in SELECTORS.items() if other.gold)
+        raise RecipeError(f"scorer: adversary needs the data's own answers, which these selectors read: {names}")
+    if recipe.gold_weight < 0:
+        raise RecipeError("gold_weight must be 0 or more")
     if not 0 < recipe.agreement <= 1:
         raise RecipeError("agreement is a share of the samples: above 0 and at most 1")
     for name in ("affix_good", "affix_bad"):

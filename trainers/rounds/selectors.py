@@ -64,6 +64,14 @@ SELECTORS: Mapping[str, Selector] = {
         scored=False,
         settings={"loss": "dpo"},
     ),
+    "adversarial": Selector(
+        of="trainers.rounds.select.raft:best",
+        trains="sft",
+        paper="APO, arXiv 2311.08045",
+        formula="reward: BT(pairs) + λ BT(the data's answer ≻ own); then sft on argmax r of K samples",
+        gold=True,
+        scorer="adversary",
+    ),
     "rlp": Selector(
         of="trainers.rounds.select.rlp:agreed",
         trains="pair",

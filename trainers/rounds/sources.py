@@ -85,10 +85,10 @@ def sampler_of(recipe: Recipe, actor: Path, tokenizer: Any, number: int, folder:
 
 
 def scorer_of(recipe: Recipe) -> Scorer | None:
-    """What the recipe names; None where no scores are needed, and where each round's actor gives them itself."""
+    """What the recipe names; None where no scores are needed, or where each round has its own."""
     from trainers.rounds import score
 
-    if recipe.scorer in ("none", "self_marks"):
+    if recipe.scorer in ("none", "self_marks", "adversary"):
         return None
     if recipe.scorer == "reward":
         return score.RewardScorer(Path(recipe.reward_model))
