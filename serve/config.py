@@ -16,8 +16,8 @@ RAW = "raw"
 # What a request may decide by its `trimtab` field, as far as its key's rights or its policy's `optional` say so.
 REQUEST_OPTIONS = ("skip", "region", "language", "date")
 RIGHTS = (
-    "raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback", "author", "approver",
-    *REQUEST_OPTIONS,
+    "raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback", "account",
+    "author", "approver", *REQUEST_OPTIONS,
 )  # fmt: skip
 
 
@@ -206,6 +206,7 @@ class AccountSpec:
     sync: Literal["batch", "always"] = "batch"  # "always": a request waits until its entry is on disk
     flush_ms: int = 50  # a request's entry is on disk within this time
     on_error: Literal["fail", "serve"] = "fail"  # where it cannot be written: refuse requests, or serve them unrecorded
+    keep_days: int = 180  # older entries are cut off, with a signed proof of the cut; those of changes are carried over
     segment_mb: float = 64.0  # a file of the log is at most about so large, and holds a day at most
     checkpoint_s: float = 60.0  # between signed checkpoints in the log, while there are entries
     key_file: str = ""  # PEM file with the private key (Ed25519) that signs; "": account.key in the state folder

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from prompt_opt.pipeline import StageFailed
 from retrieval.lock import is_disk_full
 from serve import metrics
-from serve.api import catalog, inbox, openapi, page, principles, recent, reference, verdicts
+from serve.api import catalog, inbox, openapi, page, principles, recent, reference, timeline, verdicts
 from serve.api.replies import json_reply
 from serve.api.routes import PATHS, lines
 from serve.chat.keys import Caller, identify
@@ -117,6 +117,7 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
     recent.add_routes(app, service, caller)
     verdicts.add_routes(app, service, caller)
     inbox.add_routes(app, desk, caller)
+    timeline.add_routes(app, service, caller)
 
     @app.post("/v1/explain", tags=["trimtab"], summary="The prompt that a chat would become, without sending it")
     async def explain(request: Request) -> Response:

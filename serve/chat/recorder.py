@@ -64,6 +64,7 @@ class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Literal["close"]
     id: str
     status: int
+    tenant: str = ""
     applied: str = ""  # the stages' outcomes
     finish: str = ""  # "complete", "refused" by the engine, "broken", "client left"
     answer: str = ""
@@ -151,8 +152,9 @@ class Recorder:
         text = trail.person.digest(answer.text.encode("utf-8", "surrogatepass")) if answer.text is not None else ""
         outcomes = record.alignment.outcomes
         applied = ", ".join(map(str, outcomes)) if outcomes else ""
+        tenant, finish = record.caller.tenant, _finish(record, status)
         entry = Closed(
-            round(time.time(), 3), "close", record.ident, status, applied, _finish(record, status), trail.digest(), text
+            round(time.time(), 3), "close", record.ident, status, tenant, applied, finish, trail.digest(), text
         )
         self.account.queue(self._encode(entry))
 

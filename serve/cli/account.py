@@ -7,7 +7,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print the verdict as JSON")
     signed = command("checkpoint", "print a signed statement of how far the log has come, to be kept elsewhere", _point)
     signed.add_argument("--out", metavar="FILE", default="-", help="default: standard output")
+    told = command("show", "tell what a request was given, and who approved its policy", _show)
+    told.add_argument("trace", help="the id of its trace (X-Trimtab-Trace)")
+    told.add_argument("--json", action="store_true", help="print its entries as JSON")
     out = command("export", "write the whole log as JSON lines, to be verified elsewhere", _export)
     out.add_argument("--out", metavar="FILE", default="-", help="default: standard output")
+    gone = command("erase", "delete a person's salt, and the traces and feedback of their requests, for ever", _erase)
+    gone.add_argument("person", help="as requests name them (safety_identifier, user), else the id of a key")
+    gone.add_argument(
+        "--tenant", metavar="NAME", default="", help='whose requests; "" (default) is who calls without keys'
+    )
+    gone.add_argument("--yes", action="store_true", help="do it; without this, only say what would be deleted")
     command("key", "print the public key", _key)
     command("begin", "begin a new log after the old one was lost; the new one says so", _begin)
     return parser
@@ -105,6 +114,40 @@ def _export(config: Config, args: argparse.Namespace) -> int:
             count += 1
             file.write(line.decode())
     print(f"{count} entries from {_folder(config)}", file=sys.stderr)
+    return 0
+
+
+def _show(config: Config, args: argparse.Namespace) -> int:
+    from serve.store.account.reading import changes, of_request
+    from serve.store.account.story import story
+
+    entries = of_request(_folder(config), args.trace)
+    if not entries:
+        print(f"trimtab account show: the account has no request {args.trace}", file=sys.stderr)
+        return 1
+    print("\n".join([json.dumps(it) for it in entries] if args.json else story(entries, changes(_folder(config)))))
+    return 0
+
+
+def _erase(config: Config, args: argparse.Namespace) -> int:
+    from serve.store.account.erasure import erase, requests_of
+    from serve.store.account.people import People
+    from serve.store.place import open_account, open_traces, open_verdicts
+
+    people, folder = People(config.state_dir), _folder(config)
+    person = people.find(args.tenant, args.person)
+    if person is None:
+        print(f"trimtab account erase: nobody has a salt as {args.person!r} of tenant {args.tenant!r}", file=sys.stderr)
+        return 1
+    idents = requests_of(folder, args.tenant, person.pseudonym)
+    print(f"{args.person}: {len(idents)} requests in the account as person {person.pseudonym}")
+    if not args.yes:
+        print("nothing was deleted: add --yes to delete the salt, and these requests' traces and feedback")
+        return 0
+    with closing(open_account(config)) as account, closing(open_traces(config)) as traces:
+        account.append("erased", {"tenant": args.tenant, "person": person.pseudonym, "requests": len(idents)})
+        counts = erase(people, traces, open_verdicts(config), args.tenant, args.person, idents)
+    print(f"deleted: {counts[0]} traces, {counts[1]} verdicts, the salt; the chain is as it was")
     return 0
 
 

@@ -16,7 +16,7 @@ def read_account(toml: Toml) -> AccountSpec:
         ConfigError: a number is out of its range, or `cryptography` is missing where requests are recorded.
     """
     spec = toml.fill(AccountSpec, "account", toml.section("account"))
-    for name in ("flush_ms", "segment_mb", "checkpoint_s"):
+    for name in ("flush_ms", "keep_days", "segment_mb", "checkpoint_s"):
         if getattr(spec, name) <= 0:
             raise toml.fail("account", name, "must be more than zero")
     if spec.record == "requests" and find_spec("cryptography") is None:

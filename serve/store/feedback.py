@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 KINDS = ("preference", "rating")
@@ -26,6 +26,9 @@ class Verdicts(Protocol):
 
     def withdraw(self, tenant: str, ident: str) -> bool:
         """Delete a verdict; False where this tenant has none of that id."""
+
+    def erase(self, tenant: str, traces: Collection[str]) -> int:
+        """Delete what was said of any of these traces, beyond recovery where the store can; returns how many."""
 
     def all(self, tenant: str | None, kind: str, since: float) -> Iterator[dict[str, Any]]:
         """The verdicts of a kind from a time on (Unix seconds), oldest first; of all tenants where none is named."""

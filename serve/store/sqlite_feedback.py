@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,23 @@ class SqliteVerdicts:
             with connection:
                 gone = connection.execute("DELETE FROM verdict WHERE id = ? AND tenant = ?", (ident, tenant))
             return gone.rowcount > 0
+
+        return self._file.run(delete)
+
+    def erase(self, tenant: str, traces: Collection[str]) -> int:
+        """Delete what was said of any of these traces, and overwrite where it stood; returns how many."""
+        if not self._path.exists():
+            return 0
+        wanted = set(traces)
+
+        def delete(connection: sqlite3.Connection) -> int:
+            connection.execute("PRAGMA secure_delete=ON")
+            rows = connection.execute("SELECT id, subject FROM verdict WHERE tenant = ?", (tenant,)).fetchall()
+            gone = [(ident,) for ident, subject in rows if not wanted.isdisjoint(subject.split())]
+            with connection:
+                connection.executemany("DELETE FROM verdict WHERE id = ?", gone)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return len(gone)
 
         return self._file.run(delete)
 

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,19 @@ class SqliteTraces:
         bodies, last = self._file.run(look)
         rows = [msgspec.json.decode(body, type=Summary) for body in bodies if body]
         return rows, f"{last[0]!r}-{last[1]}" if last else ""
+
+    def erase(self, tenant: str, idents: Sequence[str]) -> int:
+        """Delete traces of this tenant, and overwrite where they stood; returns how many there were. Blocks."""
+
+        def delete(connection: sqlite3.Connection) -> int:
+            connection.execute("PRAGMA secure_delete=ON")
+            with connection:
+                rows = [(ident, tenant) for ident in idents]
+                count = connection.executemany("DELETE FROM trace WHERE id = ? AND tenant = ?", rows).rowcount
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return max(0, count)
+
+        return self._file.run(delete)
 
     def close(self) -> None:
         """Write what is waiting and end the thread."""

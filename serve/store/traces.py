@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -54,6 +54,9 @@ class Traces(Protocol):
         Raises:
             ValueError: `after` is no page's.
         """
+
+    def erase(self, tenant: str, idents: Sequence[str]) -> int:
+        """Delete traces of this tenant, beyond recovery where the store can; returns how many there were. Blocks."""
 
     def close(self) -> None:
         """Store what is queued and let go of everything. Blocks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -17,20 +18,24 @@ from serve import metrics
 from serve.config import Config, ConfigError
 from serve.store.account import AccountError
 from serve.store.account.chain import Link
+from serve.store.account.retention import cut
 from serve.store.account.writer import Writer, encoded
 
 log = logging.getLogger("trimtab.account")
 _BOUND = 100_000  # entries that wait to be written; more are dropped where requests go on without the account
 _WAIT = 0.6  # of flush_ms: the rest is for the disk
 _RETRY_S = 0.5  # between tries to write where the last one failed
+_SWEEP_S = 3600.0  # between looks for entries that are old enough to be cut off
+_DAY_S = 86400.0
 _OURS = ("n", "hash", "at", "kind")
 
 
 class FileAccount:
-    """The account of one process. `bound` is how many entries may wait."""
+    """The account of one process. `bound` is how many entries may wait, `keep_days` how long they are kept."""
 
-    def __init__(self, writer: Writer, flush_s: float, *, bound: int = _BOUND) -> None:
+    def __init__(self, writer: Writer, flush_s: float, *, bound: int = _BOUND, keep_days: float = 180) -> None:
         self.writer, self._flush_s, self._bound = writer, flush_s, bound
+        self._keep_s, self._swept = keep_days * _DAY_S, 0.0
         self._queue: deque[bytes] = deque()
         self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self._awake, self._closing, self._urgent = threading.Event(), threading.Event(), threading.Event()
@@ -99,9 +104,20 @@ class FileAccount:
             self._urgent.wait(self._flush_s * _WAIT)
             self._urgent.clear()
             self._awake.clear()  # before the queue is emptied: what comes meanwhile wakes us again
+            self._sweep()
             if not self._flush() and not self._closing.wait(_RETRY_S):
                 self._awake.set()
         self._flush()
+
+    def _sweep(self) -> None:
+        """Cut off what is old enough, now and then."""
+        if self._swept and time.monotonic() - self._swept < _SWEEP_S:
+            return
+        self._swept = time.monotonic()
+        try:
+            cut(self.writer, time.time() - self._keep_s)
+        except (AccountError, OSError) as error:
+            log.error("old entries cannot be cut off: %s", error)
 
     def _flush(self) -> bool:
         """Write what is queued; False, with what it was back in the queue, where that fails."""
@@ -148,7 +164,7 @@ def from_config(config: Config) -> FileAccount:
             writer.head()
         except (AccountError, OSError) as error:
             raise ConfigError(f"the account cannot be written: {error}") from None
-    return FileAccount(writer, spec.flush_ms / 1000)
+    return FileAccount(writer, spec.flush_ms / 1000, keep_days=spec.keep_days)
 
 
 def writer_of(config: Config, lost: Literal["fail", "begin", ""] = "") -> Writer:
