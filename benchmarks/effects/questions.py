@@ -21,7 +21,7 @@ import zstandard
 from prompt_opt.core import Principle
 from prompt_opt.layout.quotation import retrieved
 from trainers.evaluation.judging.labels import read_labelled
-from trainers.evaluation.likelihood.pair import read_pairs
+from trainers.evaluation.likelihood.pair_file import read_pairs
 
 Row = dict[str, Any]
 FIGURE = re.compile(

@@ -41,6 +41,11 @@ COMMANDS: Mapping[str, Command] = {
     "eval": Command(
         "ask several policies or engines the same, and say what changed", "trainers.evaluation.entry:main", "eval"
     ),
+    "profile": Command(
+        "find a profile for a model, by likelihoods",
+        "trainers.evaluation.search.profile_search:main",
+        "eval",
+    ),
     "export": Command(
         "make a finished run a folder that engines load, checked", "trainers.export.release:main", "train"
     ),

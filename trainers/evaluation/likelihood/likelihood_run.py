@@ -27,8 +27,8 @@ from trainers.ask.host import EngineError, Host
 from trainers.ask.journal import Journal, write_whole
 from trainers.evaluation import folder
 from trainers.evaluation.arms.arm import Arm, ArmError, Identity, find, read_arm
-from trainers.evaluation.likelihood.pair import Pair, read_pairs
-from trainers.evaluation.likelihood.preference import MEASURES, Row, by_length, key_of, measured, read_row, write_row
+from trainers.evaluation.likelihood.margin import MEASURES, Row, by_length, key_of, measured, read_row, write_row
+from trainers.evaluation.likelihood.pair_file import Pair, read_pairs
 from trainers.evaluation.likelihood.scorer import Prompt, Refused, Scorer, post
 from trainers.evaluation.plan import Plan
 from trainers.evaluation.report.terminal import table

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trainers.evaluation.core import Estimate, Measure
-from trainers.evaluation.likelihood.pair import Pair
+from trainers.evaluation.likelihood.pair_file import Pair
 from trainers.evaluation.likelihood.scorer import Scored
 from trainers.evaluation.stats.intervals import rate
 
