@@ -283,6 +283,14 @@ class Stage(Protocol):
         """The part of its advice that no request changes, which warms an engine's prefix cache; None for none."""
 
 
+class Forbidden(Exception):
+    """A rule that was found forbids the request."""
+
+    def __init__(self, rule: Principle) -> None:
+        super().__init__(rule.id)
+        self.rule = rule
+
+
 class Skip(Exception):
     """A stage has nothing to do here; the message is the reason that the response and the trace give."""
 

@@ -17,7 +17,21 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Skip, Stage, State, Status, Supplies
+from prompt_opt.core import (
+    Advice,
+    Chat,
+    Context,
+    Forbidden,
+    Outcome,
+    Policy,
+    Principle,
+    Prompt,
+    Skip,
+    Stage,
+    State,
+    Status,
+    Supplies,
+)
 from prompt_opt.layout.order import lay_out, shed
 from prompt_opt.stages.check import Facts
 
@@ -41,6 +55,14 @@ class StageFailed(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(f"stage {outcome.stage} {outcome.status}: {outcome.reason}")
         self.outcome = outcome
+
+
+class Forbidding(StageFailed):
+    """A rule that a stage found forbids the request."""
+
+    def __init__(self, outcome: Outcome, rule: Principle) -> None:
+        super().__init__(outcome)
+        self.rule = rule
 
 
 def options(stage: str) -> type | None:
@@ -143,6 +165,8 @@ async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]
             async with budget:
                 advice = await stage(chat, ctx)
         return advice, ended("applied", advice.note, advice.detail, advice, advice.states)
+    except Forbidden as forbidden:
+        raise Forbidding(ended("failed", f"forbidden by {forbidden.rule.id}"), forbidden.rule) from None
     except Skip as skip:
         return _NO_ADVICE, ended("skipped", str(skip), skip.detail, states=skip.states)
     except Exception as error:

@@ -19,6 +19,8 @@ An upstream's own 4xx and 5xx are no ApiError: they go to the client with their 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class ApiError(Exception):
     """An error for the client: a message, and by name its type, its code and the parameter that it concerns."""
@@ -27,6 +29,10 @@ class ApiError(Exception):
     type = "server_error"
     headers: tuple[tuple[bytes, bytes], ...] = ()
     unserved = False  # the request may go to another engine: this one cannot have worked on it, or says that it did not
+    rules: tuple[str, ...] = ()  # "INDEX/ID" of the rules that refuse the request, or that it cannot be sent without
+    sentence = ""  # names what a refusal of ours says in other languages (`serve.chat.refusal`), with these `words`
+    words: Mapping[str, str] = {}
+    detail = ""  # the English message, where `message` is in another language
     brief = ""  # what a trace says instead of the message, where that quotes an engine, which may quote a prompt
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import msgspec
 
-from prompt_opt.core import Advice, Chat, Cite, Context, Frame, Policy, Principle, Skip, State, Supplies
+from prompt_opt.core import Advice, Chat, Cite, Context, Forbidden, Frame, Policy, Principle, Skip, State, Supplies
 from prompt_opt.layout.quotation import line
 from prompt_opt.stages.check import Facts, SettingError, require_known
 from prompt_opt.stages.regions import detect
@@ -56,6 +56,7 @@ class Options:
     pinned: tuple[str, ...] = ()  # "INDEX/ID": always in the prompt
     pinned_on_error: Literal["fail", "skip"] = "fail"  # where these cannot be had: a rule that must hold is no hint
     frame: Frame = "quoted"
+    forbids: str = ""  # a tag: where the best match has it, the request is refused
     cite: Cite = ""  # "marks": ask for marks ([law-12]) beside what rests on a rule, and check them in the answer
     unknown: Literal["keep", "remove"] = "keep"  # a mark in the answer of a rule that was not quoted
     footnotes: bool = False  # the cited rules with their sources at the answer's end
@@ -100,7 +101,10 @@ class Opo:
         assert supplies.indexes is not None, "the stage opo is built with the configuration's indexes"
         self._options: Options = policy.options["opo"]
         self._indexes = supplies.indexes
-        self.required = bool(self._options.pinned) and self._options.pinned_on_error == "fail"
+        # What may forbid a request, or must stand in it, is no hint that it can go without.
+        self.required = bool(self._options.forbids) or (
+            bool(self._options.pinned) and self._options.pinned_on_error == "fail"
+        )
 
     async def constant(self, ctx: Context) -> Advice | None:
         """The pinned principles: no request changes them."""
@@ -123,6 +127,8 @@ class Opo:
         if query:
             where = self._filter(query, ctx.options)
             found, failed = await self._beside(pinned, query, where, ctx)
+            if options.forbids and found:
+                _forbid(*min(found, key=_rank), options.forbids)
             principles = _within(sorted(found, key=_rank), options, ctx.count, {(p.index, p.id) for p in pinned})
         lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
         states = await self._states()
@@ -153,7 +159,7 @@ class Opo:
         self, pinned: tuple[Principle, ...], query: str, where: Filter, ctx: Context
     ) -> tuple[list[tuple[str, Hit]], dict[str, str]]:
         """What is found; where pinned principles are there already, a search that fails or is late takes none away."""
-        strict = ctx.policy.on_error == "fail"
+        strict = ctx.policy.on_error == "fail" or bool(self._options.forbids)
         if strict or not pinned:
             return await self._found(query, where, ctx.tenant, strict)
         try:
@@ -245,6 +251,17 @@ class Opo:
         return tuple(found)
 
 
+def _forbid(name: str, best: Hit, tag: str) -> None:
+    """Raises Forbidden where the best match has the tag; one that another rule fits better is no ground for it."""
+    if tag in best.tags:
+        raise Forbidden(_principle(name, best))
+
+
+def _principle(name: str, hit: Hit) -> Principle:
+    score = round(hit.score, 4)
+    return Principle(hit.id, hit.text, hit.title, hit.source, hit.region, score, hit.url, hit.dense, hit.lexical, name)
+
+
 def prose(params: Mapping[str, msgspec.Raw]) -> bool:
     """Whether the answer is to be text, into which marks and footnotes can be written; JSON must keep its grammar."""
     for name, raw in params.items():
@@ -276,10 +293,7 @@ def _within(
     left, seen, texts, most = options.budget_tokens, set(taken), set[str](), options.k + options.follow
     kept: list[Principle] = []
     for name, hit in found:
-        score = round(hit.score, 4)
-        principle = Principle(
-            hit.id, hit.text, hit.title, hit.source, hit.region, score, hit.url, hit.dense, hit.lexical, name
-        )
+        principle = _principle(name, hit)
         cost = count(line(principle) + "\n")
         text = " ".join(hit.text.split())
         if (name, hit.id) in seen or text in texts or cost > left or len(kept) == most:

@@ -92,7 +92,7 @@ async def align(order: Order) -> Alignment:
     if (policy.on_error == "fail" and any(it.status == "skipped" and it.reason == "context" for it in outcomes)) or (
         advice.pinned and not any(span.origin == "pinned" for span in prompt.spans)
     ):
-        raise cannot_hold(policy, "the engine's context has no room for its text")
+        raise cannot_hold(policy, "the engine's context has no room for its text", advice.pinned)
     return _noted(order, Alignment(outcomes, advice, prompt, said))
 
 
@@ -108,7 +108,7 @@ def without(order: Order, alignment: Alignment, why: str, reason: str) -> Alignm
         BadRequest: the policy must hold.
     """
     if holds(order, alignment):
-        raise cannot_hold(order.policy, why)
+        raise cannot_hold(order.policy, why, alignment.advice.pinned)
     prompt, outcomes = bare(order.chat, alignment.outcomes, order.policy, order.engine.specials, reason)
     return _noted(order, Alignment(outcomes, Advice(), prompt, alignment.notes))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prompt_opt.core import Policy
+from prompt_opt.core import Policy, Principle
 from prompt_opt.pipeline import reads
 from serve.chat.keys import Caller
 from serve.config import Config
@@ -86,11 +86,14 @@ def not_applicable(policy: Policy, path: str, carriers: Sequence[str], why: str 
     )
 
 
-def cannot_hold(policy: Policy, why: str) -> BadRequest:
+def cannot_hold(policy: Policy, why: str, pinned: Sequence[Principle] = ()) -> BadRequest:
     """The refusal of a request in which the policy's own text has no place, where the policy must hold."""
-    return BadRequest(
+    error = BadRequest(
         f"the policy {policy.name!r} cannot hold for this request: {why}. It is not sent without the policy, because "
         'the policy has on_error = "fail" or a pinned rule.',
         code="policy_not_applicable",
         param="policy",
     )
+    error.sentence, error.words = "room", {"policy": policy.name}
+    error.rules = tuple(f"{rule.index}/{rule.id}" for rule in pinned)
+    return error

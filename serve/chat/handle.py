@@ -27,6 +27,7 @@ from serve.chat.delivery import Delivery, Outgoing, candidates, counting, delive
 from serve.chat.lines import Line
 from serve.chat.observe import begin, finish
 from serve.chat.record import Alignment, Record, account
+from serve.chat.refusal import spoken, stage_failed
 from serve.chat.reply import hand_over, pass_on, read
 from serve.chat.salt import natively, notes, salt
 from serve.chat.service import Service
@@ -36,7 +37,7 @@ from serve.dialects import wire
 from serve.dialects.dialect import Dialect
 from serve.engine.features import APIS, PARTS
 from serve.engine.live import LiveEngine
-from serve.errors import ApiError, Unavailable, UpstreamFailed
+from serve.errors import ApiError, Unavailable
 from serve.http.call import Call, ClientGone
 from serve.http.heartbeat import heartbeat
 from serve.observe.logs import sound_id
@@ -107,6 +108,7 @@ async def _generate(
                 chat = await beside(size, dialect.chat, request, config.server)
                 plain = await beside(size, dialect.as_chat, request)
             native = goes_native(policy, engine, dialect)
+            record.chat, record.spoken = chat, request.options.get("language") or ""
             order = Order(service, dialect, record.caller, policy, engine, model, request, plain, chat, native)
             if call.span is not None:
                 call.span.aligning()
@@ -204,11 +206,12 @@ async def run(service: Service, call: Call, line: Line) -> None:
         unanswered, record.error = 499, "client left"  # nginx's number for it
     except ApiError as error:
         record.error = error.brief or error.message
-        call.fail(error)
+        call.fail(spoken(error, call, record.chat, record.spoken))
     except StageFailed as failed:
         record.alignment = replace(record.alignment, outcomes=(failed.outcome,))
         record.error = str(failed)
-        call.fail(UpstreamFailed(f"{failed}, and the policy requires it", code="stage_failed"))
+        policy = record.selection.policy if record.selection else None
+        call.fail(spoken(stage_failed(failed, policy), call, record.chat, record.spoken))
     except asyncio.CancelledError:
         unanswered, record.error = 503, "server stopped"
         call.fail(Unavailable("the server is shutting down", code="shutting_down"))

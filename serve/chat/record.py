@@ -14,7 +14,7 @@ import msgspec
 from msgspec import field
 from msgspec.structs import replace
 
-from prompt_opt.core import Advice, Outcome, Policy, Prompt, State
+from prompt_opt.core import Advice, Chat, Outcome, Policy, Prompt, State
 from prompt_opt.pipeline import digest
 from serve import metrics
 from serve.chat.keys import ANYBODY, Caller
@@ -114,6 +114,8 @@ class Record(msgspec.Struct):
     person: str = ""  # whom the request names, where requests are recorded
     trail: Trail | None = None  # from its first entry in the account on
     annotation: Annotation | None = None  # what is added to its answer
+    chat: Chat | None = None  # what was asked, once it has been read
+    spoken: str = ""  # the language that the request names
     labelled: bool = False  # the answer's headers say that it is generated
 
     def note(self, text: str) -> None:

@@ -24,7 +24,12 @@ def error(failure: ApiError) -> bytes:
     row: dict[str, Any] = {
         "message": failure.message, "type": failure.type, "param": failure.param, "code": failure.code
     }  # fmt: skip
-    return msgspec.json.encode({"error": row})
+    return msgspec.json.encode({"error": row | reasons(failure)})
+
+
+def reasons(failure: ApiError) -> dict[str, Any]:
+    """What a refusal says beside its message: the rules that it rests on, its message in English."""
+    return {name: value for name in ("rules", "detail") if (value := getattr(failure, name))}
 
 
 def error_event(failure: ApiError) -> bytes:

@@ -136,6 +136,7 @@ def refused(refusal: Refusal, standing: Standing) -> TooMany:
     message = f"the {who.kind}{name} has reached its limit of {limit:g} {_UNITS[bound]}; try again in {_span(wait)}"
     error = TooMany(message, code="insufficient_quota" if bound == "tokens_per_day" else "rate_limit_exceeded")
     error.type = "tokens" if "tokens" in bound else "requests"
+    error.sentence, error.words = "limit", {"seconds": str(max(1, math.ceil(wait)))}
     error.headers = (
         (b"retry-after", b"%d" % max(1, math.ceil(wait))),
         (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1000))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from serve.dialects.openai import refused
+from serve.dialects.openai import reasons, refused
 from serve.errors import ApiError
 
 _TYPES = {
@@ -19,6 +19,7 @@ def error(failure: ApiError) -> bytes:
     fallback = "invalid_request_error" if failure.status < 500 else "api_error"
     row = {"type": _TYPES.get(failure.status, fallback), "message": failure.message}
     row |= {name: value for name in ("code", "param") if (value := getattr(failure, name)) is not None}
+    row |= reasons(failure)
     return msgspec.json.encode({"type": "error", "error": row, "request_id": None})
 
 

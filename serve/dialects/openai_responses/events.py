@@ -9,6 +9,7 @@ import msgspec
 
 from serve.dialects.dialect import Ending
 from serve.dialects.openai import error as plain_error
+from serve.dialects.openai import reasons
 from serve.dialects.openai_responses.objects import chat_usage
 from serve.dialects.sse import data_lines
 from serve.errors import ApiError
@@ -88,4 +89,5 @@ def error_event(failure: ApiError) -> bytes:
     """The error as the stream's last event: flat, as OpenAI documents it, and nested, as its SDKs read it."""
     row = {"type": "error", "sequence_number": 0, "code": failure.code, "message": failure.message}
     nested = msgspec.Raw(plain_error(failure)[len(b'{"error":') : -1])
-    return b"event: error\ndata: %s\n\n" % msgspec.json.encode({**row, "param": failure.param, "error": nested})
+    more = {"param": failure.param, **reasons(failure), "error": nested}
+    return b"event: error\ndata: %s\n\n" % msgspec.json.encode({**row, **more})
