@@ -18,6 +18,7 @@ from typing import Any
 
 import zstandard
 
+from benchmarks.effects import instructions
 from prompt_opt.core import Principle
 from prompt_opt.layout.quotation import retrieved
 from trainers.evaluation.judging.labels import read_labelled
@@ -122,6 +123,7 @@ def make(data: Path, out: Path, count: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write(out / "pandalm.jsonl", list(pandalm(data / "pref_pandalm/testset-v1.json", count)))
     write(out / "hh.jsonl", list(hh_harmless(data / "pref_hh_harmless/train.jsonl.zst", count)))
+    write(out / "instructions.jsonl", instructions.make())
     sets = list(law(data / "lawir_ca/corpus.en.jsonl.zst", count))
     for number, name in enumerate(("law-bare", "law-rule", "law-wrong")):
         write(out / f"{name}.jsonl", [three[number] for three in sets])

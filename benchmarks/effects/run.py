@@ -2,6 +2,7 @@
 
     python -m benchmarks.effects.run --data DIR --work DIR --llama PYTHON --model chat=SmolLM2.gguf --only pairs
     python -m benchmarks.effects.run --data DIR --work DIR --llama PYTHON --model base=gemma-3-270m.gguf --only pairs
+    python -m benchmarks.effects.run … --only answers --sets xstest,instructions --arms instruction,default --sample 120
 
 DIR of --data holds the public sets (see questions.py); PYTHON is an interpreter that has llama-cpp-python. Weights are
 turned into bfloat16 once, whose prompts a CPU with AVX-512 reads three times as fast as Q4_1's. Everything is kept in
@@ -107,6 +108,21 @@ def pairs(args: argparse.Namespace, work: Path, url: str, engine: str, arms: Seq
     until(deadline, "eval", "--url", url, "--scorer", engine, *named, *asked, *common)
 
 
+def answers(args: argparse.Namespace, work: Path, url: str, arms: Sequence[str], deadline: float) -> None:
+    """What the arms write, set by set: greedy, cut at --tokens."""
+    files = {
+        "xstest": args.data / "eval_xstest/xstest_prompts.csv", "vicuna": args.data / "eval_vicuna80/question.jsonl",
+        "mt-bench": args.data / "eval_mt_bench/question.jsonl", "bpo": args.data / "eval_bpo/self_instruct_eval.json",
+        "bpo-vicuna": args.data / "eval_bpo/vicuna_eval.jsonl",
+        "instructions": args.work / "questions/instructions.jsonl",
+    }  # fmt: skip
+    named = [part for arm in arms for part in ("--arm", arm)]
+    for name in args.sets.split(","):
+        common = ["--sample", str(args.sample), "--temperature", "0", "--max-tokens", str(args.tokens)]
+        common += ["--concurrency", "6", "--timeout", "900", "--turns", "blocks", "--out", str(work / name)]
+        until(deadline, "eval", "--url", url, *named, "--prompts", str(files[name]), *common)
+
+
 def main() -> None:
     """Start the engine and Trimtab, and run what is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,7 +133,12 @@ def main() -> None:
     parser.add_argument("--arms", default="", help="some of the arms, with commas between; default: all but bpo-…")
     parser.add_argument("--count", type=int, default=100, help="questions of each set of pairs")
     parser.add_argument("--minutes", type=float, default=600)
-    parser.add_argument("--only", choices=("pairs",), default="pairs")
+    parser.add_argument("--only", choices=("pairs", "answers"), default="pairs")
+    parser.add_argument(
+        "--sets", default="xstest,instructions,vicuna,mt-bench,bpo,bpo-vicuna", help="of --only answers"
+    )
+    parser.add_argument("--sample", type=int, default=0, help="questions of each set of answers; 0: all")
+    parser.add_argument("--tokens", type=int, default=256, help="of an answer, at most")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
     args.work = args.work.resolve()
@@ -152,7 +173,10 @@ def main() -> None:
         stack.enter_context(stopped_after(server))
         ready(url + "/readyz", server)
         named = ["raw", *arms] if kind == "chat" else arms
-        pairs(args, work, url, engine, named, deadline)
+        if args.only == "pairs":
+            pairs(args, work, url, engine, named, deadline)
+        else:
+            answers(args, work, url, named, deadline)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def opened(folder: Path) -> tuple[dict[str, Any], list[Question]]:
     lines = (folder / "questions.jsonl").read_bytes()
     if hashlib.sha256(lines).hexdigest() != run["fixed"]["questions_sha256"]:
         raise FolderError(f"{folder}/questions.jsonl is not what was asked: its hash is not the one in run.json")
-    return run, [_question(json.loads(line)) for line in lines.decode().split("\n") if line]
+    return run, [question_of(json.loads(line)) for line in lines.decode().split("\n") if line]
 
 
 def run_of(folder: Path) -> dict[str, Any]:
@@ -101,7 +101,8 @@ def run_of(folder: Path) -> dict[str, Any]:
     return run
 
 
-def _question(row: dict[str, Any]) -> Question:
+def question_of(row: dict[str, Any]) -> Question:
+    """The question of a line of questions.jsonl."""
     history = tuple((role, text) for role, text in row.pop("history"))
     return Question(**{**row, "turns": tuple(row["turns"])}, history=history)
 

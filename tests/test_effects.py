@@ -1,0 +1,56 @@
+"""The effects benchmark's own questions and checks: what its table counts must be what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.effects import instructions, questions
+from benchmarks.effects.instructions import CHECKS, follows
+
+# check, argument, an answer that does it, one that does not
+CASES = [
+    ("lowercase", 0, "it rains on the quay.", "It rains."), ("capitals", 0, "IT RAINS!", "IT rains."),
+    ("no_comma", 0, "Rain and wind.", "Rain, wind."), ("at_most", 3, "Rain and wind.", "Rain and wind and sea."),
+    ("at_least", 4, "Rain and wind tonight.", "Rain and wind."), ("sentences", 2, "It rains. Hard!", "It rains."),
+    ("bullets", 2, "- rain\n- wind", "Here:\n- rain\n- wind"), ("word", "quiet", "A Quiet day.", "A quietness."),
+    ("no_word", "the", "Then we left.", "The rain."), ("begins", "In short", "In short, rain.", "Well, in short."),
+    ("ends", "good luck", "And good luck!", "Good luck to you."), ("question", 0, "Is it wet?", "Is it? Yes."),
+    ("json", 0, '```json\n{"text": "rain"}\n```', 'Sure: {"text": "rain"}'),
+    ("title", 0, "<<Rain>>\nIt falls.", "Rain\nIt falls."), ("postscript", 0, "Rain.\nP.S. Wind.", "Rain. No P.S."),
+    ("parts", 0, "Rain.\n***\nWind.", "Rain. *** Wind."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "argument", "good", "bad"), CASES)
+def test_a_check_holds_for_an_answer_that_does_what_was_asked_and_for_no_other(
+    name: str, argument: object, good: str, bad: str
+) -> None:
+    assert follows([[name, argument]], good)
+    assert not follows([[name, argument]], bad)
+    assert not follows([[name, argument]], "")
+
+
+def test_there_are_three_hundred_questions_with_every_check_and_the_same_each_time() -> None:
+    rows = instructions.make()
+    assert len(rows) == len({row["id"] for row in rows}) == 300
+    assert {row["kind"] for row in rows} == set(CHECKS) == {case[0] for case in CASES}
+    assert rows == instructions.make()
+
+
+def test_a_law_question_hides_the_figure_and_a_wrong_rule_shows_another() -> None:
+    text = "A person shall, within thirty days after receiving the notice, send a reply to the Minister in writing."
+    place = questions.FIGURE.search(text)
+    assert place is not None
+    bare, ruled, wrong = questions._asked({"_id": "x1", "title": "Act, s. 1"}, text, place)
+    assert "thirty" not in bare["prompt"]
+    assert text in ruled["prompt"]
+    assert bare["answers"][bare["right"]] == ruled["answers"][ruled["right"]] == "thirty days"
+    shown = wrong["answers"][wrong["right"]]
+    assert shown != "thirty days"
+    assert f"within {shown} after" in wrong["prompt"]
+
+
+def test_pairs_are_read_as_they_are_written(tmp_path: Path) -> None:
+    questions.write(tmp_path / "pairs.jsonl", [{"id": "a", "prompt": "Hi", "answers": ["x", "y"], "right": 1}])
+    assert json.loads((tmp_path / "pairs.jsonl").read_text("utf-8"))["right"] == 1
