@@ -72,6 +72,15 @@ def add_routes(app: FastAPI, desk: Callable[[], Desk] | None, caller: Callable[[
         body = await _body(request)
         return await _reply(await asyncio.to_thread(drafts.revise, at, who, ident, body))
 
+    @app.post("/v1/changes/{ident}/explain", tags=["trimtab"], summary="A chat's prompt now, and under a change")
+    async def explain(request: Request, ident: str) -> Response:
+        from serve.api.tried import tried
+
+        who = caller(request)
+        at = opened(who)
+        body = await read_json(request, _BODY)
+        return json_reply(await tried(at, who, ident, body, request.headers.get("x-trimtab-policy")))
+
     def add(step: str, summary: str) -> None:
         async def take(request: Request, ident: str) -> Response:
             who = caller(request)

@@ -123,6 +123,7 @@ def document(app: FastAPI) -> Callable[[Paths], dict[str, Any]]:
         page["paths"]["/v1/feedback"]["post"]["requestBody"] = _body(_FEEDBACK)
         page["paths"]["/v1/changes"]["post"]["requestBody"] = _body(_CHANGE)
         page["paths"]["/v1/changes/{ident}"]["patch"]["requestBody"] = _body(_with_version(_CHANGE))
+        page["paths"]["/v1/changes/{ident}/explain"]["post"]["requestBody"] = _body(_schema(dialects[0]))
         for step in STEPS:
             page["paths"][f"/v1/changes/{{ident}}/{step}"]["post"]["requestBody"] = _body(_STEP)
         for path, dialect in paths.counters.items():

@@ -97,7 +97,7 @@ def roll_back(desk: Desk, who: Caller, ident: str, body: Mapping[str, Any]) -> C
                 f"{', '.join(moved)} changed after {ident}: roll the later change back first", code="base_changed"
             )
         now, why = time.time(), text_of(body) or f"rolls back {ident}"
-        undo = Change("", f"Roll back {ident}: {change.title}"[:200], who.name, why, created=now, items=items,
+        undo = Change("", f"Roll back {ident}: {change.heading}"[:200], who.name, why, created=now, items=items,
                       editors=(who.name,), history=(Event(now, "drafted", who.name),), inverts=ident)  # fmt: skip
         judge(desk, undo, desk.changes.managed())
         return step(desk, desk.changes.add(undo), "in_force", "rolled_back", who.name, why)

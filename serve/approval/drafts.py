@@ -28,7 +28,7 @@ def draft(desk: Desk, who: Caller, body: Mapping[str, Any]) -> Change:
     """
     who.require("author")
     now = time.time()
-    change = Change("", "", author=who.name, created=now, history=(Event(now, "drafted", who.name),))
+    change = Change("", author=who.name, created=now, history=(Event(now, "drafted", who.name),))
     return desk.changes.add(_written(desk, who, change, body))
 
 
@@ -133,8 +133,7 @@ def _written(desk: Desk, who: Caller, change: Change, body: Mapping[str, Any]) -
     change = replace(change, **fields, editors=_with(change.editors, who.name))
     if not who.sees(desk.owner(change.items)):
         raise BadRequest("the change touches an index that this key cannot see", param="items")
-    title = change.title or ", ".join(f"{it.op} {it.label}" for it in change.items[:3]) or "Untitled"
-    return replace(change, title=title[:_TITLE])
+    return change
 
 
 def _next(desk: Desk, change: Change, who: Caller, did: str, note: str = "", *, state: State | None = None) -> Change:

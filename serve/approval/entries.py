@@ -27,7 +27,7 @@ def entries(
 
 def _entries(desk: Desk, change: Change, did: str, by: str, comment: str, retired: tuple[str, ...]) -> Iterator[Entry]:
     about = Entry(
-        change.id, "in_force", by, desk.owner(change.items), change.author, change.title, comment or change.reason,
+        change.id, "in_force", by, desk.owner(change.items), change.author, change.heading, comment or change.reason,
         fingerprint(change), digest([item.base for item in change.items]), since=change.effective,
         check=" ".join(found["digest"] for found in change.checks.values()), undoes=change.inverts,
     )  # fmt: skip

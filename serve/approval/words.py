@@ -31,7 +31,7 @@ def listed(change: Change) -> dict[str, Any]:
     """The line that a list has of a change."""
     last = change.history[-1] if change.history else Event(change.created, "drafted", change.author)
     return {
-        "id": change.id, "title": change.title, "state": change.state, "version": change.version,
+        "id": change.id, "title": change.heading, "state": change.state, "version": change.version,
         "author": change.author, "created": change.created, "effective": change.effective,
         "digest": fingerprint(change), "inverts": change.inverts or None,
         "touches": [f"{item.op} {item.label}" for item in change.items],
@@ -86,7 +86,7 @@ def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
 
 def in_words(change: Change) -> Iterator[str]:
     """A change as lines of text, for a terminal."""
-    yield f"{change.id}  {change.title}  [{change.state}]"
+    yield f"{change.id}  {change.heading}  [{change.state}]"
     yield f"    author {change.author or 'nobody (no keys)'}, version {change.version}, digest {fingerprint(change)}"
     if change.effective:
         yield f"    in force from {change.effective}"

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     "index": Command("make, change and search an index of principles", "retrieval.cli.command:main", "retrieval"),
     "rewrite": Command("ask a rewriter, or try its gate, on prompts", "serve.cli.rewrite:main"),
     "feedback": Command("write what people said of answers as data for `trimtab train`", "serve.cli.feedback:main"),
+    "change": Command("draft, approve, try and roll back changes of rules and policies", "serve.cli.change:main"),
     "account": Command("verify and read the log of changes and requests", "serve.cli.account:main", "account"),
     "train": Command("train a model (see `trimtab train --list`)", "trainers.command:main", "train"),
     "eval": Command(

@@ -54,7 +54,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     """A set of items with its reason and its history. `version` grows with whatever happens to it."""
 
     id: str
-    title: str
+    title: str = ""
     author: str = ""
     reason: str = ""
     state: State = "draft"
@@ -67,6 +67,11 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     requires: tuple[str, ...] = ()  # policies whose release check must have passed before approval
     checks: Mapping[str, Any] = {}  # by policy: what was read from a passed check
     inverts: str = ""  # the change that this one rolls back
+
+    @property
+    def heading(self) -> str:
+        """Its title, or what its first items do."""
+        return self.title or ", ".join(f"{it.op} {it.label}" for it in self.items[:3])[:200] or "an empty draft"
 
 
 class Managed(msgspec.Struct, frozen=True):

@@ -13,7 +13,8 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ class SqliteTraces:
 
         return self._file.run(delete)
 
+    def all(self, since: float = 0.0) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Tenant and trace of all that is kept, oldest first, read a piece at a time."""
+        at = (-1.0, "")
+        while rows := self._file.run(partial(_piece, since, at)):
+            for ended, ident, tenant, stored in rows:
+                at = (ended, ident)
+                if (body := unsealed(self._file.path, stored)) is not None:
+                    yield tenant, msgspec.json.decode(body)
+
     def close(self) -> None:
         """Write what is waiting and end the thread."""
         self._closing.set()
@@ -198,6 +208,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
             if name not in there:
                 connection.execute(f"ALTER TABLE trace ADD COLUMN {name} {kind}")
         connection.execute(_RECENT)
+
+
+def _piece(
+    since: float, after: tuple[float, str], connection: sqlite3.Connection
+) -> list[tuple[float, str, str, bytes]]:
+    sql = (
+        "SELECT ended, id, tenant, body FROM trace WHERE expires > ? AND ended >= ? AND (ended, id) > (?, ?)"
+        " ORDER BY ended, id LIMIT 200"
+    )
+    return connection.execute(sql, (time.time(), since, *after)).fetchall()
 
 
 def _listed(body: Mapping[str, Any]) -> tuple[str, str, str]:

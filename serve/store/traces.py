@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -57,6 +57,9 @@ class Traces(Protocol):
 
     def erase(self, tenant: str, idents: Sequence[str]) -> int:
         """Delete traces of this tenant, beyond recovery where the store can; returns how many there were. Blocks."""
+
+    def all(self, since: float = 0.0) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Tenant and trace of all that is kept of all tenants from a time on (Unix seconds), oldest first. Blocks."""
 
     def close(self) -> None:
         """Store what is queued and let go of everything. Blocks."""

@@ -32,7 +32,7 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/explain",
         "/v1/changes",
         "/v1/changes/{ident}",
-        *(f"/v1/changes/{{ident}}/{step}" for step in STEPS),
+        *(f"/v1/changes/{{ident}}/{step}" for step in (*STEPS, "explain")),
     }
     own |= {path for _, path, _ in COUNTERS} | {path for _, path in KEPT}
     assert paths == own | {"/healthz", "/readyz", "/metrics", *RELAYED, *(it.path for it in DIALECTS)}
