@@ -1,10 +1,12 @@
 """How fast is preference training, and how much memory does it take, beside plain TRL at the same batch?
 
   python benchmarks/train_speed.py            a Llama of 1.1 billion random weights, bfloat16, one GPU
+  python benchmarks/train_speed.py --small    10 million weights in float32 on a CPU, in minutes: ratios to plain TRL
   python benchmarks/train_speed.py --tiny     the same code on a CPU, in seconds; its figures mean nothing
 
 Needs no data and no download: weights and tokens are drawn. Every row trains all weights (float32, products in
-bfloat16) on pairs of full length in a process of its own, one after another, in two rounds; the faster round counts.
+bfloat16) on pairs of full length in a process of its own, one after another, in two rounds (three of --small); the
+faster round counts, and the ratio is the median of the rounds' own ratios to plain TRL.
 Tokens are those of both sequences of each pair, prompts included. Useful FLOPs: forward and backward of the policy,
 forward of the reference where a step asks it, the output layer only where an answer is scored, attention as causal;
 recomputation is not counted. MFU is their share of the device's bfloat16 peak: by the maker's figure where the table
@@ -34,7 +36,10 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TQDM_DISABLE
 
 # Dense bfloat16 peaks in FLOP/s, from the makers' data sheets.
 PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
-VARIANTS = ("TRL dpo", "ours dpo", "ours dpo, reference precomputed", "ours simpo", "ours orpo")
+VARIANTS = (
+    "TRL dpo", "ours dpo", "ours dpo, prompt packed", "ours dpo, sequence packed", "ours dpo, reference precomputed",
+    "ours simpo", "ours orpo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,12 @@ class Setting:
     steps: int = 12
     warmup: int = 4
     checkpointing: bool = False
+    bf16: bool = True
+    rounds: int = 2
 
 
-TINY = Setting(64, 128, 2, 4, 2, 256, prompt=16, answer=16, pairs=2, steps=4, warmup=1)
+SMALL = Setting(256, 704, 6, 8, 4, 8192, prompt=192, answer=64, pairs=4, steps=9, warmup=3, bf16=False, rounds=3)
+TINY = Setting(64, 128, 2, 4, 2, 256, prompt=16, answer=16, pairs=2, steps=4, warmup=1, rounds=1)
 
 
 def model_of(setting: Setting, dtype: Any) -> Any:
@@ -121,21 +129,26 @@ def trainer_of(variant: str, setting: Setting, out: str) -> Any:
         settings = loss.settings()
         special = {
             "loss": name, "beta": settings.beta, "margin": settings.margin, "sft_weight": loss.sft,
-            "precompute_ref_log_probs": bool(ahead),
+            "precompute_ref_log_probs": ahead == "reference precomputed", "packed": packing_of(ahead),
         }  # fmt: skip
     arguments = (DPOConfig if owner == "TRL" else PairConfig)(
         output_dir=out, max_steps=setting.steps, per_device_train_batch_size=setting.pairs, learning_rate=1e-6,
-        lr_scheduler_type="constant", bf16=True, use_cpu=not torch.cuda.is_available(), report_to="none",
+        lr_scheduler_type="constant", bf16=setting.bf16, use_cpu=not torch.cuda.is_available(), report_to="none",
         save_strategy="no", logging_steps=setting.steps, max_length=setting.prompt + setting.answer,
         activation_checkpointing=setting.checkpointing, disable_tqdm=True, **special,
     )  # fmt: skip
-    beside = loss.reference and not ahead
+    beside = loss.reference and ahead != "reference precomputed"
+    frozen = model_of(setting, torch.bfloat16 if setting.bf16 else torch.float32) if beside else None
     trainer = (Plain if owner == "TRL" else PairTrainer)(
-        model=model_of(setting, torch.float32), args=arguments, train_dataset=rows_of(setting),
-        ref_model=model_of(setting, torch.bfloat16) if beside else None, processing_class=tokenizer_of(),
+        model=model_of(setting, torch.float32), args=arguments, train_dataset=rows_of(setting), ref_model=frozen,
+        processing_class=tokenizer_of(),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def packing_of(ahead: str) -> str:
+    return ahead.removesuffix(" packed") if ahead.endswith(" packed") else "none"
 
 
 def measure(variant: str, setting: Setting) -> dict[str, float]:
@@ -175,7 +188,7 @@ def useful_flops(variant: str, setting: Setting) -> float:
     forward += 2.0 * setting.layers * setting.hidden * length**2 * sequences  # q·k and weights·v, half of each masked
     forward += 2.0 * setting.vocabulary * setting.hidden * setting.answer * sequences
     name, _, ahead = variant.partition(" ")[2].partition(", ")
-    return forward * (4 if LOSSES[name].reference and not ahead else 3)
+    return forward * (4 if LOSSES[name].reference and ahead != "reference precomputed" else 3)
 
 
 def peak_flops() -> tuple[float, str]:
@@ -201,7 +214,7 @@ def peak_flops() -> tuple[float, str]:
 
 def in_a_process(variant: str, options: argparse.Namespace) -> dict[str, float]:
     line = [sys.executable, str(Path(__file__).resolve()), "--variant", variant, "--pairs", str(options.pairs)]
-    line += ["--tiny"] * options.tiny + ["--checkpointing"] * options.checkpointing
+    line += ["--tiny"] * options.tiny + ["--small"] * options.small + ["--checkpointing"] * options.checkpointing
     done = subprocess.run(line, check=False, capture_output=True, text=True)
     if done.returncode:
         return {"failed": float(done.returncode), "memory_error": float("out of memory" in done.stderr)}
@@ -212,11 +225,12 @@ def in_a_process(variant: str, options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--small", action="store_true", help="10 million weights, float32")
     parser.add_argument("--pairs", type=int, default=0, help="pairs per step; 0: 4, and 2 for --tiny")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--variant", choices=VARIANTS, help="only this one, in this process, as JSON")
     options = parser.parse_args()
-    base = TINY if options.tiny else Setting()
+    base = TINY if options.tiny else SMALL if options.small else Setting()
     setting = replace(base, pairs=options.pairs or base.pairs, checkpointing=options.checkpointing)
     if options.variant:
         import torch
@@ -227,11 +241,9 @@ def main() -> None:
         return
     peak, device = peak_flops()
     print(f"{device}\n{setting}\n")
-    rounds = [
-        {variant: in_a_process(variant, options) for variant in VARIANTS} for _ in range(1 if options.tiny else 2)
-    ]
+    rounds = [{variant: in_a_process(variant, options) for variant in VARIANTS} for _ in range(setting.rounds)]
     tokens = 2 * setting.pairs * (setting.prompt + setting.answer)
-    print(f"{'':34}{'ms/step':>10}{'tokens/s':>12}{'MFU':>8}{'peak GiB':>10}{'loss':>9}")
+    print(f"{'':34}{'ms/step':>10}{'tokens/s':>12}{'MFU':>8}{'peak GiB':>10}{'loss':>9}{'of TRL':>8}")
     for variant in VARIANTS:
         runs = [each[variant] for each in rounds if "seconds" in each[variant]]
         if not runs:
@@ -239,10 +251,15 @@ def main() -> None:
             print(f"{variant:34}" + ("out of memory" if ended["memory_error"] else f"failed ({ended['failed']:.0f})"))
             continue
         best = min(runs, key=lambda run: run["seconds"])
+        ratios = sorted(
+            each[variant]["seconds"] / each[VARIANTS[0]]["seconds"]
+            for each in rounds if "seconds" in each[variant] and "seconds" in each[VARIANTS[0]]
+        )  # fmt: skip
+        ratio = f"{ratios[len(ratios) // 2]:>8.3f}" if ratios else ""
         share = useful_flops(variant, setting) / best["seconds"] / peak
         print(
             f"{variant:34}{1000 * best['seconds']:>10.1f}{tokens / best['seconds']:>12,.0f}{share:>8.1%}"
-            f"{best['memory'] / 2**30:>10.2f}{best['loss']:>9.4f}"
+            f"{best['memory'] / 2**30:>10.2f}{best['loss']:>9.4f}{ratio}"
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from trainers.data.jsonl import DataError
 from trainers.data.tokens import Tokens
 from trainers.methods.losses import LOSSES, Settings
+from trainers.methods.packing import Packing
 from trainers.run.recipe import RecipeError
 from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
 
@@ -32,6 +33,7 @@ class Recipe(Common):
     sft_weight: float | None = None
     precompute_reference: bool = False
     log_kl: bool = False
+    packing: Packing = "none"
 
 
 def settings_of(recipe: Recipe) -> tuple[Settings, float]:
@@ -55,6 +57,8 @@ def settings_of(recipe: Recipe) -> tuple[Settings, float]:
     if weight and loss.of is None:
         own = ", ".join(name for name, row in LOSSES.items() if row.of)
         raise RecipeError(f"loss {recipe.loss} is TRL's and has no NLL term; sft_weight goes with {own}")
+    if recipe.packing != "none" and loss.of is None:
+        raise RecipeError(f"loss {recipe.loss} is TRL's and cannot be packed; set packing: none")
     if recipe.precompute_reference and not loss.reference:
         raise RecipeError(f"loss {recipe.loss} has no reference; leave precompute_reference out")
     return settings, weight
@@ -110,6 +114,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
             sft_weight=weight,
             precompute_ref_log_probs=recipe.precompute_reference,
             log_kl=recipe.log_kl,
+            packed=recipe.packing,
         ),
         train_dataset=learn,
         eval_dataset=test if len(test) else None,

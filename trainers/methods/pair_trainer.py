@@ -20,6 +20,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from trl.trainer.utils import use_adapter
 
 from trainers.methods.losses import LOSSES, Pairs, Settings
+from trainers.methods.packing import Packed, Packing, pack
+from trainers.run.recipe import RecipeError
 
 KL_TOKENS = 256  # positions, at most, whose whole distributions are compared for the KL in the logs
 
@@ -36,6 +38,7 @@ class PairConfig(DPOConfig):
     alpha: float = 0.0
     sft_weight: float = 0.0
     log_kl: bool = False
+    packed: Packing = "none"
 
     def __post_init__(self) -> None:
         row = LOSSES[self.loss]
@@ -65,6 +68,8 @@ class PairTrainer(DPOTrainer):
         self.settings = Settings(args.beta, args.label_smoothing, args.margin, args.alpha)
         self.sft_weight = args.sft_weight
         self.step_counts: Tensor | None = None
+        self.packed, self.pad = args.packed, processing_class.pad_token_id
+        self.compared = args.packed == "none"  # whether packed and plain log-probabilities have been held together
         self.tested_tokens = mean_tokens(keywords.get("eval_dataset"), args.max_length)
         collator = PairCollator(
             pad_token_id=processing_class.pad_token_id,
@@ -125,6 +130,8 @@ class PairTrainer(DPOTrainer):
 
     def log_probabilities(self, model: Any, inputs: dict[str, Any], gap: Tensor | None) -> tuple[Pairs, Any]:
         """One forward pass of the policy, and of the reference where the loss needs it and none is precomputed."""
+        if self.packed != "none":
+            return self.packed_log_probabilities(model, inputs, gap)
         mask = inputs["completion_mask"]
         keywords = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         if self.aux_loss_enabled:
@@ -140,6 +147,63 @@ class PairTrainer(DPOTrainer):
             scorer = self.ref_model or self.model
             reference = self.compute_ref_log_probs(scorer, inputs)  # type: ignore[no-untyped-call]
         return Pairs(chosen, rejected, tokens[0], tokens[1], *reference, gap), outputs.aux_loss
+
+    def packed_log_probabilities(self, model: Any, inputs: dict[str, Any], gap: Tensor | None) -> tuple[Pairs, Any]:
+        """The same with prompts computed once, as `packing` lays a batch out."""
+        ids, there, learned = inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
+        batch = pack(ids, there, learned, self.packed, self.pad)
+        if not self.compared:
+            self.compare(model, inputs, batch)
+        chosen, rejected = self.sums(model, batch).chunk(2)
+        reference: tuple[Any, Any] = (None, None)
+        if self.row.reference and self.precompute_ref_logps:
+            reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        elif self.row.reference:
+            reference = self.packed_reference(batch)
+        tokens = batch.tokens.chunk(2)
+        return Pairs(chosen, rejected, tokens[0], tokens[1], *reference, gap), None
+
+    @staticmethod
+    def sums(model: Any, batch: Packed) -> Tensor:
+        """(2B,) log-probability sums of a packed batch, the chosen answers' first."""
+        outputs = model(
+            input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, labels=batch.labels,
+            use_cache=False, fused_lm_head=True,
+        )  # fmt: skip
+        return batch.sums(outputs.log_probs[:, 1 - batch.ids.size(1) :])
+
+    def packed_reference(self, batch: Packed) -> tuple[Tensor, Tensor]:
+        """The reference's sums: of the frozen model, or of the base below the adapter."""
+        with torch.no_grad():
+            if self.ref_model is not None:
+                found = self.sums(self.ref_model, batch)
+            else:
+                unwrapped = self.accelerator.unwrap_model(self.model)
+                with use_adapter(unwrapped, adapter_name="ref" if "ref" in unwrapped.peft_config else None):
+                    found = self.sums(self.model, batch)
+        chosen, rejected = found.chunk(2)
+        return chosen, rejected
+
+    def compare(self, model: Any, inputs: dict[str, Any], batch: Packed) -> None:
+        """Once, on the first batch: a model whose attention is not what the mask says gives other numbers.
+
+        Raises:
+            RecipeError: the sums differ by more than rounding.
+        """
+        mask = inputs["completion_mask"]
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        keywords = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            plain = model(**keywords, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+            plain = plain[:, 1 - mask.size(1) :].sum(1)
+            packed = self.sums(model, batch)
+        gap = ((plain - packed).abs() / batch.tokens).max().item()
+        if gap > (1e-4 if plain.dtype == torch.float32 and not self.args.bf16 else 0.05):
+            raise RecipeError(
+                f"packing: {self.packed} changes this model's log-probabilities by {gap:.2g} nats a token (its "
+                "attention has a window, a state, or takes no mask): set packing: none"
+            )
+        self.compared = True
 
     def mode(self) -> str:
         """ "train" or "eval", by the model's own mode."""
