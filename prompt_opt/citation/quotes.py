@@ -28,8 +28,10 @@ _QUOTES = re.compile(
     re.MULTILINE,
 )  # fmt: skip
 _OMITTED = re.compile(r"\[[^\]\n]{0,80}\]|【[^】\n]{0,80}】|\(\s*(?:\.{3}|…)\s*\)|\.{3,}|…+")
-_FEW = 4  # words of a quotation that is compared whatever they are; a shorter one only if it has a number
+_OPENED = tuple('“"„«»「『')  # what a quotation of its own begins with
+FEW = 4  # words of a quotation that is compared whatever they are; a shorter one only if it has a number
 _ALIKE = 0.8  # the share of a rule's words in a quotation without a mark that is taken for one of that rule
+_TITLED = 0.6  # the same behind a rule's title
 
 
 class Quotation(NamedTuple):
@@ -51,8 +53,30 @@ def quotations(text: str) -> Iterator[Quotation]:
         inside = next(group for group in found.groups() if group is not None)
         quotation = Quotation(found.start(), found.end(), re.sub(r"(?m)^[ ]{0,3}>[ ]?", "", inside).strip())
         tokens = " ".join(quotation.pieces).split()
-        if len(tokens) >= _FEW or any(map(str.isdigit, tokens)):
+        if len(tokens) >= FEW or any(map(str.isdigit, tokens)):
             yield quotation
+
+
+def listed(text: str, title: str) -> Iterator[Quotation]:
+    """What follows a rule's title and a colon, to the end of the line: as prompts show rules, and as answers copy them.
+
+    At the text's end, where an answer may be cut off, the last word is left out.
+    """
+    names = words(title).split()
+    if len(names) < 2:
+        return
+    for found in _head(tuple(names)).finditer(text):
+        end = text.find("\n", found.end())
+        rest = text[found.end() : end] if end >= 0 else text[found.end() :].rpartition(" ")[0]
+        if len(words(rest).split()) >= FEW and not rest.startswith(_OPENED):
+            yield Quotation(found.start(), found.end() + len(rest), rest)
+
+
+@lru_cache(512)
+def _head(names: tuple[str, ...]) -> re.Pattern[str]:
+    """A title of these words, a source in brackets perhaps, and a colon."""
+    title = r"\W{0,3}".join(map(re.escape, names))
+    return re.compile(rf"(?<!\w){title}\W{{0,2}}(?:\([^()\n]{{0,80}}\))?[ ]?[:：][ ]*", re.IGNORECASE)
 
 
 @lru_cache(512)
@@ -82,6 +106,6 @@ def share(pieces: Sequence[str], text: str) -> float:
     return sum(block.size for block in blocks) / len(said)
 
 
-def alike(pieces: Sequence[str], text: str) -> bool:
-    """Whether a quotation without a mark is one of this text, though not word for word."""
-    return len(" ".join(pieces).split()) >= _FEW + 2 and share(pieces, text) >= _ALIKE
+def alike(pieces: Sequence[str], text: str, *, titled: bool = False) -> bool:
+    """Whether a quotation without a mark is one of this text, though not word for word; `titled` as in `listed`."""
+    return len(" ".join(pieces).split()) >= FEW + 2 and share(pieces, text) >= (_TITLED if titled else _ALIKE)

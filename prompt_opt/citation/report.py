@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prompt_opt.citation.marks import Rules
-from prompt_opt.citation.quotes import Quotation, alike, quotations, within, words
+from prompt_opt.citation.quotes import FEW, Quotation, alike, listed, quotations, within, words
 from prompt_opt.citation.scanner import Mark
 from prompt_opt.core import Principle
 
@@ -72,38 +72,56 @@ def report(rules: Rules, text: str, marks: Sequence[Mark], given: str = "") -> R
     """
     cited = dict.fromkeys(part.rule for mark in marks for part in mark.parts if part.rule is not None)
     unknown = dict.fromkeys(part.text for mark in marks for part in mark.parts if part.rule is None)
+    asked, said = words(given), {rule: words(rule.text) for rule in rules.shown}
     altered: list[Altered] = []
-    unmarked: dict[Principle, None] = {}
-    asked = words(given)
-    said = {rule: words(f"{rule.title}\n{rule.text}") for rule in rules.shown}
-    for quotation in quotations(text[:_MOST]):
+    quoted: list[Principle] = []
+    head = text[:_MOST]
+    for quotation in quotations(head):
         if not within(quotation.pieces, asked):
-            _judge(quotation, _marked(text, quotation, marks), said, altered, unmarked)
-    bare = tuple(rule for rule in unmarked if rule not in cited)
-    return Report(tuple(cited), tuple(unknown), tuple(altered), bare)
+            _judge(quotation, _marked(head, quotation, marks), said, altered, quoted)
+    for rule in rules.shown:
+        for quotation in listed(head, rule.title):
+            _judge_listed(quotation, rule, said, altered, quoted)
+    unmarked = tuple(rule for rule in dict.fromkeys(quoted) if rule not in cited)
+    return Report(tuple(cited), tuple(unknown), tuple(altered), unmarked)
 
 
 def _judge(
     quotation: Quotation,
-    marked: Sequence[Mark] | None,
-    said: dict[Principle, str],
+    marked: Sequence[Mark],
+    said: Mapping[Principle, str],
     altered: list[Altered],
-    unmarked: dict[Principle, None],
+    quoted: list[Principle],
 ) -> None:
-    """Note what is wrong with a quotation, if something is."""
+    """Note whose words a quotation has, or that they are not those of the rule that it goes with."""
     pieces = quotation.pieces
     exact = [rule for rule, text in said.items() if within(pieces, text)]
-    rules = [part.rule for mark in marked or () for part in mark.parts if part.rule is not None]
+    rules = [part.rule for mark in marked for part in mark.parts if part.rule is not None]
     if rules:
-        if not any(rule in exact for rule in rules):
+        named = any(within(pieces, words(rule.title)) for rule in rules)
+        if not named and not any(rule in exact for rule in rules):
             altered.append(Altered(rules[0], quotation.text[:_SHOWN], exact[0] if exact else None))
-    elif exact:
-        if not marked and len(" ".join(pieces).split()) > 3:
-            unmarked[exact[0]] = None
-    elif not marked:
-        near = next((rule for rule, text in said.items() if alike(pieces, text)), None)
-        if near is not None:
-            altered.append(Altered(near, quotation.text[:_SHOWN]))
+    elif exact and not marked and len(" ".join(pieces).split()) >= FEW:
+        quoted.append(exact[0])
+    elif not marked and (near := next((rule for rule, text in said.items() if alike(pieces, text)), None)) is not None:
+        altered.append(Altered(near, quotation.text[:_SHOWN]))
+
+
+def _judge_listed(
+    quotation: Quotation,
+    rule: Principle,
+    said: Mapping[Principle, str],
+    altered: list[Altered],
+    quoted: list[Principle],
+) -> None:
+    """The same of what follows a rule's title; it may be a paraphrase, so only what is close to a rule is judged."""
+    pieces = quotation.pieces
+    if within(pieces, said[rule]):
+        quoted.append(rule)
+    elif (other := next((it for it, text in said.items() if within(pieces, text)), None)) is not None:
+        altered.append(Altered(rule, quotation.text[:_SHOWN], other))
+    elif alike(pieces, said[rule], titled=True) or any(alike(pieces, text) for text in said.values()):
+        altered.append(Altered(rule, quotation.text[:_SHOWN]))
 
 
 def _marked(text: str, quotation: Quotation, marks: Sequence[Mark]) -> list[Mark]:

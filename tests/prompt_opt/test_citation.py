@@ -142,6 +142,8 @@ def test_a_quotation_that_is_word_for_word_is_not_altered(text: str) -> None:
         ("The Act says “keep records for five years” [law-12].", RECORDS),
         ("[law-7]: “notice may be given by phone, thirty days before the end”", NOTICE),
         ("It says “12 days” [law-7].", NOTICE),
+        ("- [law-12] Records Act, 12: Keep all records for twenty years.\n", RECORDS),
+        ("Records Act, 12 (Official Gazette): Notice is given in writing, thirty days before the end.\n", RECORDS),
         ("“Die Verarbeitung ist immer rechtmäßig, wenn eine Einwilligung vorliegt” [dsgvo-Artikel-6a].", ART),
         ("“Notice was given in writing, thirty days before the end”, says the law.", NOTICE),
     ],
@@ -158,6 +160,12 @@ def test_a_quotation_under_another_rules_mark_says_whose_it_is() -> None:
 def test_a_quotation_without_its_mark_is_unmarked() -> None:
     assert cites("The law says “notice is given in writing, thirty days before”.").unmarked == (NOTICE,)
     assert cites("You asked “notice is given in writing?”.", "Notice is given in writing?").unmarked == ()
+
+
+def test_a_rule_that_is_copied_with_its_title_is_a_quotation() -> None:
+    assert cites("1. Records Act, 12: Keep records for ten years.\n").unmarked == (RECORDS,)
+    assert cites("[law-12] Records Act, 12: Keep records for ten ye") == Report((RECORDS,))
+    assert cites("[law-12] Records Act, 12: it is about how long one keeps papers.\n") == Report((RECORDS,))
 
 
 def test_footnotes_name_title_source_and_link() -> None:
