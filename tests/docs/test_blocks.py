@@ -20,6 +20,7 @@ from serve.cli.command import COMMANDS
 from serve.config import Config, Flags
 from serve.configure.flags import parse
 from serve.configure.reader import load
+from trainers.evaluation.checks.limit import read_check
 
 LANGUAGES = {"toml", "json", "jsonl", "python", "sh", "text"}
 # Programs that are not ours; what they are told is theirs to check.
@@ -56,6 +57,8 @@ def test_toml_is_read_by_its_reader(block: Block, tmp_path: Path) -> None:
     values = tomllib.loads(block.text)
     if "instruction" in values or "exemplar" in values:
         assert profile.load(path).name
+    elif "limit" in values:
+        assert read_check(path).limits
     else:
         assert isinstance(load(Flags(config=str(path)), Environment()), Config)
 

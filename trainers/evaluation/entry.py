@@ -2,7 +2,8 @@
 
     read the plan → find the arms → say what it takes → ask → compare → (judge) → report
 
-Status: 0 done; 1 an arm was given up or a question got no answer; 2 the plan is wrong; 130 stopped.
+Status: 0 done; 1 an arm was given up or a question got no answer, or a limit of --check is not kept; 2 the plan is
+wrong; 3 a limit of --check has too few questions to say; 130 stopped.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ examples:
 
   the report once more, from the folder alone; no server need be up:
     trimtab eval --report --out runs/x --baseline urial
+
+  a release check: limits on what is measured (docs: Evaluation), for CI and for a change that requires it:
+    trimtab eval … --check check.toml --out runs/x        # 0 passed, 1 failed, 3 too few questions to say
 
   all of it from a file, which may say everything that a flag says; flags change it:
     trimtab eval --config trainers/evaluation/plan.yaml --out runs/z
@@ -91,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     add("--report", action="store_true", default=False,
         help="write the report of --out anew from what it holds; --baseline and --price may be others")  # fmt: skip
     add("--effect", type=float, default=0.0, metavar="D", help="say how many prompts it takes to show this difference")
+    add("--check", type=Path, default=None, metavar="FILE",
+        help="limits that an arm must keep: writes check.json, check.xml (JUnit), sets the exit status")  # fmt: skip
     add("--judge", metavar="URL#MODEL", help="an engine that compares each arm's answers with the baseline's")
     add("--judge-key-env", metavar="NAME", help="the environment variable that holds its key")
     add("--judge-may-be-an-arm", action="store_true", help="allow a judge that is the model of an arm")
@@ -115,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = vars(parser().parse_args(argv))
     config, out, dry, anew, effect = (options.pop(name) for name in ("config", "out", "dry_run", "report", "effect"))
+    limits = options.pop("check")
     for module in ("numpy", "yaml"):  # before a question is asked, not when its answers are compared
         if find_spec(module) is None:
             raise ModuleNotFoundError(name=module)
@@ -124,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     from trainers.ask.journal import JournalError
     from trainers.data.jsonl import DataError
     from trainers.evaluation.arms.arm import ArmError
+    from trainers.evaluation.checks.limit import CheckError, read_check
     from trainers.evaluation.folder import FolderError
     from trainers.evaluation.plan import read_plan
     from trainers.evaluation.procedure import run
@@ -131,18 +139,23 @@ def main(argv: list[str] | None = None) -> int:
     from trainers.run.recipe import RecipeError, read_values
 
     try:
+        check = read_check(limits) if limits else None
         if anew:
             if out is None:
                 raise RecipeError("no --out: the folder of the run whose report to rewrite")
-            return rebuild(out, (read_values(config) if config else {}) | options)
+            return rebuild(out, (read_values(config) if config else {}) | options, check)
         plan = read_plan(config, options)
         if out is None and not dry:
             raise RecipeError("no --out: the folder for questions, answers and the report")
         from trainers.evaluation.likelihood import likelihood_run
 
-        begin = likelihood_run.run if plan.pairs else run
-        return begin(plan, out, dry, sys.argv[1:] if argv is None else argv)
-    except (RecipeError, ArmError, DataError, FolderError) as error:
+        argv = sys.argv[1:] if argv is None else argv
+        if not plan.pairs:
+            return run(plan, out, dry, argv, check)
+        if check is not None:
+            raise CheckError("--check has no limits on --pairs: it takes answers")
+        return likelihood_run.run(plan, out, dry, argv)
+    except (RecipeError, ArmError, CheckError, DataError, FolderError) as error:
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 2
     except (EngineError, JournalError, OSError) as error:  # OSError: the disk is full, or the folder not ours

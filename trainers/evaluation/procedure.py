@@ -17,6 +17,7 @@ from trainers.ask.journal import Journal
 from trainers.evaluation import folder
 from trainers.evaluation.arms.arm import Arm, Identity, find
 from trainers.evaluation.arms.sampling import Asked, Job, ask_arms, jobs, read_answer, write_answer
+from trainers.evaluation.checks.limit import Check, CheckError
 from trainers.evaluation.core import Answer, Question
 from trainers.evaluation.measure import cost
 from trainers.evaluation.measure.counts import counts
@@ -24,14 +25,18 @@ from trainers.evaluation.measure.traces import read_found, with_principles, writ
 from trainers.evaluation.plan import Plan, all_questions, read_sets
 
 
-def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
+def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str], check: Check | None = None) -> int:
     """The command's status; without `out`, or `dry`, only what it would take is said, and nothing is sent.
 
+    With a `check` the status is that of the check.
+
     Raises:
-        ArmError, RecipeError, DataError, FolderError: the plan is wrong, or another one. EngineError: a server is away,
-        or the judge cannot judge. JournalError: the folder is in use.
+        CheckError: it names no arm. ArmError, RecipeError, DataError, FolderError: the plan is wrong, or another one.
+        EngineError: a server is away, or the judge cannot judge. JournalError: the folder is in use.
     """
     arms = plan.read_arms()
+    if check is not None:
+        checked_arm(check, arms, plan.baseline or arms[0].name)
     sets = read_sets(plan)
     questions = all_questions(sets)
     found = [find(arm) for arm in arms]
@@ -65,7 +70,54 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
     _say(told, asked)
     print(f"used: {cost.spent(plan, [a for some in answers.values() for a in some])}")
     report(plan, out, {**told, "fixed": what}, questions, answers, baseline)
-    return 1 if asked.stopped or any(arm["failed"] for arm in told["arms"]) else 0
+    status = 1 if asked.stopped or any(arm["failed"] for arm in told["arms"]) else 0
+    if check is None:
+        return status
+    _, now = find(checked_arm(check, arms, baseline))
+    told |= {"fixed": what}
+    return conclude(check, out, found, told, questions, answers, baseline, plan.seed, now=now)
+
+
+def checked_arm(check: Check, arms: Sequence[Arm], baseline: str) -> Arm:
+    """The arm that a check is of.
+
+    Raises:
+        CheckError: there is none of that name, or none but the baseline.
+    """
+    named = [arm for arm in arms if (arm.name == check.arm if check.arm else arm.name != baseline)]
+    if not named:
+        valid = ", ".join(arm.name for arm in arms)
+        raise CheckError(f"no arm {check.arm!r} to check; the arms are {valid}")
+    return named[0]
+
+
+def conclude(
+    check: Check, out: Path, found: Sequence[tuple[Arm, Identity]], told: Mapping[str, Any],
+    questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]], baseline: str, seed: int,
+    *, now: Identity | None = None,
+) -> int:  # fmt: skip
+    """Hold the answers against the check's limits, write check.json and check.xml, say it; the command's status.
+
+    `now` is the checked arm's identity after its last answer, where it was asked for.
+    """
+    from trainers.evaluation.checks.result import STATUS, Checked, write_result
+    from trainers.evaluation.checks.ruling import rule
+
+    known = {arm.name: (arm, identity) for arm, identity in found}
+    arm, identity = known[checked_arm(check, [arm for arm, _ in found], baseline).name]
+    missing = [row["name"] for row in told["arms"] if row["answered"] + row["refused"] < row["wanted"]]
+    why = f"not every question was answered by {', '.join(missing)}" if missing else ""
+    if now is not None and now.digest != identity.digest:
+        why = f"the policy was changed while it was asked: its digest was {identity.digest}, now it is {now.digest}"
+    checked = Checked(
+        arm.name, arm.policy, identity.digest, identity.model, baseline, known[baseline][1].digest,
+        told["fixed"]["questions_sha256"], why,
+    )  # fmt: skip
+    rulings = rule(check, questions, answers, arm.name, baseline, seed)
+    result = write_result(out, check, checked, rulings)
+    print("\n".join([f"  {ruling.words}" for ruling in rulings] + ([f"  {why}"] if why else [])))
+    print(f"check of {arm.name} (digest {identity.digest or 'unknown'}): {result}; {out / 'check.json'}, check.xml")
+    return STATUS[result]
 
 
 def _ask(plan: Plan, arms: Sequence[Arm], todo: Sequence[Job], kept: Journal[Answer], there: int) -> Asked:

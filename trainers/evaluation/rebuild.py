@@ -11,22 +11,29 @@ from trainers.ask.journal import Journal
 from trainers.evaluation import folder
 from trainers.evaluation.arms.arm import Arm, Identity
 from trainers.evaluation.arms.sampling import Asked, jobs, read_answer, write_answer
+from trainers.evaluation.checks.limit import Check, CheckError
 from trainers.evaluation.plan import Plan
-from trainers.evaluation.procedure import outcome, principles, report
+from trainers.evaluation.procedure import checked_arm, conclude, outcome, principles, report
 from trainers.run.recipe import RecipeError, fill
 
 _FREE = ("baseline", "price")  # of a plan: what changes how a run is read, and not what was asked
 
 
-def rebuild(out: Path, given: Mapping[str, Any]) -> int:
+def rebuild(out: Path, given: Mapping[str, Any], check: Check | None = None) -> int:
     """The command's status. `given`, of a plan, may repeat what the run's own says; two keys may differ.
 
+    With a `check` its limits are held against what the folder holds.
+
     Raises:
+        CheckError: the check names no arm of the run, or the run is one of --pairs.
         FolderError: no run is there. RecipeError: the plan is another one. JournalError: it is running.
         EngineError: the judge had not finished; what needs none is written.
     """
     if (told := folder.run_of(out)).get("plan", {}).get("pairs"):
         from trainers.evaluation.likelihood import likelihood_run
+
+        if check is not None:
+            raise CheckError("--check has no limits on --pairs: it takes answers")
 
         return likelihood_run.rebuild(out, fill(Plan, told["plan"] | dict(given)))
     run, questions = folder.opened(out)
@@ -50,8 +57,10 @@ def rebuild(out: Path, given: Mapping[str, Any]) -> int:
         run |= outcome(plan, found, asked, answers, len(questions) * plan.samples, baseline) | {"finished": ""}
     notes = [note for note in run["notes"] if note != run.get("untried")]
     told = run | {"baseline": baseline, "price": plan.price, "plan": asdict(plan), "notes": notes}
+    if check is not None:
+        checked_arm(check, arms, baseline)
     report(plan, out, told, questions, answers, baseline, asks=False)
-    return 0
+    return conclude(check, out, found, told, questions, answers, baseline, plan.seed) if check is not None else 0
 
 
 def _arm(name: str, row: Mapping[str, Any]) -> tuple[Arm, Identity]:

@@ -122,6 +122,17 @@ def _rule_hit(question: Question, answer: Answer) -> float | None:
     return not found.isdisjoint(rules)
 
 
+def _rule_cited(question: Question, answer: Answer) -> float | None:
+    """By its id, in a mark like [law-12] or in a sentence."""
+    rules = question.expect.get("rules")
+    return any(_named(str(rule)).search(answer.text) for rule in rules) if rules else None
+
+
+@lru_cache(maxsize=4096)
+def _named(rule: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-]){re.escape(rule)}(?![\w-])", re.IGNORECASE)
+
+
 def _stage(name: str) -> Taken:
     def applied(_: Question, answer: Answer) -> float | None:
         said = answer.stages.get(name)
@@ -154,6 +165,7 @@ _ROWS: tuple[tuple[Measure, Taken], ...] = (
     (Measure("unparsed", "rate", "lower", "no letter of a choice can be told from the answer"), _unparsed),
     (Measure("choice_logprob", "rate", "higher", "the right choice has the most likely letter"), _choice_logprob),
     (Measure("rule_hit", "rate", "higher", "a rule that should be cited was retrieved"), _rule_hit),
+    (Measure("rule_cited", "rate", "higher", "the answer names a rule that should be cited"), _rule_cited),
     *((Measure(f"stage_{name}_applied", "rate", "", f"{name} was applied"), _stage(name)) for name in STAGES),
     (Measure("characters", "mean", "", "length", "characters"), lambda _, answer: float(len(answer.text))),
     (Measure("words", "mean", "", "length; in Chinese, Japanese and Korean, of characters", "words"),
