@@ -1,5 +1,6 @@
 // The page: asks the server what it is, shows the view that the address names, keeps theme and key.
 
+import { Changes } from "./changes.js";
 import { el, say } from "./element.js";
 import { Playground } from "./playground.js";
 import { Principles } from "./principles.js";
@@ -31,6 +32,7 @@ async function start() {
   views.play = new Playground(server, async (body) => put(await preview(body, server.key)));
   views.principles = new Principles(server.key);
   views.traces = new Traces(server);
+  views.changes = new Changes(server.key);
   await route(true);
 }
 
@@ -53,7 +55,10 @@ async function route(first = false) {
   }
   try {
     if (name === "why" && id) put(await why(decodeURIComponent(id), server.key), first);
-    else if (name === "principles" || name === "traces") {
+    else if (name === "changes") {
+      await views.changes.open(id && decodeURIComponent(id));
+      put(views.changes.root, first);
+    } else if (name === "principles" || name === "traces") {
       put(views[name].root, first);
       await views[name].open(held);
     } else {
