@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
 
 from serve.chat.record import Answer
 from serve.chat.service import REPORTED, failed
@@ -11,6 +12,7 @@ from serve.config import Config
 from serve.dialects.annotation import Editor
 from serve.dialects.dialect import Dialect
 from serve.dialects.edited import EditedStream
+from serve.dialects.renamed import Renamed
 from serve.dialects.usage import UsageFilter
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
@@ -71,14 +73,22 @@ async def pass_on(
     """
     media = upstream.media
     if upstream.status == 200 and media == "text/event-stream":
-        await _pass_events(call, answer, engine, upstream, api, Filters(counts, editor), whole=whole)
+        filters = Filters(counts, editor, renamed(engine))
+        await _pass_events(call, answer, engine, upstream, api, filters, whole=whole)
     elif upstream.status == 200 and media != "application/json":
         await _pass_bytes(call, answer, engine, upstream)
     else:
         body = await read(engine, upstream)
         if upstream.status == 400 and _NO_TEMPLATE.search(body):
             raise BadRequest(engine.no_template(config), code="no_chat_template", param="model")
+        if upstream.status == 200 and (names := renamed(engine)) is not None:
+            body = names.whole(body)
         hand_over(call, answer, upstream, body, api, native=True, editor=editor)
+
+
+def renamed(engine: LiveEngine) -> Renamed | None:
+    """How the model's name is put right in an engine's answers; None for an engine whose answers have it right."""
+    return Renamed(engine.misnomer, engine.spec.public_name or engine.model) if engine.misnomer else None
 
 
 def hand_over(
@@ -106,23 +116,30 @@ def hand_over(
 
 
 class Filters:
-    """What a stream passes through: takes out usage that was asked for by us (`counts`), lets an `editor` edit it."""
+    """What a stream passes through, each where it is wanted.
 
-    def __init__(self, counts: bool, editor: Editor | None) -> None:
+    The model's name is put right (`names`), usage that was asked for by us is taken out (`counts`), and an `editor`
+    edits what is left.
+    """
+
+    def __init__(self, counts: bool, editor: Editor | None, names: Renamed | None) -> None:
+        self._names = names
         self._usage = UsageFilter() if counts else None
         self._edited = EditedStream(editor) if editor is not None else None
 
     @property
     def passing(self) -> Callable[[bytes], bytes] | None:
         """A piece of the stream in, what the client gets of it out; None where it gets everything as it is."""
-        usage, edited = self._usage, self._edited
-        if edited is None:
-            return None if usage is None else usage.feed
-        return edited.feed if usage is None else lambda chunk: edited.feed(usage.feed(chunk))
+        steps = [step.feed for step in (self._names, self._usage, self._edited) if step is not None]
+        if len(steps) < 2:
+            return steps[0] if steps else None
+        return lambda chunk: reduce(lambda piece, step: step(piece), steps, chunk)
 
     def close(self, *, whole: bool) -> bytes:
         """What was held back when the stream ended; whether it is a `whole` answer."""
-        rest = self._usage.close() if self._usage is not None else b""
+        rest = self._names.close() if self._names is not None else b""
+        if self._usage is not None:
+            rest = self._usage.feed(rest) + self._usage.close()
         return rest if self._edited is None else self._edited.feed(rest) + self._edited.close(whole=whole)
 
 

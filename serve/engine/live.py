@@ -100,6 +100,14 @@ class LiveEngine:
         if not self.spec.kind:
             self._speak(told.get("kind") or self.kind)
 
+    @property
+    def misnomer(self) -> str:
+        """What it calls its model in answers, where that is not the name it is asked by; "" for the same.
+
+        `transformers serve` adds the revision.
+        """
+        return f"{self.model}@main" if self.launched and self.kind == "transformers" and "@" not in self.model else ""
+
     def learn(self, models: list[dict[str, Any]]) -> None:
         """What the engine's own /v1/models says: names, and with vLLM the context."""
         self.names = tuple(str(m["id"]) for m in models if isinstance(m.get("id"), str))
