@@ -38,6 +38,8 @@ class Scoring(FakeUpstream):
         if path == "/tokenize" and self.by_tokens:
             body = record.json
             text = body["prompt"] if "prompt" in body else self._chat(body["messages"])
+            if body.get("continue_final_message"):
+                text = self._chat(body["messages"][:-1]) + body["messages"][-1]["content"]
             return await reply.json({"tokens": [self._number(word) for word in split(text)]})
         if path == "/v1/completions":
             return await self._completed(record.json, reply)

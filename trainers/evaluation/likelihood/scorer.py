@@ -1,7 +1,7 @@
 """Log-probabilities of an answer under a prompt, from an engine's `/v1/completions` with `echo` and `logprobs`.
 
-vLLM takes tokens, so the prompt and the answer are tokenized apart, as they would be in use. Other engines take text:
-the answer is what stands behind the prompt's last character. One token is generated and ignored, because engines differ
+vLLM is sent tokens, because the offsets that it tells count the beginning-of-text token. Other engines take text: the
+answer is what stands behind the prompt's last character. One token is generated and ignored, because engines differ
 in what 0 means. Chats become text by the engine's own template: vLLM's /tokenize or llama.cpp's /apply-template.
 """
 
@@ -50,16 +50,26 @@ class Scorer:
         return await (self._tokens if self.by_tokens else self._texts)(client, prompt, answers)
 
     async def _tokens(self, client: httpx.AsyncClient, prompt: Prompt, answers: Sequence[str]) -> list[Scored]:
-        what = {"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt, "add_generation_prompt": True}
-        before = (await self._asked(client, "/tokenize", what))["tokens"]
+        """The answer's tokens are those of prompt and answer together that the prompt alone does not begin with."""
+        before = await self._tokenized(client, prompt)
         found = []
         for answer in answers:
-            plain = {"prompt": answer, "add_special_tokens": False}
-            tokens = (await self._asked(client, "/tokenize", plain))["tokens"]
-            told = await self._logprobs(client, [*before, *tokens])
-            end = len(before) + len(tokens)
-            found.append(_sum(told["token_logprobs"][len(before) : end], len(tokens), self.engine.url))
+            whole = await self._tokenized(client, prompt, answer)
+            shared = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+            told = await self._logprobs(client, whole)
+            found.append(_sum(told["token_logprobs"][shared : len(whole)], 1, self.engine.url))
         return found
+
+    async def _tokenized(self, client: httpx.AsyncClient, prompt: Prompt, answer: str = "") -> list[int]:
+        what: dict[str, Any]
+        if isinstance(prompt, str):
+            what = {"prompt": prompt + answer}
+        elif answer:
+            messages = [*prompt, {"role": "assistant", "content": answer}]
+            what = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+        else:
+            what = {"messages": prompt, "add_generation_prompt": True}
+        return list((await self._asked(client, "/tokenize", what))["tokens"])
 
     async def _texts(self, client: httpx.AsyncClient, prompt: Prompt, answers: Sequence[str]) -> list[Scored]:
         text = prompt if isinstance(prompt, str) else await self._rendered(client, prompt)
