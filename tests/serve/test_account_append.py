@@ -193,3 +193,14 @@ async def test_entries_wait_while_the_folder_is_away_and_are_written_when_it_is_
     assert [entry["id"] for entry in found if entry["kind"] == "open"] == ["a", "b"]
     assert [entry["dropped"] for entry in found if entry["kind"] == "gap"] == [2]
     account.close()
+
+
+async def test_entries_of_a_server_that_falls_silent_are_signed(tmp_path: Path) -> None:
+    account = FileAccount(writer(tmp_path, checkpoint_s=0.2), 0.001)
+    account.append("change", {"change": "c1"})
+    account.queue(encoded("open", {"id": "a"}))
+    await asyncio.wait_for(account.written(), 10)
+    async with asyncio.timeout(10):
+        while entries(tmp_path / "account")[-1]["kind"] != "checkpoint":
+            await asyncio.sleep(0.01)
+    account.close()

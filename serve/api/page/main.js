@@ -1,5 +1,6 @@
 // The page: asks the server what it is, shows the view that the address names, keeps theme and key.
 
+import { Account } from "./account.js";
 import { Changes } from "./changes.js";
 import { el, say } from "./element.js";
 import { Playground } from "./playground.js";
@@ -33,6 +34,7 @@ async function start() {
   views.principles = new Principles(server.key);
   views.traces = new Traces(server);
   views.changes = new Changes(server.key);
+  views.account = new Account();
   await route(true);
 }
 
@@ -55,9 +57,9 @@ async function route(first = false) {
   }
   try {
     if (name === "why" && id) put(await why(decodeURIComponent(id), server.key), first);
-    else if (name === "changes") {
-      await views.changes.open(id && decodeURIComponent(id));
-      put(views.changes.root, first);
+    else if (name === "changes" || name === "account") {
+      await views[name].open(id && decodeURIComponent(id));
+      put(views[name].root, first);
     } else if (name === "principles" || name === "traces") {
       put(views[name].root, first);
       await views[name].open(held);

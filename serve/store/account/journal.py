@@ -100,7 +100,9 @@ class FileAccount:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._awake.wait()
+            if not self._awake.wait(self.writer.checkpoint_s if self.writer.unsigned else None):
+                self._sign()
+                continue
             self._urgent.wait(self._flush_s * _WAIT)
             self._urgent.clear()
             self._awake.clear()  # before the queue is emptied: what comes meanwhile wakes us again
@@ -108,6 +110,15 @@ class FileAccount:
             if not self._flush() and not self._closing.wait(_RETRY_S):
                 self._awake.set()
         self._flush()
+        self._sign()
+
+    def _sign(self) -> None:
+        """A checkpoint behind entries that have none yet, where no others come."""
+        if self.writer.unsigned and not self._trouble:
+            try:
+                self.writer.write([], sign=True)
+            except (AccountError, OSError) as error:
+                log.error("no checkpoint can be written: %s", error)
 
     def _sweep(self) -> None:
         """Cut off what is old enough, now and then."""

@@ -54,7 +54,7 @@ class Writer:
             OSError: the folder or the key cannot be made.
         """
         self.folder, self._lost = folder, lost
-        self._segment_bytes, self._checkpoint_s = segment_bytes, checkpoint_s
+        self._segment_bytes, self.checkpoint_s = segment_bytes, checkpoint_s
         self._mark = folder.with_name(f"{folder.name}.chain")  # outside the folder: tells that there was one
         fresh = not self._mark.exists()
         if fresh:
@@ -62,6 +62,7 @@ class Writer:
         self.signer = Signer.open(key_file, make=fresh or lost == "begin")
         self._head: Head | None = None
         self._signed = 0.0
+        self.unsigned = False  # entries of ours stand behind the last checkpoint
 
     def write(self, entries: Sequence[bytes], *, sign: bool = False) -> Link:
         """Append entries, JSON objects that begin with "at"; the place after them. On return they are on disk.
@@ -84,10 +85,10 @@ class Writer:
         """Put lines at the end, and a checkpoint after them where one is due."""
         more: list[bytes] = []
         end = link
-        if sign or time.time() - self._signed >= self._checkpoint_s:
+        if sign or time.time() - self._signed >= self.checkpoint_s:
             more, end = chained(link, [encoded("checkpoint", self.checkpoint(head.chain, link))])
         self._head = self._put(head, b"".join([*lines, *more]), end)
-        self._signed = time.time() if more else self._signed
+        self._signed, self.unsigned = (time.time(), False) if more else (self._signed, self.unsigned or bool(lines))
         return link
 
     def head(self) -> Head:
