@@ -88,7 +88,8 @@ def preference(row: Row) -> list[Row]:
 def labelled(row: Row) -> list[Row]:
     """Rows of prompt, completion, label; a preference pair gives two."""
     if "label" in row:
-        return [pair | {"label": truth(row["label"])} for pair in completion(row)]
+        marks = {key: truth(row[key], key) for key in ("label", "hard") if key in row}
+        return [pair | marks for pair in completion(row)]
     [pair] = preference(row)
     sides = (("chosen", True), ("rejected", False))
     return [{"prompt": pair["prompt"], "completion": pair[key], "label": label} for key, label in sides]
@@ -195,13 +196,13 @@ def number(row: Row, key: str) -> float:
     return found
 
 
-def truth(value: Any) -> bool:
+def truth(value: Any, name: str = "label") -> bool:
     """A label as a bool, from true, false, 1 and 0; ShapeError for anything else."""
     known = {"true": True, "1": True, "false": False, "0": False}
     try:
         return known[str(value).lower()]
     except KeyError:
-        raise ShapeError(f'"label" must be true or false, not {value!r}') from None
+        raise ShapeError(f'"{name}" must be true or false, not {value!r}') from None
 
 
 def split(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -90,6 +90,14 @@ METHODS: Mapping[str, Method] = {
         export="trainers.export.served:SCORE",
         several=False,
     ),
+    "detector": Method(
+        entry="trainers.methods.detector:main",
+        reads="labelled",
+        title="a detector of harmful answers, hardened on implicit ones",
+        paper="arXiv:2311.17391",
+        formula="-y log σ(r) - (1 - y) log σ(-r)",
+        export="trainers.export.served:SCORE",
+    ),
     "pair": Method(
         entry="trainers.methods.pair:main",
         reads="preference",
