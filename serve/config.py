@@ -266,6 +266,7 @@ class Flags:
     port: int | None = None
     workers: int | None = None
     state_dir: str | None = None
+    trial: str | None = None
 
 
 def is_base(engine: Engine) -> bool:

@@ -17,6 +17,8 @@ from serve.config import Config
 from serve.errors import BadRequest
 from serve.store.changes import Change, Item
 
+_SCHEMA = "trimtab-release-check/1"
+
 
 def read_check(check: Any) -> tuple[str, dict[str, Any]]:
     """The policy that a check is of, and what is kept of it.
@@ -24,7 +26,8 @@ def read_check(check: Any) -> tuple[str, dict[str, Any]]:
     Raises:
         BadRequest: it is no check, or it has not passed.
     """
-    if not isinstance(check, dict) or not all(isinstance(check.get(name), str) for name in ("policy", "digest")):
+    known = isinstance(check, dict) and check.get("schema") == _SCHEMA
+    if not known or not all(isinstance(check.get(name), str) for name in ("policy", "digest")):
         raise BadRequest("check must be the JSON that `trimtab eval --check` writes", param="check")
     if check.get("outcome") != "passed":
         raise BadRequest(f"the check has not passed: its outcome is {check.get('outcome')!r}", param="check.outcome")

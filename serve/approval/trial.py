@@ -7,11 +7,12 @@ a request from them.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,16 @@ from prompt_opt import pipeline
 from serve.approval.desk import Desk
 from serve.approval.items import passage_of
 from serve.approval.judge import judge
-from serve.config import Config, IndexSpec
+from serve.config import Config, ConfigError, IndexSpec
+from serve.errors import ApiError
 from serve.store.changes import Change, Item
 
 if TYPE_CHECKING:
+    from retrieval.passage import Passage
     from retrieval.search.index import Index
 
 _KEPT = 8  # copies of indexes that stay on disk
+_SERVED = "served-"  # the state folder of a server that tries a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,7 @@ def prepare(desk: Desk, change: Change) -> Trial:
         ValueError: an index that it touches cannot be copied.
     """
     config = judge(desk, change, desk.changes.managed())
-    rules: dict[str, list[Item]] = defaultdict(list)
-    for item in change.items:
-        if item.kind == "rule":
-            rules[item.index].append(item)
+    rules = _rules(change)
     copies: dict[str, Index] = {}
     try:
         for name, items in rules.items():
@@ -79,14 +80,52 @@ def prepare(desk: Desk, change: Change) -> Trial:
     return Trial(config, touched, copies, desk.open_index)
 
 
+def served(desk: Desk, ident: str) -> Config:
+    """The configuration of a server that answers as if the change were in force, with a state folder of its own.
+
+    Raises:
+        ConfigError: there is no such change, or it cannot be tried; the message says why.
+    """
+    change = desk.changes.find(ident)
+    if change is None:
+        raise ConfigError(f"--trial: no change {ident!r} in {desk.changes.where}")
+    try:
+        with closing(prepare(desk, change)) as trial:
+            places = {name: str(_place(desk, name, items)) for name, items in _rules(change).items()}
+    except (ApiError, ValueError, OSError, sqlite3.Error) as error:
+        raise ConfigError(f"--trial {ident}: {error}") from None
+    indexes = {name: replace(spec, path=places.get(name, spec.path)) for name, spec in trial.config.indexes.items()}
+    state = desk.config.state_dir / "trials" / f"{_SERVED}{ident}"
+    return replace(trial.config, indexes=indexes, state_dir=state)
+
+
+def _rules(change: Change) -> dict[str, list[Item]]:
+    """The items of rules by index."""
+    rules: dict[str, list[Item]] = defaultdict(list)
+    for item in change.items:
+        if item.kind == "rule":
+            rules[item.index].append(item)
+    return rules
+
+
+def _place(desk: Desk, name: str, items: list[Item]) -> Path:
+    """Where the copy of an index with these items is."""
+    puts, gone = _parts(items)
+    return desk.config.state_dir / "trials" / desk.open_index(name).state_after(puts, gone)
+
+
+def _parts(items: list[Item]) -> tuple[list[Passage], list[str]]:
+    """The rules that are put, and the ids of those that are withdrawn."""
+    puts = [passage_of(item) for item in items if item.op != "withdraw"]
+    return puts, [item.name for item in items if item.op == "withdraw"]
+
+
 def _copy(desk: Desk, spec: IndexSpec, items: list[Item]) -> Index:
     from retrieval.search.index import Index
     from retrieval.search.replica import copy_record
 
-    puts = [passage_of(item) for item in items if item.op != "withdraw"]
-    gone = [item.name for item in items if item.op == "withdraw"]
-    trials = desk.config.state_dir / "trials"
-    folder = trials / desk.open_index(spec.name).state_after(puts, gone)
+    folder, (puts, gone) = _place(desk, spec.name, items), _parts(items)
+    trials = folder.parent
     options: dict[str, Any] = {"embedder": spec.embedder or None, "reranker": spec.reranker or None}
     if not folder.exists():
         trials.mkdir(parents=True, exist_ok=True)
@@ -104,6 +143,7 @@ def _copy(desk: Desk, spec: IndexSpec, items: list[Item]) -> Index:
 
 def _tidy(trials: Path) -> None:
     """Remove all copies but the newest."""
-    found = sorted(trials.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    copies = [path for path in trials.iterdir() if not path.name.startswith(_SERVED)]
+    found = sorted(copies, key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in found[_KEPT:]:
         shutil.rmtree(folder, ignore_errors=True)

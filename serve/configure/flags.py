@@ -40,6 +40,7 @@ def parser(prog: str, about: str) -> argparse.ArgumentParser:
     server.add_argument("--port", metavar="N", type=int, help="default 8000; 0 picks a free one")
     server.add_argument("--workers", metavar="N", type=int, help="worker processes (default 1)")
     server.add_argument("--state-dir", metavar="DIR", help="where traces are kept (default ./state)")
+    server.add_argument("--trial", metavar="ID", help="serve as if this change were in force, from copies")
     return it
 
 

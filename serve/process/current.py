@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import uvicorn
@@ -22,24 +21,25 @@ from serve.chat.recorder import Recorder, recorder
 from serve.chat.service import Service
 from serve.chat.warmup import Done, warm
 from serve.config import Config, ConfigError
-from serve.configure.flags import parse
-from serve.configure.reader import Source, read, resolve
-from serve.configure.server import refuse_opening
+from serve.configure.reader import resolve
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import Checked
+from serve.errors import Unavailable
 from serve.http.gate import Gate
 from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
 from serve.observe import logs, tracing
 from serve.process.following import Following
+from serve.process.loading import desk_of, loaded
 from serve.process.parts import Parts, drain_s, parts_of, recorded, relay_of, stored, timeouts, turns_of
-from serve.store.place import open_account, open_changes, open_traces
+from serve.store.place import open_traces
 from serve.store.traces import Traces
 
 log = logging.getLogger("trimtab.worker")
 _PATIENCE_S = 5.0  # for an engine's list of models
+_TRIAL_S = 60.0
 _PROBE_S = 30.0  # between tries to learn what an engine by URL is
 
 
@@ -48,13 +48,15 @@ class Worker:
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         self._argv: list[str] = told["config"]
+        self._following: Following | None = None  # of changes; a server that tries one follows none
         self._replacing = asyncio.Lock()  # a reload, or a change that comes into force
         self._report = told.get("report_fd")
         self._revision = 0
         self._engines: Mapping[str, Any] = {}
-        self._source, config = self._load(told)
+        self._source, config = loaded(self._argv, told)
         indexes = Indexes(config.indexes)
-        config = self._caught_up(config, indexes)
+        if not self._source.flags.trial:
+            config = self._caught_up(config, indexes)
         self.gate = Gate(config)
         self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
         # What requests that began before a reload may still be using.
@@ -83,7 +85,7 @@ class Worker:
 
     async def _reload(self, told: Mapping[str, Any]) -> None:
         try:
-            source, config = await asyncio.to_thread(self._load, told)
+            source, config = await asyncio.to_thread(loaded, self._argv, told)
             old = self.service
             indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
             relay = old.relay if timeouts(config) == timeouts(old.config) else relay_of(config)
@@ -101,27 +103,27 @@ class Worker:
             self.report({"reloaded": told["revision"]})
 
     def desk(self) -> Desk:
-        """Where changes of rules and policies are made, beside the configuration in force."""
-        return self._desk(self.service.config, self.service.indexes)
+        """Where changes of rules and policies are made, beside the configuration in force.
 
-    def _desk(self, config: Config, indexes: Indexes) -> Desk:
-        return Desk(
-            self._source,
-            config,
-            open_changes(config.store, config.state_dir),
-            indexes.open,
-            partial(open_account, config),
-        )
+        Raises:
+            Unavailable: this server tries a change, and makes none.
+        """
+        if self._source.flags.trial:
+            raise Unavailable("this server tries a change: it makes none", code="no_changes")
+        return desk_of(self._source, self.service.config, self.service.indexes)
 
     def _caught_up(self, config: Config, indexes: Indexes) -> Config:
         """The configuration once the change is in force that a killed process may have left half-way."""
-        desk = self._desk(config, indexes)
+        desk = desk_of(self._source, config, indexes)
         self._following = Following(desk.changes)
         managed = self._following.catch_up(desk)
         return resolve(self._source, managed) if managed.revision != config.revision else config
 
     async def follow_changes(self) -> None:
         """Put into force what has been approved anywhere, or is due, within a fraction of a second."""
+        if self._following is None:
+            await asyncio.sleep(_TRIAL_S)
+            return
         managed = await self._following.news(self.desk)
         if managed is None or managed.revision == self.service.config.revision:
             return
@@ -142,17 +144,6 @@ class Worker:
                 old.recorder.began(config)
         log.info("managed policies of revision %d are in force", managed.revision)
         self._changed.set()
-
-    def _load(self, told: Mapping[str, Any]) -> tuple[Source, Config]:
-        """The configuration, unless it opens the server further: the file may have changed since the parent read it.
-
-        Raises:
-            ConfigError: it is wrong, or too open.
-        """
-        source, managed = read(parse(self._argv))
-        config = resolve(source, managed)
-        refuse_opening(config, told["host"], keyed=told["keyed"])
-        return source, config
 
     def _replace(
         self,
@@ -195,7 +186,8 @@ class Worker:
 
     async def close(self) -> None:
         """Close connections, stores and indexes, those of earlier configurations too."""
-        self._following.close()
+        if self._following is not None:
+            self._following.close()
         for owned in (self.service.relay, self.service.traces, self.service.indexes, *self._retired):
             await (owned.close() if isinstance(owned, Relay) else asyncio.to_thread(owned.close))
         for records in (self.service.recorder, *self._ended):

@@ -266,3 +266,32 @@ def test_without_keys_changes_can_be_drafted_but_not_approved(start: Start) -> N
     ident = house.draft(RULE, who="")
     assert house.step("", ident, "submit")["state"] == "submitted"
     assert house.step("", ident, "approve", 403)["error"]["code"] == "no_keys"
+
+
+def test_a_change_that_requires_a_check_is_approved_with_one_of_its_very_policy(house: House, start: Start) -> None:
+    ident = house.draft({**RULE, "name": "checked"}, requires=["rules"])
+    house.step("ada", ident, "submit")
+    assert house.step("ben", ident, "approve", 409)["error"]["code"] == "check_missing"
+    folder = house.served.config.parent
+    tried = House(start("--trial", ident, "--state-dir", str(folder / "state"), file=house.served.config.read_text()))
+    until(lambda: "rules" in tried.policies(), 20)
+    digest = tried.policies()["rules"]["digest"]
+    assert digest != house.policies()["rules"]["digest"]
+    assert tried.call("ada", "GET", "/v1/changes", status=503)["error"]["code"] == "no_changes"
+    tried.served.stop()
+    check = {"schema": "trimtab-release-check/1", "outcome": "passed", "policy": "rules", "digest": digest, "at": "now"}
+    house.step("ada", ident, "check", 400, check={**check, "outcome": "failed"})
+    house.step("ada", ident, "check", check={**check, "digest": "another"})
+    assert house.step("ben", ident, "approve", 409)["error"]["code"] == "check_missing"
+    house.step("ada", ident, "check", check=check)
+    assert house.step("ben", ident, "approve")["state"] == "in_force"
+    assert house.policies()["rules"]["digest"] == digest
+
+
+def test_a_draft_is_tried_beside_what_is_in_force(house: House) -> None:
+    ident = house.draft({**RULE, "name": "tried", "content": {"text": "Dogs may swim in the lake of the park."}})
+    asked = {"messages": [{"role": "user", "content": "May dogs swim in the lake?"}]}
+    found = house.call("ada", "POST", f"/v1/changes/{ident}/explain", asked)
+    assert (found["policy"], found["changed"], found["came"]) == ("rules", True, ["law/tried"])
+    assert "swim in the lake of the park" in str(found["after"])
+    assert "swim in the lake of the park" not in str(found["before"])

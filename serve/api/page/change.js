@@ -40,7 +40,7 @@ export class Change {
   }
 
   #steps() {
-    const may = ([, { right, states }]) => this.key.rights.includes(right) && states.includes(this.change.state);
+    const may = ([name, { right, states }]) => !(name === "rollback" && this.change.inverts) && this.key.rights.includes(right) && states.includes(this.change.state);
     const steps = Object.entries(STEPS).filter(may).map(([name, { label, main, danger }]) =>
       button(label, () => this.#take(name), { class: main ? "main" : danger ? "danger" : "" }));
     return [button("Comment", () => this.#take("comment")), ...steps];
