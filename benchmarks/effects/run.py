@@ -41,7 +41,8 @@ sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode
 def trimtab(*args: str, **more: object) -> subprocess.Popen[str]:
     """A command of this checkout's Trimtab, started."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([sys.executable, "-m", "serve.cli.command", *args], env=environment, text=True, **more)  # type: ignore[call-overload, no-any-return]
+    command = [sys.executable, "-m", "serve.cli.command", *args]
+    return subprocess.Popen(command, env=environment, text=True, **more)  # type: ignore[call-overload, no-any-return]
 
 
 def half(python: str, model: Path, work: Path) -> Path:
@@ -140,6 +141,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=0, help="questions of each set of answers; 0: all")
     parser.add_argument("--tokens", type=int, default=256, help="of an answer, at most")
     args = parser.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell has it ignored in the background, by children too
     deadline = time.monotonic() + 60 * args.minutes
     args.work = args.work.resolve()
     kind, _, file = args.model.partition("=")
