@@ -128,8 +128,8 @@ def entries(count: int, start: int = 0) -> list[bytes]:
         rules = [("law", f"law-{n % 97}", digest[:16]), ("law", f"law-{n % 89}", digest[:16])]
         rows.append(
             msgspec.json.encode(
-                Opened(now, "open", ident, "city", "desk-1", PATH, "careful", digest[:12], "main", "bench", rules,
-                       digest[:16], "messages", digest)
+                Opened(now, "open", ident, "city", "desk-1", PATH, "careful", digest[:12], "c-17", "main", "bench",
+                       {"law": 12}, rules, digest[:16], "messages", digest)
             )
         )  # fmt: skip
         rows.append(

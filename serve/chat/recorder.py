@@ -48,9 +48,11 @@ class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
     path: str = ""
     policy: str = ""
-    digest: str = ""  # of the policy
+    digest: str = ""  # of the policy, with the rules that its indexes held
+    change: str = ""  # that put a managed policy in force
     engine: str = ""
     model: str = ""
+    indexes: dict[str, int] = {}  # those that were read, and their revisions
     rules: list[tuple[str, str, str]] = []  # quoted: index, id, SHA-256 of the text (16 digits)
     person: str = ""  # pseudonym
     of: Literal["messages", "text", "body", ""] = ""
@@ -138,11 +140,12 @@ class Recorder:
         assert selection is not None
         of, text = _sent(alignment.prompt, body)
         rules = _rules(alignment) if alignment.advice.principles or alignment.advice.pinned else []
-        caller, policy = record.caller, selection.policy
-        whole = digest(policy, states_of(alignment.outcomes))
+        caller, policy, states = record.caller, selection.policy, states_of(alignment.outcomes)
+        indexes = {name: revision for name, (revision, _) in states.items()}
         entry = Opened(
             round(time.time(), 3), "open", record.ident, caller.tenant, caller.name, record.path, policy.name,
-            whole, engine, (model or selection.model)[:_LONG], rules, person.pseudonym, of, person.digest(text),
+            digest(policy, states), policy.change, engine, (model or selection.model)[:_LONG], indexes, rules,
+            person.pseudonym, of, person.digest(text),
         )  # fmt: skip
         self.account.queue(self._encode(entry))
 

@@ -26,6 +26,8 @@ from serve.store.account.writer import Writer, encoded
 from serve.store.place import open_account
 from tests.serve.conftest import SECRETS, Served, Start, chat
 from tests.serve.test_account_requests import RECORD, account, state, until
+from tests.serve.test_changes import BASE, KEYS, RULE, House
+from tests.serve.test_changes import SECRETS as CHANGERS
 
 RIGHTS = {"house": '"raw", "traces", "account"', "guest": '"raw", "account"', "bare": '"raw"'}
 KEYED = RECORD + "".join(
@@ -66,6 +68,32 @@ def test_show_tells_what_was_sent_and_who_approved_it(served: Served, capsys: py
     assert "in force by change c1 (Clearer answers), written by ann, approved by bob on" in told
     assert "the answer was complete, status 200" in told
     assert httpx.get(f"{served.url}/v1/account/requests/{ident}").json()["story"] == told.splitlines()
+
+
+def test_a_request_under_an_approved_rule_is_traced_to_whoever_approved_it(start: Start) -> None:
+    served = start(
+        file=BASE
+        + RECORD
+        + KEYS.replace(
+            '"author", "approver", "principles", "traces"', '"author", "approver", "principles", "traces", "account"'
+        )
+    )
+    house = House(served)
+    before = house.policies()["rules"]["digest"]
+    change = house.passed(RULE)
+    deadline = time.monotonic() + 10
+    while (now := house.policies()["rules"]["digest"]) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    headers = {"authorization": f"Bearer {CHANGERS['ben']}", "x-trimtab-policy": "rules"}
+    ident = ask(served, chat("May my dogs run in parks?"), **headers)
+    told = house.call("ben", "GET", f"/v1/account/requests/{ident}")
+    opened = told["entries"][0]
+    assert opened["digest"] == now
+    assert [rule[:2] for rule in opened["rules"]] == [["law", "parks"]]
+    assert opened["indexes"] == {"law": 1}
+    assert f"in force by change {change}" in " ".join(told["story"])
+    assert "written by ada, approved by ben on" in " ".join(told["story"])
 
 
 def test_a_policy_of_the_file_is_said_to_be_one(served: Served, capsys: pytest.CaptureFixture[str]) -> None:

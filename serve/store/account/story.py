@@ -36,7 +36,7 @@ def _opened(entry: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]) -> l
         lines.append(f"Quoted rule {index}/{ident}, version {version}{_rule_change(index, entry['at'], changes)}")
     if not entry.get("rules"):
         lines.append("No rule was quoted.")
-    lines += [f"Index {name}: {state}" for name, state in entry.get("indexes", {}).items()]
+    lines += [f"Index {name} stood at revision {revision}." for name, revision in entry.get("indexes", {}).items()]
     what = {"messages": "its messages", "text": "its text", "body": "its body"}.get(entry.get("of", ""), "it")
     lines.append(f"HMAC of the prompt ({what}) with the salt of person {entry.get('person')}: {entry.get('prompt')}")
     return lines
@@ -58,15 +58,15 @@ def _approval(entry: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]) ->
     """Who approved the policy as it was, by the newest change before the request that names this digest."""
     name, digest = entry.get("policy"), entry.get("digest")
     mine = [it for it in changes if it["at"] <= entry["at"] and it.get("policies", {}).get(name) == digest]
-    if not mine:
+    change, since = (mine[-1]["change"], "") if mine else (entry.get("change"), "; its rules were changed since")
+    if not change:
         return "no change put it in force; it stands in trimtab.toml or is built in"
-    change = mine[-1]["change"]
     steps = [it for it in changes if it["change"] == change and it["at"] <= entry["at"]]
     approved = [f"{_by(it)} on {day(it['at'])}" for it in steps if it["step"] == "approved"]
     author = next((it["author"] for it in steps if it.get("author")), "")
     reason = next((it["reason"] for it in steps if it.get("reason")), "")
     title = next((it["title"] for it in steps if it.get("title")), "")
-    text = f"in force by change {change}" + (f" ({title})" if title else "")
+    text = f"in force by change {change}{since}" + (f" ({title})" if title else "")
     text += f", written by {author}" if author else ""
     text += f", approved by {' and '.join(approved)}" if approved else ", whose approval has no entry"
     return text + (f"; reason: {reason}" if reason else "")
