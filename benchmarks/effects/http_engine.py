@@ -14,6 +14,7 @@ import queue
 import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
 
         shape = self._object(chat, True)
-        for piece in (first, *pieces):
+        for piece in chain([first], pieces):
             said = piece.get("text")
             if said is None or said:
                 delta = {"delta": {"content": said} if said else {}} if chat else {"text": said or ""}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -121,6 +121,17 @@ class Host:
             self.pending -= 1
             async with self._free:
                 self._free.notify_all()
+
+
+def run_all(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that holds groups of tasks; of several errors the first is raised, by itself."""
+    try:
+        return asyncio.run(work)
+    except ExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 # ---------------------------------------------------------------- what an answer that is none says

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import httpx
 
-from trainers.ask.host import EngineError, GivenUp, Host
+from trainers.ask.host import EngineError, GivenUp, Host, run_all
 from trainers.ask.journal import Journal, Row
 from trainers.evaluation.arms.arm import Arm
 from trainers.evaluation.arms.conversation import Speaker
@@ -122,13 +122,7 @@ def ask_arms(
     left = [job for job in todo if kept.get(job.key) is None]
     asking = _Asking(arms, left, kept, manner, bar, early)
     if left:
-        try:
-            asyncio.run(asking.run())
-        except ExceptionGroup as group:  # of the hosts, each of its workers: what went wrong first
-            error: BaseException = group
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error from None
+        run_all(asking.run())
     done = {arm.name: [a for job in todo if job.arm == arm.name and (a := asking.found(job))] for arm in arms}
     states = asking.states.values()
     stopped = {state.arm.name: state.stopped for state in states if state.stopped}

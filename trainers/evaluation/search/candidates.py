@@ -14,7 +14,7 @@ import msgspec
 
 from prompt_opt.core import Advice, Chat, Message, Policy, Profile
 from prompt_opt.layout.order import lay_out
-from trainers.ask.host import Host
+from trainers.ask.host import Host, run_all
 from trainers.ask.journal import Journal
 from trainers.evaluation.arms.arm import Arm
 from trainers.evaluation.likelihood.margin import Row, key_of, measured
@@ -39,13 +39,7 @@ class Candidates:
         left = deque(pair for pair in pairs if self.kept.get(key_of(name, pair.id)) is None)
         self.spent += sum(len(pair.answers) for pair in left)
         if left:
-            try:
-                asyncio.run(self._score(name, candidate, left))
-            except ExceptionGroup as group:
-                error: BaseException = group
-                while isinstance(error, BaseExceptionGroup):
-                    error = error.exceptions[0]
-                raise error from None
+            run_all(self._score(name, candidate, left))
         rows = {pair.id: (pair, self.kept[key_of(name, pair.id)]) for pair in pairs}
         return {ident: measured(pair, row.scores)[objective] for ident, (pair, row) in rows.items() if row.scores}
 
