@@ -2,10 +2,11 @@
 
   score = w · lexical + (1 - w) · dense
 
-dense is the cosine (a negative one is 0). lexical is (BM25 over the most that any passage could score)^2: a few
-common words in a long question say less than their share. Neither depends on what else was found, so scores compare
-between queries and a floor on them means something; reciprocal ranks, which know only order, let the weaker side
-outvote the stronger.
+dense is the cosine's share of the way from what the embedder gives unrelated texts (`zero`) up to 1, and 0 below it:
+e5's cosines lie between .7 and .9, MiniLM's between 0 and .7. lexical is (BM25 over the most that any passage could
+score)^2: a few common words in a long question say less than their share. Neither depends on what else was found, so
+scores compare between queries and a floor on them means something; reciprocal ranks, which know only order, let the
+weaker side outvote the stronger.
 (Bruch, Gai, Ingber: An Analysis of Fusion Functions for Hybrid Retrieval, arXiv 2210.11934.)
 """
 
@@ -30,15 +31,17 @@ class Candidate(NamedTuple):  # a hundred of them a search: a frozen dataclass t
     lexical_rank: int | None
 
 
-def fuse(lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: float) -> list[Candidate]:
-    """Best first, ties by key. `more` has the cosines of what only `lexical` found."""
+def fuse(
+    lexical: Ranked, ceiling: float, dense: Ranked, more: Ranked, weight: float, zero: float = 0.0
+) -> list[Candidate]:
+    """Best first, ties by key. `more` has the cosines of what only `lexical` found; unrelated texts have `zero`."""
     bm25, cosine = dict(lexical), dict(more) | dict(dense)
     lexical_rank = {key: i for i, (key, _) in enumerate(lexical, 1)}
     dense_rank = {key: i for i, (key, _) in enumerate(dense, 1)}
     found = []
     for key in bm25.keys() | cosine.keys():
         sparse, near = bm25.get(key), cosine.get(key)
-        score = weight * normal_lexical(sparse, ceiling) + (1.0 - weight) * normal_dense(near)
+        score = weight * normal_lexical(sparse, ceiling) + (1.0 - weight) * normal_dense(near, zero)
         found.append(Candidate(key, round(score, 6), near, sparse, dense_rank.get(key), lexical_rank.get(key)))
     return _by_score(found)
 
@@ -58,6 +61,6 @@ def normal_lexical(score: float | None, ceiling: float) -> float:
     return min(1.0, score / ceiling) ** STEEP if score and ceiling > 0 else 0.0
 
 
-def normal_dense(score: float | None) -> float:
-    """A cosine as 0 to 1; negative ones are 0."""
-    return min(1.0, max(0.0, score)) if score else 0.0
+def normal_dense(score: float | None, zero: float = 0.0) -> float:
+    """A cosine as 0 to 1: how far it lies from `zero` towards 1."""
+    return min(1.0, max(0.0, (score - zero) / (1.0 - zero))) if score else 0.0

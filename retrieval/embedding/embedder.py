@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,13 @@ from retrieval.text.structure import chunk
 
 DEFAULT = "all-MiniLM-L6-v2"
 BATCH = 32  # larger ones are slower: they pad to their longest text
+NEAR_ZERO = 0.2  # unrelated texts' mean cosine up to which cosines are used as they are
+UNRELATED = (  # questions, and passages that answer none of them
+    ("What is the capital of France?", "How do I boil an egg?", "Write a poem about autumn leaves."),
+    ("The licence holder must keep records of every transfer for six years.",
+     "A dog must be kept on a leash in every public park.",
+     "The Minister may appoint inspectors for the purposes of this Act."),
+)  # fmt: skip
 WINDOWS = 8  # parts of a long query that are embedded; their mean is its vector
 Vectors = npt.NDArray[np.float32]
 
@@ -76,6 +84,17 @@ class Model:
         self._longest = _longest(folder, config)
         self.limit = self._longest - tokenizer.num_special_tokens_to_add(False) - prompt
         self._pad = int(config.get("pad_token_id") or 0)
+
+    @cached_property
+    def zero(self) -> float:
+        """The highest cosine of texts that have nothing to do with each other; 0 where their mean is near 0.
+
+        Takes six short texts' time, once.
+        """
+        questions, passages = UNRELATED
+        vectors = self._embed(self.asked, [self._document_prompt + text for text in passages])
+        cosines = self.queries(list(questions)) @ vectors.T
+        return round(float(cosines.max()), 4) if cosines.mean() > NEAR_ZERO else 0.0
 
     def count(self, text: str) -> int:
         """Tokens, or a sixteenth of the characters: WordPiece counts a word of a megabyte as one unknown token."""

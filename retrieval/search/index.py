@@ -28,7 +28,7 @@ from retrieval.search.standing import hash_after, state_hash
 from retrieval.text.structure import chunk_passage
 
 CHARACTERS = 1200  # the most in a chunk of an index without an embedder
-WEIGHT = 0.5  # of the lexical side, until `trimtab index tune` has found the index's own
+WEIGHT = 0.55  # of the lexical side, until `trimtab index tune` has found the index's own
 DEPTH = 50  # the least number of candidates taken from each side
 
 
@@ -233,6 +233,11 @@ class Index:
         return self._weight
 
     @property
+    def zero(self) -> float:
+        """The cosine of unrelated texts, by the index's embedder; 0 where that says nothing about it."""
+        return float(getattr(self.embedder, "zero", 0.0))
+
+    @property
     def floor(self) -> float:
         """The score below which a hybrid search's find is noise, as `trimtab index build` has set it; 0: it has not.
 
@@ -285,11 +290,11 @@ class Index:
             return fuse(*lexical, [], [], 1.0)
         dense = self.backend.dense(view, vector, depth, ask.exact)
         if ask.mode == "dense":
-            return fuse([], 0.0, dense, [], 0.0)
+            return fuse([], 0.0, dense, [], 0.0, self.zero)
         found = {key for key, _ in dense}
         missing: list[Key] = [key for key, _ in lexical[0] if key not in found]
         more = self.backend.cosines(view, vector, missing) if missing else []
-        return fuse(*lexical, dense, more, self._weight)
+        return fuse(*lexical, dense, more, self._weight, self.zero)
 
     def _hits(self, ask: Ask, fused: list[Candidate]) -> list[Hit]:
         if ask.floor is not None:

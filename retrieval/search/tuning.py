@@ -37,6 +37,7 @@ class Sides:
     dense: Ranked
     more: Ranked
     documents: dict[Key, str]
+    zero: float = 0.0  # the cosine of unrelated texts
 
 
 def sides(index: Index, query: str, depth: int = DEPTH) -> Sides:
@@ -54,7 +55,8 @@ def sides(index: Index, query: str, depth: int = DEPTH) -> Sides:
     found = {key for key, _ in dense}
     more = index.backend.cosines(view, vector, [key for key, _ in lexical if key not in found])
     keys = [key for key, _ in [*dense, *more]]
-    return Sides(lexical, ceiling, dense, more, {k: p.document for k, p in index.backend.fetch(keys).items()})
+    documents = {k: p.document for k, p in index.backend.fetch(keys).items()}
+    return Sides(lexical, ceiling, dense, more, documents, index.zero)
 
 
 def tune(index: Index, queries: dict[str, str], qrels: Qrels, asked: Iterable[str] | None = None) -> Tuned:
@@ -72,7 +74,7 @@ def tune(index: Index, queries: dict[str, str], qrels: Qrels, asked: Iterable[st
 
 def ranked(found: Sides, weight: float) -> list[str]:
     """Documents, each at its best chunk."""
-    fused = fuse(found.lexical, found.ceiling, found.dense, found.more, weight)
+    fused = fuse(found.lexical, found.ceiling, found.dense, found.more, weight, found.zero)
     return list(dict.fromkeys(found.documents[f.key] for f in fused if f.key in found.documents))
 
 

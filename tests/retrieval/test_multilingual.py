@@ -8,6 +8,7 @@ import pytest
 
 from retrieval.cli.command import main
 from retrieval.embedding import choice, e5, embedder
+from retrieval.fusion import normal_dense
 from retrieval.passage import Passage
 from retrieval.search.index import Index
 
@@ -126,3 +127,22 @@ def test_a_new_index_of_french_texts_answers_an_english_question(
         assert index.embedder is not None
         assert index.embedder.id == multilingual.id
         assert "chiens" in index.search("Must I keep my dog on a leash?", 1)[0].text
+
+
+def test_cosines_count_from_what_unrelated_texts_get(multilingual: embedder.Model, minilm: embedder.Model) -> None:
+    assert 0.7 < multilingual.zero < 0.8
+    assert minilm.zero == 0.0
+    assert normal_dense(multilingual.zero, multilingual.zero) == 0.0
+    assert normal_dense(1.0, multilingual.zero) == pytest.approx(1.0)
+    assert normal_dense(0.4) == 0.4
+
+
+def test_words_in_common_by_chance_do_not_outvote_meaning(multilingual: embedder.Model, tmp_path: Path) -> None:
+    rules = [
+        Passage("chien", "Les chiens doivent être tenus en laisse dans les parcs publics.", language="fr"),
+        Passage("park", "Le parc de serveurs « Public Park » sert le client ; il est ouvert en mai.", language="fr"),
+        Passage("impôt", "Les impôts sont payés au plus tard en mai.", language="fr"),
+    ]
+    with Index.open(tmp_path / "index", create=True, embedder=multilingual) as index:
+        index.add(rules)
+        assert index.search("Must dogs be on a leash in a public park?", 1)[0].id == "chien"
