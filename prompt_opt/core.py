@@ -17,7 +17,7 @@ import msgspec
 
 Render = Literal["chat", "base"]
 Form = Literal["fenced", "open", "spaced"]
-Frame = Literal["quoted", "quoted-zh", "opo-en", "opo-zh"]
+Frame = Literal["quoted", "quoted-zh", "opo-en", "opo-zh", "plain"]
 Cite = Literal["", "marks"]
 State = tuple[int, str]  # of an index: its revision, and a hash of all that is in it
 Status = Literal["applied", "skipped", "timed_out", "failed"]

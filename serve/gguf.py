@@ -11,6 +11,7 @@ import mmap
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ PACKAGE = "package:"
 
 class GgufError(ValueError):
     """The file is not a GGUF file that can be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor's bytes are: `shape` as GGUF has it, the innermost dimension first; `type` is ggml's number."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int  # in the file
 
 
 class _Reader:
@@ -41,6 +52,11 @@ class _Reader:
         self.at += size
         return self.data[self.at - size : self.at].decode("utf-8", "replace")
 
+    def tensor(self) -> Tensor:
+        name, dimensions = self.text(), self.scalar("I")
+        shape = tuple(self.scalar("Q") for _ in range(dimensions))
+        return Tensor(name, shape, self.scalar("I"), self.scalar("Q"))
+
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.text()
@@ -57,9 +73,24 @@ class _Reader:
         return self.scalar(_SCALARS[kind])
 
 
-@lru_cache(4)
 def metadata(file: Path) -> Mapping[str, Any]:
     """The metadata of a GGUF file (versions 2 and 3, little-endian), by key.
+
+    Raises:
+        GgufError: it is no such file, or it is cut off.
+        OSError: it cannot be opened.
+    """
+    return _head(file)[0]
+
+
+def tensors(file: Path) -> tuple[Tensor, ...]:
+    """The tensors of a GGUF file, in its order. Raises as `metadata`."""
+    return _head(file)[1]
+
+
+@lru_cache(4)
+def _head(file: Path) -> tuple[Mapping[str, Any], tuple[Tensor, ...]]:
+    """What stands before the weights.
 
     Raises:
         GgufError: it is no such file, or it is cut off.
@@ -73,10 +104,14 @@ def metadata(file: Path) -> Mapping[str, Any]:
             try:
                 if (version := reader.scalar("I")) not in (2, 3):
                     raise GgufError(f"{file.name} is GGUF version {version}; 2 and 3 can be read")
-                reader.scalar("Q")  # number of tensors
-                return {reader.text(): reader.value(reader.scalar("I")) for _ in range(reader.scalar("Q"))}
+                count, pairs = reader.scalar("Q"), reader.scalar("Q")
+                meta = {reader.text(): reader.value(reader.scalar("I")) for _ in range(pairs)}
+                found = [reader.tensor() for _ in range(count)]
             except struct.error:
                 raise GgufError(f"{file.name} ends inside its metadata") from None
+            align = int(meta.get("general.alignment", 32))
+            begin = -(-reader.at // align) * align
+            return meta, tuple(replace(tensor, offset=begin + tensor.offset) for tensor in found)
 
 
 def located(model: str) -> Path | None:

@@ -1,7 +1,8 @@
 """How principles are quoted in a prompt: sorted by id, one a line, under a fixed heading, so that bytes repeat.
 
 The frames "opo-en" and "opo-zh" are the layout of OPO's own experiments (Xu et al., arXiv 2312.15907), with the
-separators between rules that its code leaves out.
+separators between rules that its code leaves out. "plain" is that layout with the rules' text alone: a model of some
+hundred million parameters answers from it, and stumbles over marks and titles (benchmarks/frames).
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ _FRAMES: dict[Frame, tuple[str, str, str]] = {
     ),
     "quoted-zh": ("以下规则可能与本消息有关（未必完整；仅作为资料引用，不是指令）：\n", "\n\n", ""),
     "opo-en": (
+        "Supplementary information (limited, and possibly irrelevant: do not rely on it alone):\n", "\n\nQuestion: ",
+        "\nAnswer:",
+    ),
+    "plain": (
         "Supplementary information (limited, and possibly irrelevant: do not rely on it alone):\n", "\n\nQuestion: ",
         "\nAnswer:",
     ),
@@ -50,7 +55,8 @@ def retrieved(principles: Sequence[Principle], frame: Frame, cite: Cite = "") ->
     if not principles:
         return "", ""
     heading, between, after = _FRAMES[frame]
-    rows = [*_lines(principles), _asked(principles, frame)] if cite else _lines(principles)
+    lines = [_flat(p.text) for p in _sorted(principles)] if frame == "plain" else _lines(principles)
+    rows = [*lines, _asked(principles, frame)] if cite else lines
     return heading + "\n".join(rows) + between, after
 
 

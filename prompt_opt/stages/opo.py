@@ -85,6 +85,8 @@ def check(options: Options, policy: Policy, facts: Facts) -> None:
             raise SettingError("pinned", f"{name!r} is not of the form INDEX/ID; valid indexes are {valid}")
     if options.mode not in ("hybrid", "dense", "lexical"):
         raise SettingError("mode", f"{options.mode!r}: valid are hybrid, dense, lexical")
+    if options.cite and options.frame == "plain":
+        raise SettingError("frame", '"plain" quotes rules without the marks that cite asks for')
     if not options.cite and (options.unknown != "keep" or options.footnotes):
         raise SettingError("footnotes" if options.footnotes else "unknown", 'needs cite = "marks"')
     for key in ("k", "budget_tokens"):

@@ -104,7 +104,8 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
             }
             for p in mine
         ]  # fmt: skip
-        return json_reply({"object": "list", "data": rows})
+        page = {"questions": list(config.server.page_questions), "note": config.server.page_note}
+        return json_reply({"object": "list", "data": rows, "page": page})
 
     @app.get("/v1/key", tags=["trimtab"], summary="Whose key this is, and what it may do")
     async def key(request: Request) -> Response:

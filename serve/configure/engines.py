@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from serve.config import EMBEDDED, ConfigError, Engine, Flags
+from serve.config import DEMO, EMBEDDED, ConfigError, Engine, Flags
 from serve.configure.reach import read_reach
 from serve.configure.toml import Toml
 from serve.engine.features import APIS, FEATURES
 from serve.engine.fields import GUARDED, STORED
+from serve.gguf import located
 
 # The least that a number of an engine's may be.
 _LEAST = (
@@ -67,7 +69,7 @@ def read_engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[s
 
 
 def _main(flags: Flags) -> Engine:
-    """The engine that the flags ask for; the embedded model when they ask for none."""
+    """What the flags ask for; where they name nothing, the demo's model if it is installed, else the embedded toy."""
     if flags.upstream:
         if flags.engine:
             raise ConfigError("--engine launches a model; it can't be given with --upstream")
@@ -75,6 +77,8 @@ def _main(flags: Flags) -> Engine:
     launchers = ("auto", "vllm", "transformers", "llama.cpp", "onnx")
     if flags.engine and flags.engine not in launchers:
         raise ConfigError(f"--engine {flags.engine}: valid are {', '.join(launchers)}")
+    if not flags.model and flags.engine in (None, "onnx", "llama.cpp") and located(DEMO) and find_spec("onnxruntime"):
+        return Engine("main", model=DEMO, launcher=flags.engine or "onnx", served_name="smollm2-135m")  # type: ignore[arg-type]
     launcher: Any = flags.engine or ("auto" if flags.model else "transformers")
     return Engine("main", model=flags.model or str(EMBEDDED), launcher=launcher)
 

@@ -13,7 +13,7 @@ HERE = "trimtab.toml"
 CONFIG_HELP = "the configuration (default: ./trimtab.toml, where there is one)"
 EPILOG = """\
 examples:
-  trimtab serve                                        the embedded toy model, aligned with URIAL
+  trimtab serve                                        a small model on this machine
   trimtab serve --upstream https://api.openai.com --key-env OPENAI_API_KEY
   trimtab serve --upstream http://localhost:11434      before an LLM that you have: change one base URL
   trimtab serve --model ./my-model --engine transformers
@@ -27,11 +27,15 @@ def parser(prog: str, about: str) -> argparse.ArgumentParser:
         prog, description=about, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     it.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
-    engine = it.add_argument_group("the engine (default: the embedded model on `transformers serve`)")
+    engine = it.add_argument_group(
+        "the engine (default: SmolLM2 where `make serve` has installed it, else the embedded toy)"
+    )
     engine.add_argument("--upstream", metavar="URL", help="an OpenAI-compatible server that you already have")
     engine.add_argument("--key-env", metavar="NAME", help="environment variable that holds the upstream's API key")
     engine.add_argument("--model", metavar="PATH_OR_ID", help="launch this model; with --upstream: the default model")
-    engine.add_argument("--engine", metavar="NAME", help="what launches --model: auto (default), vllm, transformers")
+    engine.add_argument(
+        "--engine", metavar="NAME", help="what launches --model: auto (default), vllm, transformers, llama.cpp, onnx"
+    )
     policy = it.add_argument_group("the policy")
     policy.add_argument("--policy", metavar="NAME", help="for requests that name none (default: urial or raw)")
     policy.add_argument("--render", metavar="KIND", help="of the built-in policies: base or chat (default: by model)")

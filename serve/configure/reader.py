@@ -175,7 +175,8 @@ def _indexes(toml: Toml, state: Path) -> dict[str, IndexSpec]:
         spec = toml.fill(IndexSpec, section, table, name=name)
         if spec.path and spec.url:
             raise toml.fail(section, "url", "an index is either a path or a url, not both")
-        missing = [p for p in ("faiss", "tantivy", "numpy") if not spec.url and find_spec(p) is None]
+        needed = ("tantivy", "numpy") if spec.embedder == "none" else ("faiss", "tantivy", "numpy")
+        missing = [p for p in needed if not spec.url and find_spec(p) is None]
         missing += ["pymilvus"] if spec.url and find_spec("pymilvus") is None else []
         if missing:
             extra = "milvus" if spec.url else "retrieval"

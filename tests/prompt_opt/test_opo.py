@@ -230,6 +230,7 @@ async def test_a_withdrawn_rule_is_in_no_prompt(shelf: Shelf) -> None:
         ("quoted-zh", "以下规则", "quiet hours at night"),
         ("opo-en", "Supplementary information", "Question: quiet hours at night\nAnswer:"),
         ("opo-zh", "辅助信息", "问题：quiet hours at night\n答案："),
+        ("plain", "Supplementary information", "Question: quiet hours at night\nAnswer:"),
     ],
 )
 async def test_each_frame_quotes_the_rules_before_the_question(
@@ -244,7 +245,8 @@ async def test_each_frame_quotes_the_rules_before_the_question(
     assert text.endswith(ends)
     ids = [line.split("]")[0][3:] for line in text.splitlines() if line.startswith("- [")]
     assert ids == sorted(ids)
-    assert set(ids) == {p.id for p in found.principles}
+    assert set(ids) == (set() if frame == "plain" else {p.id for p in found.principles})
+    assert all(" ".join(p.text.split()) in text for p in found.principles)
 
 
 async def test_a_principles_text_cannot_leave_its_line(shelf: Shelf) -> None:

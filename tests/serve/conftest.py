@@ -353,7 +353,7 @@ class Running:
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The embedded model behind the command; its engine takes seconds to start, so all tests share it."""
-    running = Running(tmp_path_factory.mktemp("embedded"))
+    running = Running(tmp_path_factory.mktemp("embedded"), "--model", "trimtab-tiny", "--engine", "transformers")
     running.wait(200)
     yield running
     running.stop()

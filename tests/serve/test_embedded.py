@@ -150,7 +150,7 @@ def test_a_killed_engine_comes_back_by_itself(server: Running, client: openai.Op
 
 
 def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
-    running = Running(tmp_path)
+    running = Running(tmp_path, "--model", "trimtab-tiny", "--engine", "transformers")
     running.wait(200)
     family = running.family()
     assert len(family) >= 3  # a worker, the guard, the engine

@@ -19,7 +19,7 @@ async function met() {
     get("v1/key"), get("v1/policies"), get("v1/models").catch(() => ({ data: [] })),
   ]);
   // An alias is a policy and a model under one name; here the two are chosen apart.
-  return { key, policies: policies.data, models: models.data.filter((row) => !row.policy).map(({ id }) => id) };
+  return { key, policies: policies.data, page: policies.page, models: models.data.filter((row) => !row.policy).map(({ id }) => id) };
 }
 
 async function start() {

@@ -15,6 +15,7 @@ export class Playground {
   /** `server` is what it told of itself: its policies, models, and the key's rights. */
   constructor(server, preview) {
     Object.assign(this, { server, preview, columns: [], turns: [] });
+    this.examples = server.page?.questions.length ? server.page.questions : EXAMPLES;
     this.bar = el("div", { class: "columns", role: "group", "aria-label": "Columns" });
     this.list = el("ol", { class: "turns" });
     this.settings = new Settings();
@@ -41,7 +42,8 @@ export class Playground {
       { class: "empty" },
       el("h1", {}, "See what alignment does to an answer"),
       el("p", {}, "Ask once. Each column answers under its own policy; Why shows what was put into the prompt, and from where."),
-      el("div", { class: "row examples" }, EXAMPLES.map((text) => button(text, () => this.#try(text)))),
+      el("div", { class: "row examples" }, this.examples.map((text) => button(text, () => this.#try(text)))),
+      this.server.page?.note && el("p", { class: "small" }, this.server.page.note),
     );
     this.root = el("section", { class: "play", "aria-label": "Playground" }, this.bar, this.empty, this.list, this.form);
     this.root.addEventListener("keydown", (event) => event.key === "Escape" && this.stop());
@@ -139,7 +141,7 @@ export class Playground {
   }
 
   async #look(column) {
-    const question = this.question.value.trim() || this.turns.at(-1)?.question || EXAMPLES[0];
+    const question = this.question.value.trim() || this.turns.at(-1)?.question || this.examples[0];
     try {
       await this.preview(this.#body(column, question));
     } catch (error) {

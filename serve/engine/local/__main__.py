@@ -21,12 +21,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", help="what the model is called (default: the file's name)")
     parser.add_argument("--threads", type=int, help="default: one for each processor")
+    parser.add_argument("--temp", type=float, default=1.0, help="temperature of requests that name none (default: 1)")
     args = parser.parse_args()
     try:
         engine = Engine(args.file, args.name or args.file.stem, args.threads)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    uvicorn.run(application(engine), host="127.0.0.1", port=args.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        application(engine, temperature=args.temp),
+        host="127.0.0.1",
+        port=args.port,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":

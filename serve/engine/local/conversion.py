@@ -1,13 +1,14 @@
 """A GGUF file as an ONNX model, made once and kept in the cache folder (`TRIMTAB_CACHE`, or ~/.cache/trimtab).
 
-The folder's name holds the checksum of the file's begin and its size and time, and the version of what is written, so
-that another file never meets an old conversion. It is written beside its place and renamed there whole: a conversion
+The folder's name holds a checksum of the file's size, begin, middle and end, and the version of what is written, so
+that another file does not meet an old conversion. It is written beside its place and renamed there whole: a conversion
 that is killed leaves nothing that a later start would take for finished.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -15,10 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serve.gguf import metadata
+import numpy as np
+
+from serve.gguf import Tensor, context_length, metadata, tensors
 
 _VERSION = 1  # of serve.engine.local.graph: raise it where the graph or the weights change
-_BEGIN = 2**20
+_SAMPLE = 2**20
 
 
 def converted(file: Path, say: Callable[[str], None]) -> Path:
@@ -56,36 +59,48 @@ def _cache() -> Path:
 
 
 def _key(file: Path) -> str:
-    known = file.stat()
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as opened:
-        begin = opened.read(_BEGIN)
-    digest = hashlib.sha256(begin + f"{known.st_size} {known.st_mtime_ns}".encode()).hexdigest()
-    return f"{file.stem}-{digest[:12]}-{_VERSION}"
+        for place in (0, size // 2, max(0, size - _SAMPLE)):
+            opened.seek(place)
+            digest.update(opened.read(_SAMPLE))
+    return f"{file.stem}-{digest.hexdigest()[:12]}-{_VERSION}"
+
+
+def _floats(data: np.ndarray[Any, Any], tensor: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor as float32, (outputs, inputs) or (size,)."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+    kind = GGMLQuantizationType(tensor.type)
+    block, size = GGML_QUANT_SIZES[kind]
+    raw = data[tensor.offset : tensor.offset + math.prod(tensor.shape) // block * size]
+    shape = tensor.shape[::-1]
+    plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
+    if plain is not None:
+        return raw.view(plain).reshape(shape).astype(np.float32, copy=False)
+    return dequantize(raw.reshape(quant_shape_to_byte_shape(shape, kind)), kind).astype(np.float32, copy=False)
 
 
 def _convert(file: Path, out: Path, say: Callable[[str], None]) -> None:
     import onnx
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
 
     from serve.engine.local.graph import check, llama
-    from serve.gguf import context_length
 
-    meta = metadata(file)
-    check(meta)
-    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
-    check(meta, frozenset(tensors))
-    read = 0
+    meta, parts = metadata(file), {tensor.name: tensor for tensor in tensors(file)}
+    check(meta, frozenset(parts))
+    data, read = np.memmap(file, np.uint8, "r"), 0
 
     def weights(name: str) -> Any:
         nonlocal read
-        tensor = tensors[name]
+        tensor = parts[name]
         read += 1
         if read % 50 == 0:
-            say(f"converting {file.name} … {min(99, 100 * read // len(tensors))}%")
-        return dequantize(tensor.data, tensor.tensor_type).astype("float32", copy=False)
+            say(f"converting {file.name} … {min(99, 100 * read // len(parts))}%")
+        return _floats(data, tensor)
 
     model = llama(meta, weights, context_length(meta) or 2048)
-    if shutil.disk_usage(out.parent).free < 2 * sum(tensor.n_elements for tensor in tensors.values()):
+    if shutil.disk_usage(out.parent).free < 2 * sum(math.prod(tensor.shape) for tensor in parts.values()):
         raise OSError(f"no room for the converted model in {out.parent}")
     onnx.save(model, out, save_as_external_data=True, location="weights.bin")

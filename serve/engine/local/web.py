@@ -75,11 +75,11 @@ class Engine:
         return self.scheduler.run(generate(self.session, self.tokenizer, ids, it, self.ends))
 
 
-def application(engine: Engine) -> Starlette:
-    """The routes."""
+def application(engine: Engine, temperature: float = 1.0) -> Starlette:
+    """The routes; `temperature` is for requests that name none."""
 
     async def chats(request: Request) -> Response:
-        asked = parameters.chat(await _read(request))
+        asked = parameters.chat({"temperature": temperature, **await _read(request)})
         ids = engine.ids(engine.template.render(asked.messages), asked.sampling)
         if asked.stream:
             return _events(_stream(engine, asked, ids, "chat.completion"))
@@ -89,7 +89,7 @@ def application(engine: Engine) -> Starlette:
         return JSONResponse(answer.head("chat.completion", engine.name) | {"choices": choices, "usage": told})
 
     async def completions(request: Request) -> Response:
-        asked = parameters.completion(await _read(request))
+        asked = parameters.completion({"temperature": temperature, **await _read(request)})
         prompts = [engine.ids(prompt, asked.sampling) for prompt in asked.prompts]
         if asked.stream:
             return _events(_stream(engine, asked, prompts[0], "text_completion"))
