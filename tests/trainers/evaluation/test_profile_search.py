@@ -106,7 +106,9 @@ def test_a_profile_that_is_not_better_is_said_to_be_none(
     pool.write_text('{"user": "Hello?", "assistant": "something else"}\n', "utf-8")
     with Scoring() as engine:
         assert main(command(engine, files, tmp_path / "found")) == 0
-    assert "the profile is not shown to beat plain" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing found is better than plain there, so the profile is plain itself" in said
+    assert "the profile is not shown to beat plain" in said
     assert profile.load(tmp_path / "found/profile.toml").exemplars == ()
 
 

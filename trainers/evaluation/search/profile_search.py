@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Search, check, write. Raises what `main` turns into a status."""
     against = profile.load(args.against)
+    profile.to_toml(against)  # what could not be written in the end is refused now
     pool = read_pool(args.pool, [name for name in args.profiles.split(",") if name])
     pairs, notes = read_pairs(args.pairs, args.limit, 0, args.seed)
     random.Random(f"split {args.seed}").shuffle(pairs)  # noqa: S311 (a split, no secret)
@@ -99,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     with Journal(args.out / "scores.jsonl", read_row, write_row) as kept:
         candidates = Candidates(engine, args.render, kept, args.concurrency, args.timeout)
-        steps = _searched(args, candidates, against, pool, dev)
-        found = next((step.best for step in reversed(steps) if step.taken), against)
+        steps, found = _searched(args, candidates, against, pool, dev)
         found = replace(found, name=args.out.name, source=f"found by trimtab profile search; {against.source}")
         sides = [candidates.values(each, held, args.objective) for each in (against, found)]
     told = checked(sides[0], sides[1], args.seed)
@@ -122,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _searched(
     args: argparse.Namespace, candidates: Candidates, against: Profile, pool: Pool, dev: Sequence[Pair]
-) -> list[Step]:  # fmt: skip
-    """The rounds of the search, each told when it is done."""
+) -> tuple[list[Step], Profile]:  # fmt: skip
+    """The rounds of the search, each told when it is done, and the best profile, or `against`."""
 
     def score(candidate: Profile) -> float:
         values = candidates.values(candidate, dev, args.objective)
@@ -131,13 +131,18 @@ def _searched(
             return float("-inf")  # too long for the engine's context
         return sum(values.values()) / len(values)
 
-    print(f"{args.against}: {score(against):+.4f} on the pairs to search on", flush=True)
+    best, reached = against, score(against)
+    print(f"{args.against}: {reached:+.4f} on the pairs to search on", flush=True)
     steps = []
     for step in search(against, pool, args.examples, score):
         taken = "taken" if step.taken else "not better, so the search ends"
         print(f"{step.name}: the best of {len(step.tried)} has {step.score:+.4f}; {taken}", flush=True)
         steps.append(step)
-    return steps
+        if step.score > reached:
+            best, reached = step.best, step.score
+    if best is against:
+        print(f"nothing found is better than {args.against} there, so the profile is {args.against} itself")
+    return steps, best
 
 
 def _told(step: Step) -> dict[str, Any]:
