@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from trainers.data.affix import affixed
 from trainers.methods.listwise import LIST_LOSSES, Lists
 from trainers.methods.losses import LOSSES, Pairs, Settings
 from trainers.methods.table import METHODS, resolve
 from trainers.rounds.group import Choice, Group, Scored
 from trainers.rounds.select.iterative import ends
 from trainers.rounds.select.raft import best
-from trainers.rounds.select.rlcd import affixed, contrast
+from trainers.rounds.select.rlcd import contrast
 from trainers.rounds.select.rlp import agreed, clusters, same_text
 from trainers.rounds.select.rrhf import ranked
 from trainers.rounds.select.rso import accepted, pairs

@@ -119,6 +119,14 @@ METHODS: Mapping[str, Method] = {
         paper="arXiv:2304.05302",
         formula="Σ_{r_i > r_j} max(0, s̄_j - s̄_i) + NLL of the best, or the list loss that the recipe names",
     ),
+    "rahf": Method(
+        entry="trainers.methods.rahf:main",
+        reads="preference",
+        title="a model whose hidden states are those that a better prompt gives it",
+        paper="arXiv:2312.15997",
+        formula="mean (h_θ - (h₀ + α (h⁺ - h⁻)))²",
+        several=False,
+    ),
     "rounds": Method(
         entry="trainers.rounds.iteration:main",
         reads="prompt",

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainers.data.affix import affixed
 from trainers.data.messages import spoken
 from trainers.rounds import manifest
 from trainers.rounds.round_recipe import Recipe
 from trainers.rounds.sample import Prompt, Sample, Sampler
 from trainers.rounds.score import MarksScorer, Scorer, Scores
-from trainers.rounds.select.rlcd import affixed
 from trainers.run.model import load
 from trainers.run.parts import whole
 

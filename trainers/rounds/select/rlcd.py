@@ -4,7 +4,6 @@ from random import Random
 from typing import Any
 
 from trainers.rounds.group import Choice, Group
-from trainers.rounds.sample import Prompt
 
 
 def contrast(group: Group, choice: Choice, draw: Random) -> list[dict[str, Any]]:
@@ -17,11 +16,3 @@ def contrast(group: Group, choice: Choice, draw: Random) -> list[dict[str, Any]]
         for good, bad in zip(group.samples, group.others, strict=False)
         if good.text != bad.text
     ]
-
-
-def affixed(prompt: Prompt, affix: str) -> Prompt:
-    """The prompt, or its last turn, in the place of {prompt}."""
-    if isinstance(prompt, str):
-        return affix.replace("{prompt}", prompt)
-    *before, last = prompt
-    return [*before, {**last, "content": affix.replace("{prompt}", last["content"])}]
