@@ -16,10 +16,13 @@ from typing import Protocol, cast
 
 import httptools
 
+from serve.http.pace import PACE, PIECE
+
 READ = 2**16  # stop reading when so much waits for a slow client
 _HEAD = 2**16  # bytes that a response's head may take
 _IDLE_S = 15.0  # an unused connection is kept so long
 _LARGE = 2**16  # a body from here on is not copied behind its head
+_NOTHING = memoryview(b"")
 _TICK_S = 5.0
 
 
@@ -63,6 +66,7 @@ class Connection(asyncio.Protocol):
         self.taken = True  # the engine has all of the request, for all we know
         self.closed = False
         self.coded = False  # the body of the response has a content coding
+        self._rest, self._full = _NOTHING, False  # of a large body, what is not sent; the engine is behind
         self._timer: asyncio.TimerHandle | None = None
 
     # -- asking
@@ -72,10 +76,23 @@ class Connection(asyncio.Protocol):
         self._listener, self._headers, self._head_bytes, self._head_size = listener, [], 0, 0
         self._headed = self._complete = self._until_close = False
         self.silent, self.taken, self._heard = True, True, self._loop.time()
-        if body and len(body) > _LARGE:
+        if body and len(body) > PIECE:
+            self._rest = memoryview(body)
+            self._transport.write(head)
+            self._send_piece()
+        elif body and len(body) > _LARGE:
             self._transport.writelines((head, body))
         else:
             self._transport.write(head + body if body else head)
+
+    def _send_piece(self) -> None:
+        """Send a piece of a large body; the next one when it has its turn, and the engine has taken this one."""
+        if not self._rest or self.closed or self._full:
+            return
+        piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
+        self._transport.write(piece)
+        if self._rest and not self._full:
+            PACE.soon(self._send_piece)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once, whatever is still on its way; the listener hears `error`."""
@@ -125,14 +142,24 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._finish(None)
 
+    def pause_writing(self) -> None:
+        """The engine is behind."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._full = False
+        if self._rest:
+            PACE.soon(self._send_piece)
+
     def eof_received(self) -> None:  # under TLS uvloop does not say it: then the request counts as taken
         """The engine closes its side: see whether the request was taken at all."""
-        if self._listener is not None and self.silent and _untaken(self._transport):
+        if self._listener is not None and self.silent and (self._rest or _untaken(self._transport)):
             self.taken = False
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell whoever listens how the connection ended."""
-        self.closed = True
+        self.closed, self._rest = True, _NOTHING
         if error is not None:  # a reset, as a kernel sends for what has not been read
             self.taken = False
         self._lost(self)
@@ -206,7 +233,9 @@ class Connection(asyncio.Protocol):
             return
         if error is None and self._complete:
             self._heard = self._loop.time()
-            if self._transport.get_write_buffer_size():  # an engine that refuses a body may never read the rest
+            if (
+                self._rest or self._transport.get_write_buffer_size()
+            ):  # an engine that refuses a body may never read the rest
                 self.closed = True
                 self._transport.abort()
             elif self.closed or not self._keep:

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serve.errors import ApiError
 from serve.http.body import BODY_S, BOM, Headers, check, expanded, header, media, too_large, too_slow
 from serve.http.headers import NOSNIFF
-from serve.http.pace import LARGE, Pace
+from serve.http.pace import PACE, PIECE
 from serve.http.shape import PLAIN, Shape
 from serve.observe.tracing import RequestSpan
 
@@ -25,7 +25,6 @@ EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 _BODILESS = (204, 304)
-_pace = Pace()  # of all that this process reads
 _NOSNIFF = b"%s: %s\r\n" % NOSNIFF
 
 
@@ -168,22 +167,29 @@ class Call:
         plain = named.get(b"content-type") == JSON[1] and b"content-encoding" not in named
         known = plain and len(named) == len(self.headers) and length.isdigit() and int(length) <= limit
         coded = "" if known else check(self.headers, limit, json=json)
-        while self.more_body and not self.disconnected and len(self.body) <= limit:
+        pieces, size = list[bytes](), len(self.body)
+        while self.more_body and not self.disconnected and size <= limit:
             if self._expect:
                 self._expect = False
                 self._wire.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            if len(self.body) > LARGE:
-                await _pace.turn()
+            if len(self.body) > PIECE:
+                pieces.append(bytes(self.body))
+                self.body.clear()
+            if pieces:
+                await PACE.turn()
             self._wire.flow.resume_reading()
             await self._news()
+            size = sum(map(len, pieces)) + len(self.body) if pieces else len(self.body)
             if self.grown is not None:
-                self.grown(len(self.body))
+                self.grown(size)
         if self.disconnected:
             raise ClientGone
-        if len(self.body) > limit:
+        if size > limit:
             raise too_large(limit)
         whole = bytes(self.body)
         self.body.clear()
+        if pieces:  # joined beside the event loop, without the interpreter's lock
+            whole = await asyncio.to_thread(b"".join, [*pieces, whole])
         if coded:
             whole = await expanded(coded, whole, limit)
         return whole.removeprefix(BOM) if json else whole
