@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 PIECE = 2**18  # bytes; a body of no more comes and goes as fast as it can
 
@@ -28,7 +29,7 @@ class Pace:
     async def turn(self) -> None:
         """Wait for a turn."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.soon(lambda: future.done() or future.set_result(None))
+        self.soon(partial(_wake, future))
         await future
 
     def _next(self) -> None:
@@ -37,6 +38,11 @@ class Pace:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
         work()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 PACE = Pace()  # of this process

@@ -21,6 +21,7 @@ from serve.chat.recorder import Recorder, recorder
 from serve.chat.service import Service
 from serve.chat.warmup import Done, warm
 from serve.config import Config, ConfigError
+from serve.configure.grants import grants
 from serve.configure.reader import resolve
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
@@ -85,8 +86,8 @@ class Worker:
 
     async def _reload(self, told: Mapping[str, Any]) -> None:
         try:
-            source, config = await asyncio.to_thread(loaded, self._argv, told)
             old = self.service
+            source, config = await asyncio.to_thread(loaded, self._argv, {**told, "grants": grants(old.config)})
             indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
             relay = old.relay if timeouts(config) == timeouts(old.config) else relay_of(config)
             parts = await asyncio.to_thread(parts_of, config, old.engines, indexes, relay)

@@ -12,6 +12,7 @@ from serve.approval.trial import served
 from serve.chat.indexes import Indexes
 from serve.config import Config
 from serve.configure.flags import parse
+from serve.configure.grants import refuse_widening
 from serve.configure.reader import Source, read, resolve
 from serve.configure.server import refuse_opening
 from serve.store.place import open_account, open_changes
@@ -29,6 +30,8 @@ def loaded(argv: Sequence[str], told: Mapping[str, Any]) -> tuple[Source, Config
         with closing(Indexes(config.indexes)) as indexes:
             config = served(desk_of(source, config, indexes), source.flags.trial)
     refuse_opening(config, told["host"], keyed=told["keyed"])
+    if running := told.get("grants"):
+        refuse_widening(config, running)
     return source, config
 
 

@@ -15,7 +15,8 @@ What a worker reads (each line is the whole truth; only the highest `revision` c
                           "state": "starting" | "ready" | "down", "reason": ""}}}
 
 with `"reload": true` where it must load its configuration again. `host` is what the socket is bound to, `keyed` whether
-callers need keys: a configuration that would open the server further is refused.
+callers need keys, and the first line's `grants` what keys may do: a configuration that would open the server further
+is refused.
 End of file: the parent is dead, leave at once.
 What it reports: {"ready": true} once it listens; {"reloaded": REVISION}; {"error": "…"}, then the old stays.
 """
@@ -37,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.config import Config, ConfigError, Engine
+from serve.configure.grants import grants, refuse_widening
 from serve.configure.server import refuse_opening
 from serve.process.console import Console
 from serve.process.engine_child import EngineChild, Pace
@@ -185,6 +187,7 @@ class _Supervisor:
             ConfigError: the configuration would open the server further, or one of its engines does not start.
         """
         refuse_opening(config, self.bound, keyed=bool(self.config.keys))
+        refuse_widening(config, grants(self.config))
         _check_writable(config.state_dir)
         engines = _resolved(config)
         kept = {n: c for n, c in self.engines.items() if n in engines and _spec(c.engine) == _spec(engines[n])}

@@ -9,8 +9,9 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from serve.configure.grants import grants
 from serve.process.pipes import exit_reason, pause, reading, writing
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class WorkerChild:
         os.close(stdin)
         os.close(self.report_fd)
         self.orders = await writing(orders)
-        self.tell()
+        self.tell(grants=grants(self.owner.config))
         if self.owner.stopping.is_set():
             process.terminate()
         hearing = asyncio.create_task(self._hear(reports))
@@ -74,11 +75,11 @@ class WorkerChild:
             self.owner.news.set()
             self._forget(process.pid)
 
-    def tell(self, *, reload: bool = False) -> None:
-        """Write a line to the worker, if it lives."""
+    def tell(self, *, reload: bool = False, **more: Any) -> None:
+        """Write a line to the worker, if it lives, with `more` in it."""
         if self.orders:
             fds = {"fd": self.owner.fd, "report_fd": self.report_fd}
-            line = {"config": self.config, **fds, "worker": self.index, **self.owner.message()}
+            line = {"config": self.config, **fds, "worker": self.index, **self.owner.message(), **more}
             line |= {"reload": True} if reload else {}
             self.orders.write(json.dumps(line).encode() + b"\n")
 

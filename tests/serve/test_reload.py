@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from serve.config import Config, ConfigError, Flags, Key
+from serve.configure.grants import grants, refuse_widening
 from serve.configure.reader import load
 from serve.configure.server import refuse_opening
 from tests.serve.conftest import Start
@@ -138,3 +139,77 @@ def test_a_worker_whose_store_cannot_be_opened_says_so_in_one_line(start: Start)
     assert not [line for line in served.said if "Traceback" in line]
     store.rmdir()
     assert httpx.get(served.url + "/healthz", timeout=20).status_code == 200
+
+
+GUARDED = """
+state_dir = "{state}"
+[engine.main]
+url = "{url}"
+[index.law]
+embedder = "none"
+tenant = "a"
+[policy.free]
+render = "chat"
+stages = ["urial"]
+[policy.careful]
+render = "chat"
+stages = ["urial"]
+[[key]]
+id = "a"
+sha256 = "%s"
+policies = ["careful"]
+rights = ["traces"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('policies = ["careful"]\n', "", "could use the policy 'free'"),
+        ('policies = ["careful"]', 'policies = ["careful", "free"]', "could use the policy 'free'"),
+        ('policies = ["careful"]', 'policies = ["careful", "raw"]', "could use the policy 'raw'"),
+        ('rights = ["traces"]', 'rights = ["traces", "raw"]', "would get the right 'raw'"),
+        ('tenant = "a"\n', "", "index 'law' of tenant 'a' would be open to all tenants"),
+        ('tenant = "a"\n', 'tenant = "b"\n', "index 'law' of tenant 'a' would be open to tenant 'b'"),
+    ],
+)
+def test_a_file_that_lets_a_key_do_more_is_not_taken(tmp_path: Path, before: str, after: str, says: str) -> None:
+    def read(text: str) -> Config:
+        path = tmp_path / "trimtab.toml"
+        path.write_text(text.replace("{state}", str(tmp_path)).replace("{url}", "http://127.0.0.1:1"))
+        return load(Flags(config=str(path)))
+
+    whole = GUARDED % hashlib.sha256(SECRET.encode()).hexdigest()
+    assert before in whole
+    running = read(whole)
+    with pytest.raises(ConfigError, match=says):
+        refuse_widening(read(whole.replace(before, after)), grants(running))
+    refuse_widening(read(whole), grants(running))
+    if 'tenant = "b"' not in after:
+        refuse_widening(running, grants(read(whole.replace(before, after))))  # less is no matter
+
+
+def test_a_key_may_use_a_policy_that_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "trimtab.toml"
+    whole = GUARDED.replace("{state}", str(tmp_path)).replace("{url}", "http://127.0.0.1:1")
+    whole %= hashlib.sha256(SECRET.encode()).hexdigest()
+    path.write_text(whole)
+    running = load(Flags(config=str(path)))
+    new = '[policy.new]\nrender = "chat"\nstages = ["urial"]\n[[key]]\nid = "b"\nsha256 = "%s"\nrights = ["raw"]\n'
+    path.write_text(whole.replace('"careful"]', '"careful", "new"]') + new % hashlib.sha256(b"b").hexdigest())
+    refuse_widening(load(Flags(config=str(path))), grants(running))
+
+
+def test_a_running_server_keeps_a_keys_policies(start: Start) -> None:
+    served = start(file=GUARDED % hashlib.sha256(SECRET.encode()).hexdigest())
+    whole = served.config.read_text()
+    served.config.write_text(whole.replace('policies = ["careful"]\n', ""))
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for(r"not reloaded.*could use the policy 'free'")
+    (worker,) = served.workers()
+    os.kill(worker, signal.SIGKILL)
+    served.wait_for(r"worker 0: key 'a' could use the policy 'free'")
+    served.config.write_text(whole)
+    headers = {"authorization": f"Bearer {SECRET}"}
+    rows = httpx.get(served.url + "/v1/policies", headers=headers, timeout=20).json()["data"]
+    assert [row["id"] for row in rows] == ["careful"]
