@@ -154,8 +154,12 @@ def forked(work: Callable[[], Any], kill_after_s: float | None = None) -> Any:
 def submit(config: Path, n: int) -> str:
     desk, indexes = desk_of(config)
     with closing(indexes):
-        change = drafts.draft(desk, who(desk, "ada"), {"reason": "benchmark", "items": items(n)})
-        return decisions.submit(desk, who(desk, "ada"), change.id, {}).id
+        return submitted(desk, n)
+
+
+def submitted(desk: Desk, n: int) -> str:
+    change = drafts.draft(desk, who(desk, "ada"), {"reason": "benchmark", "items": items(n)})
+    return decisions.submit(desk, who(desk, "ada"), change.id, {}).id
 
 
 def approve(config: Path, ident: str, point: tuple[str, int, bool] | None) -> float:
@@ -166,25 +170,29 @@ def approve(config: Path, ident: str, point: tuple[str, int, bool] | None) -> fl
     return time.monotonic() - started
 
 
-def state(config: Path, ident: str, n: int, *, settle: bool) -> dict[str, Any]:
-    """What of the change is in force, before or after somebody has finished what was begun."""
+def look(config: Path, ident: str, n: int) -> dict[str, Any]:
+    """What of a change is in force, before and after somebody has finished what was begun; and the next change."""
     desk, indexes = desk_of(config)
     with closing(indexes):
-        if settle:
-            catch_up(desk, wait=True)
-        managed = desk.changes.managed()
-        change = desk.changes.find(ident)
-        assert change is not None
-        parts = [
-            desk.open_index("law").get(f"law-{n}") is not None,
-            desk.open_index("house").get(f"house-{n}") is not None,
-            f"policy-{n}" in managed.policies,
-            f"profile-{n}" in managed.profiles,
-        ]
-        return {"state": change.state, "parts": parts, "intent": desk.changes.intent() is not None}
+        before = state(desk, ident, n)
+        catch_up(desk, wait=True)
+        return {"before": before, "after": state(desk, ident, n), "next": submitted(desk, n + 1)}
 
 
-def kills(count: int, seed: int) -> int:
+def state(desk: Desk, ident: str, n: int) -> dict[str, Any]:
+    managed = desk.changes.managed()
+    change = desk.changes.find(ident)
+    assert change is not None
+    parts = [
+        desk.open_index("law").get(f"law-{n}") is not None,
+        desk.open_index("house").get(f"house-{n}") is not None,
+        f"policy-{n}" in managed.policies,
+        f"profile-{n}" in managed.profiles,
+    ]
+    return {"state": change.state, "parts": parts, "intent": desk.changes.intent() is not None}
+
+
+def kills(count: int, seed: int, *, exact_only: bool = False) -> int:
     import serve.store.account.journal  # noqa: F401  (here, and not in every process that is forked)
 
     logging.disable(logging.WARNING)
@@ -195,14 +203,14 @@ def kills(count: int, seed: int) -> int:
     first = forked(partial(submit, config, 0))
     took = forked(partial(approve, config, first, None))
     started = time.monotonic()
+    ident = forked(partial(look, config, first, 0))["next"]
     for n in range(1, count + 1):
-        ident = forked(partial(submit, config, n))
-        exact = n % 2 == 0
-        point = POINTS[n // 2 % len(POINTS)] if exact else None
+        exact = exact_only or n % 2 == 0
+        point = POINTS[(n if exact_only else n // 2) % len(POINTS)] if exact else None
         delay = None if exact else chance.uniform(0, 1.6 * took + 0.05)
         done = forked(partial(approve, config, ident, point), delay)
-        before = forked(partial(state, config, ident, n, settle=False))
-        after = forked(partial(state, config, ident, n, settle=True))
+        seen = forked(partial(look, config, ident, n))
+        before, after = seen["before"], seen["after"]
         whole = all(after["parts"]) and after["state"] == "in_force"
         nothing = not any(after["parts"]) and after["state"] == "submitted"
         half = not (whole or nothing) or after["intent"]
@@ -214,6 +222,7 @@ def kills(count: int, seed: int) -> int:
         found["finished by another process"] += before["intent"]
         if half or lost or unmarked:
             print(f"kill {n} at {point or delay}: before {before}, after {after}", file=sys.stderr)
+        ident = seen["next"]
     verdict = verify(folder / "state/account")
     entries = [json.loads(line) for file in sorted((folder / "state/account").glob("*.jsonl"))
                for line in file.read_text().splitlines() if line]  # fmt: skip
@@ -275,9 +284,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--exact", action="store_true", help="only before and after each write, not in between")
     parser.add_argument("--workers", type=int, help="measure this instead")
     args = parser.parse_args()
-    return workers(args.workers) if args.workers else kills(args.kills, args.seed)
+    return workers(args.workers) if args.workers else kills(args.kills, args.seed, exact_only=args.exact)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,7 @@ class IndexSpec:
     embedder: str = ""  # a model's name or folder, or "none"; "": the index's own, all-MiniLM-L6-v2 for a new one
     reranker: str = ""  # a cross-encoder's name or folder, which orders the best candidates anew
     tenant: str = ""  # whose it and the policies that read it are; "": shared (`shared-principles` may change it)
+    managed: bool = False  # its rules change by approved changes only, not by /v1/principles
 
     @property
     def location(self) -> str:

@@ -123,6 +123,8 @@ async def _readable(service: Service, who: Caller, name: Any) -> tuple[str, Inde
 
 async def _writable(service: Service, who: Caller, name: Any) -> tuple[str, Index]:
     name, index = await _readable(service, who, name)
+    if service.indexes.specs[name].managed:
+        raise Forbidden(f"index {name!r} is managed: draft a change of its rules (/v1/changes)", code="managed_index")
     if not _changes(who, service.indexes.specs[name]):
         raise Forbidden(
             f"index {name!r} is shared: changing it needs the right 'shared-principles'", code="missing_right"
@@ -131,7 +133,7 @@ async def _writable(service: Service, who: Caller, name: Any) -> tuple[str, Inde
 
 
 def _changes(who: Caller, spec: IndexSpec) -> bool:
-    return bool(spec.tenant) or who.may("shared-principles")
+    return not spec.managed and (bool(spec.tenant) or who.may("shared-principles"))
 
 
 def _passages(rows: Any) -> list[Passage]:

@@ -24,6 +24,9 @@ workers = 2
 url = "{url}"
 [index.law]
 embedder = "none"
+[index.kept]
+embedder = "none"
+managed = true
 [policy.rules]
 stages = ["opo"]
 [policy.rules.opo]
@@ -38,7 +41,7 @@ def key(name: str, rights: list[str]) -> str:
 
 KEYS = (
     key("ada", ["author", "explain", "traces"])
-    + key("ben", ["author", "approver", "principles", "traces"])
+    + key("ben", ["author", "approver", "principles", "shared-principles", "traces"])
     + key("cyd", ["approver"])
     + key("reader", [])
 )
@@ -172,7 +175,7 @@ def test_of_two_approvers_at_once_one_approves(house: House) -> None:
     [
         ({**RULE, "op": "withdraw", "name": "nowhere", "content": None},
          "items[0].name", "there is no rule law/nowhere"),
-        ({**RULE, "index": "lore"}, "items[0].index", "no index 'lore'; valid are law"),
+        ({**RULE, "index": "lore"}, "items[0].index", "no index 'lore'; valid are kept, law"),
         ({**RULE, "content": {"text": "x", "in_force_from": "2027-02-01", "in_force_to": "2027-01-01"}},
          "items[0].content", "in_force_to lies before in_force_from"),
         ({**RULE, "content": {"text": "x", "colour": "red"}}, "items[0].content", "colour"),
@@ -295,3 +298,14 @@ def test_a_draft_is_tried_beside_what_is_in_force(house: House) -> None:
     assert (found["policy"], found["changed"], found["came"]) == ("rules", True, ["law/tried"])
     assert "swim in the lake of the park" in str(found["after"])
     assert "swim in the lake of the park" not in str(found["before"])
+
+
+def test_rules_of_a_managed_index_change_by_changes_only(house: House) -> None:
+    rule = {"id": "direct", "text": "Past everybody."}
+    for index, status in (("kept", 403), ("law", 200)):
+        house.call("ben", "POST", "/v1/principles", {"index": index, "principles": [rule]}, status)
+    house.passed({**RULE, "index": "kept", "name": "proper"})
+    assert house.call("ben", "GET", "/v1/principles/proper?index=kept")["id"] == "proper"
+    assert (
+        house.call("ben", "DELETE", "/v1/principles/proper?index=kept", status=403)["error"]["code"] == "managed_index"
+    )
