@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 
 from serve.store.account.people import Person
 
@@ -19,14 +18,14 @@ class Trail:
         self.person = person
         self._chunks: list[bytes] = []
         self._size = 0
-        self._hash: hmac.HMAC | None = None
+        self._hash: hashlib._Hash | None = None
 
     def hear(self, chunk: bytes) -> None:
         """A piece of the answer goes out."""
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size > _FOLD:
-            self._hash = self._hash or hmac.new(self.person.salt, digestmod=hashlib.sha256)
+            self._hash = self._hash or self.person.begin()
             self._hash.update(b"".join(self._chunks))
             self._chunks, self._size = [], 0
 
@@ -35,4 +34,4 @@ class Trail:
         if self._hash is None:
             return self.person.digest(b"".join(self._chunks)) if self._chunks else ""
         self._hash.update(b"".join(self._chunks))
-        return self._hash.hexdigest()
+        return self.person.end(self._hash)

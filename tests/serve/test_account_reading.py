@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import sqlite3
 import time
 from contextlib import closing
@@ -13,11 +14,12 @@ import httpx
 import msgspec
 import pytest
 
+from serve.chat.trail import Trail
 from serve.cli.account import main
 from serve.config import Flags
 from serve.configure.reader import load
 from serve.store.account.change import Change
-from serve.store.account.people import People
+from serve.store.account.people import People, Person
 from serve.store.account.reading import backwards, changes
 from serve.store.account.retention import cut
 from serve.store.account.segment import segments
@@ -246,3 +248,14 @@ def test_the_names_of_persons_are_hashed(tmp_path: Path) -> None:
     People(tmp_path).open("t", "ann")
     with closing(sqlite3.connect(tmp_path / "people.sqlite3")) as connection:
         assert "ann" not in str(connection.execute("SELECT name FROM person").fetchall())
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 200_000])
+def test_a_persons_digest_is_hmac_sha256_also_piece_by_piece(size: int) -> None:
+    person, text = Person(b"s" * 32), bytes(i % 251 for i in range(size))
+    wanted = hmac.digest(b"s" * 32, text, "sha256").hex()
+    trail = Trail(person)
+    for at in range(0, size, 999):
+        trail.hear(text[at : at + 999])
+    assert person.digest(text) == wanted
+    assert trail.digest() == (wanted if size else "")

@@ -23,7 +23,7 @@ from serve.store.account.writer import Writer, encoded
 
 log = logging.getLogger("trimtab.account")
 _BOUND = 100_000  # entries that wait to be written; more are dropped where requests go on without the account
-_WAIT = 0.6  # of flush_ms: the rest is for the disk
+_WAIT = 0.8  # of flush_ms: the rest is for the disk
 _RETRY_S = 0.5  # between tries to write where the last one failed
 _SWEEP_S = 3600.0  # between looks for entries that are old enough to be cut off
 _DAY_S = 86400.0

@@ -8,13 +8,11 @@ The file holds a hash of each person's name, not the name.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 import sqlite3
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from serve.store.sqlite import SqliteFile
 
@@ -23,15 +21,36 @@ _KNOWN = 50_000  # persons that a process remembers
 _LOOK_S = 0.25  # between looks whether another process has erased somebody
 
 
-class Person(NamedTuple):
-    """Somebody's salt, and the name under which the account has their requests."""
+class Person:
+    """Somebody's salt, and the pseudonym under which the account has their requests.
 
-    salt: bytes
-    pseudonym: str
+    HMAC-SHA256 (RFC 2104) from two hashes that know the salt already: copying these costs half of `hmac.digest`.
+    """
+
+    __slots__ = ("_inner", "_outer", "pseudonym", "salt")
+
+    def __init__(self, salt: bytes) -> None:
+        self.salt = salt
+        block = salt.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self.pseudonym = self.digest(b"person")[:16]
+
+    def begin(self) -> hashlib._Hash:
+        """A hash to be fed a text piece by piece, for `end`."""
+        return self._inner.copy()
+
+    def end(self, begun: hashlib._Hash) -> str:
+        """HMAC-SHA256 of what `begun` was fed, in hexadecimal."""
+        outer = self._outer.copy()
+        outer.update(begun.digest())
+        return outer.hexdigest()
 
     def digest(self, text: bytes) -> str:
         """HMAC-SHA256 of a text with the salt, in hexadecimal."""
-        return hmac.digest(self.salt, text, "sha256").hex()
+        begun = self._inner.copy()
+        begun.update(text)
+        return self.end(begun)
 
 
 class People:
@@ -67,7 +86,7 @@ class People:
             found = connection.execute("SELECT salt FROM person WHERE name = ?", row[:1]).fetchone()
             return bytes(found[0])
 
-        person = _person(self._file.run(make))
+        person = Person(self._file.run(make))
         while len(self._known) >= _KNOWN:
             self._known.pop(next(iter(self._known)), None)
         self._known[tenant, name] = person
@@ -83,15 +102,14 @@ class People:
             return bytes(found[0]) if found else None
 
         salt = self._file.run(read)
-        return None if salt is None else _person(salt)
+        return None if salt is None else Person(salt)
 
     def all(self) -> list[Person]:
         """Everybody who has a salt."""
         if not self._file.path.exists():
             return []
         return [
-            _person(bytes(row[0]))
-            for row in self._file.run(lambda it: it.execute("SELECT salt FROM person").fetchall())
+            Person(bytes(row[0])) for row in self._file.run(lambda it: it.execute("SELECT salt FROM person").fetchall())
         ]
 
     def erase(self, tenant: str, name: str) -> None:
@@ -121,10 +139,6 @@ class People:
 
 def _key(tenant: str, name: str) -> str:
     return hashlib.sha256(f"{tenant}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _person(salt: bytes) -> Person:
-    return Person(salt, hmac.digest(salt, b"person", "sha256").hex()[:16])
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
