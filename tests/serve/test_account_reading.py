@@ -147,9 +147,14 @@ def test_a_tenant_sees_its_own_requests_only_and_needs_the_right(start: Start) -
     assert get("bare").status_code == 403
 
 
-def test_without_an_account_there_is_nothing_to_read(start: Start) -> None:
-    reply = httpx.get(f"{start().url}/v1/account")
-    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "no_account")
+def test_without_an_account_there_is_nothing_to_read(served: Served) -> None:
+    folder = account(served)
+    away = folder.rename(folder.with_name("away"))
+    try:
+        reply = httpx.get(f"{served.url}/v1/account")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "no_account")
+    finally:
+        away.rename(folder)
 
 
 def test_erasing_a_person_deletes_content_and_salt_and_leaves_the_chain_whole(
