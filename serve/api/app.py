@@ -18,6 +18,7 @@ from serve import metrics
 from serve.api import catalog, inbox, openapi, page, principles, recent, reference, timeline, verdicts
 from serve.api.replies import json_reply
 from serve.api.routes import PATHS, lines
+from serve.chat.beside import beside
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
 from serve.config import RAW, RIGHTS
@@ -37,9 +38,15 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
     """The application. `service` gives the current one, so that a reload reaches the next request, and `desk` that of
     changes; without one there are none."""
 
-    async def identified(request: Request) -> None:
-        """Before any handler, and so before a byte of the body: whoever has no key gets no work done."""
-        request.state.caller = identify(service().config.keys, request.headers.get("authorization"))
+    async def identified(request: Request) -> AsyncIterator[None]:
+        """Before any handler, and so before a byte of the body: whoever has no key, or no room within its limits, gets
+        no work done."""
+        request.state.caller = who = identify(service().config.keys, request.headers.get("authorization"))
+        if request.url.path.startswith("/v1/"):
+            async with _limited(service(), who, request):
+                yield
+        else:  # of the server itself, which is watched when it is busy above all
+            yield
 
     app = FastAPI(
         title="Trimtab",
@@ -124,15 +131,14 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
     async def explain(request: Request) -> Response:
         who = caller(request)
         who.require("explain")
-        async with _limited(service(), who, request):
-            return json_reply(await _explain(service(), who, request))
+        return json_reply(await _explain(service(), who, request))
 
     return app
 
 
 @asynccontextmanager
 async def _limited(service: Service, who: Caller, http: Request) -> AsyncIterator[None]:
-    """Within the limits of the caller: what is explained asks the policy's stages, and perhaps a rewriter.
+    """Within the limits of the caller: requests, and the bytes of their bodies; they cost no tokens.
 
     Raises:
         TooMany: one is reached. Unavailable: they cannot be looked up.
@@ -140,7 +146,7 @@ async def _limited(service: Service, who: Caller, http: Request) -> AsyncIterato
     if service.limiter is None:
         yield
         return
-    length = http.headers.get("content-length", "")
+    length = http.headers.get("content-length", "" if "transfer-encoding" in http.headers else "0")
     size = int(length) if length.isdecimal() else None
     admission = await service.limiter.enter(who.name, who.tenant, size)
     try:
@@ -193,5 +199,6 @@ async def _explain(service: Service, who: Caller, http: Request) -> dict[str, An
     from serve.api.explain import explained
 
     limits = service.config.server
-    request = wire.parse(await read_json(http, int(limits.max_body_mb * 2**20)), limits)
+    body = await read_json(http, int(limits.max_body_mb * 2**20))
+    request = await beside(len(body), wire.parse, body, limits)
     return await explained(service, who, request, http.headers.get("x-trimtab-policy"))

@@ -369,3 +369,19 @@ async def test_a_body_larger_than_all_room_goes_alone_and_who_waits_too_long_is_
         await turns.take("b", 10)
     turns.give("a", 500)
     await turns.take("b", 10)
+
+
+async def test_every_path_below_v1_counts(start: Start) -> None:
+    """Before its body, and whatever it asks for; what watches the server does not."""
+    key = keys("k0").replace('["raw"]', '["raw", "metrics", "principles", "traces"]')
+    served = start(more=f'[index.law]\nembedder = "none"\n[limits.key]\nrequests_per_minute = 5\n{key}')
+    asked = [
+        ("GET", "/v1/models"), ("GET", "/v1/key"), ("GET", "/v1/traces"), ("POST", "/v1/principles/search"),
+        ("GET", "/v1/principles"), ("POST", "/v1/principles"), ("GET", "/v1/policies"),
+        ("POST", "/v1/chat/completions"),
+    ]  # fmt: skip
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        answers = [await http.request(how, path, headers=by("k0"), json=chat()) for how, path in asked]
+        assert [answer.status_code == 429 for answer in answers] == [False] * 5 + [True] * 3
+        assert "retry-after" in answers[5].headers
+        assert (await http.get("/metrics", headers=by("k0"))).status_code == 200
