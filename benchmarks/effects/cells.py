@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.effects.arms import BASE, CHAT
 from benchmarks.effects.instructions import follows
 from trainers.evaluation.arms.sampling import read_answer
 from trainers.evaluation.core import Answer, Comparison, Measure, Question
@@ -63,7 +64,11 @@ def _length(pairs: Sequence[Pair], scored: Mapping[str, Any]) -> dict[str, Any]:
 def _cells(pairs: Sequence[Pair], marks: Mapping[str, Any], baseline: str) -> Cells:
     questions = [pair.question for pair in pairs]
     ids = {pair.id for pair in pairs}
-    mine = {arm: {k: v for k, v in some.items() if k in ids} for arm, some in marks.items()}
+    counted = ("prefers_better", "margin") if pairs and pairs[0].kind in LAW else tuple(MEASURES)
+    mine = {
+        arm: {ident: {name: value[name] for name in counted} for ident, value in some.items() if ident in ids}
+        for arm, some in marks.items()
+    }
     return cells(questions, {arm: [] for arm, some in mine.items() if len(some) > 1}, baseline, mine, MEASURES)
 
 
@@ -74,6 +79,8 @@ def cells(
     """What each arm is by itself, and against the baseline."""
     if baseline not in answers:
         return {}
+    order = [baseline, *CHAT, *BASE]
+    answers = {arm: answers[arm] for arm in sorted(answers, key=order.index)}
     found: list[Comparison] = compare(questions, answers, baseline, extra, described=described)
     return {
         arm: {
