@@ -44,7 +44,7 @@ def add_routes(app: FastAPI, desk: Callable[[], Desk] | None, caller: Callable[[
             raise BadRequest(f"no state {unknown[0]!r}; valid are {', '.join(STATES)}", param="state")
         most = max(1, min(limit, _MOST))
         found = await asyncio.to_thread(at.changes.page, states, after, most)
-        rows = [listed(change) for change in found if who.sees(at.owner(change.items))]
+        rows = [listed(change) for change in found if at.shows(who, change)]
         following = found[-1].id if len(found) == most else None
         return json_reply({"object": "list", "data": rows, "next": following})
 

@@ -9,6 +9,7 @@ carries it out again from the beginning, which does no harm: every part of it is
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from contextlib import closing, contextmanager
 
 from msgspec.structs import replace
 
+from serve.approval.checks import missing
 from serve.approval.desk import Desk
 from serve.approval.entries import entries
-from serve.approval.items import digest, passage_of
-from serve.approval.judge import starts
+from serve.approval.items import passage_of
+from serve.approval.judge import judge, starts
 from serve.chat.record import new_id
 from serve.config import ConfigError
-from serve.errors import Conflict, Unavailable
+from serve.errors import BadRequest, Conflict, Unavailable
 from serve.store.account import Account
 from serve.store.changes import Change, Event, Intent, State
 
@@ -33,8 +35,8 @@ def step(desk: Desk, change: Change, state: State, did: str, by: str = "", comme
     """Take a change to another state, with its entry in the account before it. The desk must be held `alone`.
 
     Raises:
-        Conflict: another step came first. Unavailable: there is no account to write it to.
-        AccountError, OSError, sqlite3.Error: it is decided, but could not be finished now; it will be.
+        Conflict: another step came first. Unavailable: there is no account to write it to, or it is decided, but
+            could not be finished now; it will be.
     """
     event = Event(time.time(), did, by, comment)
     after = replace(change, state=state, version=change.version + 1, history=(*change.history, event))
@@ -44,7 +46,13 @@ def step(desk: Desk, change: Change, state: State, did: str, by: str = "", comme
     with _account(desk) as account:
         if not desk.changes.decide(intent):
             raise Conflict(f"the change {change.id} was changed meanwhile: look again", code="version_changed")
-        _carry_out(desk, intent, account)
+        try:
+            _carry_out(desk, intent, account)
+        except (OSError, RuntimeError, ValueError, ImportError, sqlite3.Error) as error:
+            raise Unavailable(
+                f"the step is decided, but could not be finished now: {error}. It is tried again until it is",
+                code="not_finished",
+            ) from error
     return after
 
 
@@ -122,11 +130,12 @@ def catch_up(desk: Desk, *, wait: bool = False) -> float:
 
 
 def come_into_force(desk: Desk, change: Change) -> Change:
-    """Put an approved change into force, unless what it is based on has changed since: then it is blocked."""
-    standing = desk.standing(desk.changes.managed())
-    for item in change.items:
-        if digest(standing(item)) != item.base:
-            why = f"{item.label} has changed since the approval"
-            log.error("change %s is blocked: %s", change.id, why)
-            return step(desk, change, "blocked", "blocked", comment=why)
+    """Put an approved change into force; it is blocked where it could not be approved any more as it is."""
+    try:
+        config = judge(desk, change, desk.changes.managed())
+        if lacking := missing(desk, change, config):
+            raise Conflict(f"no passed release check of {', '.join(lacking)} as this change now makes it")
+    except (BadRequest, Conflict) as error:
+        log.error("change %s is blocked: %s", change.id, error.message)
+        return step(desk, change, "blocked", "blocked", comment=error.message)
     return step(desk, change, "in_force", "in_force")

@@ -128,7 +128,7 @@ def _list(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
     after = ""
     while rows := desk.changes.page([args.state] if args.state else [], after):
         for change in rows:
-            if who.sees(desk.owner(change.items)):
+            if desk.shows(who, change):
                 print(f"{change.id:<5} {change.state:<10} {change.author or '-':<12} {change.heading}")
         after = rows[-1].id
     return 0
