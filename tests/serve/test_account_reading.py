@@ -191,6 +191,7 @@ def test_a_deleted_salt_is_not_left_in_the_file(tmp_path: Path) -> None:
     salt = people.open("", "ann").salt
     people.erase("", "ann")
     assert not any(salt in file.read_bytes() for file in tmp_path.iterdir())
+    assert (tmp_path / "people.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
 def test_old_segments_are_cut_off_with_a_proof_and_changes_are_carried_over(tmp_path: Path) -> None:

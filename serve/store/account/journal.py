@@ -139,11 +139,12 @@ class FileAccount:
         try:
             if rows or gap:
                 self.writer.write([*gap, *rows])
-        except (AccountError, OSError) as error:
+        except Exception as error:
             self._queue.extendleft(reversed(rows))
-            if self._trouble != str(error):
-                log.error("the account cannot be written: %s", error)
-            self._trouble = str(error)
+            if self._trouble != repr(error):
+                known = isinstance(error, AccountError | OSError)
+                log.error("the account cannot be written: %s", error, exc_info=None if known else error)
+            self._trouble = repr(error)
         else:
             if self._trouble:
                 log.warning("the account can be written again")

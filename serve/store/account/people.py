@@ -79,6 +79,8 @@ class People:
             sqlite3.Error, OSError: the file cannot be read or written.
         """
         row = (_key(tenant, name), secrets.token_bytes(32), time.time())
+        if not self._file.path.exists():  # SQLite gives its other files the same rights
+            os.close(os.open(self._file.path, os.O_WRONLY | os.O_CREAT, 0o600))
 
         def make(connection: sqlite3.Connection) -> bytes:
             with connection:

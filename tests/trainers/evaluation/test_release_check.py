@@ -67,6 +67,13 @@ def test_too_few_questions_are_said_with_the_number_that_it_takes() -> None:
     assert again.outcome == "passed"
 
 
+def test_an_estimate_on_the_limit_is_told_how_many_it_takes_without_a_difference() -> None:
+    found = ruled(NO_MORE, said("raw", refusals(50, 0)), said("new", refusals(50, 1)))
+    assert found.outcome == "undecided"
+    assert found.needed is not None
+    assert f"it takes about {found.needed:,} if there is no difference" in found.words
+
+
 def test_a_limit_by_the_point_does_not_ask_for_more_questions() -> None:
     limit = Limit("over_refusal", of="difference", at_most=0.02, by="point")
     assert ruled(limit, said("raw", refusals(60, 1)), said("new", refusals(60, 1))).outcome == "passed"

@@ -19,6 +19,7 @@ from trainers.evaluation.stats.intervals import mean, paired_difference, rate
 Outcome = Literal["passed", "failed", "undecided"]
 _TAIL = 0.025  # of a median's interval, at each side
 _LEAST = 2  # questions, below which there is no interval
+_MANY = 100  # times as many questions, which nobody will ask
 _FEW = 6  # questions, below which a median has none
 
 
@@ -120,9 +121,13 @@ def _held(limit: Limit, estimate: Estimate) -> Ruling:
         return Ruling(limit, "passed", estimate, None, f"{shown}: passed")
     if better > border:
         return Ruling(limit, "failed", estimate, None, f"{shown}: FAILED")
-    needed = _needed(estimate.n, (worse - point) if point <= border else (point - better), abs(border - point))
-    takes = "no number of questions would tell" if needed is None else f"it takes about {needed:,}"
-    return Ruling(limit, "undecided", estimate, needed, f"{shown}: TOO FEW to say, {takes}")
+    half = (worse - point) if point <= border else (point - better)
+    needed, takes = _needed(estimate.n, half, abs(border - point)), "it takes about {:,}"
+    if needed is None or needed > _MANY * estimate.n:
+        needed, takes = None, "the estimate is too close to the limit for any number"
+        if limit.of == "difference" and border > 0:
+            needed, takes = _needed(estimate.n, worse - point, border), "it takes about {:,} if there is no difference"
+    return Ruling(limit, "undecided", estimate, needed, f"{shown}: TOO FEW to say, {takes.format(needed)}")
 
 
 def _needed(n: int, half: float, distance: float) -> int | None:
@@ -141,4 +146,5 @@ def _number(limit: Limit, value: float) -> str:
 
 
 def _interval(limit: Limit, estimate: Estimate) -> str:
-    return f" ({_number(limit, estimate.low)} to {_number(limit, estimate.high)})"
+    low, high = _number(limit, estimate.low), _number(limit, estimate.high)
+    return f" ({low.removesuffix(' points').removesuffix(f' {_measure(limit).unit}')} to {high})"
