@@ -11,14 +11,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
 
 from retrieval.passage import Passage
 from retrieval.search.index import Index
+from retrieval.text.ordinary import questions
 
 NOISE = 0.02  # the share of ordinary questions that may get a rule; people ask wilder ones
 # Of the median score of right finds that a floor may reach. Measured on collections with people's questions: at half
@@ -58,7 +56,7 @@ def calibrate(index: Index) -> Floor | None:
         return None
     if known is not None and abs(count - known.passages) <= DRIFT * known.passages:
         return known
-    noise = sorted(_best(index, question) for question in _ordinary(index.backend.languages()))
+    noise = sorted(_best(index, question) for question in questions(index.backend.languages()))
     right = sorted(_own(index))
     found = _floor(noise, right, count, _share(index, count))
     index.backend.set(SETTING, json.dumps(asdict(found)))
@@ -108,14 +106,3 @@ def _question(text: str, count: int) -> str:
         return signs[len(signs) // 3 :][: 3 * count] if len(signs) >= 6 * count else ""
     words = words[:60]
     return " ".join(words[:: len(words) // count][:count]) if len(words) >= 2 * count else ""
-
-
-@cache
-def _questions() -> dict[str, list[str]]:
-    return tomllib.loads(files("retrieval.search").joinpath("ordinary.toml").read_text("utf-8"))
-
-
-def _ordinary(languages: frozenset[str]) -> list[str]:
-    """In the languages of the index that we have them in, else in English."""
-    known = _questions()
-    return [question for language in sorted(languages & known.keys()) or ["en"] for question in known[language]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.cli.command import main
+from retrieval.passage import Passage
 from retrieval.search.calibration import Floor, _floor, calibrate, calibrated
 from retrieval.search.index import Index
 
@@ -51,3 +52,21 @@ def test_a_floor_lies_above_the_noise_but_not_near_right_finds() -> None:
     assert (low.floor, low.noise, low.loss) == (0.0971, 0.02, 0.0)
     assert (high.floor, high.loss) == (0.05, 0.0)
     assert _floor([], [], 1).floor == 0.0
+
+
+def test_a_handful_of_rules_is_found_by_what_is_asked_about_and_not_by_the_words_of_asking(tmp_path: Path) -> None:
+    """In six rules "of" and "how" are as rare as "lawn": without a list of them, a mango scores above the lawn."""
+    rules = [
+        ("Lawn mowers and drills must not be used on Sundays.", "noise"), ("Dogs must be on a lead in parks.", "dogs"),
+        ("Bins may stand on the pavement from 6 pm on the day before collection.", "waste"),
+        ("Do not give out the address or the telephone number of a private person.", "privacy"),
+    ]  # fmt: skip
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add([Passage(name, text=text, language="en") for text, name in rules])
+        floor = calibrate(index)
+        assert floor is not None
+        found = index.search("May my neighbour mow the lawn on Sundays?", 1)
+        assert found[0].document == "noise"
+        assert found[0].score >= floor.floor
+        for question in ("Describe the taste of a mango.", "What is the capital of France?", "How do I tie a tie?"):
+            assert not [hit for hit in index.search(question, 1) if hit.score >= floor.floor]

@@ -773,8 +773,8 @@ def test_response_headers_drop_what_concerns_the_connection_and_the_host() -> No
         (b"Access-Control-Allow-Origin", b"*"), (b"x-ratelimit-remaining", b"1"), (b"retry-after", b"7"),
     ]  # fmt: skip
     kept = [
-        (b"content-type", b"text/event-stream"), (b"openai-processing-ms", b"7"), (b"x-ratelimit-remaining", b"1"),
-        (b"retry-after", b"7"),
+        (b"content-type", b"text/event-stream"), (b"openai-processing-ms", b"7"), (b"x-engine-applied", b"forged"),
+        (b"x-ratelimit-remaining", b"1"), (b"retry-after", b"7"),
     ]  # fmt: skip
     assert response_headers(engine) == kept
     assert (b"content-length", b"3") in response_headers(engine, length=True)

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from retrieval.backends.local.columns import Allowed, Columns, best_first
 from retrieval.passage import primary
-from retrieval.text import analysis
+from retrieval.text import analysis, ordinary
 
 COMMON, SLOW = 0.5, 0.2  # the share of passages beyond which a term, or a slow one, is left out of a query …
 SMALL = 20_000  # … of an index with more passages than this: in a small one no term is slow
+TINY = 100  # passages of an index in which the words of asking are as rare as any: they are left out of a query
 ECHO = 0.3  # what a chunk without any term of the query loses of its document's score
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
 TIE = 1e-5  # scores that differ by a smaller share are the same, summed in another order
@@ -70,6 +71,9 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Coun
     """The query's terms and the score that no passage reaches: each term so often that once more adds nothing."""
     counts = Counter(analysis.query_terms(query[:READ], languages))
     total = reader.searcher.num_docs + 1
+    if total <= TINY:
+        asking = frozenset().union(*(ordinary.words(language) for language in languages))
+        counts = Counter({term: count for term, count in counts.items() if term not in asking}) or counts
     df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
     counts = Counter({term: count for term, count in counts.items() if df[term] or not analysis.optional(term)})
     if len(counts) > MOST:
