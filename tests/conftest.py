@@ -31,6 +31,7 @@ LONGEST = (
     "trainers/test_train_bpo.py",
     "trainers/test_export.py",
     "serve/test_bpo_embedded.py",
+    "serve/test_fields_by_kind.py",
 )
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: one thread each, or the workers fight for the cores

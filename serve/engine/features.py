@@ -38,6 +38,10 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "tool_choice": _set("tool_choice", "auto", "none"),
     "functions": _set("functions"),
     "presence_penalty": _set("presence_penalty", 0),
+    "frequency_penalty": _set("frequency_penalty", 0),
+    "logit_bias": _set("logit_bias"),
+    "suffix": _set("suffix", ""),
+    "web_search_options": _set("web_search_options"),
     "reasoning_effort": _set("reasoning_effort"),
     "modalities": _set("modalities", ["text"]),
     "prediction": _set("prediction"),
@@ -47,7 +51,32 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
 PARTS = frozenset({"images", "audio"})  # those that only the messages show
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every engine has
+
+# kind -> what its engines accept and ignore, or cannot do at all; their sources were read at the version named.
+_LACKS: Mapping[str, frozenset[str]] = {
+    # 0.32: the fields are not in its requests, and unknown ones are ignored with a log line.
+    "vllm": frozenset({"best_of", "functions", "modalities", "prediction", "web_search_options"}),
+    # llama-cpp-python 0.3.36 leaves n and best_of out; llama-server refuses what it does not have in the first five.
+    "llama.cpp": frozenset({
+        "n", "best_of", "prompt_logprobs", "functions", "suffix", "modalities", "prediction", "reasoning_effort",
+        "web_search_options", "audio",
+    }),
+    # Ollama's page on its OpenAI API.
+    "ollama": frozenset({
+        "n", "best_of", "echo", "logit_bias", "prompt_logprobs", "tool_choice", "functions", "modalities",
+        "prediction", "audio", "web_search_options",
+    }),
+    "onnx": frozenset({
+        "best_of", "prompt_logprobs", "response_format", "tools", "tool_choice", "functions", "suffix", "modalities",
+        "prediction", "reasoning_effort", "web_search_options", "images", "audio",
+    }),
+}  # fmt: skip
 APIS = {"/v1/responses": "responses", "/v1/messages": "messages"}  # that some have: path -> name in `supports`
+
+
+def of_kind(kind: str) -> frozenset[str]:
+    """The features of a kind of engine; all of them where the kind is not known, whose engine speaks for itself."""
+    return frozenset(FEATURES.keys() - _LACKS.get(kind, frozenset()))
 
 
 def of_transformers(folder: Path, config: Mapping[str, Any]) -> frozenset[str]:
@@ -55,7 +84,7 @@ def of_transformers(folder: Path, config: Mapping[str, Any]) -> frozenset[str]:
 
     `config` is the model's config.json.
     """
-    features = set()
+    features = {"frequency_penalty", "logit_bias", "suffix"}
     if "vision_config" in config:
         features.add("images")
     if "audio_config" in config:

@@ -6,6 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# What an engine's /v1/models calls the owner of its models -> its kind: llama-server, Ollama, our own.
+OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "library": "ollama", "trimtab": "onnx"}
+# Of _EXTENSIONS, what the samplers of these kinds know under the same name.
+_KNOWN = {"onnx": frozenset({"repetition_penalty", "top_k", "min_p"})}
+# llama.cpp's names: https://github.com/ggml-org/llama.cpp/tree/master/tools/server
+_LLAMA_CPP = {"repetition_penalty": "repeat_penalty", "top_k": "top_k", "min_p": "min_p", "typical_p": "typical_p"}
+# Kinds that ignore max_completion_tokens (llama-cpp-python; Ollama's page has only the older name).
+_ONE_LIMIT = ("llama.cpp", "ollama")
+ADAPTED = frozenset({"transformers", *_ONE_LIMIT})  # whose requests by clients may have to be changed
 # Request fields that OpenAI does not have but engines of these kinds do.
 _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
 _VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhere: only a rewriter's decoding has them
@@ -16,12 +25,17 @@ def unknown(kind: str, names: Iterable[str]) -> list[str]:
     """Those of a profile's decoding settings that `adapt` leaves out, sorted."""
     if kind in ("vllm", "transformers"):
         return []
-    return sorted(_OWN.intersection(names))
+    known = _LLAMA_CPP.keys() if kind == "llama.cpp" else _KNOWN.get(kind, frozenset())
+    return sorted(_OWN.intersection(names) - known)
 
 
 def must_adapt(kind: str, fields: Iterable[str]) -> bool:
     """Whether a client's own fields mean something else, or nothing, to this kind."""
-    return kind == "transformers" and any(name == "temperature" or name in _EXTENSIONS for name in fields)
+    if kind in _ONE_LIMIT:
+        return any(name in ("max_completion_tokens", "logprobs", "repetition_penalty") for name in fields)
+    return kind == "transformers" and any(
+        name in ("temperature", "logit_bias") or name in _EXTENSIONS for name in fields
+    )
 
 
 def adapt(kind: str, fields: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,13 +45,22 @@ def adapt(kind: str, fields: Mapping[str, Any], generation: Mapping[str, Any]) -
     that have them.
     """
     out = dict(fields)
+    if kind in _ONE_LIMIT and "max_completion_tokens" in out:
+        out["max_tokens"] = out.pop("max_completion_tokens")
     if kind == "vllm":
         return out
     for name in _VLLM_ONLY:
         if name in out and not _is_raw(out[name]):
             del out[name]
     extra = {name: out.pop(name) for name in list(out) if name in _EXTENSIONS and not _is_raw(out[name])}
-    return _of_transformers(out, extra, generation) if kind == "transformers" else out
+    if kind == "transformers":
+        return _of_transformers(out, extra, generation)
+    if kind == "llama.cpp":
+        if "top_logprobs" not in out and (asked := out.get("logprobs")) is not None and _plain(asked) is True:
+            out["top_logprobs"] = 1  # without it llama-cpp-python tells none at all
+        extra |= {name: out.pop(name) for name in list(out) if name in _LLAMA_CPP}
+        return out | {_LLAMA_CPP[name]: value for name, value in extra.items() if name in _LLAMA_CPP}
+    return out | {name: value for name, value in extra.items() if name in _KNOWN.get(kind, ())}
 
 
 def _of_transformers(out: dict[str, Any], extra: dict[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +78,20 @@ def _of_transformers(out: dict[str, Any], extra: dict[str, Any], generation: Map
             told.pop(name, None)
         out.pop("temperature", None)
     out.pop("stream_options", None)  # its streams end with the usage, asked or not
+    if "logit_bias" in out:  # which its completions would ignore
+        told["sequence_bias"] = _biases(out.pop("logit_bias"))
     out["generation_config"] = json.dumps(told)
     return out
+
+
+def _biases(raw: Any) -> list[list[Any]]:
+    """OpenAI's biases by token id as transformers' by sequence of ids; it answers 422 to what it cannot read."""
+    biases = _plain(raw)
+    return [[[int(token)], float(bias)] for token, bias in biases.items()] if isinstance(biases, dict) else []
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(bytes(value)) if _is_raw(value) else value
 
 
 def _is_raw(value: Any) -> bool:

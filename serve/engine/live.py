@@ -16,7 +16,7 @@ from serve.dialects.wire import Request
 from serve.engine import kinds
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
-from serve.engine.features import APIS, FEATURES, PATHS, of_transformers
+from serve.engine.features import APIS, FEATURES, PATHS, of_kind, of_transformers
 from serve.engine.fields import refuse_guarded
 from serve.engine.model import Model
 from serve.errors import BadRequest, NotFound, Unavailable
@@ -111,8 +111,9 @@ class LiveEngine:
     def learn(self, models: list[dict[str, Any]]) -> None:
         """What the engine's own /v1/models says: names, and with vLLM the context."""
         self.names = tuple(str(m["id"]) for m in models if isinstance(m.get("id"), str))
-        if not self.kind and any(m.get("owned_by") == "vllm" for m in models):
-            self._speak("vllm")
+        owners = {m.get("owned_by") for m in models}
+        if not self.kind and (kind := next((kind for owner, kind in kinds.OWNERS.items() if owner in owners), "")):
+            self._speak(kind)
         lengths = [m["max_model_len"] for m in models if isinstance(m.get("max_model_len"), int)]
         if self.spec.context is None and lengths:
             self.context = min(lengths)
@@ -123,12 +124,10 @@ class LiveEngine:
         self.counts = self.spec.stream_usage and kind != "transformers"  # whose streams always tell it
         if self.spec.supports is None:
             self.supports = (
-                of_transformers(Path(self.spec.model), self._files.config)
-                if kind == "transformers"
-                else frozenset(FEATURES)
+                of_transformers(Path(self.spec.model), self._files.config) if kind == "transformers" else of_kind(kind)
             )
         self.lacks = tuple([(name, used) for name, used in FEATURES.items() if name not in self.supports])
-        self.adapts = kind == "transformers"  # `must_adapt` may say so
+        self.adapts = kind in kinds.ADAPTED  # `must_adapt` may say so
 
     @property
     def checked(self) -> Pool | Contact | None:

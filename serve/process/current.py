@@ -27,6 +27,7 @@ from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import Checked
+from serve.engine.window import learn_window
 from serve.errors import Unavailable
 from serve.http.gate import Gate
 from serve.limits.ledgers import Ledgers
@@ -233,6 +234,7 @@ class Worker:
 async def _learn(engine: LiveEngine, relay: Relay) -> None:
     try:
         engine.learn(await listed(relay, engine, engine.headers(), _PATIENCE_S))
+        await learn_window(engine, relay, _PATIENCE_S)
     except UpstreamError as error:
         # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
         log.debug("engine %s: %s (%r)", engine.spec.name, error, error.cause)

@@ -41,6 +41,7 @@ def command(engine: Engine, file: Path, port: int) -> Launch:
         argv = (program, "-m", str(file), *where, "--alias", name, "-c", str(context), "--jinja")
         return Launch(_SERVER, (*argv, *engine.args), {}, None, url, ("/health",), name)
     start = (engine.python or sys.executable, "-m", "llama_cpp.server", "--model", str(file), *where)
-    # Log-probabilities of a prompt need all of its logits; the cache keeps prefixes beyond the last prompt.
-    flags = ("--model_alias", name, "--n_ctx", str(context), "--logits_all", "true")
-    return Launch("llama_cpp.server", (*start, *flags, *engine.args), QUIET, None, url, ("/v1/models",), name)
+    # Log-probabilities of a prompt need all of its logits. By default a request would end the one before it.
+    flags = ("--model_alias", name, "--n_ctx", str(context), "--logits_all", "true", "--interrupt_requests", "false")
+    # Its /v1/models waits for the answer that is being generated; its own description does not.
+    return Launch("llama_cpp.server", (*start, *flags, *engine.args), QUIET, None, url, ("/openapi.json",), name)

@@ -1,0 +1,130 @@
+"""llama-server, llama-cpp-python and Ollama by URL: known by what they list, asked for their context, and sent what
+they understand. The answers are shaped as their documentation shows them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from serve.config import Engine, Server
+from serve.dialects import wire
+from serve.engine.features import FEATURES, of_kind
+from serve.engine.live import LiveEngine
+from serve.engine.relay import Relay
+from serve.engine.upstream import UpstreamError
+from serve.engine.window import learn_window
+from serve.errors import BadRequest
+
+LLAMA_SERVER = {"id": "m.gguf", "object": "model", "owned_by": "llamacpp", "meta": {"n_ctx_train": 131072}}
+OLLAMA = {"id": "llama3.2:latest", "object": "model", "created": 1730000000, "owned_by": "library"}
+SHOWN = {
+    "parameters": 'num_ctx                        8192\nstop                           "<|eot_id|>"',
+    "model_info": {"general.architecture": "llama", "llama.context_length": 131072},
+}
+
+
+@asynccontextmanager
+async def serving(answer: Callable[[str, bytes], bytes | None]) -> AsyncIterator[str]:
+    """An HTTP server that answers (method and path, body) with JSON, or with 404 for None; its URL."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next((int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:")), 0)
+        body = answer(" ".join(head.split()[:2]), await reader.readexactly(length))
+        status = "200 OK" if body is not None else "404 Not Found"
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body or b'')}\r\nconnection: close\r\n\r\n".encode())
+        writer.write(body or b"")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def window(engine: LiveEngine) -> int | None:
+    relay = Relay(connect_s=2, timeout_s=5)
+    try:
+        await learn_window(engine, relay, 5)
+    finally:
+        await relay.close()
+    return engine.context
+
+
+def request(**fields: Any) -> wire.Request:
+    return wire.parse(json.dumps({"messages": [{"role": "user", "content": "x"}], **fields}).encode(), Server())
+
+
+@pytest.mark.parametrize(("row", "kind"), [(LLAMA_SERVER, "llama.cpp"), (OLLAMA, "ollama")])
+def test_it_is_known_by_its_models(row: dict[str, Any], kind: str) -> None:
+    engine = LiveEngine(Engine("main", url="http://x"))
+    engine.learn([row])
+    assert engine.kind == kind
+    with pytest.raises(BadRequest, match=f"{kind}.*does not support 'n'"):
+        engine.refuse(request(n=2), None)
+    engine.refuse(request(seed=1, stop=["x"], temperature=0.5, presence_penalty=1, tools=[{}]), None)
+
+
+async def test_llama_server_tells_its_context() -> None:
+    props = {"default_generation_settings": {"n_ctx": 2048, "params": {}}, "total_slots": 1, "chat_template": "…"}
+    async with serving(lambda path, body: json.dumps(props).encode() if path == "GET /props" else None) as url:
+        assert await window(LiveEngine(Engine("main", url=url, kind="llama.cpp"))) == 2048
+        assert await window(LiveEngine(Engine("main", url=f"{url}/v1", kind="llama.cpp", context=512))) == 512
+
+
+@pytest.mark.parametrize(
+    ("shown", "context"),
+    [
+        (SHOWN, 8192),
+        ({**SHOWN, "parameters": ""}, 4096),
+        ({"model_info": {"general.architecture": "bert", "bert.context_length": 512}}, 512),
+        ({"license": "MIT"}, None),
+    ],
+)
+async def test_ollama_is_asked_for_the_context_that_it_runs_the_model_with(
+    shown: dict[str, Any], context: int | None
+) -> None:
+    asked = []
+
+    def answer(path: str, body: bytes) -> bytes | None:
+        asked.append((path, json.loads(body)))
+        return json.dumps(shown).encode()
+
+    async with serving(answer) as url:
+        engine = LiveEngine(Engine("main", url=url, kind="ollama"))
+        engine.learn([OLLAMA])
+        assert await window(engine) == context
+    assert asked == [("POST /api/show", {"model": "llama3.2:latest"})]
+
+
+async def test_an_engine_without_such_a_path_keeps_its_context_unknown() -> None:
+    async with serving(lambda path, body: None) as url:
+        assert await window(LiveEngine(Engine("main", url=url, kind="llama.cpp"))) is None
+    async with serving(lambda path, body: b"<html>") as url:
+        with pytest.raises(UpstreamError):
+            await window(LiveEngine(Engine("main", url=url, kind="ollama", model="m")))
+
+
+def test_fields_go_under_the_names_that_a_kind_knows() -> None:
+    sent = {"max_completion_tokens": 5, "logprobs": True, "repetition_penalty": 1.1, "min_tokens": 3}
+    llama = LiveEngine(Engine("main", url="http://x", kind="llama.cpp"))
+    assert llama.must_adapt(sent)
+    assert llama.adapt(sent) == {"max_tokens": 5, "logprobs": True, "top_logprobs": 1, "repeat_penalty": 1.1}
+    ollama = LiveEngine(Engine("main", url="http://x", kind="ollama"))
+    assert ollama.adapt({"max_completion_tokens": 5}) == {"max_tokens": 5}
+    own = LiveEngine(Engine("main", url="http://x", kind="onnx"))
+    assert own.adapt(sent) == {"max_completion_tokens": 5, "logprobs": True, "repetition_penalty": 1.1}
+    assert own.unknown(["top_k", "bad_words"]) == ["bad_words"]
+    hf = LiveEngine(Engine("main", url="http://x", kind="transformers"))
+    told = json.loads(hf.adapt({"logit_bias": {"7": -3}})["generation_config"])
+    assert told["sequence_bias"] == [[[7], -3.0]]
+
+
+def test_every_kind_lacks_only_features_that_there_are() -> None:
+    for kind in ("vllm", "llama.cpp", "ollama", "onnx"):
+        assert of_kind(kind) < set(FEATURES)
+    assert of_kind("openai") == of_kind("") == set(FEATURES)
