@@ -1,6 +1,6 @@
 """What does retrieval find, for whom, and at what cost?
 
-  python benchmarks/retrieval.py quality --data DIR [--corpora en spec zh] [--work DIR]
+  python benchmarks/retrieval.py quality --data DIR [--corpora en spec zh] [--sample 15000] [--embedder NAME]
   python benchmarks/retrieval.py floors --data DIR --unrelated PROMPTS.jsonl
   python benchmarks/retrieval.py regions --data DIR
   python benchmarks/retrieval.py latency --data DIR [--sizes 10000 140000 1000000]
@@ -27,6 +27,8 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this file is called as the package that it measures
 
 from retrieval.backends.entry import Entry
+from retrieval.embedding.choice import ByTexts
 from retrieval.embedding.embedder import Model, load
 from retrieval.passage import Filter, Passage
 from retrieval.search import evaluation
+from retrieval.search.build import batches
 from retrieval.search.index import Index
 from retrieval.search.intake import bar
 from retrieval.search.query import Ask
@@ -46,17 +50,14 @@ from retrieval.search.tuning import ranked, sides, tune
 from retrieval.text import analysis
 
 CORPORA = {
-    "zh": ("lawir_zh/corpus", "lawir_zh/queries.dev", "lawir_zh/qrels.dev", "zh"),
-    "en": ("lawir_ca/corpus.en", "lawir_ca/queries.dev.en", "lawir_ca/qrels.dev.en-corpus", "en"),
-    "fr": ("lawir_ca/corpus.fr", "lawir_ca/queries.dev.fr", "lawir_ca/qrels.dev.fr-corpus", "fr"),
-    "de": ("lawir_de/corpus", "lawir_de/queries.dev", "lawir_de/qrels.dev", "de"),
-    "spec": (
-        "principles_model_spec/corpus",
-        "principles_model_spec/queries.dev",
-        "principles_model_spec/qrels.dev",
-        "en",
-    ),
+    "zh": ("lawir_zh/corpus", "lawir_zh/queries.dev", "lawir_zh/qrels.dev"),
+    "en": ("lawir_ca/corpus.en", "lawir_ca/queries.dev.en", "lawir_ca/qrels.dev.en-corpus"),
+    "fr": ("lawir_ca/corpus.fr", "lawir_ca/queries.dev.fr", "lawir_ca/qrels.dev.fr-corpus"),
+    "de": ("lawir_de/corpus", "lawir_de/queries.dev", "lawir_de/qrels.dev"),
+    "spec": ("principles_model_spec/corpus", "principles_model_spec/queries.dev", "principles_model_spec/qrels.dev"),
 }
+# Questions in one language to the law in another: the corpus, and whose questions it is asked.
+CROSSED = {"fr": ("en", "lawir_ca/queries.dev.en"), "en": ("fr", "lawir_ca/queries.dev.fr")}
 MEASURES = ("ndcg@10", "recall@10", "recall@100")
 
 
@@ -75,11 +76,18 @@ def rows(data: Path, name: str) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, source)
 
 
-def passages(data: Path, name: str) -> Iterator[Passage]:
+def passages(data: Path, name: str, sample: int = 0) -> Iterator[Passage]:
+    """Unlabelled, as a newcomer has them. Of a sample: those that answer the questions, and so many others."""
+    wanted = sampled(data, name, sample) if sample else None
     for row in rows(data, name):
-        yield Passage(
-            row["_id"], row["text"].strip(), row["title"], region=row.get("region", ""), language=CORPORA[name][3]
-        )
+        if wanted is None or row["_id"] in wanted:
+            yield Passage(row["_id"], row["text"].strip(), row["title"], region=row.get("region", ""))
+
+
+def sampled(data: Path, name: str, sample: int) -> set[str]:
+    right = {document for rated in questions(data, name)[1].values() for document in rated}
+    others = [row["_id"] for row in rows(data, name) if row["_id"] not in right]
+    return right | set(random.Random(0).sample(others, min(sample, len(others))))
 
 
 def questions(data: Path, name: str) -> tuple[dict[str, str], evaluation.Qrels]:
@@ -87,17 +95,12 @@ def questions(data: Path, name: str) -> tuple[dict[str, str], evaluation.Qrels]:
     return evaluation.read_queries(queries), evaluation.read_qrels(qrels)
 
 
-def built(data: Path, work: Path, name: str, embedder: Any, label: str) -> Index:
+def built(data: Path, work: Path, name: str, embedder: Any, label: str, sample: int = 0) -> Index:
     index = Index.open(work / f"{name}-{label}", create=True, embedder=embedder)
     with bar(f"building {name} ({label})", None, " documents") as advance:
-        batch: list[Passage] = []
-        for passage in passages(data, name):
-            batch.append(passage)
-            if len(batch) == 256:
-                index.add(batch)
-                advance(len(batch))
-                batch = []
-        index.add(batch)
+        for batch in batches(passages(data, name, sample), 256):
+            index.add(batch)
+            advance(len(batch))
     index.refresh()
     index.backend.compact()
     return index
@@ -113,12 +116,12 @@ def plain(text: str) -> list[str]:
     ]
 
 
-def floor(data: Path, name: str, queries: dict[str, str]) -> dict[str, list[tuple[str, float]]]:
+def floor(kept: Iterator[Passage], queries: dict[str, str]) -> dict[str, list[tuple[str, float]]]:
     """Plain BM25, k1 1.2, b 0.75, over whole documents."""
     keys, lengths, postings = [], [], defaultdict(list)
-    for i, row in enumerate(rows(data, name)):
-        terms = Counter(plain(f"{row['title']}\n{row['text']}"))
-        keys.append(row["_id"])
+    for i, passage in enumerate(kept):
+        terms = Counter(plain(f"{passage.title}\n{passage.text}"))
+        keys.append(passage.id)
         lengths.append(sum(terms.values()))
         for term, count in terms.items():
             postings[term].append((i, count))
@@ -138,20 +141,28 @@ def floor(data: Path, name: str, queries: dict[str, str]) -> dict[str, list[tupl
 
 
 def quality(options: argparse.Namespace) -> None:
+    """As a newcomer builds them: no label says the language, and the texts choose the embedder."""
     print("| corpus | | nDCG@10 | recall@10 | recall@100 |\n|---|---|---|---|---|")
     for name in options.corpora:
         queries, qrels = questions(options.data, name)
-        row(name, "BM25 floor", evaluation.score(floor(options.data, name, queries), qrels))
-        spoken = name in ("en", "spec") or options.dense
-        with built(
-            options.data, options.work, name, None if spoken else "none", "minilm" if spoken else "terms"
-        ) as index:
-            for mode in ("lexical", "dense", "hybrid") if spoken else ("lexical",):
-                run = {q: documents(index, text, 100, mode) for q, text in queries.items()}
-                label = f"hybrid, weight {index.weight}" if mode == "hybrid" else mode
-                row(name, label, evaluation.score(run, qrels))
-            if spoken:
+        kept = partial(passages, options.data, name, options.sample)
+        row(name, "BM25 floor", evaluation.score(floor(kept(), queries), qrels))
+        chosen = options.embedder or ByTexts(lambda: islice(kept(), 200), partial(print, file=sys.stderr)).choose()  # noqa: B023
+        label = f"{Path(chosen).name}-{options.sample or 'all'}"
+        with built(options.data, options.work, name, chosen, label, options.sample) as index:
+            measure(index, name, queries, qrels)
+            if index.embedder is not None:
                 two_fold(index, name, queries, qrels)
+            if name in CROSSED:
+                other, asked = CROSSED[name]
+                measure(index, f"{other}→{name}", evaluation.read_queries(options.data / f"{asked}.jsonl"), qrels)
+
+
+def measure(index: Index, name: str, queries: dict[str, str], qrels: evaluation.Qrels) -> None:
+    for mode in ("lexical", "dense", "hybrid") if index.embedder else ("lexical",):
+        run = {q: documents(index, text, 100, mode) for q, text in queries.items()}
+        label = f"hybrid, weight {index.weight}" if mode == "hybrid" else mode
+        row(f"{name} ({index.count()})", label, evaluation.score(run, qrels))
 
 
 def two_fold(index: Index, name: str, queries: dict[str, str], qrels: evaluation.Qrels) -> None:
@@ -507,7 +518,8 @@ def main() -> None:
         made.add_argument("--work", type=Path, default=default, help=f"where indexes are kept (default {default})")
         made.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
         made.add_argument("--unrelated", type=Path, help="floors: prompts that no rule bears on (JSONL)")
-        made.add_argument("--dense", action="store_true", help="also where the embedder does not speak the language")
+        made.add_argument("--embedder", help="quality: instead of the one that the texts choose")
+        made.add_argument("--sample", type=int, default=0, help="quality: passages beside those that answer")
         made.add_argument("--sizes", nargs="+", type=int, default=[10_000, 140_000, 1_000_000])
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
