@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,10 @@ from retrieval.embedding import e5
 from retrieval.text.structure import chunk
 
 DEFAULT = "all-MiniLM-L6-v2"
-BATCH = 32  # larger ones are slower: they pad to their longest text
+BATCH, TOKENS = (
+    32,
+    512,
+)  # the most texts of a batch, and tokens: what a core's cache no longer holds takes twice as long
 NEAR_ZERO = 0.2  # unrelated texts' mean cosine up to which cosines are used as they are
 UNRELATED = (  # questions, and passages that answer none of them
     ("What is the capital of France?", "How do I boil an egg?", "Write a poem about autumn leaves."),
@@ -125,8 +129,7 @@ class Model:
         encoded = [self._tokenizer.encode(text) for text in texts] if few else self._tokenizer.encode_batch(texts)
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
+        for batch in _batches([(i, len(encoded[i].ids)) for i in order]):
             width = len(encoded[batch[-1]].ids)
             if width > self._longest:
                 raise ValueError(f"a text of {width} tokens, more than the {self._longest} that {self.name} reads")
@@ -137,6 +140,21 @@ class Model:
                 mask[row, : len(encoded[i].ids)] = 1
             vectors[batch] = runner(ids, mask)
         return vectors
+
+
+def _batches(lengths: list[tuple[int, int]]) -> Iterator[list[int]]:
+    """Batches of text numbers; `lengths` are (number, tokens), the shortest first.
+
+    With its padding a batch holds TOKENS at most, or one text.
+    """
+    batch: list[int] = []
+    for i, length in lengths:
+        if batch and (len(batch) == BATCH or (len(batch) + 1) * length > TOKENS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def load(name: str = DEFAULT, *, threads: int | None = None, runtime: str = "auto") -> Model:

@@ -78,6 +78,13 @@ def test_the_chunks_of_a_real_law_fit_the_real_embedder(minilm: embedder.Model, 
         assert any("torture" in hit.text for hit in hits)
 
 
+def test_batches_are_bounded_by_their_tokens() -> None:
+    lengths = [3] * 40 + [100] * 7 + [600]
+    found = list(embedder._batches(list(enumerate(lengths))))
+    assert [len(batch) for batch in found] == [32, 8, 5, 2, 1]
+    assert [i for batch in found for i in batch] == list(range(48))
+
+
 def test_a_damaged_or_missing_export_is_made_anew(
     minilm: embedder.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
