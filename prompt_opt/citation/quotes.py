@@ -28,6 +28,7 @@ _QUOTES = re.compile(
     re.MULTILINE,
 )  # fmt: skip
 _OMITTED = re.compile(r"\[[^\]\n]{0,80}\]|【[^】\n]{0,80}】|\(\s*(?:\.{3}|…)\s*\)|\.{3,}|…+")
+_MARK = re.compile(r"\s*[\[【]")
 _OPENED = tuple('“"„«»「『')  # what a quotation of its own begins with
 FEW = 4  # words of a quotation that is compared whatever they are; a shorter one only if it has a number
 _ALIKE = 0.8  # the share of a rule's words in a quotation without a mark that is taken for one of that rule
@@ -68,6 +69,7 @@ def listed(text: str, title: str) -> Iterator[Quotation]:
     for found in _head(tuple(names)).finditer(text):
         end = text.find("\n", found.end())
         rest = text[found.end() : end] if end >= 0 else text[found.end() :].rpartition(" ")[0]
+        rest = _MARK.split(rest, 1)[0]  # another rule may follow on the same line
         if len(words(rest).split()) >= FEW and not rest.startswith(_OPENED):
             yield Quotation(found.start(), found.end() + len(rest), rest)
 

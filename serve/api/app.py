@@ -15,7 +15,7 @@ from starlette.routing import Route
 from prompt_opt.pipeline import StageFailed
 from retrieval.lock import is_disk_full
 from serve import metrics
-from serve.api import catalog, inbox, openapi, page, principles, recent, reference, timeline, verdicts
+from serve.api import catalog, inbox, openapi, page, policies, principles, recent, reference, timeline, verdicts
 from serve.api.replies import json_reply
 from serve.api.routes import PATHS, lines
 from serve.chat.beside import beside
@@ -94,26 +94,6 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
             f"no model {name!r}; valid are {', '.join(row['id'] for row in rows) or 'none'}", code="model_not_found"
         )
 
-    @app.get("/v1/policies", tags=["trimtab"], summary="The policies that the key may use")
-    async def policies(request: Request) -> Response:
-        who, config = caller(request), service().config
-        default = who.key.policy if who.key and who.key.policy else config.server.policy
-        mine = [policy for policy in config.policies.values() if who.may_use(policy.name)]
-        digests = await asyncio.to_thread(catalog.digests, service(), mine)
-        rows = [
-            {
-                "id": p.name, "object": "policy", "digest": digests[p.name], "engine": p.engine,
-                "stages": list(p.stages),
-                "render": p.render, "profile": p.profile.name if p.stages else None, "budget_ms": p.budget_ms,
-                "on_error": p.on_error, "default": p.name == default,
-                "model": config.engines[p.engine].public_name or None, "kind": service().engines[p.engine].kind or None,
-                "change": p.change or None,
-            }
-            for p in mine
-        ]  # fmt: skip
-        page = {"questions": list(config.server.page_questions), "note": config.server.page_note}
-        return json_reply({"object": "list", "data": rows, "page": page})
-
     @app.get("/v1/key", tags=["trimtab"], summary="Whose key this is, and what it may do")
     async def key(request: Request) -> Response:
         who = caller(request)
@@ -121,6 +101,7 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
         body = {"object": "key", "id": who.name, "tenant": who.tenant, "needed": who.key is not None, "rights": rights}
         return json_reply(body)
 
+    policies.add_routes(app, service, caller)
     principles.add_routes(app, service, caller)
     recent.add_routes(app, service, caller)
     verdicts.add_routes(app, service, caller)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from prompt_opt.core import Policy, State
 from prompt_opt.pipeline import digest, indexes
 from serve.chat.keys import Caller
 from serve.chat.service import Service, failed
+from serve.config import RAW
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import TimedOut, UpstreamError
@@ -113,3 +115,25 @@ async def listed(
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UpstreamError(error, "What it says at /v1/models is no list of models.") from error
     return [row for row in page.data if isinstance(row.get("id"), str)]
+
+
+_OWN = ("name", "digest", "change", "options", "profile")  # fields of a policy that are no settings as they are
+_BUILT_IN = (RAW, "urial", "urial-helpful", "urial-plain")
+
+
+def settings(policy: Policy, digest: str) -> dict[str, Any]:
+    """A policy with every setting: as they resolve, and in `file` those that differ from the default, as a file has
+    them."""
+    values = {f.name: getattr(policy, f.name) for f in fields(policy) if f.name not in _OWN}
+    options = {stage: asdict(it) for stage, it in policy.options.items() if stage in policy.stages}
+    defaults = {f.name: f.default for f in fields(Policy)}
+    file: dict[str, Any] = {n: v for n, v in values.items() if v != defaults.get(n)} | {"stages": policy.stages}
+    file["profile"] = policy.profile.name
+    for stage, it in policy.options.items():
+        if stage in policy.stages:
+            changed = {f.name: value for f in fields(it) if (value := getattr(it, f.name)) != f.default}
+            file |= {stage: changed} if changed else {}
+    return {
+        "object": "policy", "id": policy.name, "digest": digest, "change": policy.change or None,
+        "builtin": policy.name in _BUILT_IN, "profile": policy.profile.name, **values, "options": options, "file": file,
+    }  # fmt: skip

@@ -72,6 +72,8 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         body = await _body(request, service())
         name, it = await _writable(service(), who, body.get("index", ""))
         passages = await asyncio.to_thread(_passages, body.get("principles"))
+        if body.get("plan") is True:
+            return json_reply({"object": "plan", "index": name, **await asyncio.to_thread(_plan, it, passages)})
         revision = await asyncio.to_thread(it.add, passages)
         return json_reply({"object": "change", "index": name, "revision": revision, "ids": [p.id for p in passages]})
 
@@ -82,6 +84,23 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
             raise NotFound(f"no principle {ident!r} in index {name!r}", code="principle_not_found")
         revision = await asyncio.to_thread(it.withdraw, [ident])
         return json_reply({"object": "change", "index": name, "revision": revision, "ids": [ident]})
+
+
+def _plan(index: Index, passages: list[Passage]) -> dict[str, Any]:
+    """What adding these would do, by id; of a changed one also which fields differ. Nothing is written."""
+    out: dict[str, Any] = {"revision": index.revision, "added": [], "changed": [], "same": []}
+    for passage in passages:
+        before = index.get(passage.id)
+        if before is None:
+            out["added"].append(passage.id)
+            continue
+        names = [f.name for f in fields(passage) if getattr(before, f.name) != getattr(passage, f.name)]
+        names = [name for name in names if name != "parent"]
+        if names:
+            out["changed"].append({"id": passage.id, "fields": names})
+        else:
+            out["same"].append(passage.id)
+    return out
 
 
 def _row(passage: Passage) -> dict[str, Any]:

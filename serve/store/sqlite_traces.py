@@ -22,30 +22,44 @@ import msgspec
 
 from serve.config import Config, ConfigError
 from serve.store.sqlite import SqliteFile, is_damage, seal, unsealed
-from serve.store.traces import Summary
+from serve.store.traces import Listed, Summary, Wanted, listed, opening, summary
+from serve.store.usage import Usage, usage_row
 
 log = logging.getLogger("trimtab.traces")
 _BATCH_S = 0.25
 _BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
 _SWEEP_S = 60.0
 _LOOK = 20_000  # traces that one page of a list looks at; what a filter has not found by then is on a later one
-_Row = tuple[str, str, float, bytes, str, str, str]  # id, tenant, when it ended, the trace; _listed's three
+_Row = tuple[str, str, float, bytes, Listed]  # id, tenant, when it ended, the trace, what a list filters by
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS trace"
     " (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires)",
 )
-_INSERT = "INSERT OR REPLACE INTO trace (id, tenant, ended, expires, body, policy, key, outcome) VALUES "
+_COLUMNS = ("id", "tenant", "ended", "expires", "body", *Listed._fields)
+_INSERT = f"INSERT OR REPLACE INTO trace ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608
+_VALUES = f"({', '.join('?' * len(_COLUMNS))})"
 _AT_ONCE = 128
-_LISTED = {"ended": "REAL", "policy": "TEXT", "key": "TEXT", "outcome": "TEXT"}
+_LISTED = {
+    "ended": "REAL", "policy": "TEXT", "key": "TEXT", "outcome": "TEXT", "model": "TEXT", "ms": "REAL",
+    "added_ms": "REAL", "tokens": "INTEGER", "opening": "TEXT",
+}  # fmt: skip
 # It covers what a list looks at, so that no page of bodies is read for a trace that is not shown.
-_RECENT = "CREATE INDEX IF NOT EXISTS trace_recent ON trace (tenant, ended, id, policy, key, outcome, expires)"
+_SEEN = "policy, key, outcome, expires, model, ms, added_ms, tokens, opening"
+_RECENT = f"CREATE INDEX IF NOT EXISTS trace_listed ON trace (tenant, ended, id, {_SEEN})"
+_BEFORE = "DROP INDEX IF EXISTS trace_recent"  # of versions that listed less
 _NEWEST = "FROM trace WHERE tenant = ? AND (ended, id) < (?, ?) ORDER BY ended DESC, id DESC"
 _FOUND = (
-    f"SELECT ended, id FROM (SELECT ended, id, policy, key, outcome, expires {_NEWEST} LIMIT {_LOOK})"  # noqa: S608
+    f"SELECT ended, id FROM (SELECT ended, id, {_SEEN} {_NEWEST} LIMIT {_LOOK})"  # noqa: S608
     " WHERE expires > ? AND (? = '' OR policy = ?) AND (? = '' OR key = ?) AND (? = '' OR outcome LIKE ?)"
+    " AND (? = '' OR model = ?) AND ended >= ? AND coalesce(ms, 0) >= ? AND (? = '' OR instr(coalesce(opening, ''), ?))"
     " ORDER BY ended DESC, id DESC LIMIT ?"
 )
+_USAGE = (
+    "SELECT CAST(ended / 86400 AS INTEGER), policy, outcome, count(*), total(added_ms), total(ms), total(tokens)"
+    " FROM trace WHERE tenant = ? AND ended >= ? AND expires > ? GROUP BY 1, 2, 3"
+)
+_ANY = Wanted()
 _LOOKED = f"SELECT ended, id {_NEWEST} LIMIT 1 OFFSET {_LOOK - 1}"  # the last one that was looked at
 
 
@@ -68,7 +82,7 @@ class SqliteTraces:
             self.dropped += 1
             return
         # As bytes already: the garbage collector would walk thousands of waiting tables again and again.
-        self._queue.append((ident, tenant, time.time(), msgspec.json.encode(body), *_listed(body)))
+        self._queue.append((ident, tenant, time.time(), msgspec.json.encode(body), listed(body)))
         if not self._awake.is_set():
             self._awake.set()
 
@@ -91,7 +105,7 @@ class SqliteTraces:
         return self._file.run(read)
 
     async def recent(
-        self, tenant: str, *, policy: str = "", outcome: str = "", key: str = "", after: str = "", limit: int = 50
+        self, tenant: str, wanted: Wanted = _ANY, *, after: str = "", limit: int = 50
     ) -> tuple[list[Summary], str]:
         """This tenant's traces, newest first, and what to give as `after` for the next page; "" at the end.
 
@@ -101,14 +115,25 @@ class SqliteTraces:
         Raises:
             ValueError: `after` is no page's.
         """
+        policy, outcome, key, model, text = wanted.policy, wanted.outcome, wanted.key, wanted.model, wanted.text
         word = f"% {outcome} %" if outcome in ("none", "error") else f"%={outcome} %"
-        wanted = (policy, policy, key, key, outcome, word)
+        text = text.casefold()
+        asked = (policy, policy, key, key, outcome, word, model, model, wanted.since, wanted.slower_ms, text, text)
         ended, _, ident = after.partition("-")
-        before = (float(ended), ident) if after else (float("inf"), "")
-        return await asyncio.to_thread(self._list, tenant, before, wanted, limit)
+        before = (float(ended), ident) if after else (wanted.until or float("inf"), "")
+        return await asyncio.to_thread(self._list, tenant, before, asked, limit)
+
+    async def usage(self, tenant: str, since: float) -> list[Usage]:
+        """What this tenant's requests from a time on (Unix seconds) came to, by day (UTC), policy and outcome."""
+
+        def read(connection: sqlite3.Connection) -> list[Usage]:
+            found = connection.execute(_USAGE, (tenant, since, time.time())).fetchall()
+            return [usage_row(*row) for row in found]
+
+        return await asyncio.to_thread(self._file.run, read)
 
     def _list(
-        self, tenant: str, before: tuple[float, str], wanted: tuple[str, ...], limit: int
+        self, tenant: str, before: tuple[float, str], wanted: tuple[str | float, ...], limit: int
     ) -> tuple[list[Summary], str]:
         def look(connection: sqlite3.Connection) -> tuple[list[Any], Any]:
             found = connection.execute(_FOUND, (tenant, *before, time.time(), *wanted, limit)).fetchall()
@@ -118,7 +143,7 @@ class SqliteTraces:
             return [unsealed(self._file.path, row[0]) for row in rows if row], last
 
         bodies, last = self._file.run(look)
-        rows = [msgspec.json.decode(body, type=Summary) for body in bodies if body]
+        rows = [summary(body) for body in bodies if body]
         return rows, f"{last[0]!r}-{last[1]}" if last else ""
 
     def erase(self, tenant: str, idents: Sequence[str]) -> int:
@@ -191,10 +216,17 @@ class SqliteTraces:
         it from the loop, at more cost than the row's."""
         values = [
             value
-            for ident, tenant, ended, body, *listed in rows
-            for value in (ident, tenant, ended, ended + self._ttl_s, seal(body), *listed)
+            for ident, tenant, ended, body, seen in rows
+            for value in (
+                ident,
+                tenant,
+                ended,
+                ended + self._ttl_s,
+                seal(body),
+                *seen._replace(opening=opening(body).casefold()),
+            )
         ]
-        connection.execute(_INSERT + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows)), values)
+        connection.execute(_INSERT + ", ".join([_VALUES] * len(rows)), values)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -207,6 +239,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         for name, kind in _LISTED.items():
             if name not in there:
                 connection.execute(f"ALTER TABLE trace ADD COLUMN {name} {kind}")
+        connection.execute(_BEFORE)
         connection.execute(_RECENT)
 
 
@@ -218,14 +251,6 @@ def _piece(
         " ORDER BY ended, id LIMIT 200"
     )
     return connection.execute(sql, (time.time(), since, *after)).fetchall()
-
-
-def _listed(body: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Policy, key and outcomes of a trace; these as words between spaces: " urial=applied opo=skipped error "."""
-    rows = body.get("stages")
-    stages = [f"{stage['stage']}={stage['status']}" for stage in rows] if rows else []
-    wrong = ["error"] if body.get("error") or body.get("status", 0) >= 400 else []
-    return body.get("policy") or "", body.get("key", ""), f" {' '.join([*(stages or ['none']), *wrong])} "
 
 
 def from_config(config: Config) -> SqliteTraces:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from serve.store.usage import Usage
+
+_OPENING = 120  # characters of a question that a list shows
 OUTCOMES = ("applied", "skipped", "timed_out", "failed", "none", "error")  # of a stage; no stage; of the request
 
 
@@ -14,6 +17,80 @@ class _Stage(msgspec.Struct):
     stage: str = ""
     status: str = ""
     reason: str = ""
+
+
+class Wanted(NamedTuple):
+    """Which traces a list shows; what is empty or 0 leaves all. Times are Unix seconds; `text` is in a prompt's first
+    words."""
+
+    policy: str = ""
+    outcome: str = ""
+    key: str = ""
+    model: str = ""
+    text: str = ""
+    since: float = 0.0
+    until: float = 0.0
+    slower_ms: float = 0.0
+
+
+class Listed(NamedTuple):
+    """What lists filter by and usage adds up; `outcome` has words between blanks: " urial=applied opo=failed "."""
+
+    policy: str
+    key: str
+    outcome: str
+    model: str
+    ms: float
+    added_ms: float
+    tokens: int
+    opening: str = ""  # in lower case
+
+
+def listed(body: Mapping[str, Any]) -> Listed:
+    """A trace's row, but for the first words of its question (`opening`), which the store's own thread looks for."""
+    rows = body.get("stages")
+    stages = [f"{stage['stage']}={stage['status']}" for stage in rows] if rows else []
+    wrong = ["error"] if body.get("error") or body.get("status", 0) >= 400 else []
+    outcome = f" {' '.join([*(stages or ['none']), *wrong])} "
+    usage = body.get("usage") or {}
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if usage else []
+    tokens = sum([count for count in counts if isinstance(count, int) and 0 < count < 2**53])
+    # Stages run beside each other: the slowest is what they add.
+    added = max([stage["ms"] or 0.0 for stage in rows]) if rows else 0.0
+    return Listed(
+        body.get("policy") or "", body.get("key", ""), outcome, body.get("model") or "", body.get("total_ms") or 0.0,
+        added, tokens,
+    )  # fmt: skip
+
+
+class _Turn(msgspec.Struct):
+    role: str = ""
+    content: Any = None
+
+
+class _Content(msgspec.Struct):
+    before: list[_Turn] | None = None
+
+
+def opening(trace: bytes) -> str:
+    """The first words of the last user message of a trace, on one line; "" where it keeps no content."""
+    if b'"before":[' not in trace:
+        return ""
+    try:
+        rows = msgspec.json.decode(trace, type=_Content).before or []
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+    content = next((row.content for row in reversed(rows) if row.role == "user"), "")
+    if isinstance(content, list):
+        content = " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return " ".join(content[:2000].split())[:_OPENING] if isinstance(content, str) else ""
+
+
+def summary(trace: bytes) -> Summary:
+    """The line of a trace."""
+    row = msgspec.json.decode(trace, type=Summary)
+    row.opening = opening(trace)
+    return row
 
 
 class Summary(msgspec.Struct):
@@ -32,6 +109,7 @@ class Summary(msgspec.Struct):
     usage: Any = None
     first_byte_ms: float | None = None
     total_ms: float = 0.0
+    opening: str = ""  # the first words of the question, where the trace keeps content
 
 
 class Traces(Protocol):
@@ -47,13 +125,16 @@ class Traces(Protocol):
         """A trace of this tenant, from any worker; None where there is none or it has expired."""
 
     async def recent(
-        self, tenant: str, *, policy: str = "", outcome: str = "", key: str = "", after: str = "", limit: int = 50
+        self, tenant: str, wanted: Wanted = ..., *, after: str = "", limit: int = 50
     ) -> tuple[list[Summary], str]:
         """This tenant's traces, newest first, and what to give as `after` for the next page; "" at the end.
 
         Raises:
             ValueError: `after` is no page's.
         """
+
+    async def usage(self, tenant: str, since: float) -> list[Usage]:
+        """What this tenant's requests from a time on (Unix seconds) came to, by day (UTC), policy and outcome."""
 
     def erase(self, tenant: str, idents: Sequence[str]) -> int:
         """Delete traces of this tenant, beyond recovery where the store can; returns how many there were. Blocks."""

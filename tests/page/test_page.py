@@ -50,13 +50,20 @@ def test_it_is_served_with_a_policy_that_runs_no_inline_script(server: Served) -
         assert answer.headers["content-security-policy"] == policy
 
 
-def test_every_module_is_loaded_ahead_and_every_file_is_served(server: Served) -> None:
+def test_every_module_is_loaded_ahead_or_with_its_view_and_every_file_is_served(server: Served) -> None:
     import serve.api.page
 
     folder = Path(serve.api.page.__file__).parent
     page = httpx.get(server.url + "/").text
-    files = {path.name for path in folder.iterdir() if path.suffix not in (".py", ".html") and path.is_file()}
-    assert {part.rsplit("/", 1)[1] for part in re.findall(r'"(page/[^"]+)"', page)} == files
+    files = {path for path in folder.iterdir() if path.suffix in (".js", ".css", ".svg")}
+    ahead = {part.rsplit("/", 1)[1] for part in re.findall(r'"(page/[^"]+)"', page)}
+    texts = {path.name: path.read_text("utf-8") for path in files if path.suffix == ".js"}
+    later = {name for text in texts.values() for name in re.findall(r'import\("\./([^"]+)"\)', text)}
+    while more := {name for each in later for name in re.findall(r'from "\./([^"]+)"', texts[each])} - later:
+        later |= more
+    assert ahead | later == {path.name for path in files}
+    static = {name for each in ahead & texts.keys() for name in re.findall(r'from "\./([^"]+)"', texts[each])}
+    assert static <= ahead
 
 
 def test_the_page_is_asked_for_again_and_its_parts_are_not(server: Served) -> None:

@@ -16,6 +16,7 @@ import pytest
 from prompt_opt.core import Outcome, Policy
 from serve.chat.record import Alignment, Record, Selection
 from serve.store.sqlite_traces import SqliteTraces
+from serve.store.traces import Wanted
 from tests.serve.conftest import SECRETS, Served, Start, chat
 
 
@@ -253,7 +254,7 @@ async def test_pages_of_traces_follow_each_other(tmp_path: Path) -> None:
     assert await traces.find("t8", "t") is not None
     seen, after, pages = [], "", 0
     while pages == 0 or after:
-        rows, after = await traces.recent("t", policy="odd", after=after, limit=3)
+        rows, after = await traces.recent("t", Wanted(policy="odd"), after=after, limit=3)
         seen += [row.id for row in rows]
         pages += 1
     assert seen == ["t7", "t5", "t3", "t1"]
@@ -288,10 +289,10 @@ async def test_a_filter_that_matches_few_looks_at_a_bounded_number(tmp_path: Pat
             ],
         )
     connection.close()
-    rows, after = await traces.recent("t", policy="rare")
+    rows, after = await traces.recent("t", Wanted(policy="rare"))
     assert rows == []
     assert after
-    rows, after = await traces.recent("t", policy="rare", after=after)
+    rows, after = await traces.recent("t", Wanted(policy="rare"), after=after)
     assert (len(rows), after) == (1, "")
     traces.close()
 
@@ -303,4 +304,22 @@ def test_a_worker_waits_for_another_that_makes_the_same_new_file(tmp_path: Path)
     letting_go.start()
     traces = SqliteTraces(tmp_path, 60)
     letting_go.join()
+    traces.close()
+
+
+async def test_traces_are_filtered_by_first_words_model_day_and_time(tmp_path: Path) -> None:
+    traces = SqliteTraces(tmp_path, ttl_s=60)
+    for ident, words, model, ms in (("a", "Where may I SWIM?", "m1", 5.0), ("b", "x" * 500, "m2", 900.0)):
+        before = [{"role": "system", "content": "swim"}, {"role": "user", "content": words}]
+        traces.put(ident, "t", {"id": ident, "policy": "p", "model": model, "total_ms": ms, "before": before})
+    assert await traces.find("b", "t") is not None
+    wanted = [
+        Wanted(text="may i swim"), Wanted(model="m1"), Wanted(slower_ms=100), Wanted(since=time.time() + 9),
+        Wanted(until=time.time() - 9),
+    ]  # fmt: skip
+    found = ["".join(sorted(row.id for row in (await traces.recent("t", it))[0])) for it in wanted]
+    assert found == ["a", "a", "b", "", ""]
+    assert [row.opening for row in (await traces.recent("t", Wanted(model="m1")))[0]] == ["Where may I SWIM?"]
+    ((row,), other) = await traces.usage("t", 0.0), await traces.usage("other", 0.0)
+    assert (row.requests, row.policy, row.failed, row.total_ms, other) == (2, "p", False, 905.0, [])
     traces.close()

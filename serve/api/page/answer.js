@@ -1,7 +1,7 @@
 // One answer on its way: its text as it comes, its figures, and what can be done with it.
 
 import { button, el, say } from "./element.js";
-import { NONE, added, count, ms, percent } from "./figures.js";
+import { NONE, added, count, ms, percent, summed } from "./figures.js";
 import { chat, get } from "./server.js";
 import { Verdict } from "./verdict.js";
 
@@ -20,6 +20,7 @@ export class Answer {
     this.applied = el("p", { class: "applied" }, NONE);
     this.said = el("div", { class: "said" });
     this.trouble = el("p", { class: "trouble", role: "alert", hidden: true });
+    this.cites = el("p", { class: "note" });
     this.figures = Object.fromEntries(Object.keys(FIGURES).map((name) => [name, el("dd", {}, NONE)]));
     this.tools = el("div", { class: "row tools" });
     const figures = Object.entries(FIGURES).map(([name, label]) => el("div", {}, el("dt", {}, label), this.figures[name]));
@@ -27,7 +28,7 @@ export class Answer {
       "article",
       { class: "answer", "aria-label": `Answer under ${this.policy}` },
       el("header", {}, el("h3", {}, this.policy), this.model && el("span", { class: "model" }, this.model), this.applied),
-      el("div", { class: "words" }, this.said, this.trouble), el("dl", { class: "figures" }, figures), this.tools,
+      el("div", { class: "words" }, this.said, this.cites, this.trouble), el("dl", { class: "figures" }, figures), this.tools,
     );
   }
 
@@ -41,6 +42,8 @@ export class Answer {
     this.prompt = JSON.stringify(body.messages);
     this.stopping = new AbortController();
     Object.assign(this, { text: "", trace: "", state: "asking", verdict: null });
+    this.said.classList.remove("formed");
+    this.cites.textContent = "";
     this.said.replaceChildren(this.node = document.createTextNode(""));
     this.said.setAttribute("aria-busy", "true");
     this.trouble.hidden = true;
@@ -48,17 +51,20 @@ export class Answer {
     for (const figure of Object.values(this.figures)) figure.textContent = NONE;
     const started = performance.now();
     try {
-      const usage = await chat(body, this.stopping.signal, (headers) => this.#begun(headers), (text) => this.#add(text, started));
+      const { usage, citations } = await chat(body, this.stopping.signal, (headers) => this.#begun(headers), (text) => this.#add(text, started));
       this.state = "done";
       this.#counted(usage);
+      this.cites.textContent = summed(citations);
       say(`${this.policy} has answered`, true);
     } catch (error) {
       this.state = this.stopping.signal.aborted ? "stopped" : "failed";
-      this.#fail(this.state === "stopped" ? "Stopped." : error.message);
+      this.trace ||= error.trace ?? "";
+      this.#fail(this.state === "stopped" ? "Stopped." : (error.line ?? error.message));
     }
     this.figures.total.textContent = ms(performance.now() - started);
     this.#paint();
     this.said.removeAttribute("aria-busy");
+    await this.#form();
     this.#offer();
     this.turn.changed();
     await this.#explain();
@@ -83,6 +89,19 @@ export class Answer {
   #paint() {
     this.frame = null;
     this.node.appendData(this.text.slice(this.node.length));
+  }
+
+  /** The finished text as Markdown; what the parser cannot be loaded for stays text. */
+  async #form() {
+    if (this.state !== "done" || !this.text) return;
+    try {
+      const { markdown, ready } = await import("./markdown.js");
+      await ready();
+      this.said.replaceChildren(...markdown(this.text));
+      this.said.classList.add("formed");
+    } catch {
+      say("The Markdown parser could not be loaded; answers are shown as text");
+    }
   }
 
   #fail(message) {

@@ -34,3 +34,15 @@ export function added(trace) {
   const asked = size(trace.before.map(({ content }) => (typeof content === "string" ? content : "")));
   return Math.round((tokens * Math.max(0, whole - asked)) / whole);
 }
+
+/** What an answer cites on one line: how many rules are cited, and what is wrong; "" where the policy asks for no marks. */
+export function summed(citations) {
+  if (!citations) return "";
+  const many = (rows, one, more) => rows.length && `${rows.length} ${rows.length === 1 ? one : more}`;
+  return [
+    many(citations.cited, "rule cited", "rules cited") || "no rule cited",
+    many(citations.unknown, "mark of a rule that was not shown", "marks of rules that were not shown"),
+    many(citations.altered, "quotation that is not in its rule", "quotations that are not in their rules"),
+    many(citations.unmarked, "rule quoted without its mark", "rules quoted without their marks"),
+  ].filter(Boolean).join(" · ");
+}

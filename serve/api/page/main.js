@@ -1,15 +1,21 @@
 // The page: asks the server what it is, shows the view that the address names, keeps theme and key.
 
-import { Account } from "./account.js";
-import { Changes } from "./changes.js";
 import { el, say } from "./element.js";
 import { Playground } from "./playground.js";
 import { Principles } from "./principles.js";
 import { asks, get, useKey } from "./server.js";
 import { Traces } from "./traces.js";
-import { preview, why } from "./why.js";
 
 const main = document.getElementById("view");
+/** The view of a trace, or of a prompt that is not sent. */
+const traced = () => import("./why.js");
+// Views whose code is loaded when they are first opened, so that the first paint does not wait for it.
+const LATER = {
+  use: async () => new (await import("./use.js")).Use(server),
+  policies: async () => new (await import("./policies.js")).Policies(server),
+  changes: async () => new (await import("./changes.js")).Changes(server.key),
+  account: async () => new (await import("./account.js")).Account(),
+};
 const views = {};
 let server = null;
 
@@ -30,17 +36,17 @@ async function start() {
     return;
   }
   document.getElementById("open-key").hidden = !server.key.needed;
-  views.play = new Playground(server, async (body) => put(await preview(body, server.key)));
+  for (const name of Object.keys(LATER)) delete views[name];
+  views.play = new Playground(server, async (body) => put(await (await traced()).preview(body, server.key)));
   views.principles = new Principles(server.key);
   views.traces = new Traces(server);
-  views.changes = new Changes(server.key);
-  views.account = new Account();
   await route(true);
 }
 
 function trouble(error, again) {
   const retry = el("button", { type: "button", on: { click: again } }, "Try again");
-  return el("section", { class: "panel" }, el("p", { class: "trouble", role: "alert" }, error.message), retry);
+  return el("section", { class: "panel" }, el("p", { class: "trouble", role: "alert" }, error.message), error.status ? el("p", { class: "note" }, [error.status, error.code].filter(Boolean).join(" ")) : null, retry,
+    error.trace && el("a", { class: "button", href: `#why/${error.trace}` }, "Why"));
 }
 
 // ---------------------------------------------------------------- the view that the address names
@@ -56,8 +62,10 @@ async function route(first = false) {
     else link.removeAttribute("aria-current");
   }
   try {
-    if (name === "why" && id) put(await why(decodeURIComponent(id), server.key), first);
-    else if (name === "changes" || name === "account") {
+    if (name === "why" && id) put(await (await traced()).why(decodeURIComponent(id), server.key), first);
+    else if (name === "compare" && id) put(await (await import("./compare.js")).compare(id.split(",")), first);
+    else if (name in LATER) {
+      views[name] ??= await LATER[name]();
       await views[name].open(id && decodeURIComponent(id));
       put(views[name].root, first);
     } else if (name === "principles" || name === "traces") {

@@ -223,15 +223,26 @@ export class Playground {
 class Turn {
   constructor(question, columns, key, changed) {
     this.question = question;
+    this.key = key;
     this.changed = () => {
       for (const { verdict } of this.answers) verdict?.refresh();
+      this.#linked();
       changed();
     };
     this.best = null;
     this.answers = columns.map((column) => new Answer(column, key, this));
     this.goes = el("p", { class: "note", hidden: true }, "The conversation goes on with the better answer in every column.");
     const answers = el("div", { class: "answers" }, this.answers.map(({ root }) => root));
-    this.root = el("li", { class: "turn" }, el("h2", { class: "question" }, question), answers, this.goes);
+    this.kept = el("a", { hidden: true }, "Address of this comparison");
+    this.root = el("li", { class: "turn" }, el("h2", { class: "question" }, question), answers, this.goes, this.kept);
+  }
+
+  /** An address under which the answers can be read again, where the caller may read traces. */
+  #linked() {
+    const traces = this.answers.map(({ trace }) => trace).filter(Boolean);
+    const done = this.answers.every(({ asking }) => !asking);
+    this.kept.hidden = !done || traces.length < 2 || !this.key.rights.includes("traces");
+    this.kept.href = `#compare/${traces.join(",")}`;
   }
 
   /** The other answers to the very same conversation: only those can be compared. */

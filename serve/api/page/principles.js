@@ -53,11 +53,12 @@ export class Principles {
     this.list = el("ol", { class: "cards" });
     this.more = button("More", () => this.#browse(this.last), { hidden: true });
     this.adding = this.#adding();
-    this.root.append(this.form, this.adding, this.trouble, this.told, this.list, this.more);
+    this.importing = importing((step) => this.#try(step), () => this.index.value, () => this.#browse(""));
+    this.root.append(this.form, this.adding, this.importing, this.trouble, this.told, this.list, this.more);
   }
 
   #chosen() {
-    this.adding.hidden = !this.indexes[this.index.value].changeable;
+    this.adding.hidden = this.importing.hidden = !this.indexes[this.index.value].changeable;
   }
 
   #switch() {
@@ -97,11 +98,13 @@ export class Principles {
   async #browse(after) {
     const { data, revision } = await get("v1/principles", { index: this.index.value, after, limit: PAGE });
     if (!after) this.list.replaceChildren();
-    this.list.append(...data.map((row) => this.#card(row)));
+    const on = this.filters.on.value;
+    this.list.append(...data.filter((row) => inForce(row, on)).map((row) => this.#card(row)));
     this.last = data.at(-1)?.id;
     this.more.hidden = data.length < PAGE;
     const all = this.list.childElementCount;
-    this.told.textContent = all ? `${all} by id; revision ${revision}` : "This index is empty";
+    const when = on ? `, in force on ${on}` : "";
+    this.told.textContent = all ? `${all} by id${when}; revision ${revision}` : on ? `None so far${when}` : "This index is empty";
   }
 
   async #one(id) {
@@ -119,11 +122,12 @@ export class Principles {
     const changeable = this.indexes[this.index.value].changeable;
     const away = withdrawal(() => this.#try(() => this.#withdraw(row, card)));
     const card = el("li", { class: "card" },
-      el("header", { class: "row" }, el("h2", {}, row.title || row.id), changeable && away),
+      el("header", { class: "row" }, el("h2", {}, row.title || row.id), changeable && button("Edit", () => this.#edit(row), { class: "plain" }), changeable && away),
       el("p", { class: "note" }, [...where, force].filter(Boolean).join(" · ")),
       row.source || row.url ? el("p", { class: "note" }, row.url ? outward(row.url, row.source || row.url) : row.source) : null,
       long(row.text),
-      row.score === undefined ? null : scores(row));
+      row.score === undefined ? null : scores(row),
+      this.key.rights.some((right) => right === "author" || right === "approver") && history(this.index.value, row.id, (step) => this.#try(step)));
     return card;
   }
 
@@ -144,10 +148,19 @@ export class Principles {
         say(`Added; revision ${revision}`);
       });
     };
+    this.inputs = { ...inputs, text };
     const form = el("form", { on: { submit } },
       field("Text", text), el("div", { class: "fields" }, ADDED.map((name) => field(labels[name], inputs[name]))),
       el("div", { class: "row end" }, el("button", { type: "submit", class: "main" }, "Add it")));
     return el("details", { class: "panel" }, el("summary", {}, "Add a principle"), form);
+  }
+
+  /** The form with a principle in it: what is added under its id replaces it. */
+  #edit(row) {
+    for (const [name, input] of Object.entries(this.inputs)) input.value = name === "tags" ? row.tags.join(", ") : (row[name] ?? "");
+    this.adding.open = true;
+    this.inputs.text.focus();
+    this.adding.scrollIntoView({ block: "start" });
   }
 
   async #withdraw(row, card) {
@@ -158,6 +171,66 @@ export class Principles {
     this.told.focus();
     say(`Withdrawn; revision ${revision}`);
   }
+}
+
+/** Whether a principle was in force on a day; without a day, any is. */
+function inForce(row, on) {
+  return !on || ((!row.in_force_from || row.in_force_from <= on) && (!row.in_force_to || on <= row.in_force_to));
+}
+
+/** The changes that made a principle what it is, when they are asked for. */
+function history(index, id, attempt) {
+  const list = el("ul", { class: "notes" });
+  const load = (event) => event.target.open && !list.childElementCount && attempt(async () => {
+    const { data } = await get("v1/changes", { state: "in_force,retired", limit: 200 });
+    const own = data.filter(({ touches }) => touches.some((line) => line.endsWith(` ${index}/${id}`)));
+    const rows = own.map((change) => el("li", {}, el("a", { href: `#changes/${change.id}` }, change.title || change.id), ` by ${change.author || "–"}, ${change.state.replace("_", " ")}`));
+    list.replaceChildren(...(rows.length ? rows : [el("li", {}, "No change on record: it was added directly or from a file.")]));
+  });
+  return el("details", { on: { toggle: load } }, el("summary", {}, "History"), list);
+}
+
+/** Many principles at once, JSON lines or a JSON list: first the plan, then the import. */
+function importing(attempt, index, done) {
+  const text = el("textarea", { rows: 5, required: true, spellcheck: "false", class: "code", placeholder: '{"id": "law-12", "title": "…", "text": "…"}' });
+  const file = el("input", { type: "file", accept: ".jsonl,.json" });
+  file.addEventListener("change", async () => { text.value = (await file.files[0]?.text()) ?? ""; plan.hidden = true; });
+  const told = el("p", { class: "note", role: "status" });
+  const changed = el("ul", { class: "notes" });
+  const go = button("Import", () => attempt(async () => {
+    const { revision, ids } = await post("v1/principles", { index: index(), principles: parsed(text.value) });
+    plan.hidden = true;
+    text.value = "";
+    await done();
+    say(`${ids.length} imported; revision ${revision}`);
+  }), { class: "main" });
+  const plan = el("div", { class: "stack", hidden: true }, told, changed, el("div", { class: "row end" }, go));
+  text.addEventListener("input", () => { plan.hidden = true; });
+  const submit = (event) => {
+    event.preventDefault();
+    return attempt(async () => {
+      const it = await post("v1/principles", { index: index(), principles: parsed(text.value), plan: true });
+      told.textContent = `${it.added.length} would be added, ${it.changed.length} changed, ${it.same.length} stay as they are. Nothing is withdrawn.`;
+      changed.replaceChildren(...it.changed.slice(0, 50).map((row) => el("li", {}, `${row.id}: ${row.fields.join(", ")}`)));
+      go.disabled = !it.added.length && !it.changed.length;
+      plan.hidden = false;
+    });
+  };
+  const form = el("form", { class: "stack", on: { submit } }, field("JSON lines, or a list", text), field("From a file", file),
+    el("div", { class: "row end" }, el("button", { type: "submit" }, "Show the plan")), plan);
+  return el("details", { class: "panel" }, el("summary", {}, "Import many"), form);
+}
+
+function parsed(text) {
+  const whole = text.trim();
+  if (whole.startsWith("[")) return JSON.parse(whole);
+  return whole.split("\n").filter((line) => line.trim()).map((line, i) => {
+    try {
+      return JSON.parse(line);
+    } catch (error) {
+      throw new Error(`line ${i + 1}: ${error.message}`);
+    }
+  });
 }
 
 function tagsOf(text) {

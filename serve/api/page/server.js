@@ -4,10 +4,16 @@ let key = "";
 
 /** What went wrong, in words to show; `status` 0: the server was not reached, or broke off. */
 export class Failed extends Error {
-  constructor(message, status = 0, code = "") {
+  constructor(message, status = 0, code = "", trace = "") {
     super(message);
     this.status = status;
     this.code = code;
+    this.trace = trace;
+  }
+
+  /** Status, code and message on one line. */
+  get line() {
+    return [[this.status || "", this.code].filter(Boolean).join(" "), this.message].filter(Boolean).join(": ");
   }
 }
 
@@ -31,12 +37,14 @@ export async function remove(path) {
   return (await call("DELETE", path)).json();
 }
 
-/** Ask for a chat completion: `begun` gets the headers, `said` each piece of text. Returns the usage, if it is told. */
+/** Ask for a chat completion: `begun` gets the headers, `said` each piece of text. Returns the usage and the citations,
+ * if they are told. */
 export async function chat(body, signal, begun, said) {
   const options = { stream: true, stream_options: { include_usage: true } };
   const answer = await call("POST", "v1/chat/completions", { ...body, ...options }, signal);
   begun(answer.headers);
   let usage = null;
+  let citations = null;
   let done = false;
   for await (const data of events(answer.body, signal)) {
     if (data === "[DONE]") {
@@ -48,9 +56,10 @@ export async function chat(body, signal, begun, said) {
     const text = event.choices?.[0]?.delta?.content;
     if (text) said(text);
     usage = event.usage ?? usage;
+    citations = event.trimtab?.citations ?? citations;
   }
   if (!done) throw new Failed("The answer broke off before its end.");
-  return usage;
+  return { usage, citations };
 }
 
 async function call(method, path, body, signal) {
@@ -61,7 +70,7 @@ async function call(method, path, body, signal) {
   const answer = await reached(() => fetch(path, sent), signal);
   if (answer.ok) return answer;
   const error = (await answer.json().catch(() => ({}))).error ?? {};
-  const failed = new Failed(error.message ?? `The server answered ${answer.status}.`, answer.status, error.code ?? "");
+  const failed = new Failed(error.message ?? `The server answered ${answer.status}.`, answer.status, error.code ?? "", answer.headers.get("x-trimtab-trace") ?? "");
   if (answer.status === 401) asks.key(key ? failed.message : "");
   throw failed;
 }

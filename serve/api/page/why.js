@@ -3,7 +3,9 @@
 import { button, copy, el, long, outward } from "./element.js";
 import { count, moment, ms, percent, score } from "./figures.js";
 import { prompt } from "./prompt.js";
+import { cited } from "./citations.js";
 import { get, post } from "./server.js";
+import { REASONS, outcome } from "./words.js";
 
 /** The view of a trace. */
 export async function why(id, key) {
@@ -36,6 +38,8 @@ function shown(trace, key) {
     el("header", { class: "row" },
       el("h1", {}, trace.preview ? "The prompt, not sent" : "Why"),
       el("a", { class: "button", href: "#play" }, "Playground"),
+      !trace.preview && key.rights.includes("account") && el("a", { class: "button", href: `#account/${trace.id}` }, "Who approved it"),
+      !trace.preview && asked(trace) && el("a", { class: "button", href: again(trace) }, "Try again"),
       trace.before && !trace.preview && button("Copy as curl", () => copy(curl(trace, key), "Command")),
     ),
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value))))),
@@ -43,9 +47,20 @@ function shown(trace, key) {
     trace.notes?.length ? [el("h2", {}, "Notes"), el("ul", { class: "notes" }, trace.notes.map((note) => el("li", {}, note)))] : null,
     trace.stages.filter(({ detail }) => detail?.arm !== undefined).map(rewrite),
     trace.principles?.length ? [el("h2", {}, "Principles"), el("ol", { class: "cards" }, trace.principles.map(principle))] : null,
+    trace.citations ? [el("h2", {}, "Citations in the answer"), cited(trace.citations)] : null,
     el("h2", {}, "The prompt as sent"), sent(trace),
     trace.answer ? [el("h2", {}, "The answer"), el("div", { class: "said" }, trace.answer)] : null,
   );
+}
+
+function asked(trace) {
+  const last = trace.before?.findLast?.((message) => message.role === "user");
+  return typeof last?.content === "string" ? last.content : "";
+}
+
+/** The question in the playground, under the policy that it had and, beside it, the server's others. */
+function again(trace) {
+  return `#play?${new URLSearchParams({ q: asked(trace), policy: trace.policy ?? "", model: trace.model ?? "" })}`;
 }
 
 function cached(usage) {
@@ -70,8 +85,8 @@ function waterfall(trace) {
     const bar = el("div", { class: "bar", "data-status": row.status || "engine" });
     bar.style.marginInlineStart = `${Math.min(99, (100 * row.from) / whole)}%`;
     bar.style.inlineSize = `${Math.max(0.5, Math.min(100, (100 * (row.ms ?? 0)) / whole))}%`;
-    const outcome = [STATUS[row.status] ?? row.status, row.reason].filter(Boolean).join(": ");
-    return el("tr", {}, el("th", { scope: "row" }, row.stage), el("td", { "data-status": row.status }, outcome),
+    const said = [STATUS[row.status] ?? row.status, outcome(row.reason)].filter(Boolean).join(": ");
+    return el("tr", {}, el("th", { scope: "row" }, row.stage), el("td", { "data-status": row.status }, said),
       el("td", { class: "number" }, ms(row.ms)), el("td", { class: "track", "aria-hidden": "true" }, row.ms === null ? null : bar));
   });
   const names = ["Stage", "Outcome", "Time"].map((name) => el("th", { scope: "col" }, name));
@@ -98,7 +113,8 @@ function judged(detail) {
   if (detail.pending) return "The rewriter had not answered when this was recorded.";
   if (detail.failed) return `There is none: ${detail.failed}.`;
   if (detail.accepted) return `The gate accepted it, mode ${detail.mode}.`;
-  return `The gate rejected it (${detail.rule}): the user's own words went on.`;
+  const why = REASONS[detail.rule] ? `: ${REASONS[detail.rule]}` : "";
+  return `The gate rejected it (${detail.rule})${why}. The user's own words went on.`;
 }
 
 function principle(row) {
