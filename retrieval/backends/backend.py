@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     def signatures(self) -> Iterator[tuple[str, bytes]]:
-        """The id and the signature of every document, in the order of ids. Reads as many rows."""
+        """The id and the signature of every document, in the order of ids, or else what names this state alone."""
         ...
 
     def same_content(self, content_hash: bytes, other_than: str) -> str | None:

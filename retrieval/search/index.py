@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,7 @@ class Index:
         self._pool = ThreadPoolExecutor(4, "trimtab-index")
         self._weight, self._floor, self._weighed = WEIGHT, 0.0, -1
         self._state = (-1, "")  # a revision and its hash
+        self._state_lock = threading.Lock()
         self._refresh()
 
     @classmethod
@@ -130,11 +132,14 @@ class Index:
 
     def state(self) -> tuple[int, str]:
         """The newest revision, and a hash of all documents in it. After a change it reads all their signatures."""
-        while self._state[0] != (revision := self._refresh()):
-            found = state_hash(self.backend.signatures(), self.backend.setting)
-            if self._refresh() == revision:
-                self._state = (revision, found)
-        return self._state
+        if self._state[0] == self._refresh():
+            return self._state
+        with self._state_lock:  # of many who ask after a change, one reads
+            while self._state[0] != (revision := self._refresh()):
+                found = state_hash(self.backend.signatures(), self.backend.setting)
+                if self._refresh() == revision:
+                    self._state = (revision, found)
+            return self._state
 
     def known_state(self) -> tuple[int, str] | None:
         """What `state` would return, where that takes no waiting; else None."""

@@ -78,7 +78,7 @@ class Indexes:
 
         index = self.open(name)
         try:
-            index.refresh()
+            index.state()  # refreshes; and the next request need not read every signature
         except RecordReplaced:
             if not Path(self.specs[name].location, "record.db").exists():
                 raise  # an empty one in its place would be worse
