@@ -20,6 +20,8 @@ from typing import Any
 from benchmarks.effects.cells import LAW, SETS, collected
 from trainers.evaluation.core import Estimate
 
+FEWEST = 10  # answers of an arm, without which a set is not shown
+
 
 def flat(found: Mapping[str, Any]) -> str:
     """CSV: a line for each model, set, arm and measure."""
@@ -108,7 +110,8 @@ _USUAL = (("clean_ending", "Clean ending"), ("fences_balanced", "Fences balanced
 def _answers_tables(sets: Mapping[str, Any]) -> list[str]:
     out = []
     for name in SETS:
-        if not (told := sets.get(name, {})).get("arms"):
+        told = sets.get(name, {})
+        if not told.get("arms") or max(cell["n"] for cell in told["arms"].values()) < FEWEST:
             continue
         shown = _SHOWN.get(name, _USUAL)
         rows = [
