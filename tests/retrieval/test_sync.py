@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -19,6 +20,8 @@ from retrieval.search.index import Index
 from retrieval.search.plan import ended, is_history, plan
 
 ROOT = Path(__file__).parents[2]
+LITE = importlib.util.find_spec("milvus_lite") and importlib.util.find_spec("pymilvus")
+no_lite = pytest.mark.skipif(not LITE, reason="milvus-lite and pymilvus are not installed")
 
 
 def sync(index: Path, *more: str) -> int:
@@ -43,10 +46,13 @@ def law(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "name", ["i", pytest.param("i.db", marks=[no_lite, pytest.mark.filterwarnings("ignore")])], ids=["local", "milvus"]
+)
 def test_an_act_of_three_versions_answers_as_it_stood(
-    law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    index = tmp_path / "i"
+    index = tmp_path / name
     assert sync(index, str(law), "--on", "2020-01-01") == 0
     assert held(index)["act.md:A"] == ("dogs on a leash of 1 metres", "", "")
     (law / "act.md").write_text("# A\ndogs on a leash of 2 metres\n# C\ncats roam\n")
