@@ -15,7 +15,7 @@ from starlette.routing import Route
 from prompt_opt.pipeline import StageFailed
 from retrieval.lock import is_disk_full
 from serve import metrics
-from serve.api import catalog, inbox, openapi, page, policies, principles, recent, reference, timeline, verdicts
+from serve.api import catalog, inbox, openapi, page, principles, recent, reference, roster, timeline, verdicts
 from serve.api.replies import json_reply
 from serve.api.routes import PATHS, lines
 from serve.chat.beside import beside
@@ -101,7 +101,7 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
         body = {"object": "key", "id": who.name, "tenant": who.tenant, "needed": who.key is not None, "rights": rights}
         return json_reply(body)
 
-    policies.add_routes(app, service, caller)
+    roster.add_routes(app, service, caller)
     principles.add_routes(app, service, caller)
     recent.add_routes(app, service, caller)
     verdicts.add_routes(app, service, caller)

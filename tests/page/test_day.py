@@ -104,7 +104,15 @@ def test_a_persons_day(day: Served, open_tab: Callable[..., Tab], look: str, tmp
     )
     page.get_by_role("button", name="Show its prompt").click()
     page.locator(".policies .legend").wait_for()
+    settings = page.get_by_label("Settings, as JSON")
+    settings.fill(json.dumps(json.loads(settings.input_value()) | {"stages": ["opo"], "bpo": {}}))
+    page.get_by_label("What for").fill("Quote rules only")
+    page.get_by_role("button", name="Draft and try").click()
+    page.get_by_role("link", name="look at it, submit it or withdraw it").wait_for()
+    assert "urial" not in page.locator(".policies article").nth(1).inner_text().split("\n")[1]
     judged("policies")
+    page.get_by_role("link", name="look at it, submit it or withdraw it").click()
+    page.get_by_role("heading", name="Quote rules only").wait_for()
 
     page.get_by_role("link", name="Traces", exact=True).click()
     page.get_by_label("Search", exact=True).fill("record a phone")

@@ -359,6 +359,10 @@ def test_traces_are_listed_filtered_and_opened(tab: Tab) -> None:
 
 def test_feedback_is_kept_changed_withdrawn_and_exported(tab: Tab, server: Served, tmp_path: Path) -> None:
     page = tab.page
+    # Two models, so that the answers differ: of two equal ones none can be preferred.
+    page.goto(f"{tab.url}/#play?policy=raw&model=stream-6&policy=careful&model=echo")
+    page.reload()
+    page.locator(".composer").wait_for()
     tab.ask("Which of these is better?")
     tab.answered()
     careful = page.locator(".answer").nth(1)

@@ -17,6 +17,8 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/models",
         "/v1/models/{name}",
         "/v1/policies",
+        "/v1/policies/{name}",
+        "/v1/usage",
         "/v1/key",
         "/v1/traces",
         "/v1/traces/{ident}",
