@@ -171,6 +171,10 @@ class RewriterSpec:
     timeout_s: float = 10.0  # a call that takes longer is given up, though nobody may wait for it any more
     cache_mb: float = 16.0
     embedder: str = ""  # rejects a rewrite that drifted in meaning; a name or folder; "": not checked
+    additions: Literal["exact", "model", "engine"] = (
+        "exact"  # who judges added text: rules, a trained model, a chat model
+    )
+    judge: str = ""  # the engine that additions = "engine" asks; "": the rewriter's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ _SIZE = re.compile(f"[{CJK}]|[^\\W{CJK}_]+")
 _WORD = re.compile(f"[^\\W\\d_{CJK}]+")
 _NEVER = re.compile(r"(?!)")
 _PATTERNS = (
-    "negation", "soft", "idioms", "request", "opening", "closing", "ask", "refusal", "ignore", "brief", "verbose",
-    "binds", "passage", "polar", "undecided", "assumes", "sums", "equals", "directed", "passive", "guides",
+    "negation", "soft", "idioms", "request", "opening", "closing", "ask", "refusal", "ignore",
+    "binds", "polar", "undecided", "assumes", "sums", "equals", "directs", "subjects",
 )  # fmt: skip
 
 
@@ -58,26 +58,19 @@ class Lexicon:
     ask: Pattern
     refusal: Pattern
     ignore: Pattern
-    brief: Pattern
-    verbose: Pattern
     demands: tuple[tuple[str, Pattern], ...]
     into: Pattern
     tongues: Mapping[str, str]
-    opposites: tuple[tuple[frozenset[str], ...], ...]  # rows of words of which only one can hold
-    reversals: tuple[str, ...]  # un-, in-: what makes a word its opposite
     same: Mapping[str, frozenset[str]]  # a word -> those that may stand for it
-    persons: tuple[tuple[str, str], ...]  # I, me
     pronouns: frozenset[str]  # stand in for what was named
     binds: Pattern
-    passage: Pattern
     polar: Pattern
     undecided: Pattern
     assumes: Pattern
     sums: Pattern
     equals: Pattern
-    directed: Pattern
-    passive: Pattern
-    guides: Pattern
+    directs: Pattern
+    subjects: Pattern
 
 
 @cache
@@ -119,11 +112,8 @@ def lexicon(language: str) -> Lexicon:
         demands=tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
         into=re.compile(into, re.IGNORECASE),
         tongues=tongues,
-        opposites=tuple(tuple(map(_cell, row.split("/"))) for row in str(table.get("opposites", "")).split()),
-        reversals=tuple(str(table.get("reversals", "")).split()),
         pronouns=frozenset(str(table.get("pronouns", "")).split()),
         same=_same(str(table.get("same", ""))),
-        persons=tuple((a, b) for a, _, b in (row.partition("/") for row in str(table.get("persons", "")).split())),
         **{name: pattern(name) for name in _PATTERNS},
     )
 

@@ -21,8 +21,10 @@ _LEAKS = re.compile(
     r"\[/?(?:PROTECT\w*|KEEP|INSTRUCTION|END|/?REWRITE)\]?|</?(?:prompt|rewrite|hint|instruction)>"
     r"|optimi[sz]ed instruction\s*:|detailed comparison result|expert prompt engineer"
     r"|(?:improved|rewritten|optimi[sz]ed|revised) (?:prompt|version|instruction)\s*:"
-    r"|improve (?:this|the following|the user’?s) prompt|helpful and harmless response",
-    re.IGNORECASE,
+    r"|improve (?:this|the following|the user’?s) prompt|helpful and harmless response"
+    # How the template `instruct` quotes the prompt.
+    r"|^\s*~{3,}\s*$|^(?:the message(?: is)?|die nachricht|le message|el mensaje|消息)\s*[:：]",
+    re.IGNORECASE | re.MULTILINE,
 )
 _LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")
 _STUTTER = re.compile(r"(\w)\1{5}")
@@ -33,13 +35,15 @@ class Limits:
     """Where the rules draw the line.
 
     `shrink` and `grow` are the paper's filters on its training pairs: no rewrite more than 2 times shorter or 6 times
-    longer, in words. `hint` bounds a complement, in words.
+    longer, in words; `extra` words more are free, or a prompt of two words could hardly be improved. `hint` bounds a
+    complement, in words.
     `similarity` is the least that the embedder may find, where there is one: with all-MiniLM-L6-v2, of English prompts
     it lets no rewrite of another prompt pass and one in 180 free but good ones not (`benchmarks/gate.py --embedder`).
     """
 
     shrink: float = 2.0
     grow: float = 6.0
+    extra: int = 12
     hint: int = 80
     similarity: float = 0.4
     overlap: float = 0.2
@@ -159,7 +163,7 @@ def length(p: Pair) -> str:
         return f"{after} words, at most {p.limits.hint}" if after > p.limits.hint else ""
     if after * p.limits.shrink < before:
         return f"{before} words became {after}"
-    if after > before * p.limits.grow:
+    if after > before * p.limits.grow + p.limits.extra:
         return f"{before} words became {after}"
     return ""
 
@@ -252,14 +256,9 @@ def negation(p: Pair) -> str:
     return f"added: {added}" if added else ""
 
 
-def opposite(p: Pair) -> str:
-    """A word became its opposite."""
-    return changes.turned(p.original, p.rewrite, p.lex)
-
-
 def strayed(p: Pair) -> str:
-    """The rewrite leaves the prompt's subject."""
-    return sense.strayed(p.original, p.rewrite, p.lex)
+    """A sentence says nothing about how to answer this prompt."""
+    return sense.strayed(p.original, p.rewrite, p.lex, p.mode == "complement")
 
 
 def replaced(p: Pair) -> str:
@@ -275,11 +274,6 @@ def dropped(p: Pair) -> str:
 def swapped(p: Pair) -> str:
     """Two roles were exchanged."""
     return changes.swapped(p.original, p.rewrite, p.lex)
-
-
-def passage(p: Pair) -> str:
-    """A text that the prompt quotes was changed."""
-    return question.passage_changed(p.original, p.rewrite, p.lex)
 
 
 def assumed(p: Pair) -> str:

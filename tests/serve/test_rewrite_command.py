@@ -128,6 +128,17 @@ def test_a_rejected_rewrite_is_shown_with_its_reason(
     assert capsys.readouterr() == ("Sure! Light is scattered.\n", "rejected: answered (Sure!)\n")
 
 
+def test_the_engine_judges_what_the_rewriter_adds(engine: Engine, tmp_path: Path) -> None:
+    said = ["Name the most common causes.", "BAD"]
+    engine.says = lambda _: said.pop(0)
+    prompts, out = tmp_path / "p.jsonl", tmp_path / "o.jsonl"
+    prompts.write_text('{"prompt": "Why do cats purr?"}\n')
+    assert main(["--upstream", engine.url, "--additions", "engine", str(prompts), "--out", str(out)]) == 0
+    row = json.loads(out.read_text())
+    assert (row["accepted"], row["rule"], row["detail"]) == (False, "added", "the judge says BAD")
+    assert "Name the most common causes." in engine.bodies[1]["messages"][0]["content"]
+
+
 def test_a_file_of_prompts_and_going_on_where_it_stopped(
     engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +285,7 @@ def test_the_key_comes_from_the_environment(
     [
         (["p.jsonl"], "give an engine with --upstream URL"),
         (["--upstream", "http://x", "--rewriter", "house"], "not both"),
+        (["--judge", "pairs.jsonl", "--additions", "engine"], "--judge asks no engine"),
         (["--rewriter", "house", "--template", "bpo"], "--template: only with --upstream"),
         (["--upstream", "http://x", "nowhere.jsonl"], "nowhere.jsonl: No such file or directory"),
         (["--upstream", "http://x", "--template", "bpo", "--mode", "complement"], "can only replace"),

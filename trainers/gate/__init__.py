@@ -1,0 +1,1 @@
+"""Trains the model by which the rewrite gate judges what a rewrite adds."""
