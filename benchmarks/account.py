@@ -34,7 +34,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.limits import engine
-from serve.chat.recorder import Closed, Opened
+from serve.chat.recorder import closed, opened
 from serve.store.account.chain import parse
 from serve.store.account.journal import FileAccount
 from serve.store.account.verification import lines, verify
@@ -73,13 +73,16 @@ def server(upstream: str, record: str, workers: int = 1) -> Iterator[tuple[psuti
             child.communicate(timeout=60)
 
 
-def cost(rounds: int, seconds: int) -> None:
+def cost(rounds: int, seconds: int, pause: float) -> None:
     with engine() as upstream, server(upstream, "changes") as off, server(upstream, "requests") as on:
         for policy in ("raw", "chat"):
             pairs: list[tuple[float, float]] = []
             for at in range(rounds + 1):
                 order = (off, on) if at % 2 else (on, off)
-                took = {id(it): _cost(it[0], it[1], policy, seconds) for it in order}
+                took = {}
+                for it in order:
+                    time.sleep(pause)
+                    took[id(it)] = _cost(it[0], it[1], policy, seconds)
                 if at:  # the first warms up
                     pairs.append((took[id(off)], took[id(on)]))
             more = [b - a for a, b in pairs]
@@ -119,22 +122,13 @@ def _wrk(url: str, policy: str, seconds: int, connections: int = 16) -> int:
 
 def entries(count: int, start: int = 0) -> list[bytes]:
     """Those of `count` requests."""
-    import msgspec
-
     rows: list[bytes] = []
     for n in range(start, start + count):
-        ident, now = f"{n:032x}", round(time.time(), 3)
-        digest = f"{n * 2654435761 % 2**256:064x}"
-        rules = [("law", f"law-{n % 97}", digest[:16]), ("law", f"law-{n % 89}", digest[:16])]
-        rows.append(
-            msgspec.json.encode(
-                Opened(now, "open", ident, "city", "desk-1", PATH, "careful", digest[:12], "c-17", "main", "bench",
-                       {"law": 12}, rules, digest[:16], "messages", digest)
-            )
-        )  # fmt: skip
-        rows.append(
-            msgspec.json.encode(Closed(now, "close", ident, 200, "city", "urial=applied(3)", "complete", digest))
-        )
+        ident, digest = f"{n:032x}", f"{n * 2654435761 % 2**256:064x}"
+        common = "city", "desk-1", PATH, "careful", digest[:12], "c-17", "main", "bench", digest[:16], "messages"
+        more = f',"indexes":{{"law":12}},"rules":[["law","law-{n % 97}","{digest[:16]}"]]'.encode()
+        rows.append(opened(ident, common, more, digest))
+        rows.append(closed(ident, 200, ("city", "urial=applied(3)", "complete"), digest))
     return rows
 
 
@@ -245,6 +239,9 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help="default: all")
     parser.add_argument("--rounds", type=int, default=12, help="pairs of `cost`")
     parser.add_argument("--seconds", type=int, default=3, help="of a round of `cost`")
+    parser.add_argument(
+        "--pause", type=float, default=0, help="seconds before each round, where others use the machine"
+    )
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--kills", type=int, default=200)
     given = parser.parse_args()
@@ -254,7 +251,7 @@ def main() -> int:
         return 0
     parts, status = given.parts or ["cost", "verify", "kills", "workers"], 0
     if "cost" in parts:
-        cost(given.rounds, given.seconds)
+        cost(given.rounds, given.seconds, given.pause)
     if "verify" in parts:
         folder = Path(tempfile.mkdtemp())
         million(folder, given.entries)

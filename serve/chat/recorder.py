@@ -35,15 +35,12 @@ _NAMES = ("safety_identifier", "user")  # fields in which a request names a pers
 
 
 class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The entry of a request that is about to be sent. `of` says what `prompt` is the HMAC of.
+    """The entry of a request that is about to be sent, beside its time, `id`, `indexes`, `rules` and `prompt`.
 
-    "messages": the JSON list of messages, as a trace has it under `after`; "text": a base model's prompt; "body": the
-    whole body for the engine, where the policy has added nothing.
+    `of` says what `prompt` is the HMAC of. "messages": the JSON list of messages, as a trace has it under `after`;
+    "text": a base model's prompt; "body": the whole body for the engine, where the policy has added nothing.
     """
 
-    at: float
-    kind: Literal["open"]
-    id: str
     tenant: str = ""
     key: str = ""
     path: str = ""
@@ -52,25 +49,45 @@ class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
     change: str = ""  # that put a managed policy in force
     engine: str = ""
     model: str = ""
-    indexes: dict[str, int] = {}  # those that were read, and their revisions
-    rules: list[tuple[str, str, str]] = []  # quoted: index, id, SHA-256 of the text (16 digits)
     person: str = ""  # pseudonym
     of: Literal["messages", "text", "body", ""] = ""
-    prompt: str = ""
 
 
 class Closed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The entry of a request whose answer has ended. `answer` is the HMAC of the body that the client received."""
+    """The entry of a request whose answer has ended, beside its time, `id`, and the HMACs `answer` and `text`.
 
-    at: float
-    kind: Literal["close"]
-    id: str
+    `answer` is that of the body as the client received it, `text` of the first choice's text, where traces keep it.
+    """
+
     status: int
     tenant: str = ""
     applied: str = ""  # the stages' outcomes
     finish: str = ""  # "complete", "refused" by the engine, "broken", "client left"
-    answer: str = ""
-    text: str = ""  # HMAC of the first choice's text, where traces keep it
+
+
+@lru_cache(4096)
+def _opened(*fields: str) -> bytes:
+    """Most requests of a caller have these in common; writing them anew would cost as much as all the rest."""
+    return msgspec.json.encode(Opened(*fields))[1:-1]  # type: ignore[arg-type]
+
+
+@lru_cache(4096)
+def _closed(status: int, *fields: str) -> bytes:
+    return msgspec.json.encode(Closed(status, *fields))[1:-1]
+
+
+def opened(ident: str, fields: tuple[str, ...], more: bytes, prompt: str) -> bytes:
+    """The first entry of a request; `fields` are those of `Opened`, `more` its indexes and rules, or nothing."""
+    common = _opened(*fields)
+    return b'{"at":%.3f,"kind":"open","id":"%s",%s%s,"prompt":"%s"}' % (
+        time.time(), ident.encode(), common, more, prompt.encode()
+    )  # fmt: skip
+
+
+def closed(ident: str, status: int, fields: tuple[str, ...], answer: str, text: str = "") -> bytes:
+    """Its second entry; `fields` are those of `Closed` behind the status."""
+    ends = b"".join([b',"%s":"%s"' % (name, it.encode()) for name, it in ((b"answer", answer), (b"text", text)) if it])
+    return b'{"at":%.3f,"kind":"close","id":"%s",%s%s}' % (time.time(), ident.encode(), _closed(status, *fields), ends)
 
 
 class Recorder:
@@ -79,7 +96,6 @@ class Recorder:
     def __init__(self, account: Account, people: People, spec: AccountSpec) -> None:
         self.account, self._people = account, people
         self._always, self._must = spec.sync == "always", spec.on_error == "fail"
-        self._encode = msgspec.json.Encoder().encode
 
     def began(self, config: Config) -> None:
         """Queue the entry that says which policies this worker serves from now on."""
@@ -139,15 +155,17 @@ class Recorder:
         selection, alignment = record.selection, record.alignment
         assert selection is not None
         of, text = _sent(alignment.prompt, body)
-        rules = _rules(alignment) if alignment.advice.principles or alignment.advice.pinned else []
         caller, policy, states = record.caller, selection.policy, states_of(alignment.outcomes)
-        indexes = {name: revision for name, (revision, _) in states.items()}
-        entry = Opened(
-            round(time.time(), 3), "open", record.ident, caller.tenant, caller.name, record.path, policy.name,
-            digest(policy, states), policy.change, engine, (model or selection.model)[:_LONG], indexes, rules,
-            person.pseudonym, of, person.digest(text),
+        more = b""
+        if states:
+            more = b',"indexes":' + msgspec.json.encode({name: revision for name, (revision, _) in states.items()})
+        if alignment.advice.principles or alignment.advice.pinned:
+            more += b',"rules":' + msgspec.json.encode(_rules(alignment))
+        fields = (
+            caller.tenant, caller.name, record.path, policy.name, digest(policy, states), policy.change, engine,
+            (model or selection.model)[:_LONG], person.pseudonym, of,
         )  # fmt: skip
-        self.account.queue(self._encode(entry))
+        self.account.queue(opened(record.ident, fields, more, person.digest(text)))
 
     def close(self, record: Record, trail: Trail, status: int) -> None:
         """Queue the entry of a request that has ended with this status."""
@@ -155,11 +173,8 @@ class Recorder:
         text = trail.person.digest(answer.text.encode("utf-8", "surrogatepass")) if answer.text is not None else ""
         outcomes = record.alignment.outcomes
         applied = ", ".join(map(str, outcomes)) if outcomes else ""
-        tenant, finish = record.caller.tenant, _finish(record, status)
-        entry = Closed(
-            round(time.time(), 3), "close", record.ident, status, tenant, applied, finish, trail.digest(), text
-        )
-        self.account.queue(self._encode(entry))
+        fields = record.caller.tenant, applied, _finish(record, status)
+        self.account.queue(closed(record.ident, status, fields, trail.digest(), text))
 
 
 def recorder(config: Config) -> Recorder | None:

@@ -73,13 +73,8 @@ def test_show_tells_what_was_sent_and_who_approved_it(served: Served, capsys: py
 
 
 def test_a_request_under_an_approved_rule_is_traced_to_whoever_approved_it(start: Start) -> None:
-    served = start(
-        file=BASE
-        + RECORD
-        + KEYS.replace(
-            '"author", "approver", "principles", "traces"', '"author", "approver", "principles", "traces", "account"'
-        )
-    )
+    keys = KEYS.replace('"approver", "principles"', '"approver", "account", "principles"', 1)
+    served = start(file=BASE + RECORD + keys)
     house = House(served)
     before = house.policies()["rules"]["digest"]
     change = house.passed(RULE)

@@ -38,11 +38,13 @@ def following(link: Link, entry: bytes) -> Link:
 
 def chained(link: Link, entries: Iterable[bytes]) -> tuple[list[bytes], Link]:
     """The lines of entries that follow on `link`, and the place after them."""
-    lines = []
-    for entry in entries:
-        link = following(link, entry)
-        lines.append(b'{"n":%d,"hash":"%s",%s\n' % (link.n, link.hash.hex().encode(), entry[1:]))
-    return lines, link
+    lines, (n, last) = [], link
+    for entry in entries:  # as `following`, without an object for each
+        n += 1
+        found = hashlib.sha256(b"%b%d%b" % (last, n, entry))
+        last = found.digest()
+        lines.append(b'{"n":%d,"hash":"%b",%b\n' % (n, found.hexdigest().encode(), entry[1:]))
+    return lines, Link(n, last)
 
 
 def parse(line: bytes) -> tuple[Link, bytes]:
