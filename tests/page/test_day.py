@@ -105,10 +105,13 @@ def test_a_persons_day(day: Served, open_tab: Callable[..., Tab], look: str, tmp
     page.get_by_role("button", name="Show its prompt").click()
     page.locator(".policies .legend").wait_for()
     settings = page.get_by_label("Settings, as JSON")
-    settings.fill(json.dumps(json.loads(settings.input_value()) | {"stages": ["opo"], "bpo": {}}))
+    draft = json.loads(settings.input_value()) | {"stages": ["opo"]}
+    draft.pop("bpo")
+    settings.fill(json.dumps(draft))
     page.get_by_label("What for").fill("Quote rules only")
     page.get_by_role("button", name="Draft and try").click()
     page.get_by_role("link", name="look at it, submit it or withdraw it").wait_for()
+    assert "urial=applied" in page.locator(".policies article").nth(0).inner_text()
     assert "urial" not in page.locator(".policies article").nth(1).inner_text().split("\n")[1]
     judged("policies")
     page.get_by_role("link", name="look at it, submit it or withdraw it").click()

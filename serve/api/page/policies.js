@@ -69,12 +69,15 @@ export class Policies {
       event.preventDefault();
       return this.#try(async () => {
         const items = [{ kind: "policy", name: name.value.trim(), content: JSON.parse(text.value) }];
-        const change = await post("v1/changes", { title: title.value, items });
+        const change = await post("v1/changes", { title: title.value, reason: title.value, items });
         const messages = [{ role: "user", content: question.value }];
         const told = await post(`v1/changes/${change.id}/explain`, { messages, trimtab: { policy: name.value.trim() } });
+        // Under a name of its own a draft stands beside the policy that it was made from.
+        const beside = () => (this.server.key.rights.includes("explain") ? post("v1/explain", { messages, trimtab: { policy: policy.id } }) : null);
+        const before = told.before ?? (await beside());
         place.replaceChildren(
           el("p", {}, "The draft is kept: ", el("a", { href: `#changes/${change.id}` }, "look at it, submit it or withdraw it"), "."),
-          el("div", { class: "answers" }, side("In force", told.before), side("Under the draft", told.after)));
+          el("div", { class: "answers" }, side(`${policy.id}, in force`, before), side("Under the draft", told.after)));
       });
     };
     const form = el("form", { class: "panel stack", on: { submit } },
