@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.embedding import packed
+from retrieval.embedding.folder import cache_folder
 from retrieval.embedding.packed import Packed
-from retrieval.embedding.place import cache_folder
 from retrieval.extra import lacking
 
 NAME = "multilingual-e5-small"

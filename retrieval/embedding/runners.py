@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retrieval.embedding import tables
-from retrieval.embedding.place import cache_folder
+from retrieval.embedding.folder import cache_folder
 
 log = logging.getLogger(__name__)
 FORM = 3  # of what the cache holds; another number means: export anew
