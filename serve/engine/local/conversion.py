@@ -68,7 +68,7 @@ def _key(file: Path) -> str:
     return f"{file.stem}-{digest.hexdigest()[:12]}-{_VERSION}"
 
 
-def _floats(data: np.ndarray[Any, Any], tensor: Tensor) -> np.ndarray[Any, Any]:
+def floats(data: np.ndarray[Any, Any], tensor: Tensor) -> np.ndarray[Any, Any]:
     """A tensor as float32, (outputs, inputs) or (size,)."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize, quant_shape_to_byte_shape
@@ -98,7 +98,7 @@ def _convert(file: Path, out: Path, say: Callable[[str], None]) -> None:
         read += 1
         if read % 50 == 0:
             say(f"converting {file.name} … {min(99, 100 * read // len(parts))}%")
-        return _floats(data, tensor)
+        return floats(data, tensor)
 
     model = llama(meta, weights, context_length(meta) or 2048)
     if shutil.disk_usage(out.parent).free < 2 * sum(math.prod(tensor.shape) for tensor in parts.values()):
