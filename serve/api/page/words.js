@@ -8,7 +8,10 @@ export function sentences(policy) {
   const own = Object.entries(POLICY).filter(([name]) => name in policy).map(([name, say]) => [name, policy[name], say(policy[name], policy)]);
   const stages = policy.stages.flatMap((stage) => {
     const settings = policy.options?.[stage] ?? {};
-    return Object.entries(settings).map(([name, value]) => [`${stage}.${name}`, value, STAGES[stage]?.[name]?.(value, settings) ?? ""]);
+    return Object.entries(settings).map(([name, value]) => {
+      const say = STAGES[stage]?.[name];
+      return [`${stage}.${name}`, value, say ? say(value, settings) : ""]; // null: it means nothing beside the others
+    });
   });
   return [...own, ...stages].filter(([, , sentence]) => sentence !== null);
 }
