@@ -22,7 +22,8 @@ _SUFFIX = "bis|ter|quater|quinquies|sexies|septies|octies|novies|decies"
 _CITED = re.compile(
     rf"第\s*(?P<han>{_NUM})\s*[条條](?:\s?[之のノ]\s?(?P<hansub>{_NUM}))?(?:第?{_NUM}[款项項号])*"
     rf"|(?<![{HAN}\d])(?P<bare>[{HAN}]+|\d+)\s*[条條](?:[之の](?P<baresub>{_NUM}))?"
-    r"|제?\s?(?P<ko>\d+)\s*조(?:의\s?(?P<kosub>\d+))?"
+    # From a number's first digit only, and without giving digits back: a long number is read once, not once a digit.
+    r"|(?:제\s?|\s(?=\d)|(?<!\d)(?=\d))(?P<ko>\d++)\s*조(?:의\s?(?P<kosub>\d+))?"
     r"|(?:(?<!\w)(?:art(?:icle|ikel|ículo|iculo|icolo|igo|ykuł)?\.?|sections?|sect?\.?|ss?\.|regulation|rule|pasal|madde"
     r"|điều|статья|статьи|статье|ст\.|المادة)|§{1,2})\s*"
     r"(?P<law>[LRDA]\*?\.?\s?(?=\d))?(?P<latin>\d+(?:[-.]\d+)*|[ivxlc]+(?!\w)|premier|1er)(?:er|[ºª°])?"

@@ -9,6 +9,7 @@ HAN = "〇零○一二三四五六七八九十百千两兩廿卅"
 _DIGITS = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "○": 0, "两": 2, "兩": 2}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100, "d": 500, "m": 1000}
+_LONG = 18  # digits; a longer run numbers no article, and Python refuses to read one of thousands
 _WELL_FORMED = re.compile(r"m{0,3}(cm|cd|d?c{0,3})(xc|xl|l?x{0,3})(ix|iv|v?i{0,3})")
 # "Article premier", "Artículo único", "Erster Abschnitt": the first few, in the languages that spell them out.
 _WORDS = {
@@ -21,12 +22,17 @@ _WORDS = {
 
 
 def value(text: str) -> int | None:
-    """The number that a text is, or None: 12, ١٢, １２, 十二, 一百三十三, 一二, XII, premier."""
+    """The number that a text is: 12, ١٢, １２, 十二, 一百三十三, 一二, XII, premier.
+
+    None for what is no number, or too long for the number of an article.
+    """
     text = unicodedata.normalize("NFKC", text).strip().lower().rstrip("ºª°.")
     if not text:
         return None
     if text in _WORDS:
         return _WORDS[text]
+    if len(text) > _LONG:
+        return None
     if text.isdecimal():
         return int(text)
     if all(c in HAN for c in text):

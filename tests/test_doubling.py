@@ -1,0 +1,30 @@
+"""No text costs more than its length: the cheap part of benchmarks/doubling.py."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.doubling import KINDS, RATIO, Subject, dialects, gate, layout, ratio, retrieval
+from retrieval.text import citation, numeral
+
+SUSPECTS = ("digits", "hashes", "hash, zero-width", "markers", "ticks", "backslashes", "brackets", "distinct words")
+
+
+def subjects() -> Iterator[Subject]:
+    """One of each kind of work, and all of retrieval's."""
+    for make, most in ((dialects, 2**20), (layout, 2**18), (gate, 2**14)):
+        yield next(make(most))
+    yield from retrieval(2**16)
+
+
+@pytest.mark.parametrize("subject", list(subjects()), ids=lambda subject: subject.name)
+def test_twice_the_text_takes_twice_the_time(subject: Subject) -> None:
+    slow = {name: found for name in SUSPECTS if (found := ratio(subject, KINDS[name], 0.002)[0]) > RATIO}
+    assert not slow
+
+
+def test_a_number_of_thousands_of_digits_is_no_article() -> None:
+    for number in ("1" * 5000, "一" * 5000):
+        assert numeral.value(number) is None
+        assert not list(citation.citations(f"第{number}条, Art. {number} GDPR, {number}조"))
+    assert [it.number for it in citation.citations("제12조의3, 형법 제 7 조 and 형법 5조")] == ["12.3", "7", "5"]
