@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.doubling import KINDS, RATIO, Subject, dialects, gate, layout, ratio, retrieval
+from benchmarks.doubling import KINDS, Subject, dialects, gate, layout, ratio, retrieval
 from retrieval.text import citation, numeral
 
 SUSPECTS = ("digits", "hashes", "hash, zero-width", "markers", "ticks", "backslashes", "brackets", "distinct words")
+CERTAIN = 3.0  # times: between twice and four times, for a machine that is busy with other tests
 
 
 def subjects() -> Iterator[Subject]:
@@ -19,7 +20,7 @@ def subjects() -> Iterator[Subject]:
 
 @pytest.mark.parametrize("subject", list(subjects()), ids=lambda subject: subject.name)
 def test_twice_the_text_takes_twice_the_time(subject: Subject) -> None:
-    slow = {name: found for name in SUSPECTS if (found := ratio(subject, KINDS[name], 0.002)[0]) > RATIO}
+    slow = {name: found for name in SUSPECTS if (found := ratio(subject, KINDS[name], 0.002)[0]) > CERTAIN}
     assert not slow
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from serve import metrics
 from serve.chat.keys import Caller
@@ -14,7 +15,7 @@ from serve.chat.keys import Caller
 def add_routes(app: FastAPI, caller: Callable[[Request], Caller]) -> None:
     """Put the path on the application."""
 
-    @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
+    @app.get("/metrics", tags=["server"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def exposition(request: Request) -> Response:
         caller(request).require("metrics")
         text = await asyncio.to_thread(metrics.exposition)
