@@ -128,8 +128,8 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "key right": (
         ONE + 'rights = ["x"]\n',
         4,
-        "no right 'x'; valid are approver, author, date, explain, feedback, language, metrics, principles, raw, "
-        "region, shared-principles, skip, traces",
+        "no right 'x'; valid are account, approver, author, date, explain, feedback, language, metrics, principles, "
+        "raw, region, shared-principles, skip, traces",
     ),
     "key default": (ONE + 'policies = ["urial"]\npolicy = "urial-plain"\n', 5, "may not use its own default"),
     "key setting": ('[[key]]\nsecret = "sk-not-here"\n', 2, "key.secret: unknown"),

@@ -604,7 +604,7 @@ async def test_speech_that_breaks_off_does_not_end_cleanly(behind: tuple[int, Se
 
 def test_every_error_has_a_status_and_openais_shape() -> None:
     kinds = ApiError.__subclasses__()
-    assert len(kinds) == 11
+    assert len(kinds) == 12
     for kind in [ApiError, *kinds]:
         made = kind('say "hi"\n')
         assert 400 <= made.status < 600
