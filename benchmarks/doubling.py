@@ -8,7 +8,8 @@ times as long. Best of several, twice for a suspect, of the thread's CPU time, s
                every shipped profile
     gate       a prompt and its rewrite, to replace it and to stand behind it
     retrieval  the terms of a query in five languages, its language, and the articles that it cites
-    hold       bodies of 24 MB, at once: the longest single call into C, in which no other thread runs
+    hold       bodies of 24 MB, at once: the longest single call into C, in which no other thread runs but where it
+               is given a generator
 
 Exit status 1 if a text took more than 2.6 times as long when it was doubled.
 What it does not cover: documents that are added to an index, and answers (tests/prompt_opt/test_ending.py).
@@ -234,8 +235,10 @@ def double(part: str, kinds: list[str], verbose: bool) -> int:
 
 
 class Holds:
-    """A profiler of one thread, which keeps the longest call into C. None of them lets go of the interpreter, so no
-    other thread, and no event loop, runs meanwhile."""
+    """A profiler of one thread, which keeps the longest call into C.
+
+    No other thread, and no event loop, runs meanwhile, but within a call that takes its items from a generator.
+    """
 
     def __init__(self) -> None:
         self.longest_s, self.where = 0.0, ""
