@@ -39,6 +39,7 @@ def text_of(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 VALUES = st.recursive(STRINGS | NUMBERS | st.sampled_from(["true", "false", "null"]), text_of, max_leaves=8)
 # What the server itself reads has a type of its own, and tests of its own.
 READ = {"model", "messages", "stream", "n", "best_of", "trimtab", "role", "content", "tool_calls", "function_call"}
+READ |= {"prompt", "input"}  # another API's conversation, which is refused
 NAMES = st.text(min_size=1, max_size=8).filter(
     lambda n: n.isprintable() and n not in READ and (n in KNOWN or n.casefold() not in KNOWN)
 )
