@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from retrieval.text import analysis
 
-COMMON = 3  # questions of a language from which a word is one of asking, and not of any subject
+COMMON = 5  # questions of a language from which a word is one of asking, and not of any subject
 
 
 @lru_cache(maxsize=1)

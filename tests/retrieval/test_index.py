@@ -57,6 +57,7 @@ def test_words_that_are_everywhere_are_asked_for_only_where_there_are_no_others(
     local: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local.add(Passage(f"many-{i}", f"the street of number {i}") for i in range(40))
+    monkeypatch.setattr(lexical, "TINY", 10)
     few = set(ids(local.search("the cat of the house", 30, mode="lexical")))
     assert len(few) == 30  # in a small index every word is asked for
     monkeypatch.setattr(lexical, "SMALL", 10)

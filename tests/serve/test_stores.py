@@ -61,7 +61,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     module: Any = types.ModuleType("toy_store")
     module.make = lambda config: InMemory()
     monkeypatch.setitem(sys.modules, "toy_store", module)
-    monkeypatch.setitem(place.STORES, "memory", Store("toy_store:make", "toy_store:make"))  # type: ignore[misc]
+    toy = Store("toy_store:make", "toy_store:make", "serve.store.sqlite_changes:open_in")
+    monkeypatch.setitem(place.STORES, "memory", toy)  # type: ignore[misc]
     path = tmp_path / "trimtab.toml"
     path.write_text('store = "memory"\n[engine.main]\nurl = "http://x"\n')
     return path

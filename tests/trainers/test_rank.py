@@ -83,6 +83,7 @@ def test_an_answer_that_is_not_there_counts_nothing(name: str) -> None:
     padded = Lists(
         torch.cat([lists.logps, more], 1), torch.cat([lists.tokens, torch.ones_like(more)], 1),
         torch.cat([lists.scores, 0 * more], 1), torch.cat([lists.there, torch.zeros(3, 1, dtype=torch.bool)], 1),
+        None if lists.reference is None else torch.cat([lists.reference, more], 1),
     )  # fmt: skip
     assert torch.allclose(LIST_LOSSES[name].of(padded, settings), LIST_LOSSES[name].of(lists, settings), atol=1e-12)
 
