@@ -18,7 +18,7 @@ RAW = "raw"
 REQUEST_OPTIONS = ("skip", "region", "language", "date")
 RIGHTS = (
     "raw", "traces", "metrics", "explain", "principles", "shared-principles", "feedback", "account",
-    "author", "approver", *REQUEST_OPTIONS,
+    "reports", "author", "approver", *REQUEST_OPTIONS,
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ class Server:
     cache_salt: Literal["none", "tenant"] = "none"  # of policies that don't say: share vLLM's prefix cache, or not
     page_questions: tuple[str, ...] = ()  # that the page offers at its start; (): three of its own
     page_note: str = ""  # a line that the page shows below its heading
+    reports: str = ""  # a folder whose folders are runs of `trimtab eval`; the page shows their reports
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from serve.api import (
     principles,
     recent,
     reference,
+    reported,
     roster,
     timeline,
     verdicts,
@@ -64,6 +65,7 @@ def build(service: Callable[[], Service], desk: Callable[[], Desk] | None = None
     principles.add_routes(app, service, _caller)
     recent.add_routes(app, service, _caller)
     verdicts.add_routes(app, service, _caller)
+    reported.add_routes(app, service, _caller)
     inbox.add_routes(app, desk, _caller)
     timeline.add_routes(app, service, _caller)
     preview.add_routes(app, service, _caller)

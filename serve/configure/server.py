@@ -7,6 +7,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from prompt_opt.core import Policy
 from serve.config import RAW, Config, ConfigError, Engine, Flags, Key, Server, is_base
@@ -50,6 +51,8 @@ def read_server(
     _check_tls(toml, server)
     if server.otlp and not re.fullmatch(r"https?://[!-~]+", server.otlp):
         raise toml.fail("server", "otlp", f"{server.otlp!r} is not an http:// or https:// URL")
+    if server.reports and not Path(server.reports).is_dir():
+        raise toml.fail("server", "reports", f"no folder {server.reports!r}")
     for name in server.hosts:
         if not re.fullmatch(r"\*|[A-Za-z0-9_.-]+", name):
             raise toml.fail("server", "hosts", f"{name!r} is not a host name (without scheme and port)")

@@ -14,12 +14,12 @@ const STEPS = {
 };
 
 export class Change {
-  constructor(change, key) {
+  constructor(change, key, question = "", policy = "") {
     this.key = key;
     this.comment = el("textarea", { rows: 2 });
     this.trouble = el("p", { class: "trouble", role: "alert", hidden: true });
     this.root = el("article", { class: "change" });
-    this.trial = new Trial(change.id);
+    this.trial = new Trial(change.id, question, policy);
     this.#show(change);
   }
 
@@ -83,10 +83,10 @@ function event({ at, did, by, comment }) {
 
 /** A question, and its prompt now and under the change. */
 class Trial {
-  constructor(id) {
+  constructor(id, question, policy) {
     this.id = id;
-    this.question = el("input", { type: "text", required: true });
-    this.policy = el("input", { type: "text", placeholder: "the first that it touches" });
+    this.question = el("input", { type: "text", required: true, value: question });
+    this.policy = el("input", { type: "text", value: policy, placeholder: "the first that it touches" });
     this.found = el("div", { role: "status" });
     this.root = el("section", { class: "panel trial" }, el("h2", {}, "Try it"),
       el("form", { class: "row grow search", on: { submit: (submitted) => this.#try(submitted) } },

@@ -14,6 +14,7 @@ const LATER = {
   use: async () => new (await import("./use.js")).Use(server),
   policies: async () => new (await import("./policies.js")).Policies(server),
   changes: async () => new (await import("./changes.js")).Changes(server.key),
+  reports: async () => new (await import("./reports.js")).Reports(),
   account: async () => new (await import("./account.js")).Account(),
 };
 const views = {};
@@ -66,7 +67,7 @@ async function route(first = false) {
     else if (name === "compare" && id) put(await (await import("./compare.js")).compare(id.split(",")), first);
     else if (name in LATER) {
       views[name] ??= await LATER[name]();
-      await views[name].open(id && decodeURIComponent(id));
+      await views[name].open(id && decodeURIComponent(id), held);
       put(views[name].root, first);
     } else if (name === "principles" || name === "traces") {
       put(views[name].root, first);

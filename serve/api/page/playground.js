@@ -42,8 +42,8 @@ export class Playground {
       { class: "empty" },
       el("h1", {}, "See what alignment does to an answer"),
       el("p", {}, "Ask once. Each column answers under its own policy; Why shows what was put into the prompt, and from where."),
-      el("div", { class: "row examples" }, this.examples.map((text) => button(text, () => this.#try(text)))),
       this.server.page?.note && el("p", { class: "small" }, this.server.page.note),
+      el("div", { class: "row examples" }, this.examples.map((text) => button(text, () => this.#try(text)))),
     );
     this.root = el("section", { class: "play", "aria-label": "Playground" }, this.bar, this.empty, this.list, this.form);
     this.root.addEventListener("keydown", (event) => event.key === "Escape" && this.stop());

@@ -100,10 +100,22 @@ function facts(policy) {
   return el("dl", { class: "facts" }, shown);
 }
 
+/** Settings that differ from their defaults, then the others: on a phone those wait until they are asked for. */
 function settings(policy) {
-  const rows = sentences(policy).map(([name, value, sentence]) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, name)),
+  const own = ([name]) => name.split(".").reduce((held, part) => held?.[part], policy.file) !== undefined;
+  const all = sentences(policy);
+  const rest = all.filter((row) => !own(row));
+  return [
+    table(all.filter(own), "Settings of the policy"),
+    rest.length && el("details", { class: "stack", open: !matchMedia("(max-width: 46rem)").matches },
+      el("summary", {}, `${rest.length} settings with their defaults`), table(rest, "Settings with their defaults")),
+  ];
+}
+
+function table(found, name) {
+  const rows = found.map(([setting, value, sentence]) => el("tr", {}, el("th", { scope: "row" }, el("code", {}, setting)),
     el("td", {}, sentence), el("td", {}, el("code", {}, JSON.stringify(value)))));
-  const head = el("tr", {}, ["Setting", "What it means", "Value"].map((name) => el("th", { scope: "col" }, name)));
-  return el("div", { class: "scrolls", tabindex: 0, role: "region", "aria-label": "Settings" },
-    el("table", {}, el("caption", { class: "hidden" }, "Settings of the policy"), el("thead", {}, head), el("tbody", {}, rows)));
+  const head = el("tr", {}, ["Setting", "What it means", "Value"].map((column) => el("th", { scope: "col" }, column)));
+  return el("div", { class: "scrolls", tabindex: 0, role: "region", "aria-label": name },
+    el("table", {}, el("caption", { class: "hidden" }, name), el("thead", {}, head), el("tbody", {}, rows)));
 }

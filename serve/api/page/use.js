@@ -2,6 +2,7 @@
 
 import { button, el, field, say } from "./element.js";
 import { count, moment, ms } from "./figures.js";
+import { listed } from "./reports.js";
 import { get } from "./server.js";
 
 const DAYS = 7;
@@ -13,9 +14,11 @@ export class Use {
     this.trouble = el("p", { class: "trouble", role: "alert", hidden: true });
     this.chart = el("div", { class: "chart-place" });
     this.feedback = el("div", { class: "feedback" });
+    this.reports = el("div", {});
     this.root = el("section", { class: "use", "aria-label": "Use" }, el("h1", {}, "Use"),
       complaint(), this.trouble, el("h2", {}, `The last ${DAYS} days`), this.chart,
-      this.key.rights.includes("feedback") && [el("h2", {}, "Feedback"), this.feedback]);
+      this.key.rights.includes("feedback") && [el("h2", {}, "Feedback"), this.feedback],
+      this.key.rights.includes("reports") && [el("h2", {}, "Evaluations"), this.reports]);
   }
 
   async open() {
@@ -23,6 +26,7 @@ export class Use {
     try {
       this.chart.replaceChildren(...week(await get("v1/usage", { days: DAYS })));
       if (this.key.rights.includes("feedback")) this.feedback.replaceChildren(...verdicts(await all()));
+      if (this.key.rights.includes("reports")) this.reports.replaceChildren(await listed());
     } catch (error) {
       this.trouble.textContent = error.line ?? error.message;
       this.trouble.hidden = false;

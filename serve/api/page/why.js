@@ -40,13 +40,14 @@ function shown(trace, key) {
       el("a", { class: "button", href: "#play" }, "Playground"),
       !trace.preview && key.rights.includes("account") && el("a", { class: "button", href: `#account/${trace.id}` }, "Who approved it"),
       !trace.preview && asked(trace) && el("a", { class: "button", href: again(trace) }, "Try again"),
+      proposes(trace, key) && trace.policy && el("a", { class: "button", href: proposal(trace) }, "Propose a change of the policy"),
       trace.before && !trace.preview && button("Copy as curl", () => copy(curl(trace, key), "Command")),
     ),
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value))))),
     el("h2", {}, "Stages"), waterfall(trace),
     trace.notes?.length ? [el("h2", {}, "Notes"), el("ul", { class: "notes" }, trace.notes.map((note) => el("li", {}, note)))] : null,
     trace.stages.filter(({ detail }) => detail?.arm !== undefined).map(rewrite),
-    trace.principles?.length ? [el("h2", {}, "Principles"), el("ol", { class: "cards" }, trace.principles.map(principle))] : null,
+    trace.principles?.length ? [el("h2", {}, "Principles"), el("ol", { class: "cards" }, trace.principles.map((row) => principle(row, proposes(trace, key) && key.rights.includes("principles") && proposal(trace, row))))] : null,
     trace.citations ? [el("h2", {}, "Citations in the answer"), cited(trace.citations)] : null,
     el("h2", {}, "The prompt as sent"), sent(trace),
     trace.answer ? [el("h2", {}, "The answer"), el("div", { class: "said" }, trace.answer)] : null,
@@ -61,6 +62,16 @@ function asked(trace) {
 /** The question in the playground, under the policy that it had and, beside it, the server's others. */
 function again(trace) {
   return `#play?${new URLSearchParams({ q: asked(trace), policy: trace.policy ?? "", model: trace.model ?? "" })}`;
+}
+
+function proposes(trace, key) {
+  return !trace.preview && key.rights.includes("author");
+}
+
+/** The form for a change, filled with a rule that the trace names, or with its policy. */
+function proposal(trace, row) {
+  const about = row ? { index: row.index ?? "", id: row.id } : {};
+  return `#changes/new?${new URLSearchParams({ ...about, policy: trace.policy ?? "", trace: trace.id, q: asked(trace).slice(0, 2000) })}`;
 }
 
 function cached(usage) {
@@ -117,13 +128,14 @@ function judged(detail) {
   return `The gate rejected it (${detail.rule})${why}. The user's own words went on.`;
 }
 
-function principle(row) {
+function principle(row, proposed) {
   const held = new URLSearchParams({ index: row.index ?? "", id: row.id });
   const scores = row.pinned ? "pinned" : `score ${score(row.score)} (dense ${score(row.dense)}, lexical ${score(row.lexical)})`;
   return el("li", { class: "card" },
     el("h3", {}, el("a", { href: `#principles?${held}` }, row.title || row.id)),
     el("p", { class: "note" }, [row.index && `${row.index}/${row.id}`, row.region || "everywhere", scores].filter(Boolean).join(" · ")),
-    row.source || row.url ? el("p", { class: "note" }, row.url ? outward(row.url, row.source || row.url) : row.source) : null);
+    row.source || row.url ? el("p", { class: "note" }, row.url ? outward(row.url, row.source || row.url) : row.source) : null,
+    proposed && row.index && el("p", {}, el("a", { class: "button", href: proposed }, "Propose a change of this rule")));
 }
 
 // ---------------------------------------------------------------- the prompt
