@@ -32,6 +32,8 @@ async def test_the_page_names_every_path(http: httpx.AsyncClient) -> None:
         "/v1/principles/search",
         "/v1/principles/{ident}",
         "/v1/explain",
+        "/v1/reports",
+        "/v1/reports/{name}",
         "/v1/changes",
         "/v1/changes/{ident}",
         *(f"/v1/changes/{{ident}}/{step}" for step in (*STEPS, "explain")),
