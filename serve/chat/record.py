@@ -30,6 +30,7 @@ _CONTENT = 2**20  # characters of a prompt, or of an answer, that a trace keeps;
 
 _GENERATED = (b"x-ai-generated", b"true")
 _NO_ADVICE = Advice()
+_NO_STATES: Mapping[str, State] = MappingProxyType({})
 _NO_FIELDS: Mapping[str, msgspec.Raw] = MappingProxyType({})
 
 
@@ -178,6 +179,8 @@ class Record(msgspec.Struct):
 
 def states_of(outcomes: Sequence[Outcome]) -> Mapping[str, State]:
     """The states of all indexes that the stages have read."""
+    if not outcomes:
+        return _NO_STATES
     found = [outcome.states for outcome in outcomes if outcome.states]
     return found[0] if len(found) == 1 else {name: state for states in found for name, state in states.items()}
 

@@ -22,6 +22,10 @@ def exceeds(raw: bytes, char: bytes, most: int) -> bool:
 
 def opens(raw: bytes, most: int) -> bool:
     """Whether more than `most` brackets open in the text, in strings or not."""
+    if len(raw) <= most:  # as most texts are
+        return False
+    if len(raw) <= _STEP:
+        return raw.count(b"[") + raw.count(b"{") > most
     found = _count(raw, b"[", most)
     return found > most or found + _count(raw, b"{", most - found) > most
 

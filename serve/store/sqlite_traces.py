@@ -223,7 +223,7 @@ class SqliteTraces:
                 ended,
                 ended + self._ttl_s,
                 seal(body),
-                *seen._replace(opening=opening(body).casefold()),
+                *_opened(seen, body),
             )
         ]
         connection.execute(_INSERT + ", ".join([_VALUES] * len(rows)), values)
@@ -241,6 +241,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
                 connection.execute(f"ALTER TABLE trace ADD COLUMN {name} {kind}")
         connection.execute(_BEFORE)
         connection.execute(_RECENT)
+
+
+def _opened(seen: Listed, body: bytes) -> Listed:
+    """The row with the first words of its question, where the trace keeps them."""
+    words = opening(body)
+    return seen._replace(opening=words.casefold()) if words else seen
 
 
 def _piece(
