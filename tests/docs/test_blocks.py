@@ -49,7 +49,9 @@ def test_every_block_has_a_language_that_is_checked() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
-def test_toml_is_read_by_its_reader(block: Block, tmp_path: Path) -> None:
+def test_toml_is_read_by_its_reader(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
     for example in EXAMPLES.glob("*.toml"):
         shutil.copy(example, tmp_path)
     path = tmp_path / "block.toml"

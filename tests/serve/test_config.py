@@ -129,7 +129,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         ONE + 'rights = ["x"]\n',
         4,
         "no right 'x'; valid are account, approver, author, date, explain, feedback, language, metrics, principles, "
-        "raw, region, shared-principles, skip, traces",
+        "raw, region, reports, shared-principles, skip, traces",
     ),
     "key default": (ONE + 'policies = ["urial"]\npolicy = "urial-plain"\n', 5, "may not use its own default"),
     "key setting": ('[[key]]\nsecret = "sk-not-here"\n', 2, "key.secret: unknown"),
