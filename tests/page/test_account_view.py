@@ -87,3 +87,12 @@ def test_an_altered_account_is_called_so(recorded: tuple[Served, str], open_tab:
         assert page.get_by_text("ALTERED 000000000001.jsonl").count() == 1
     finally:
         segment.write_bytes(whole)
+
+
+def test_a_server_without_an_account_says_so_plainly(
+    start: Callable[..., Served], open_tab: Callable[..., Tab]
+) -> None:
+    page = open_tab(start().url).open("#account")
+    page.get_by_text("Nothing is recorded yet.").wait_for()
+    assert page.get_by_role("button", name="Verify").is_disabled()
+    assert not page.locator(".account .trouble").is_visible()

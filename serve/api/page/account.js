@@ -56,11 +56,14 @@ export class Account {
       this.body.append(...data.map(row));
       this.next = next;
       this.older.hidden = !next;
+      this.check.disabled = false;
       this.table.hidden = !this.body.childElementCount;
       this.told.textContent = this.body.childElementCount ? "" : next ? "None among the latest; older ones may match." : "No entry that matches.";
     } catch (error) {
       this.table.hidden = true;
-      this.#failed(error);
+      this.check.disabled = error.code === "no_account"; // no fault: a new server has none
+      if (this.check.disabled) this.told.textContent = "Nothing is recorded yet. The account begins with the first change, or with record = \"requests\" in [account].";
+      else this.#failed(error);
     }
   }
 
