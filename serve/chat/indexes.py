@@ -42,9 +42,11 @@ class Indexes:
                 from retrieval.search.index import Index
 
                 spec = self.specs[name]
-                self._open[name] = Index.open(
+                self._open[name] = index = Index.open(
                     spec.location, create=True, embedder=spec.embedder or None, reranker=spec.reranker or None
                 )
+                if not spec.url and not index.count():
+                    log.warning("index %s: %s has no passages, so nothing can be quoted from it yet", name, spec.path)
                 if not self._compactor.is_alive():
                     self._compactor.start()
             return self._open[name]

@@ -125,12 +125,15 @@ def _check(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
 
 
 def _list(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
-    after = ""
+    after, none = "", True
     while rows := desk.changes.page([args.state] if args.state else [], after):
         for change in rows:
             if desk.shows(who, change):
+                none = False
                 print(f"{change.id:<5} {change.state:<10} {change.author or '-':<12} {change.heading}")
         after = rows[-1].id
+    if none:
+        print(f"no changes in state {args.state}" if args.state else "no changes", file=sys.stderr)
     return 0
 
 
