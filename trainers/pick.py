@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ntrain pick: stopped; the marks are kept, and the same command goes on", file=sys.stderr)
         return 130
-    short = "" if len(kept) == options.size else f" ({options.size} were wanted: the others are too like these)"
+    short = "" if len(kept) == options.size else f" ({options.size} were asked for: the others are too similar)"
     print(f"{len(kept)} of {len(placed)} rows in {options.out}{short}", file=sys.stderr)
     return 0
 

@@ -154,7 +154,7 @@ class Opo:
                 known: State | None = index.known_state()
                 states[name] = known if known is not None else await asyncio.to_thread(index.state)
             except Exception as error:  # noqa: BLE001  an index may raise anything, and the search went well
-                log.warning("index %s: its state is not known: %s", name, error)
+                log.warning("index %s: its state cannot be read: %s", name, error)
         return states
 
     async def _beside(

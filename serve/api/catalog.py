@@ -69,7 +69,7 @@ def digests(service: Service, policies: Sequence[Policy]) -> dict[str, str]:
             if index is not None:
                 states[name] = index.state()
         except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
-            log.warning("index %s: its state is not known: %s", name, error)
+            log.warning("index %s: its state cannot be read: %s", name, error)
     return {
         policy.name: digest(policy, {name: states[name] for name in indexes(policy) if name in states})
         for policy in policies

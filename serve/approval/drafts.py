@@ -87,7 +87,7 @@ def at(desk: Desk, who: Caller, ident: str, body: Mapping[str, Any]) -> Change:
     change = desk.find(who, ident)
     version = body.get("version")
     if version is not None and version != change.version:
-        raise Conflict(f"the change {ident} has version {change.version}, not {version}: look again",
+        raise Conflict(f"the change {ident} has version {change.version}, not {version}: read it again",
                        code="version_changed")  # fmt: skip
     return change
 
@@ -126,7 +126,7 @@ def _written(desk: Desk, who: Caller, change: Change, body: Mapping[str, Any]) -
     if "requires" in body:
         names = body["requires"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BadRequest("requires must be a list of policies' names", param="requires")
+            raise BadRequest("requires must be a list of policy names", param="requires")
         fields["requires"] = tuple(names)
     if "items" in body:
         fields["items"] = read_items(body["items"], desk.standing(desk.changes.managed()))
@@ -141,7 +141,7 @@ def _next(desk: Desk, change: Change, who: Caller, did: str, note: str = "", *, 
     event = Event(time.time(), did, who.name, note)
     after = replace(change, version=change.version + 1, history=(*change.history, event), state=state or change.state)
     if not desk.changes.replace(after):
-        raise Conflict(f"the change {change.id} was changed meanwhile: look again", code="version_changed")
+        raise Conflict(f"the change {change.id} was changed meanwhile: read it again", code="version_changed")
     return after
 
 

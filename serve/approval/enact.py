@@ -45,12 +45,12 @@ def step(desk: Desk, change: Change, state: State, did: str, by: str = "", comme
     intent = Intent(new_id(), after, entries(desk, after, did, by, comment, retired), applies, retired)
     with _account(desk) as account:
         if not desk.changes.decide(intent):
-            raise Conflict(f"the change {change.id} was changed meanwhile: look again", code="version_changed")
+            raise Conflict(f"the change {change.id} was changed meanwhile: read it again", code="version_changed")
         try:
             _carry_out(desk, intent, account)
         except (OSError, RuntimeError, ValueError, ImportError, sqlite3.Error) as error:
             raise Unavailable(
-                f"the step is decided, but could not be finished now: {error}. It is tried again until it is",
+                f"the step is decided, but could not be finished: {error}. It is retried until it succeeds",
                 code="not_finished",
             ) from error
     return after

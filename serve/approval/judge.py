@@ -86,7 +86,7 @@ def _judge_item(desk: Desk, item: Item, there: Any, i: int) -> None:
     elif item.kind == "policy":
         _judge_name(desk, item, spot)
     elif item.kind == "profile" and item.name in desk.source.profiles:
-        raise BadRequest(f"{spot}: the profile {item.name!r} is shipped, or stands in the file", param=f"{spot}.name")
+        raise BadRequest(f"{spot}: the profile {item.name!r} is shipped or defined in the file", param=f"{spot}.name")
 
 
 def _done(item: Item) -> str:
@@ -95,7 +95,7 @@ def _done(item: Item) -> str:
 
 def _judge_rule(item: Item, spot: str) -> None:
     if "parent" in item.content or "id" in item.content:
-        raise BadRequest(f"{spot}.content: id and parent are not a rule's to say", param=f"{spot}.content")
+        raise BadRequest(f"{spot}.content: id and parent cannot be set", param=f"{spot}.content")
     try:
         passage_of(item)
     except (TypeError, ValueError) as error:
@@ -108,7 +108,7 @@ def _judge_name(desk: Desk, item: Item, spot: str) -> None:
     other = desk.config.policies.get(item.name)
     if item.name == RAW or (other is not None and not other.change):
         where = "stands in trimtab.toml" if item.name in desk.source.toml.section("policy") else "is built in"
-        raise BadRequest(f"{spot}: the policy {item.name!r} {where} and lives there", param=f"{spot}.name")
+        raise BadRequest(f"{spot}: the policy {item.name!r} {where}, so it cannot be managed", param=f"{spot}.name")
 
 
 def _misplaced(error: ConfigError, items: tuple[Item, ...]) -> BadRequest:

@@ -140,7 +140,7 @@ def _known(out: Path, name: str) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{out} is a replay of another change, or of an earlier version: name another file")
         return {row["id"]: row for row in rows}
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(f"{out} is no replay's file: name another") from None
+        raise ValueError(f"{out} is not a replay: name another file") from None
 
 
 def questions(file: Path, policies: Iterable[str]) -> Iterator[Asked]:

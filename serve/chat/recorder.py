@@ -192,7 +192,7 @@ def recorder(config: Config) -> Recorder | None:
 
 def _unrecorded() -> Unavailable:
     return Unavailable(
-        "the server cannot record requests at present, and serves none that is not recorded",
+        "the account cannot be written, and requests that cannot be recorded are refused",
         code="account_unavailable",
     )
 

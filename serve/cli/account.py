@@ -92,7 +92,7 @@ def _kept(file: str) -> Mapping[str, Any]:
     """
     told = json.loads(Path(file).read_text("utf-8"))
     if not isinstance(told, dict) or not isinstance(told.get("upto"), int) or not isinstance(told.get("head"), str):
-        raise ValueError(f"{file} is not a checkpoint as `trimtab account checkpoint` prints one")
+        raise ValueError(f"{file} is not a checkpoint of `trimtab account checkpoint`")
     return told
 
 
@@ -137,7 +137,7 @@ def _erase(config: Config, args: argparse.Namespace) -> int:
     people, folder = People(config.state_dir), _folder(config)
     person = people.find(args.tenant, args.person)
     if person is None:
-        print(f"trimtab account erase: nobody has a salt as {args.person!r} of tenant {args.tenant!r}", file=sys.stderr)
+        print(f"trimtab account erase: no salt of {args.person!r} of tenant {args.tenant!r}", file=sys.stderr)
         return 1
     idents = requests_of(folder, args.tenant, person.pseudonym)
     print(f"{args.person}: {len(idents)} requests in the account as person {person.pseudonym}")

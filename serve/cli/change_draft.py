@@ -79,7 +79,7 @@ def _rule(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
     if args.withdraw:
         return _put(desk, who, args.ident, {"kind": "rule", "op": "withdraw", "index": index, "name": name})
     if not args.text:
-        raise BadRequest("--text says what the rule is to be; --withdraw takes it out of force")
+        raise BadRequest("give --text with the new text, or --withdraw to take the rule out of force")
     text = sys.stdin.read() if args.text == "-" else args.text
     content = {"text": text, **{field: value for field in _RULE if (value := getattr(args, field)) is not None}}
     content |= {"tags": args.tag} if args.tag else {}
@@ -98,7 +98,7 @@ def _filed(desk: Desk, who: Caller, args: argparse.Namespace, read: Callable[[st
     if args.withdraw:
         return _put(desk, who, args.ident, {"kind": args.command, "op": "withdraw", "name": args.name})
     if args.file is None:
-        raise BadRequest(f"--file says what the {args.command} is to be; --withdraw takes it out of force")
+        raise BadRequest(f"give --file with its new content, or --withdraw to take the {args.command} out of force")
     content = read(args.file.read_text("utf-8"))
     return _put(desk, who, args.ident, {"kind": args.command, "name": args.name, "content": content})
 

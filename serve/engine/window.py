@@ -63,7 +63,7 @@ async def _ask(
                 answer = await upstream.read(_LIMIT)
         told = msgspec.json.decode(answer) if upstream.status == 200 else {}
     except (TimeoutError, msgspec.MsgspecError) as error:
-        raise UpstreamError(error, f"It does not say at {path} how many tokens it takes.") from error
+        raise UpstreamError(error, f"It does not report its context length at {path}.") from error
     return told if isinstance(told, dict) else {}
 
 

@@ -111,7 +111,7 @@ class Worker:
             Unavailable: this server tries a change, and makes none.
         """
         if self._source.flags.trial:
-            raise Unavailable("this server tries a change: it makes none", code="no_changes")
+            raise Unavailable("this server only tries a change (--trial): it accepts none", code="no_changes")
         return desk_of(self._source, self.service.config, self.service.indexes)
 
     def _caught_up(self, config: Config, indexes: Indexes) -> Config:

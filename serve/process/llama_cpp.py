@@ -28,7 +28,7 @@ def missing(engine: Engine, file: Path) -> str:
     if shutil.which(_SERVER) or (importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("sse_starlette")):
         return ""
     return (
-        f"llama.cpp is not there: put {_SERVER} on the PATH, or name the interpreter of an environment with "
+        f"llama.cpp was not found: put {_SERVER} on the PATH, or name the interpreter of an environment with "
         'llama-cpp-python[server]: python = "/path/to/bin/python"'
     )
 

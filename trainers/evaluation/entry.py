@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add("--concurrency", type=int, metavar="N", help="requests at a time, of one host (default: 8)")
     add("--requests-per-minute", type=float, metavar="N", help="of one host, at most (default: no limit)")
     add("--retries", type=int, metavar="N", help="after the first attempt, 1, 2, 4 … seconds apart (default: 5)")
-    add("--timeout", type=float, metavar="S", help="seconds without a word from the engine (default: 120)")
+    add("--timeout", type=float, metavar="S", help="seconds without data from the engine (default: 120)")
     add("--price", type=_price, metavar="IN,OUT", help="of a million tokens in and out")
     add("--dry-run", action="store_true", default=False, help="find the arms, read the prompts, say what it would take")
     add("--report", action="store_true", default=False,
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         if not plan.pairs:
             return run(plan, out, dry, argv, check)
         if check is not None:
-            raise CheckError("--check has no limits on --pairs: it takes answers")
+            raise CheckError("--check does not work with --pairs: it measures answers")
         return likelihood_run.run(plan, out, dry, argv)
     except (RecipeError, ArmError, CheckError, DataError, FolderError) as error:
         print(f"trimtab eval: {error}", file=sys.stderr)

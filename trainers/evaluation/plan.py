@@ -89,7 +89,7 @@ def read_plan(path: Path | None, flags: Mapping[str, Any]) -> Plan:
     if not plan.prompts and not plan.pairs:
         raise RecipeError(f"{where}no prompts; give --prompts FILE, or --pairs FILE")
     if plan.prompts and plan.pairs:
-        raise RecipeError(f"{where}'prompts' and 'pairs' are two runs: answers are asked for, or given ones scored")
+        raise RecipeError(f"{where}'prompts' asks for answers, 'pairs' scores given ones: set one of them")
     return plan
 
 

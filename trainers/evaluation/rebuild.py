@@ -33,7 +33,7 @@ def rebuild(out: Path, given: Mapping[str, Any], check: Check | None = None) -> 
         from trainers.evaluation.likelihood import likelihood_run
 
         if check is not None:
-            raise CheckError("--check has no limits on --pairs: it takes answers")
+            raise CheckError("--check does not work with --pairs: it measures answers")
 
         return likelihood_run.rebuild(out, fill(Plan, told["plan"] | dict(given)))
     run, questions = folder.opened(out)

@@ -74,7 +74,7 @@ def completion(body: Mapping[str, Any]) -> Asked:
     if body.get("best_of") not in (None, asked.n):
         raise Refused("best_of is not supported", "best_of", "unsupported")
     if asked.stream and (len(asked.prompts) > 1 or echo):
-        raise Refused("a stream has one prompt and no echo", "stream", "unsupported")
+        raise Refused("a stream takes one prompt, without echo", "stream", "unsupported")
     return asked
 
 

@@ -243,13 +243,13 @@ class _Scan:
             return self._find("foreign", "the checkpoint", upto, "its signature is not by this account's key")
         if upto > verdict.last:
             gone = f"entries {verdict.last + 1:,} to {upto:,} were cut off at the end"
-            self._find("cut", "the end", verdict.last, f"{gone}: the checkpoint of {when} has seen them")
+            self._find("cut", "the end", verdict.last, f"{gone}: the checkpoint of {when} covers them")
         elif upto < verdict.first - 1:
-            verdict.notes.append(f"the checkpoint of {when} is older than what was kept")
+            verdict.notes.append(f"the checkpoint of {when} covers only entries that have been cut off")
         elif upto >= verdict.first and self._kept_hash != bytes.fromhex(str(kept["head"])):
-            self._find("altered", "the checkpoint", upto, f"the checkpoint of {when} has seen another hash here")
+            self._find("altered", "the checkpoint", upto, f"the checkpoint of {when} has another hash for this entry")
         else:
-            verdict.notes.append(f"the checkpoint of {when} agrees: entry {upto:,} and all before it are as they were")
+            verdict.notes.append(f"the checkpoint of {when} agrees: entry {upto:,} and all before it are unchanged")
         return None
 
 

@@ -75,7 +75,7 @@ def _file(path: Path) -> list[Pair | None]:
             pairs.append(_pair(str(row.get("id") or number), row))
         except (ShapeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{place}: neither chosen, rejected and a prompt, nor prompt, answers, right: {error}"
+                f"{place}: neither chosen and rejected with a prompt, nor answers and right with one: {error}"
             ) from None
     return pairs
 

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=0, metavar="N", help="the first N pairs of each file")
     add("--seed", type=int, default=0)
     add("--concurrency", type=int, default=1, metavar="N", help="requests at a time (default: 1)")
-    add("--timeout", type=float, default=120.0, metavar="S", help="seconds without a word (default: 120)")
+    add("--timeout", type=float, default=120.0, metavar="S", help="seconds without data from the engine (default: 120)")
     add("--out", type=Path, required=True, metavar="FOLDER")
     return made
 
