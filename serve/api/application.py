@@ -11,10 +11,10 @@ from serve.chat.record import new_id
 from serve.chat.service import Service
 from serve.config import Server
 from serve.observe import logs
+from serve.observe.logs import sound_id
 
 if TYPE_CHECKING:
     from serve.approval.desk import Desk
-from serve.observe.logs import sound_id
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

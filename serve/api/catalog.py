@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from typing import Any
 
 import msgspec
 
-from prompt_opt.core import Policy, State
-from prompt_opt.pipeline import digest, indexes
 from serve.chat.keys import Caller
 from serve.chat.service import Service, failed
-from serve.config import RAW
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import TimedOut, UpstreamError
 from serve.errors import ApiError
 
-log = logging.getLogger("trimtab.catalog")
 Headers = Sequence[tuple[bytes, bytes]]
 _LIMIT = 8 * 2**20  # bytes of an engine's list
 
@@ -55,25 +48,6 @@ async def shown(service: Service, who: Caller, headers: Headers) -> list[dict[st
     if errors and not rows:
         raise errors[0]
     return rows
-
-
-def digests(service: Service, policies: Sequence[Policy]) -> dict[str, str]:
-    """By name, the digest of each policy with the rules that its indexes hold now. Blocks.
-
-    An index that cannot be read is not in its policies' digest: their requests fail, or go without it.
-    """
-    states: dict[str, State] = {}
-    for name in frozenset().union(*(indexes(policy) for policy in policies)):
-        index = service.indexes.opened(name)
-        try:
-            if index is not None:
-                states[name] = index.state()
-        except (OSError, RuntimeError, ValueError, sqlite3.Error) as error:
-            log.warning("index %s: its state cannot be read: %s", name, error)
-    return {
-        policy.name: digest(policy, {name: states[name] for name in indexes(policy) if name in states})
-        for policy in policies
-    }
 
 
 async def _own(service: Service, engine: LiveEngine, headers: Headers) -> tuple[list[dict[str, Any]], ApiError | None]:
@@ -115,25 +89,3 @@ async def listed(
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UpstreamError(error, "What it says at /v1/models is no list of models.") from error
     return [row for row in page.data if isinstance(row.get("id"), str)]
-
-
-_OWN = ("name", "digest", "change", "options", "profile")  # fields of a policy that are no settings as they are
-_BUILT_IN = (RAW, "urial", "urial-helpful", "urial-plain")
-
-
-def settings(policy: Policy, digest: str) -> dict[str, Any]:
-    """A policy with every setting: as they resolve, and in `file` those that differ from the default, as a file has
-    them."""
-    values = {f.name: getattr(policy, f.name) for f in fields(policy) if f.name not in _OWN}
-    options = {stage: asdict(it) for stage, it in policy.options.items() if stage in policy.stages}
-    defaults = {f.name: f.default for f in fields(Policy)}
-    file: dict[str, Any] = {n: v for n, v in values.items() if v != defaults.get(n)} | {"stages": policy.stages}
-    file["profile"] = policy.profile.name
-    for stage, it in policy.options.items():
-        if stage in policy.stages:
-            changed = {f.name: value for f in fields(it) if (value := getattr(it, f.name)) != f.default}
-            file |= {stage: changed} if changed else {}
-    return {
-        "object": "policy", "id": policy.name, "digest": digest, "change": policy.change or None,
-        "builtin": policy.name in _BUILT_IN, "profile": policy.profile.name, **values, "options": options, "file": file,
-    }  # fmt: skip

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 
+from serve.api.bodies import json_object
 from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.errors import BadRequest, Unavailable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serve.approval.desk import Desk
 
 _BODY = 8 * 2**20  # bytes
+_CONTAINERS = 100_000  # objects and lists of a body: a hundred for each item
 _MOST = 200  # changes on one page
 Step = Callable[["Desk", Caller, str, Mapping[str, Any]], Change]
 
@@ -36,17 +37,11 @@ def add_routes(app: FastAPI, desk: Callable[[], Desk] | None, caller: Callable[[
 
     @app.get("/v1/changes", tags=["trimtab"], summary="Changes of rules and policies, newest first")
     async def page(request: Request, state: str = "", after: str = "", limit: int = 50) -> Response:
-        from serve.approval.words import listed
-
         who = caller(request)
         at, states = opened(who), [name for name in state.split(",") if name]
         if unknown := [name for name in states if name not in STATES]:
             raise BadRequest(f"no state {unknown[0]!r}; valid are {', '.join(STATES)}", param="state")
-        most = max(1, min(limit, _MOST))
-        found = await asyncio.to_thread(at.changes.page, states, after, most)
-        rows = [listed(change) for change in found if at.shows(who, change)]
-        following = found[-1].id if len(found) == most else None
-        return json_reply({"object": "list", "data": rows, "next": following})
+        return json_reply(await asyncio.to_thread(_page, at, who, states, after, max(1, min(limit, _MOST))))
 
     @app.get("/v1/changes/{ident}", tags=["trimtab"], summary="A change, its diff and its history")
     async def one(request: Request, ident: str) -> Response:
@@ -120,11 +115,13 @@ async def _reply(change: Change) -> Response:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    raw = await read_json(request, _BODY)
-    try:
-        body = await asyncio.to_thread(msgspec.json.decode, raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise BadRequest("the body must be an object", code="invalid_json")
-    return body
+    return await json_object(request, _BODY, _CONTAINERS)
+
+
+def _page(desk: Desk, who: Caller, states: list[str], after: str, limit: int) -> dict[str, Any]:
+    """Changes that the caller may see, and what to give as `after` for the next page. Blocks."""
+    from serve.approval.words import listed
+
+    found = desk.changes.page(states, after, limit)
+    rows = [listed(change) for change in found if desk.shows(who, change)]
+    return {"object": "list", "data": rows, "next": found[-1].id if len(found) == limit else None}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
 
 from serve.api.inbox import STEPS
 from serve.api.routes import Paths
 from serve.dialects.dialect import Dialect
+from serve.store.changes import Kind, Op
 
 VERSION = version("trimtab")
 ABOUT = (
@@ -83,8 +84,8 @@ _CHANGE: dict[str, Any] = {
                 "type": "object",
                 "required": ["kind", "name"],
                 "properties": {
-                    "kind": {"enum": ["rule", "policy", "profile"]},
-                    "op": {"enum": ["add", "change", "withdraw"]},
+                    "kind": {"enum": list(get_args(Kind))},
+                    "op": {"enum": list(get_args(Op))},
                     "index": {"type": "string", "description": "of a rule"},
                     "name": {"type": "string", "description": "a rule's id, or the name of the policy or profile"},
                     "content": {"description": "a rule's fields, a policy's settings, or a profile's TOML"},

@@ -7,22 +7,19 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 
+from serve.api.bodies import json_object
 from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.config import IndexSpec
-from serve.dialects.crowd import refuse_containers
 from serve.errors import BadRequest, Forbidden, NotFound
-from serve.http.body import read_json
 
 if TYPE_CHECKING:
     from retrieval.passage import Passage
     from retrieval.search.index import Index
 
-_INLINE = 2**16  # bytes of a body that are parsed on the event loop
 _MOST = 1000  # principles in one call
 _QUERY = 10_000  # characters; an embedder reads fewer, and a megabyte would keep it from everybody else for seconds
 
@@ -114,20 +111,7 @@ def _reader(who: Caller) -> Caller:
 
 
 async def _body(request: Request, service: Service) -> dict[str, Any]:
-    raw = await read_json(request, int(service.config.server.max_body_mb * 2**20))
-    try:
-        body = await asyncio.to_thread(_decoded, raw) if len(raw) > _INLINE else _decoded(raw)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise BadRequest("the body must be an object", code="invalid_json")
-    return body
-
-
-def _decoded(raw: bytes) -> Any:
-    """The body's value, once it is known to be no million of objects, which would hold the interpreter's lock."""
-    refuse_containers(raw, 4 * _MOST)
-    return msgspec.json.decode(raw)
+    return await json_object(request, int(service.config.server.max_body_mb * 2**20), 4 * _MOST)
 
 
 async def _readable(service: Service, who: Caller, name: Any) -> tuple[str, Index]:

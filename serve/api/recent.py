@@ -73,9 +73,9 @@ def _day(name: str, text: str, more: int = 0) -> float:
         return 0.0
     try:
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
+        return (day + timedelta(days=more)).timestamp()
+    except (ValueError, OverflowError):
         raise BadRequest(f"{name} must be a date like 2026-01-31", param=name) from None
-    return (day + timedelta(days=more)).timestamp()
 
 
 async def found(service: Service, who: Caller, ident: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from serve.approval.compare import Comparison, Side
 from serve.approval.desk import Desk
 from serve.approval.trial import Trial, prepare
 from serve.approval.words import difference
+from serve.chat.beside import beside
 from serve.chat.keys import Caller
 from serve.dialects import openai_chat, wire
 from serve.errors import BadRequest
@@ -23,7 +24,7 @@ async def tried(desk: Desk, who: Caller, ident: str, body: bytes, header: str | 
         BadRequest: the chat or the policy is none, or an index cannot be copied. NotFound: there is no such change.
     """
     limits = desk.config.server
-    request = wire.parse(body, limits)
+    request = await beside(len(body), wire.parse, body, limits)
     chat = openai_chat.chat(request, limits)
     change = await asyncio.to_thread(desk.find, who, ident)
     try:
@@ -38,7 +39,8 @@ async def tried(desk: Desk, who: Caller, ident: str, body: bytes, header: str | 
     texts = [_text(side) for side in (found.before, found.after)]
     return {
         "object": "trial", "change": change.id, "policy": name, "policies": list(trial.touched), **found.row(),
-        "before": before, "after": after, "diff": difference(*texts),
+        "before": before, "after": after,
+        "diff": await asyncio.to_thread(difference, *texts),
     }  # fmt: skip
 
 

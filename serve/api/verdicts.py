@@ -17,7 +17,7 @@ from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.errors import BadRequest, NotFound
 from serve.http.body import read_json
-from serve.store.feedback import KINDS, Verdicts
+from serve.store.feedback import KINDS, Verdicts, same_answers
 from serve.store.place import open_verdicts
 
 _MOST = 500  # verdicts on one page
@@ -91,7 +91,7 @@ async def _verdict(service: Service, who: Caller, body: dict[str, str]) -> dict[
         )
     rating = {"rating": body["rating"]} if "rating" in body else {}
     answers = {side: _answer(trace) for side, trace in traces.items()}
-    if not rating and answers["chosen"]["answer"] == answers["rejected"]["answer"]:
+    if not rating and same_answers(answers):
         raise BadRequest("chosen and rejected have the same text: there is nothing to prefer", code="same_answer")
     return {
         "object": "feedback",

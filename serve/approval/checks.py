@@ -6,16 +6,16 @@ digest of that policy is computed from what its indexes will hold.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from functools import cache
 from typing import Any
 
 from prompt_opt import pipeline
-from prompt_opt.core import Policy, State
+from prompt_opt.core import State
 from serve.approval.desk import Desk
-from serve.approval.items import passage_of
+from serve.approval.items import rules_by_index, split
 from serve.config import Config
 from serve.errors import BadRequest
-from serve.store.changes import Change, Item
+from serve.store.changes import Change
 
 _SCHEMA = "trimtab-release-check/1"
 
@@ -36,28 +36,26 @@ def read_check(check: Any) -> tuple[str, dict[str, Any]]:
 
 def digests(desk: Desk, change: Change, config: Config) -> dict[str, str]:
     """By name, the digest of each policy that the change touches, as it will be in force. `config` is the change's."""
-    rules: dict[str, list[Item]] = defaultdict(list)
-    for item in change.items:
-        if item.kind == "rule":
-            rules[item.index].append(item)
-    states: dict[str, State] = {}
+    rules = rules_by_index(change.items)
 
+    @cache
     def state(name: str) -> State:
-        if name not in states:
-            index, items = desk.open_index(name), rules[name]
-            puts = [passage_of(item) for item in items if item.op != "withdraw"]
-            states[name] = (0, index.state_after(puts, [item.name for item in items if item.op == "withdraw"]))
-        return states[name]
+        return 0, desk.open_index(name).state_after(*split(rules.get(name, ())))
 
-    old, found = desk.config.policies, {}
-    for name, policy in config.policies.items():
-        if name in change.requires or _touched(policy, old.get(name), rules):
-            found[name] = pipeline.digest(policy, {index: state(index) for index in pipeline.indexes(policy)})
-    return found
+    named = {*change.requires, *touched(desk, change, config)}
+    return {
+        name: pipeline.digest(policy, {index: state(index) for index in pipeline.indexes(policy)})
+        for name, policy in config.policies.items() if name in named
+    }  # fmt: skip
 
 
-def _touched(policy: Policy, before: Policy | None, rules: dict[str, list[Item]]) -> bool:
-    return before is None or before.digest != policy.digest or not pipeline.indexes(policy).isdisjoint(rules)
+def touched(desk: Desk, change: Change, config: Config) -> tuple[str, ...]:
+    """The policies that the change puts, or whose rules it changes. `config` is the change's."""
+    old, rules = desk.config.policies, rules_by_index(change.items)
+    return tuple(
+        name for name, policy in config.policies.items()
+        if name not in old or old[name].digest != policy.digest or not pipeline.indexes(policy).isdisjoint(rules)
+    )  # fmt: skip
 
 
 def missing(desk: Desk, change: Change, config: Config) -> list[str]:

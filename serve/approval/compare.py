@@ -104,7 +104,9 @@ class _Live:
 
     def open(self, name: str) -> Any:
         """The index, opened if need be."""
-        return self._open.setdefault(name, self._desk.open_index(name))
+        if name not in self._open:
+            self._open[name] = self._desk.open_index(name)
+        return self._open[name]
 
 
 def _silent(policy: Policy, indexes: Indexes) -> Sequence[Stage]:

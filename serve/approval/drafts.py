@@ -40,9 +40,7 @@ def revise(desk: Desk, who: Caller, ident: str, body: Mapping[str, Any]) -> Chan
     """
     who.require("author")
     with desk.alone():
-        change = at(desk, who, ident, body)
-        if change.state not in _EDITABLE:
-            raise Conflict(f"the change {ident} is {change.state}: withdraw it first", code="wrong_state")
+        change = _editable(desk, who, ident, body)
         fields = {name: value for name, value in body.items() if name != "version"}
         return _next(desk, _written(desk, who, change, fields), who, "revised", state="draft")
 
@@ -51,9 +49,7 @@ def rebase(desk: Desk, who: Caller, ident: str, body: Mapping[str, Any]) -> Chan
     """Hold a draft's items against what stands there now."""
     who.require("author")
     with desk.alone():
-        change = at(desk, who, ident, body)
-        if change.state not in _EDITABLE:
-            raise Conflict(f"the change {ident} is {change.state}: withdraw it first", code="wrong_state")
+        change = _editable(desk, who, ident, body)
         items = rebased(change.items, desk.standing(desk.changes.managed()))
         return _next(desk, replace(change, items=items), who, "rebased", state="draft")
 
@@ -89,6 +85,13 @@ def at(desk: Desk, who: Caller, ident: str, body: Mapping[str, Any]) -> Change:
     if version is not None and version != change.version:
         raise Conflict(f"the change {ident} has version {change.version}, not {version}: read it again",
                        code="version_changed")  # fmt: skip
+    return change
+
+
+def _editable(desk: Desk, who: Caller, ident: str, body: Mapping[str, Any]) -> Change:
+    change = at(desk, who, ident, body)
+    if change.state not in _EDITABLE:
+        raise Conflict(f"the change {ident} is {change.state}: withdraw it first", code="wrong_state")
     return change
 
 

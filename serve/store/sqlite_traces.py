@@ -150,21 +150,17 @@ class SqliteTraces:
         """Delete traces of this tenant, and overwrite where they stood; returns how many there were. Blocks."""
 
         def delete(connection: sqlite3.Connection) -> int:
-            connection.execute("PRAGMA secure_delete=ON")
-            with connection:
-                rows = [(ident, tenant) for ident in idents]
-                count = connection.executemany("DELETE FROM trace WHERE id = ? AND tenant = ?", rows).rowcount
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return max(0, count)
+            rows = [(ident, tenant) for ident in idents]
+            return max(0, connection.executemany("DELETE FROM trace WHERE id = ? AND tenant = ?", rows).rowcount)
 
-        return self._file.run(delete)
+        return self._file.erase(delete)
 
     def all(self, since: float = 0.0) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Tenant and trace of all that is kept, oldest first, read a piece at a time."""
-        at = (-1.0, "")
+        """Tenant and trace of all that is kept, in the order of storing, read a piece at a time."""
+        at = 0
         while rows := self._file.run(partial(_piece, since, at)):
-            for ended, ident, tenant, stored in rows:
-                at = (ended, ident)
+            at = rows[-1][0]
+            for _, tenant, stored in rows:
                 if (body := unsealed(self._file.path, stored)) is not None:
                     yield tenant, msgspec.json.decode(body)
 
@@ -217,14 +213,7 @@ class SqliteTraces:
         values = [
             value
             for ident, tenant, ended, body, seen in rows
-            for value in (
-                ident,
-                tenant,
-                ended,
-                ended + self._ttl_s,
-                seal(body),
-                *_opened(seen, body),
-            )
+            for value in (ident, tenant, ended, ended + self._ttl_s, seal(body), *_opened(seen, body))
         ]
         connection.execute(_INSERT + ", ".join([_VALUES] * len(rows)), values)
 
@@ -249,14 +238,12 @@ def _opened(seen: Listed, body: bytes) -> Listed:
     return seen._replace(opening=words.casefold()) if words else seen
 
 
-def _piece(
-    since: float, after: tuple[float, str], connection: sqlite3.Connection
-) -> list[tuple[float, str, str, bytes]]:
+def _piece(since: float, after: int, connection: sqlite3.Connection) -> list[tuple[int, str, bytes]]:
+    """Rows with a higher number than `after`: by number, so that no piece looks at those before it again."""
     sql = (
-        "SELECT ended, id, tenant, body FROM trace WHERE expires > ? AND ended >= ? AND (ended, id) > (?, ?)"
-        " ORDER BY ended, id LIMIT 200"
+        "SELECT rowid, tenant, body FROM trace WHERE rowid > ? AND expires > ? AND ended >= ? ORDER BY rowid LIMIT 200"
     )
-    return connection.execute(sql, (time.time(), since, *after)).fetchall()
+    return connection.execute(sql, (after, time.time(), since)).fetchall()
 
 
 def from_config(config: Config) -> SqliteTraces:

@@ -140,7 +140,10 @@ class Traces(Protocol):
         """Delete traces of this tenant, beyond recovery where the store can; returns how many there were. Blocks."""
 
     def all(self, since: float = 0.0) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Tenant and trace of all that is kept of all tenants from a time on (Unix seconds), oldest first. Blocks."""
+        """Tenant and trace of all that is kept of all tenants from a time on (Unix seconds), in the order of storing.
+
+        Blocks.
+        """
 
     def close(self) -> None:
         """Store what is queued and let go of everything. Blocks."""

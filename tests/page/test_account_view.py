@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
@@ -20,7 +19,7 @@ from serve.configure.reader import load
 from serve.store.account.change import Change
 from serve.store.place import open_account
 from tests.page.conftest import Served, Tab
-from tests.page.test_views import LOOKS, cut_off, violations
+from tests.page.test_views import LOOKS, judged
 from tests.serve.conftest import chat
 from tests.serve.test_account_requests import RECORD, account, state, until
 
@@ -47,25 +46,17 @@ def test_the_account_is_read_and_verified(
     recorded: tuple[Served, str], open_tab: Callable[..., Tab], look: str, tmp_path: Path
 ) -> None:
     folder = Path(os.environ.get("SHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
     served, ident = recorded
-
-    def judged(page: Any, name: str) -> None:
-        page.screenshot(path=folder / f"{look}-account-{name}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= LOOKS[look]["viewport"]["width"], name
-        assert cut_off(page) == [], name
-        assert not re.search(r"\[object|undefined|NaN", page.locator("body").inner_text()), name
-        assert violations(page) == [], name
 
     page = open_tab(served.url, **LOOKS[look]).open("#account")
     page.get_by_text("change c1 approved").wait_for()
     page.get_by_role("button", name="Verify").click()
     page.get_by_text("The account is whole.").wait_for(timeout=60_000)
-    judged(page, "whole")
+    judged(page, look, "account-whole", folder)
     page.get_by_label("Show").select_option("open")
     page.get_by_role("link", name="request under").first.click()
     page.get_by_role("heading", name=f"Request {ident}").wait_for()
-    judged(page, "request")
+    judged(page, look, "account-request", folder)
     assert page.locator("main img").count() == 0  # hostile text is text
     assert "as model <img" in page.locator("main ol").inner_text()
 

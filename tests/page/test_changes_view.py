@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import httpx
 import pytest
 
 from tests.page.conftest import Served, Tab
-from tests.page.test_views import LOOKS, cut_off, violations
+from tests.page.test_views import LOOKS, judged
 from tests.serve.conftest import chat
 from tests.upstream import FakeUpstream
 
@@ -49,10 +48,7 @@ def house(start: Callable[..., Served]) -> Served:
         for name, rights in RIGHTS.items()
     )
     served = start(file=CONFIG + keys)
-    deadline = time.monotonic() + 30
-    while httpx.get(served.url + "/readyz", headers=bearer("ben"), verify=False).status_code != 200:
-        assert time.monotonic() < deadline, "\n".join(served.said)
-        time.sleep(0.05)
+    served.until_ready(bearer("ben"))
     return served
 
 
@@ -83,14 +79,6 @@ def test_a_rule_is_drafted_tried_approved_by_another_and_rolled_back(
     house: Served, open_tab: Callable[..., Tab], upstream: FakeUpstream, look: str, tmp_path: Path
 ) -> None:
     folder = Path(os.environ.get("SHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def judged(page: Any, name: str) -> None:
-        page.screenshot(path=folder / f"{look}-changes-{name}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= LOOKS[look]["viewport"]["width"], name
-        assert cut_off(page) == [], name
-        assert not re.search(r"\[object|undefined|NaN", page.locator("body").inner_text()), name
-        assert violations(page) == [], name
 
     rule = f"parks-{look}"
     author = signed_in(open_tab, house, "ada", look)
@@ -99,13 +87,13 @@ def test_a_rule_is_drafted_tried_approved_by_another_and_rolled_back(
     author.get_by_label("Rule", exact=True).fill(rule)
     author.get_by_label("Text").fill(HOSTILE)
     author.get_by_label("Reason").fill("A new bylaw <b>of 1 March</b>")
-    judged(author, "drafting")
+    judged(author, look, "changes-drafting", folder)
     author.get_by_role("button", name="Draft it").click()
     author.get_by_role("heading", name=f"add rule law/{rule}").wait_for()
     author.get_by_label("Question").fill("May my dogs run in parks?")
     author.get_by_role("button", name="Show the prompt").click()
     author.get_by_text(f"law/{rule} comes").wait_for()
-    judged(author, "tried")
+    judged(author, look, "changes-tried", folder)
     assert "on a leash" not in prompt(house, upstream)
     author.get_by_role("button", name="Submit").click()
     author.locator(".state", has_text="submitted").wait_for()
@@ -113,20 +101,20 @@ def test_a_rule_is_drafted_tried_approved_by_another_and_rolled_back(
     at = author.evaluate("location.hash")
 
     approver = signed_in(open_tab, house, "ben", look)
-    judged(approver, "inbox")
+    judged(approver, look, "changes-inbox", folder)
     approver.evaluate("at => { location.hash = at }", at)
     approver.get_by_role("heading", name=f"add rule law/{rule}").wait_for()
     assert approver.locator("img, main script").count() == 0  # hostile text is text
     assert "<img src=x" in approver.locator(".after").first.inner_text()
     approver.get_by_label("Comment").fill("Checked against the gazette.")
-    judged(approver, "before-approval")
+    judged(approver, look, "changes-before-approval", folder)
     approver.get_by_role("button", name="Approve").click()
     approver.locator(".state", has_text="in force").wait_for()
-    judged(approver, "in-force")
+    judged(approver, look, "changes-in-force", folder)
     assert "on a leash" in prompt(house, upstream)
     approver.get_by_role("button", name="Roll back").click()
     approver.get_by_role("heading", name="Roll back").wait_for()
-    judged(approver, "rolled-back")
+    judged(approver, look, "changes-rolled-back", folder)
     assert "on a leash" not in prompt(house, upstream)
 
 

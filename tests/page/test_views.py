@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,7 @@ def real(start: Callable[..., Served], upstream: FakeUpstream) -> Served:
     """The embedded model with all three stages; only the rewriter is the fake engine."""
     upstream.scripts["page-rewriter"] = [REWRITTEN]
     served = start(file=EMBEDDED, env={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 90
-    while httpx.get(served.url + "/readyz").status_code != 200:
-        assert time.monotonic() < deadline, "\n".join(served.said)
-        time.sleep(0.1)
+    served.until_ready()
     httpx.post(served.url + "/v1/principles", json={"index": "law", "principles": RULES}, timeout=30).raise_for_status()
     return served
 
@@ -64,39 +60,41 @@ def test_every_view_is_accessible_and_whole(
 ) -> None:
     tab = open_tab(real.url, **LOOKS[look])
     folder = Path(os.environ.get("SHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def judged(name: str, *, whole: bool = True) -> None:
-        tab.page.evaluate("scrollTo(0, 0)") if whole else None
-        tab.page.screenshot(path=folder / f"{look}-{name}.png", full_page=whole)
-        assert tab.page.evaluate("document.documentElement.scrollWidth") <= LOOKS[look]["viewport"]["width"], name
-        assert cut_off(tab.page) == [], name
-        assert not re.search(r"\[object|undefined|NaN", tab.page.locator("body").inner_text()), name
-        assert violations(tab.page) == [], name
-
     page = tab.open("#play?max_tokens=48&seed=3&policy=urial-plain&policy=careful")
     page.locator(".composer").wait_for()
-    judged("empty", whole=False)
+    judged(page, look, "empty", folder, whole=False)
     page.locator("summary", has_text="Settings").click()
     tab.ask(ASKED)
     tab.answered()
     page.locator(".figures dd", has_text="≈").nth(1).wait_for()
-    judged("playground", whole=False)
+    judged(page, look, "playground", folder, whole=False)
     page.locator(".answer").nth(1).get_by_role("link", name="Why").click()
     page.locator(".waterfall").wait_for()
-    judged("why")
+    judged(page, look, "why", folder)
     page.get_by_role("link", name="Principles").click()
     page.get_by_label("Search", exact=True).fill("record a phone call")
     page.get_by_label("Search", exact=True).press("Enter")
     page.locator(".scores").first.wait_for()
     page.locator("summary", has_text="Filters").click()
     page.locator("summary", has_text="Add a principle").click()
-    judged("adding")
+    judged(page, look, "adding", folder)
     page.locator("summary", has_text="Add a principle").click()
-    judged("principles")
+    judged(page, look, "principles", folder)
     page.get_by_role("link", name="Traces").click()
     page.locator(".traces tbody tr").first.wait_for()
-    judged("traces")
+    judged(page, look, "traces", folder)
+
+
+def judged(page: Any, look: str, name: str, folder: Path, *, whole: bool = True) -> None:
+    """Take a picture of what the page shows, and hold it against what holds for every view."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if whole:
+        page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=folder / f"{look}-{name}.png", full_page=whole)
+    assert page.evaluate("document.documentElement.scrollWidth") <= LOOKS[look]["viewport"]["width"], name
+    assert cut_off(page) == [], name
+    assert not re.search(r"\[object|undefined|NaN", page.locator("body").inner_text()), name
+    assert violations(page) == [], name
 
 
 def cut_off(page: Any) -> list[str]:

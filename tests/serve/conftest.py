@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,13 @@ class Served:
                     return line
             time.sleep(0.01)
         raise AssertionError(f"no line {pattern!r} in:\n" + "\n".join(self.said))
+
+    def until_ready(self, headers: Mapping[str, str] | None = None) -> None:
+        """Wait until /readyz answers 200."""
+        deadline = time.monotonic() + 90
+        while httpx.get(f"{self.url}/readyz", headers=headers, timeout=30, verify=False).status_code != 200:
+            assert time.monotonic() < deadline, "\n".join(self.said)
+            time.sleep(0.05)
 
     def workers(self) -> list[int]:
         """The ids of its worker processes."""

@@ -169,7 +169,7 @@ def test_another_key_cannot_go_on_with_an_account(tmp_path: Path) -> None:
 async def test_queued_entries_are_on_disk_when_written_returns(tmp_path: Path) -> None:
     account = FileAccount(writer(tmp_path), 60)
     account.queue(encoded("open", {"id": "a"}))
-    await asyncio.wait_for(account.written(), 10)
+    await asyncio.wait_for(account.written(), 60)
     assert "a" in [entry.get("id") for entry in entries(tmp_path / "account")]
     account.queue(encoded("open", {"id": "b"}))
     account.close()
@@ -182,12 +182,12 @@ async def test_entries_wait_while_the_folder_is_away_and_are_written_when_it_is_
     (tmp_path / "account").rename(tmp_path / "away")
     account.queue(encoded("open", {"id": "a"}))
     with pytest.raises(AccountError, match="is lost"):
-        await asyncio.wait_for(account.written(), 10)
+        await asyncio.wait_for(account.written(), 60)
     assert "is lost" in account.trouble
     for name in "bcd":
         account.queue(encoded("open", {"id": name}))
     (tmp_path / "away").rename(tmp_path / "account")
-    await asyncio.wait_for(account.written(), 10)
+    await asyncio.wait_for(account.written(), 60)
     assert account.trouble == ""
     found = entries(tmp_path / "account")
     assert [entry["id"] for entry in found if entry["kind"] == "open"] == ["a", "b"]
@@ -199,8 +199,8 @@ async def test_entries_of_a_server_that_falls_silent_are_signed(tmp_path: Path) 
     account = FileAccount(writer(tmp_path, checkpoint_s=0.2), 0.001)
     account.append("change", {"change": "c1"})
     account.queue(encoded("open", {"id": "a"}))
-    await asyncio.wait_for(account.written(), 10)
-    async with asyncio.timeout(10):
+    await asyncio.wait_for(account.written(), 60)
+    async with asyncio.timeout(60):
         while entries(tmp_path / "account")[-1]["kind"] != "checkpoint":
             await asyncio.sleep(0.01)
     account.close()

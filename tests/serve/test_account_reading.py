@@ -78,7 +78,7 @@ def test_a_request_under_an_approved_rule_is_traced_to_whoever_approved_it(start
     house = House(served)
     before = house.policies()["rules"]["digest"]
     change = house.passed(RULE)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (now := house.policies()["rules"]["digest"]) == before:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -176,7 +176,7 @@ def test_erasing_a_person_deletes_content_and_salt_and_leaves_the_chain_whole(
 def test_a_person_who_comes_back_after_an_erasure_is_a_new_one(served: Served) -> None:
     first = until(served, ask(served, {**chat("hi"), "user": "eve"}))[0]["person"]
     assert main(["erase", "eve", "--yes", "--state-dir", str(state(served))]) == 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while until(served, ask(served, {**chat("hi"), "user": "eve"}))[0]["person"] == first:
         assert time.monotonic() < deadline
 

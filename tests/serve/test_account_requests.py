@@ -44,7 +44,7 @@ def entries(served: Served) -> list[dict[str, Any]]:
 
 def until(served: Served, ident: str, kind: str = "close") -> list[dict[str, Any]]:
     """The entries of a request, once the last of them is there."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         mine = [entry for entry in entries(served) if entry.get("id") == ident]
         if kind in [entry["kind"] for entry in mine]:
@@ -143,7 +143,7 @@ def test_a_server_that_was_killed_leaves_a_whole_log_and_says_what_is_unclosed(s
         ident = reply.headers["x-trimtab-trace"]
         until(served, ident, "open")
         served.process.kill()
-        served.process.wait(10)
+        served.process.wait(60)
     verdict = verify(account(served))
     assert verdict.whole
     assert verdict.unclosed == [ident]
@@ -172,7 +172,7 @@ def refused(served: Served) -> bool:
 
 
 def eventually(condition: Any, wanted: bool) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while condition() is not wanted:
         if time.monotonic() > deadline:
             return False

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import time
 from typing import Any
 
 import httpx
@@ -46,10 +45,7 @@ def shelf(start: Start) -> Served:
 
 
 def ready(served: Served) -> None:
-    deadline = time.monotonic() + 30
-    while httpx.get(served.url + "/readyz").status_code != 200:
-        assert time.monotonic() < deadline, "\n".join(served.said)
-        time.sleep(0.05)
+    served.until_ready()
 
 
 def add(served: Served, ident: str, text: str, **fields: Any) -> httpx.Response:

@@ -76,7 +76,7 @@ def reporting(start: Start, runs: Path) -> Served:
 
 
 def get(served: Served, path: str, who: str = "reader") -> httpx.Response:
-    return httpx.get(f"{served.url}/v1/reports{path}", headers=bearer(who), timeout=10)
+    return httpx.get(f"{served.url}/v1/reports{path}", headers=bearer(who), timeout=60)
 
 
 def test_runs_with_a_report_are_listed_newest_first(reporting: Served) -> None:
@@ -109,8 +109,8 @@ def test_reports_take_a_right(reporting: Served) -> None:
 
 
 def test_without_a_folder_there_are_no_reports(served: Served) -> None:
-    assert httpx.get(f"{served.url}/v1/reports", timeout=10).json()["data"] == []
-    assert httpx.get(f"{served.url}/v1/reports/first", timeout=10).status_code == 404
+    assert httpx.get(f"{served.url}/v1/reports", timeout=60).json()["data"] == []
+    assert httpx.get(f"{served.url}/v1/reports/first", timeout=60).status_code == 404
 
 
 def test_a_folder_that_is_not_there_is_named_at_the_start(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from prompt_opt.core import Outcome, Policy
 from serve.chat.record import Alignment, Record, Selection
+from serve.store.sqlite import SqliteFile
 from serve.store.sqlite_traces import SqliteTraces
 from serve.store.traces import Wanted
 from tests.serve.conftest import SECRETS, Served, Start, chat
@@ -323,3 +325,37 @@ async def test_traces_are_filtered_by_first_words_model_day_and_time(tmp_path: P
     ((row,), other) = await traces.usage("t", 0.0), await traces.usage("other", 0.0)
     assert (row.requests, row.policy, row.failed, row.total_ms, other) == (2, "p", False, 905.0, [])
     traces.close()
+
+
+@pytest.mark.parametrize("asked", [{"until": "9999-12-31"}, {"since": "yesterday"}])
+def test_a_day_that_no_calendar_has_is_refused_by_name(served: Served, asked: dict[str, str]) -> None:
+    answer = httpx.get(f"{served.url}/v1/traces", params=asked, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, *asked)
+
+
+async def test_all_traces_are_read_once_each_in_the_order_of_storing(tmp_path: Path) -> None:
+    traces = SqliteTraces(tmp_path, ttl_s=60)
+    for i in range(450):
+        traces.put(f"t{i}", f"tenant-{i % 2}", {"id": f"t{i}"})
+    assert await traces.find("t449", "tenant-1") is not None
+    assert [trace["id"] for _, trace in traces.all()] == [f"t{i}" for i in range(450)]
+    assert list(traces.all(since=time.time() + 9)) == []
+    traces.close()
+
+
+def test_an_erasure_fails_while_a_reader_keeps_deleted_rows_in_the_log(tmp_path: Path) -> None:
+    def schema(connection: sqlite3.Connection) -> None:
+        connection.executescript("CREATE TABLE t (x); INSERT INTO t VALUES ('a secret')")
+
+    def delete(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA busy_timeout=0")
+        connection.execute("DELETE FROM t")
+
+    file = SqliteFile(tmp_path / "it.sqlite3", schema, "FULL")
+    with closing(file.connect()) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT x FROM t").fetchall() == [("a secret",)]
+        with pytest.raises(sqlite3.OperationalError, match="still holds deleted rows"):
+            file.erase(delete)
+    file.erase(delete)
+    assert not any(b"a secret" in path.read_bytes() for path in tmp_path.iterdir())

@@ -1,7 +1,7 @@
 // One change: what it does side by side, what it would do to a prompt, its history, and the steps that this key may take.
 
 import { button, el, field, say } from "./element.js";
-import { moment } from "./figures.js";
+import { moment, stated } from "./figures.js";
 import { post } from "./server.js";
 
 const STEPS = {
@@ -25,7 +25,7 @@ export class Change {
 
   #show(change) {
     this.change = change;
-    const facts = { State: change.state.replace("_", " "), Author: change.author || "nobody (no keys)", Digest: change.digest,
+    const facts = { State: stated(change.state), Author: change.author || "nobody (no keys)", Digest: change.digest,
       "In force from": change.effective || "its approval", "Rolls back": change.inverts, "Needs a check of": change.requires.join(", ") };
     this.root.replaceChildren(
       el("p", {}, el("a", { href: "#changes" }, "All changes")),
@@ -56,7 +56,7 @@ export class Change {
         location.hash = `#changes/${change.id}`;
         return;
       }
-      say(`${change.id} is ${change.state.replace("_", " ")}`);
+      say(`${change.id} is ${stated(change.state)}`);
       this.#show(change);
     } catch (error) {
       this.trouble.textContent = error.message;
@@ -78,7 +78,7 @@ function sides(name, diff) {
 }
 
 function event({ at, did, by, comment }) {
-  return el("li", {}, el("span", {}, `${moment(at)} · ${did.replace("_", " ")}${by ? ` by ${by}` : ""}`), comment && el("p", { class: "text" }, comment));
+  return el("li", {}, el("span", {}, `${moment(at)} · ${stated(did)}${by ? ` by ${by}` : ""}`), comment && el("p", { class: "text" }, comment));
 }
 
 /** A question, and its prompt now and under the change. */

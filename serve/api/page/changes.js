@@ -2,7 +2,7 @@
 
 import { Change } from "./change.js";
 import { choice, el, field, say } from "./element.js";
-import { moment } from "./figures.js";
+import { moment, stated } from "./figures.js";
 import { get, post } from "./server.js";
 
 const STATES = {
@@ -11,11 +11,6 @@ const STATES = {
 };
 const RULE = { title: "Title", source: "Source", url: "Address", region: "Region", language: "Language", kind: "Kind", in_force_from: "In force from", in_force_to: "In force to" };
 const KEPT = ["tags", "parent"];
-
-/** A state as people read it. */
-export function stated(state) {
-  return state.replace("_", " ");
-}
 
 export class Changes {
   constructor(key) {

@@ -4,13 +4,14 @@ import { button, copy, el } from "./element.js";
 import { count, ms, summed } from "./figures.js";
 import { markdown, ready } from "./markdown.js";
 import { get } from "./server.js";
+import { asked } from "./why.js";
 
 /** The view of the traces with these ids. */
 export async function compare(ids) {
   await ready();
   const traces = await Promise.all(ids.map((id) => get(`v1/traces/${encodeURIComponent(id)}`)));
-  const asked = question(traces.find((trace) => trace.before));
-  const again = new URLSearchParams({ q: asked });
+  const question = asked(traces.find((trace) => trace.before));
+  const again = new URLSearchParams({ q: question });
   for (const trace of traces) {
     again.append("policy", trace.policy ?? "");
     again.append("model", trace.model ?? "");
@@ -18,14 +19,9 @@ export async function compare(ids) {
   return el("section", { class: "compare", "aria-label": "Comparison" },
     el("header", { class: "row" }, el("h1", {}, "Comparison"),
       button("Copy link", () => copy(location.href, "Link")),
-      asked && el("a", { class: "button", href: `#play?${again}` }, "Ask again")),
-    asked && el("p", { class: "question" }, asked),
+      question && el("a", { class: "button", href: `#play?${again}` }, "Ask again")),
+    question && el("p", { class: "question" }, question),
     el("div", { class: "answers" }, traces.map(column)));
-}
-
-function question(trace) {
-  const last = trace?.before?.findLast?.((message) => message.role === "user");
-  return typeof last?.content === "string" ? last.content : "";
 }
 
 function column(trace) {

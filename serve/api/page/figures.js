@@ -1,4 +1,4 @@
-// How numbers are written.
+// How numbers, times and states are written.
 
 export const NONE = "–";
 
@@ -22,6 +22,11 @@ export function score(value) {
 
 export function moment(seconds) {
   return new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+}
+
+/** A change's state, or a step that led to it, as people read it. */
+export function stated(state) {
+  return state.replace("_", " ");
 }
 
 /** How many of the prompt's tokens a policy added, by its share of the characters: the engine counts only the whole. */

@@ -1,8 +1,8 @@
 // Principles: search an index as the stage would, look at one, add and withdraw.
 
 import { button, choice, el, field, long, outward, say } from "./element.js";
-import { score } from "./figures.js";
-import { get, post, remove } from "./server.js";
+import { score, stated } from "./figures.js";
+import { all, get, post, remove } from "./server.js";
 
 const PAGE = 20;
 const ADDED = ["id", "title", "source", "url", "region", "language", "kind", "tags", "in_force_from", "in_force_to"];
@@ -182,9 +182,9 @@ function inForce(row, on) {
 function history(index, id, attempt) {
   const list = el("ul", { class: "notes" });
   const load = (event) => event.target.open && !list.childElementCount && attempt(async () => {
-    const { data } = await get("v1/changes", { state: "in_force,retired", limit: 200 });
-    const own = data.filter(({ touches }) => touches.some((line) => line.endsWith(` ${index}/${id}`)));
-    const rows = own.map((change) => el("li", {}, el("a", { href: `#changes/${change.id}` }, change.title || change.id), ` by ${change.author || "–"}, ${change.state.replace("_", " ")}`));
+    const changes = await all("v1/changes", { state: "in_force,retired", limit: 200 });
+    const own = changes.filter(({ touches }) => touches.some((line) => line.endsWith(` ${index}/${id}`)));
+    const rows = own.map((change) => el("li", {}, el("a", { href: `#changes/${change.id}` }, change.title || change.id), ` by ${change.author || "–"}, ${stated(change.state)}`));
     list.replaceChildren(...(rows.length ? rows : [el("li", {}, "No change on record: it was added directly or from a file.")]));
   });
   return el("details", { on: { toggle: load } }, el("summary", {}, "History"), list);

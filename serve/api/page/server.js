@@ -33,6 +33,18 @@ export async function post(path, body) {
   return (await call("POST", path, body)).json();
 }
 
+/** The rows of a list, page after page, until there are `most`. */
+export async function all(path, query, most = Infinity) {
+  const rows = [];
+  for (let after = ""; rows.length < most; ) {
+    const { data, next } = await get(path, { ...query, after });
+    rows.push(...data);
+    if (!next) break;
+    after = next;
+  }
+  return rows;
+}
+
 export async function remove(path) {
   return (await call("DELETE", path)).json();
 }

@@ -3,7 +3,7 @@
 import { button, el, field, say } from "./element.js";
 import { count, moment, ms } from "./figures.js";
 import { listed } from "./reports.js";
-import { get } from "./server.js";
+import { all, get } from "./server.js";
 
 const DAYS = 7;
 const KINDS = { requests: "Requests", failed: "Refused or failed", skipped: "A stage skipped", added: "Latency added, mean", tokens: "Tokens" };
@@ -25,7 +25,7 @@ export class Use {
     this.trouble.hidden = true;
     try {
       this.chart.replaceChildren(...week(await get("v1/usage", { days: DAYS })));
-      if (this.key.rights.includes("feedback")) this.feedback.replaceChildren(...verdicts(await all()));
+      if (this.key.rights.includes("feedback")) this.feedback.replaceChildren(...verdicts(await all("v1/feedback", { limit: 500 }, 5000)));
       if (this.key.rights.includes("reports")) this.reports.replaceChildren(await listed());
     } catch (error) {
       this.trouble.textContent = error.line ?? error.message;
@@ -122,17 +122,6 @@ function outcomes(data) {
 }
 
 // ---------------------------------------------------------------- feedback
-
-async function all() {
-  const rows = [];
-  for (let after = ""; rows.length < 5000; ) {
-    const { data, next } = await get("v1/feedback", { after, limit: 500 });
-    rows.push(...data);
-    if (!next) break;
-    after = next;
-  }
-  return rows;
-}
 
 function verdicts(rows) {
   if (!rows.length) return [el("p", { class: "note" }, "No feedback yet: thumbs and “This one is better” in the playground, or POST /v1/feedback.")];

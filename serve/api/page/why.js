@@ -54,8 +54,9 @@ function shown(trace, key) {
   );
 }
 
-function asked(trace) {
-  const last = trace.before?.findLast?.((message) => message.role === "user");
+/** The last question of a trace; "" where it keeps none, or is no text. */
+export function asked(trace) {
+  const last = trace?.before?.findLast?.((message) => message.role === "user");
   return typeof last?.content === "string" ? last.content : "";
 }
 

@@ -139,7 +139,7 @@ class FileAccount:
         try:
             if rows or gap:
                 self.writer.write([*gap, *rows])
-        except Exception as error:
+        except Exception as error:  # a bug must not end the one thread that writes: every entry after it would be lost
             self._queue.extendleft(reversed(rows))
             if self._trouble != repr(error):
                 known = isinstance(error, AccountError | OSError)

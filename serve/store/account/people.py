@@ -127,14 +127,7 @@ class People:
         Raises:
             sqlite3.Error, OSError: the file cannot be written.
         """
-
-        def delete(connection: sqlite3.Connection) -> None:
-            connection.execute("PRAGMA secure_delete=ON")
-            with connection:
-                connection.execute("DELETE FROM person WHERE name = ?", (_key(tenant, name),))
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-        self._file.run(delete)
+        self._file.erase(lambda it: it.execute("DELETE FROM person WHERE name = ?", (_key(tenant, name),)))
         self._erased.touch()
         os.utime(self._erased)
         self._known.pop((tenant, name), None)
