@@ -53,9 +53,10 @@ SETTLED = 2.0  # seconds that each state of the disk lasts
 
 @contextlib.contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own."""
+    """A file system of its own. Raises CalledProcessError where the right to mount one is missing."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True, stderr=subprocess.PIPE)
     try:
         yield folder
     finally:
@@ -95,7 +96,7 @@ class Load:
     async def _changes(self, http: aiohttp.ClientSession) -> None:
         while not self.stopped:
             self._number += 1
-            rules = {f"r{self._number}-{n}": f"Sundial {self._number} of {n}. " * 40 for n in range(20)}
+            rules = {f"r{self._number}-{n}": " ".join([f"Sundial {self._number} of {n}."] * 40) for n in range(20)}
             got = await change(http, self._url, rules)
             if got == "200":
                 self.added |= rules
@@ -138,7 +139,7 @@ async def lost(http: aiohttp.ClientSession, url: str, added: dict[str, str]) -> 
         async with http.get(f"{url}/v1/principles", params={"index": "law", "after": after, "limit": "1000"}) as answer:
             rows = (await answer.json())["data"]
         if not rows:
-            return sum(found.get(ident) != text.strip() and found.get(ident) != text for ident, text in added.items())
+            return sum(found.get(ident) != text for ident, text in added.items())
         found |= {row["id"]: row["text"] for row in rows}
         after = rows[-1]["id"]
 

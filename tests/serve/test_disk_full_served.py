@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks import full_disk
 from tests.serve.conftest import Served, Start, chat
 from tests.upstream import FakeUpstream
 
@@ -28,6 +28,7 @@ embedder = "none"
 [policy.rules]
 stages = ["opo"]
 render = "chat"
+budget_ms = 30000
 opo = { index = ["law"], pinned = ["law/creed"] }
 """
 RULES = [{"id": "creed", "text": "Always be kind."}, {"id": "bees", "text": "Follow a swarm of bees."}]
@@ -35,47 +36,37 @@ RULES = [{"id": "creed", "text": "Always be kind."}, {"id": "bees", "text": "Fol
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={16 * 2**20}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a file system of its own needs the right to mount one")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    file = os.open(folder / "ballast", os.O_WRONLY | os.O_CREAT)
-    with contextlib.suppress(OSError):
-        while True:
-            os.write(file, bytes(4096))
-    os.close(file)
-    return folder / "ballast"
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(full_disk.disk(tmp_path / "disk", 16))
+        except subprocess.CalledProcessError:
+            pytest.skip("a file system of its own needs the right to mount one")
+        yield folder
 
 
 def asked(served: Served, upstream: FakeUpstream, text: str) -> str:
     """The prompt that reached the engine."""
     headers = {"x-trimtab-policy": "rules"}
-    answer = httpx.post(served.url + "/v1/chat/completions", json=chat(text), headers=headers, timeout=20)
+    answer = httpx.post(served.url + "/v1/chat/completions", json=chat(text), headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     return next(r.body for r in reversed(upstream.requests) if r.method == "POST").decode()
 
 
 def changed(served: Served, rules: list[dict[str, Any]]) -> httpx.Response:
-    return httpx.post(served.url + "/v1/principles", json={"index": "law", "principles": rules}, timeout=20)
+    return httpx.post(served.url + "/v1/principles", json={"index": "law", "principles": rules}, timeout=60)
 
 
 def test_changes_are_507_chats_go_on_and_room_heals_it(start: Start, upstream: FakeUpstream, disk: Path) -> None:
     served = start(file=FILE.replace("DISK", str(disk)))
     assert changed(served, RULES).status_code == 200
     assert "Always be kind" in asked(served, upstream, "bees?")
-    ballast = fill(disk)
+    ballast = full_disk.fill(disk)
     many = [{"id": f"m{n}", "text": f"Sundial {n}. " * 40} for n in range(400)]
     started = time.monotonic()
     refused = [changed(served, many) for _ in range(3)]
     assert {answer.status_code for answer in refused} == {507}
     assert refused[0].json()["error"]["code"] == "disk_full"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     for _ in range(3):
         prompt = asked(served, upstream, "a swarm of bees?")
         assert "Always be kind" in prompt
@@ -83,7 +74,7 @@ def test_changes_are_507_chats_go_on_and_room_heals_it(start: Start, upstream: F
     assert httpx.get(served.url + "/readyz").status_code == 200
     ballast.unlink()
     assert changed(served, [*many, {"id": "gnomon", "text": "A gnomon casts a shadow."}]).status_code == 200
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "gnomon casts" not in asked(served, upstream, "a gnomon?"):
         assert time.monotonic() < deadline
     assert not [line for line in served.said if "Traceback" in line]
@@ -98,7 +89,7 @@ def test_pinned_principles_that_cannot_be_read_fail_the_request(
     served = start(file=file.replace('["law/creed"]', '["law/creed"]' + settings))
     before = len(upstream.requests)
     headers = {"x-trimtab-policy": "rules"}
-    answer = httpx.post(served.url + "/v1/chat/completions", json=chat("bees?"), headers=headers, timeout=20)
+    answer = httpx.post(served.url + "/v1/chat/completions", json=chat("bees?"), headers=headers, timeout=60)
     assert answer.status_code == status
     assert httpx.post(served.url + "/v1/explain", json=chat("bees?"), headers=headers).status_code == status
     if status == 502:
