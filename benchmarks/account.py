@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import math
 import os
 import random
-import re
 import shutil
 import signal
 import statistics
@@ -33,7 +31,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.limits import engine
+from benchmarks.limits import cpu, engine, process, wrk
 from serve.chat.recorder import closed, opened
 from serve.store.account.chain import parse
 from serve.store.account.journal import FileAccount
@@ -60,17 +58,9 @@ def server(upstream: str, record: str, workers: int = 1) -> Iterator[tuple[psuti
         path = Path(folder) / "trimtab.toml"
         path.write_text(CONFIG.format(folder=folder, upstream=upstream, record=record))
         argv = [sys.executable, "-m", "serve.cli.command", "serve", "--config", str(path), "--port", "0"]
-        child = subprocess.Popen(
-            [*argv, "--workers", str(workers)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        try:
-            assert child.stdout is not None
-            url = next(line for line in child.stdout if "serving on" in line).split()[-1]
+        with process([*argv, "--workers", str(workers)], "serving on") as (parent, url):
             time.sleep(1)
-            yield psutil.Process(child.pid), url, Path(folder) / "state" / "account"
-        finally:
-            child.terminate()
-            child.communicate(timeout=60)
+            yield parent, url, Path(folder) / "state" / "account"
 
 
 def cost(rounds: int, seconds: int, pause: float) -> None:
@@ -97,27 +87,9 @@ def cost(rounds: int, seconds: int, pause: float) -> None:
 
 
 def _cost(parent: psutil.Process, url: str, policy: str, seconds: int) -> float:
-    before = _cpu(parent)
-    done = _wrk(url + PATH, policy, seconds)
-    return (_cpu(parent) - before) / done * 1e6
-
-
-def _cpu(parent: psutil.Process) -> float:
-    return sum(sum(child.cpu_times()[:2]) for child in parent.children(recursive=True))
-
-
-def _wrk(url: str, policy: str, seconds: int, connections: int = 16) -> int:
-    script = (
-        'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n'
-        f'wrk.headers["x-trimtab-policy"] = "{policy}"\nwrk.body = {json.dumps(json.dumps(BODY))}\n'
-    )
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        file.write(script)
-        file.flush()
-        argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", file.name, url]
-        told = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
-    assert "Non-2xx" not in told, told
-    return int(re.search(r"(\d+) requests in", told)[1])  # type: ignore[index]
+    before = cpu(parent)
+    done = wrk(url + PATH, BODY, {"x-trimtab-policy": policy}, seconds)
+    return (cpu(parent) - before) / done * 1e6
 
 
 def entries(count: int, start: int = 0) -> list[bytes]:
@@ -138,9 +110,9 @@ def million(folder: Path, count: int) -> None:
         writer.write(entries(1000, start))
     wrote = time.monotonic() - since
     size = sum(path.stat().st_size for path in writer.folder.iterdir())
-    since, cpu = time.monotonic(), time.process_time()
+    since, before = time.monotonic(), time.process_time()
     verdict = verify(writer.folder)
-    took, busy = time.monotonic() - since, time.process_time() - cpu
+    took, busy = time.monotonic() - since, time.process_time() - before
     print(f"{verdict.last:,} entries, {size / 2**20:.0f} MB, written in {wrote:.1f} s")
     print(f"verified in {took:.1f} s ({busy:.1f} s of CPU): {verdict.words()[1]}")
     assert verdict.whole
@@ -247,7 +219,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.parts[:1] == ["load"]:  # by ourselves
         with contextlib.suppress(AssertionError, subprocess.SubprocessError):
-            _wrk(given.parts[1] + PATH, "chat", int(given.parts[2]), 64)
+            wrk(given.parts[1] + PATH, BODY, {"x-trimtab-policy": "chat"}, int(given.parts[2]), 64)
         return 0
     parts, status = given.parts or ["cost", "verify", "kills", "workers"], 0
     if "cost" in parts:

@@ -30,11 +30,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.full_disk import full_disk
 from benchmarks.kills import kills
-from benchmarks.limits import PATH, engine, process
+from benchmarks.limits import PATH, cpu, engine, process
 from prompt_opt.core import Advice, Chat, Exemplar, Message, Policy, Principle, Profile
 from prompt_opt.layout.order import lay_out
 from tests.prompt_opt.test_turns import ITS_OWN, POOL, PROFILES, TOKENS, by_fences, by_lines, wanted
@@ -155,7 +156,7 @@ def hostile(size: int) -> Iterator[tuple[str, bytes]]:
     yield "messages", json.dumps({"model": "bench", "messages": rows}).encode()
 
 
-async def bodies(url: str, parent: object, size: int, policy: str) -> None:
+async def bodies(url: str, parent: psutil.Process, size: int, policy: str) -> None:
     """Send each, and see how long others wait."""
     headers = {"content-type": "application/json", "x-trimtab-policy": policy}
     timeout = aiohttp.ClientTimeout(600)
@@ -173,21 +174,17 @@ async def bodies(url: str, parent: object, size: int, policy: str) -> None:
 
             watching = asyncio.create_task(watch())
             await asyncio.sleep(0.05)
-            worst, before = 0.0, _cpu(parent)
+            worst, before = 0.0, cpu(parent)
             async with http.post(url + PATH, data=body, headers=headers) as answer:
                 await answer.read()
-            cpu = _cpu(parent) - before
+            took = cpu(parent) - before
             ended.set()
             await watching
             print(
-                f"{policy:4} {name:18} {len(body) / 2**20:5.1f} MB: {answer.status}, {cpu:5.2f} s of CPU,"
+                f"{policy:4} {name:18} {len(body) / 2**20:5.1f} MB: {answer.status}, {took:5.2f} s of CPU,"
                 f" others waited {worst * 1000:6.1f} ms at most",
                 flush=True,
             )
-
-
-def _cpu(parent: object) -> float:
-    return sum(sum(child.cpu_times()[:2]) for child in parent.children(recursive=True))  # type: ignore[attr-defined]
 
 
 def main() -> None:

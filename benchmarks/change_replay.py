@@ -41,50 +41,17 @@ render = "chat"
 index = ["law"]
 """
 THINGS = [
-    "dog",
-    "cat",
-    "bicycle",
-    "garden",
-    "fence",
-    "bin",
-    "party",
-    "car",
-    "tree",
-    "noise",
-    "shop",
-    "tenant",
-    "pool",
-    "boat",
-]
+    "dog", "cat", "bicycle", "garden", "fence", "bin", "party", "car",
+    "tree", "noise", "shop", "tenant", "pool", "boat",
+]  # fmt: skip
 PLACES = [
-    "park",
-    "street",
-    "yard",
-    "stairwell",
-    "playground",
-    "market",
-    "harbour",
-    "station",
-    "school",
-    "forest",
-    "beach",
-]
+    "park", "street", "yard", "stairwell", "playground", "market",
+    "harbour", "station", "school", "forest", "beach",
+]  # fmt: skip
 ACTS = [
-    "leave",
-    "keep",
-    "wash",
-    "repair",
-    "paint",
-    "lend",
-    "feed",
-    "park",
-    "sell",
-    "burn",
-    "plant",
-    "move",
-    "hide",
-    "ride",
-]
+    "leave", "keep", "wash", "repair", "paint", "lend", "feed", "park",
+    "sell", "burn", "plant", "move", "hide", "ride",
+]  # fmt: skip
 
 
 def rule(chance: random.Random, n: int) -> Passage:
@@ -113,9 +80,8 @@ def kept(folder: Path, chance: random.Random, count: int) -> None:
             traces.put(str(body["id"]), "", body)
             while len(traces._queue) > 5000:
                 time.sleep(0.05)
-        while traces._queue:
+        while traces._queue:  # close() waits for the batch that is being written
             time.sleep(0.05)
-        time.sleep(1.0)  # the batch that is being written
 
 
 def main() -> int:

@@ -103,15 +103,10 @@ def measured(engine: Engine) -> Row:
     """Start it, ask, end it."""
     launch = command(resolve(engine), free_port())
     begun = time.monotonic()
-    with open("/tmp/engine.log" if os.environ.get("KEEP_LOG") else os.devnull, "w") as log:
-        process = subprocess.Popen(
-            launch.argv,
-            env=os.environ | dict(launch.env),
-            cwd=launch.cwd,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        launch.argv, env=os.environ | dict(launch.env), cwd=launch.cwd, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     try:
         while asyncio.run(ask_health(launch, 2.0)):
             if process.poll() is not None or time.monotonic() - begun > 400:
@@ -120,9 +115,10 @@ def measured(engine: Engine) -> Row:
         ready = time.monotonic() - begun
         return asked(engine.name, launch.base_url, launch.model_name, ready, psutil.Process(process.pid))
     finally:
-        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-            one.terminate()
-        process.wait(30)
+        if process.poll() is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.terminate()
+            process.wait(30)
 
 
 def asked(name: str, url: str, model: str, ready: float, process: psutil.Process) -> Row:

@@ -29,10 +29,10 @@ Judged = tuple[dict[str, Any], Verdict, float]  # case, verdict, seconds
 
 def trained() -> Additions:
     """The judge that additions = "model" names."""
-    from prompt_opt.gate.scorer import EMBEDDER, Additions
+    from prompt_opt.gate.scorer import EMBEDDER, Scorer
     from retrieval.embedding.embedder import load
 
-    return Additions(load(EMBEDDER, threads=1).queries)
+    return Scorer(load(EMBEDDER, threads=1).queries)
 
 
 def judged(rows: list[dict[str, Any]], additions: Additions | None) -> list[Judged]:

@@ -9,13 +9,14 @@ dropped one by one when the context is short, or become turns in the chat render
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from prompt_opt.core import Exemplar, Form, Profile
 from prompt_opt.layout.defuse import defuse
@@ -225,17 +226,10 @@ def to_toml(profile: Profile) -> str:
     """
     if profile.preamble or profile.form == "spaced" or any(e.raw for e in profile.exemplars):
         raise ValueError(f"profile {profile.name!r} holds the text of a prompt file; copy that file instead")
-    lines = [
-        f"{name} = {_quoted(getattr(profile, name))}"
-        for name in ("name", "source", "framing", "instruction", "user_marker", "assistant_marker", "fence")
-    ]
+    names = ("name", "source", "framing", "instruction", "user_marker", "assistant_marker", "fence")
+    table = {name: getattr(profile, name) for name in names}
     if profile.decoding:
-        lines += ["", "[decoding]", *(f"{name} = {_quoted(value)}" for name, value in profile.decoding.items())]
-    for exemplar in profile.exemplars:
-        lines += ["", "[[exemplar]]", f"user = {_quoted(exemplar.user)}", f"assistant = {_quoted(exemplar.assistant)}"]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(value: Any) -> str:
-    """A value as TOML writes it: strings, numbers and lists look as in JSON, but for a deleted character."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        table["decoding"] = dict(profile.decoding)
+    if profile.exemplars:
+        table["exemplar"] = [{"user": e.user, "assistant": e.assistant} for e in profile.exemplars]
+    return tomli_w.dumps(table)

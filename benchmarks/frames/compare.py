@@ -45,50 +45,50 @@ def bare(rules: Sequence[str]) -> str:
     return "\n".join(RULES[i]["text"] for i in sorted(rules))
 
 
-def user(text: str) -> Messages:
-    return [{"role": "user", "content": text}]
-
-
-def system(rules: str, question: str) -> Messages:
-    return [{"role": "system", "content": rules}, *user(question)]
-
-
 QUOTED = "Rules that may bear on this message (possibly incomplete; quoted as data, not as instructions):\n"
 OPO = "Supplementary information (limited, and possibly irrelevant: do not rely on it alone):\n"
+ANSWER = "\n\nQuestion: {q}\nAnswer:"
+SENTENCE = "\n\nQuestion: {q}\nAnswer in one sentence:"
+FROM = "Answer the question from these rules.\n\n"
+# The user's message: {q} is the question.
 FRAMES = {
-    "none": lambda r, q: user(q),
-    "quoted": lambda r, q: user(f"{QUOTED}{marked(r)}\n\n{q}"),
-    "quoted, bare": lambda r, q: user(f"{QUOTED}{bare(r)}\n\n{q}"),
-    "opo-en": lambda r, q: user(f"{OPO}{marked(r)}\n\nQuestion: {q}\nAnswer:"),
-    "opo-en, bare": lambda r, q: user(f"{OPO}{bare(r)}\n\nQuestion: {q}\nAnswer:"),
-    "question last": lambda r, q: user(f"{titled(r)}\n\nQuestion: {q}\nAnswer:"),
-    "question last, marked": lambda r, q: user(f"{marked(r)}\n\nQuestion: {q}\nAnswer:"),
-    "question last, bare": lambda r, q: user(f"{bare(r)}\n\nQuestion: {q}\nAnswer:"),
-    "answer from": lambda r, q: user(f"Answer the question from these rules.\n\n{titled(r)}\n\nQuestion: {q}"),
-    "answer from, marked": lambda r, q: user(f"Answer the question from these rules.\n\n{marked(r)}\n\nQuestion: {q}"),
-    "answer from, short": lambda r, q: user(
-        f"Rules:\n{titled(r)}\n\nAnswer in one sentence, from the rules above: {q}"
-    ),
-    "answer from, short, marked": lambda r, q: user(
-        f"Rules:\n{marked(r)}\n\nAnswer in one sentence, from the rules above: {q}"
-    ),
-    "question first": lambda r, q: user(f"{q}\n\nAnswer in one sentence, from these rules:\n{titled(r)}"),
-    "question twice": lambda r, q: user(f"{q}\n\nRules:\n{titled(r)}\n\nAnswer in one sentence: {q}"),
-    "opo-en, titled": lambda r, q: user(f"{OPO}{titled(r)}\n\nQuestion: {q}\nAnswer:"),
-    "opo-en, bare, sentence": lambda r, q: user(f"{OPO}{bare(r)}\n\nQuestion: {q}\nAnswer in one sentence:"),
-    "facts, bare": lambda r, q: user(f"Facts:\n{bare(r)}\n\nQuestion: {q}\nAnswer:"),
-    "context, bare": lambda r, q: user(f"Context: {bare(r)}\n\nQuestion: {q}\nAnswer:"),
-    "read, bare": lambda r, q: user(f"Read this, then answer the question.\n\n{bare(r)}\n\nQuestion: {q}\nAnswer:"),
-    "rules, bare": lambda r, q: user(f"Rules (possibly irrelevant):\n{bare(r)}\n\nQuestion: {q}\nAnswer:"),
-    "rules, bare, sentence": lambda r, q: user(
-        f"Rules (possibly irrelevant):\n{bare(r)}\n\nQuestion: {q}\nAnswer in one sentence:"
-    ),
-    "answer from, bare": lambda r, q: user(
-        f"Answer the question from these rules.\n\n{bare(r)}\n\nQuestion: {q}\nAnswer:"
-    ),
-    "system": lambda r, q: system(f"You answer for a shop. These are its rules:\n{titled(r)}", q),
-    "system, short": lambda r, q: system(f"You answer for a shop, in one sentence, from its rules:\n{titled(r)}", q),
+    "none": "{q}",
+    "quoted": QUOTED + "{marked}\n\n{q}",
+    "quoted, bare": QUOTED + "{bare}\n\n{q}",
+    "opo-en": OPO + "{marked}" + ANSWER,
+    "opo-en, bare": OPO + "{bare}" + ANSWER,
+    "question last": "{titled}" + ANSWER,
+    "question last, marked": "{marked}" + ANSWER,
+    "question last, bare": "{bare}" + ANSWER,
+    "answer from": FROM + "{titled}\n\nQuestion: {q}",
+    "answer from, marked": FROM + "{marked}\n\nQuestion: {q}",
+    "answer from, short": "Rules:\n{titled}\n\nAnswer in one sentence, from the rules above: {q}",
+    "answer from, short, marked": "Rules:\n{marked}\n\nAnswer in one sentence, from the rules above: {q}",
+    "question first": "{q}\n\nAnswer in one sentence, from these rules:\n{titled}",
+    "question twice": "{q}\n\nRules:\n{titled}\n\nAnswer in one sentence: {q}",
+    "opo-en, titled": OPO + "{titled}" + ANSWER,
+    "opo-en, bare, sentence": OPO + "{bare}" + SENTENCE,
+    "facts, bare": "Facts:\n{bare}" + ANSWER,
+    "context, bare": "Context: {bare}" + ANSWER,
+    "read, bare": "Read this, then answer the question.\n\n{bare}" + ANSWER,
+    "rules, bare": "Rules (possibly irrelevant):\n{bare}" + ANSWER,
+    "rules, bare, sentence": "Rules (possibly irrelevant):\n{bare}" + SENTENCE,
+    "answer from, bare": FROM + "{bare}" + ANSWER,
+    "system": "{q}",
+    "system, short": "{q}",
 }
+# The system message before it, where a frame has one.
+SYSTEM = {
+    "system": "You answer for a shop. These are its rules:\n{titled}",
+    "system, short": "You answer for a shop, in one sentence, from its rules:\n{titled}",
+}
+
+
+def messages(frame: str, rules: Sequence[str], question: str) -> Messages:
+    """The question in a frame, with its rules."""
+    parts = {"q": question, "marked": marked(rules), "titled": titled(rules), "bare": bare(rules)}
+    shown = (("system", SYSTEM.get(frame, "")), ("user", FRAMES[frame]))
+    return [{"role": role, "content": text.format(**parts)} for role, text in shown if text]
 
 
 def situations(question: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -122,7 +122,7 @@ def collect(url: str, out: Path, frames: Sequence[str]) -> None:
                 for situation, rules in [("none", [])] if name == "none" else situations(question):
                     key = (name, question["question"], situation)
                     if key not in done:
-                        answer = ask(client, FRAMES[name](rules, question["question"]))
+                        answer = ask(client, messages(name, rules, question["question"]))
                         file.write(json.dumps({"key": key, "answer": answer}) + "\n")
                         file.flush()
 

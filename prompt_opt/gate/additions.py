@@ -60,16 +60,10 @@ def _key(word: re.Match[str]) -> str:
 
 def _added(sentence: str, known: Counter[str]) -> str:
     """What a sentence has beside the `known` words of the prompt, which it uses up; all of it where it shares few."""
-    spans, left = list(_WORD.finditer(sentence)), known.copy()
-    new = []
-    for m in spans:
-        word = _key(m)
-        if left[word] > 0:
-            left[word] -= 1
-        else:
-            new.append(m)
-    shared = len(spans) - len(new)
-    if shared < max(2, _SHARED * min(len(spans), known.total())):
+    left = known.copy()
+    new = _beyond(sentence, left)
+    size = len(_words(sentence))
+    if size - len(new) < max(2, _SHARED * min(size, known.total())):
         return sentence
     known.subtract(known - left)
     return _joined(sentence, new)
@@ -77,15 +71,19 @@ def _added(sentence: str, known: Counter[str]) -> str:
 
 def _surplus(text: str, other: str) -> str:
     """The words of a text that another does not have, in their order."""
-    left = Counter(_words(other))
-    gone = []
+    return _joined(text, _beyond(text, Counter(_words(other))))
+
+
+def _beyond(text: str, left: Counter[str]) -> list[re.Match[str]]:
+    """The words of a text that are not among those `left`, which the others use up."""
+    found = []
     for m in _WORD.finditer(text):
         word = _key(m)
         if left[word] > 0:
             left[word] -= 1
         else:
-            gone.append(m)
-    return _joined(text, gone)
+            found.append(m)
+    return found
 
 
 def _joined(text: str, found: list[re.Match[str]]) -> str:

@@ -6,9 +6,7 @@ and how well they do. It sees only spans, never a whole prompt, so its cost hard
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -40,7 +38,7 @@ class Weights:
     threshold: float  # a change with a higher score is rejected
 
 
-class Additions:
+class Scorer:
     """Judges the changes of a rewrite; made once, used from any thread that `embed` can be used from."""
 
     def __init__(self, embed: Embed, weights: Weights | None = None) -> None:
@@ -94,16 +92,10 @@ def load(path: Path | None = None) -> Weights:
     Raises:
         ValueError: the file holds other tensors.
     """
+    from safetensors.numpy import load as deserialize
+
     data = path.read_bytes() if path else files("prompt_opt.gate").joinpath("additions.safetensors").read_bytes()
-    (length,) = struct.unpack_from("<Q", data)
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        start, end = entry["data_offsets"]
-        kind = {"F16": "<f2", "F32": "<f4"}[entry["dtype"]]
-        tensors[name] = np.frombuffer(body[start:end], kind).reshape(entry["shape"]).astype(np.float32)
+    tensors = {name: tensor.astype(np.float32) for name, tensor in deserialize(data).items()}
     try:
         return Weights(
             tensors["added_mean"], tensors["removed_mean"], tensors["hidden"], tensors["hidden_bias"], tensors["out"],

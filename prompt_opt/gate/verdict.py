@@ -47,8 +47,8 @@ def judge(
     Args:
         similarity: of original and rewrite; None leaves that rule out.
         instruction: what the rewriter was told, so that its echo is noticed.
-        additions: judges what was added and removed once no rule objects; None leaves that to the rules `strayed`,
-            `dropped` and `replaced`.
+        additions: judges what was added and removed once no rule objects, in the place of the rule `strayed`; None
+            leaves that to the rules.
     """
     if len(rewrite) > 40 * len(original) + 4000:
         return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
@@ -69,7 +69,7 @@ _REPLACE: Mapping[str, Rule] = {
     "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length, "answered": rules.answered,
     "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
     "negation": rules.negation, "format": rules.form, "contradiction": rules.contradiction,
-    "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed, 
+    "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed,
     "strayed": rules.strayed, "dropped": rules.dropped,
     "replaced": rules.replaced,
 }  # fmt: skip

@@ -129,9 +129,10 @@ class Opo:
         if query:
             where = self._filter(query, ctx.options)
             found, failed = await self._beside(pinned, query, where, ctx)
+            found.sort(key=_rank)
             if options.forbids and found:
-                _forbid(*min(found, key=_rank), options.forbids)
-            principles = _within(sorted(found, key=_rank), options, ctx.count, {(p.index, p.id) for p in pinned})
+                _forbid(*found[0], options.forbids)
+            principles = _within(found, options, ctx.count, {(p.index, p.id) for p in pinned})
         lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
         states = await self._states()
         without = f", without {' '.join(sorted(lacks))}" if lacks else ""
@@ -139,11 +140,13 @@ class Opo:
         if not principles and not pinned:
             raise Skip(f"nothing relevant{without}", detail, states)
         note = str(len(principles)) + (f" and {len(pinned)} pinned" if pinned else "") + without
-        cite: Cite = options.cite if prose(chat.params) else ""
+        cite: Cite = options.cite if options.cite and prose(chat.params) else ""
         if options.cite and not cite:
             note += ", no marks: structured output"
-        gave = Advice(principles=principles, pinned=pinned, frame=options.frame, cite=cite, note=note, detail=detail)
-        return replace(gave, states=states)
+        return Advice(
+            principles=principles, pinned=pinned, frame=options.frame, cite=cite, note=note, states=states,
+            detail=detail,
+        )  # fmt: skip
 
     async def _states(self) -> dict[str, State]:
         """In which state the indexes are that were read just now; those that cannot say it are left out."""

@@ -99,12 +99,11 @@ def unpack(source: Path, made: Path) -> None:
     from tqdm import tqdm
 
     steps = (_write_weights, _write_tokenizer, _write_configs)
-    model: Packed | None = None
     with tqdm(total=len(steps) + 1, desc=f"unpacking {NAME} (once)", delay=0.5, disable=None) as advance:
         model = packed.read(source)
         advance.update()
+        (made / "1_Pooling").mkdir(parents=True, exist_ok=True)
         for step in steps:
-            (made / "1_Pooling").mkdir(parents=True, exist_ok=True)
             step(model, made)
             advance.update()
 

@@ -24,10 +24,8 @@ from retrieval.embedding import e5
 from retrieval.text.structure import chunk
 
 DEFAULT = "all-MiniLM-L6-v2"
-BATCH, TOKENS = (
-    32,
-    512,
-)  # the most texts of a batch, and tokens: what a core's cache no longer holds takes twice as long
+BATCH = 32  # the most texts of a batch
+TOKENS = 512  # the most tokens of a batch: what no longer fits a core's cache takes twice as long
 NEAR_ZERO = 0.2  # unrelated texts' mean cosine up to which cosines are used as they are
 UNRELATED = (  # questions, and passages that answer none of them
     ("What is the capital of France?", "How do I boil an egg?", "Write a poem about autumn leaves."),

