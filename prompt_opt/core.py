@@ -110,6 +110,11 @@ class Principle:
     lexical: float | None = None  # BM25, where the lexical side found it
     index: str = ""  # where it was found
 
+    @property
+    def reference(self) -> str:
+        """INDEX/ID, as settings and refusals name it."""
+        return f"{self.index}/{self.id}" if self.index else self.id
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:

@@ -48,8 +48,7 @@ class Rules:
         self._by_key: dict[tuple[str, ...], Principle] = {}
         for rule in self.shown:
             self._by_key.setdefault(key(rule.id), rule)
-            if rule.index:
-                self._by_key.setdefault(key(f"{rule.index}/{rule.id}"), rule)
+            self._by_key.setdefault(key(rule.reference), rule)
         self._shapes = {(k[0], *_kinds(k)) for k in self._by_key if k}
         self._firsts = {k[0] for k in self._by_key if k and k[0].isalpha()}
         ids = [len(rule.id) + len(rule.index) for rule in self.shown]

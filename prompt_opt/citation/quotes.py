@@ -31,6 +31,7 @@ _OMITTED = re.compile(r"\[[^\]\n]{0,80}\]|【[^】\n]{0,80}】|\(\s*(?:\.{3}|…
 _MARK = re.compile(r"\s*[\[【]")
 _OPENED = tuple('“"„«»「『')  # what a quotation of its own begins with
 FEW = 4  # words of a quotation that is compared whatever they are; a shorter one only if it has a number
+_REMEMBERED = 2**14  # characters of a text whose words are remembered: a rule's or a quotation's, not a client's
 _ALIKE = 0.8  # the share of a rule's words in a quotation without a mark that is taken for one of that rule
 _TITLED = 0.6  # the same behind a rule's title
 
@@ -81,11 +82,17 @@ def _head(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){title}\W{{0,2}}(?:\([^()\n]{{0,80}}\))?[ ]?[:：][ ]*", re.IGNORECASE)
 
 
-@lru_cache(512)
 def words(text: str) -> str:
     """The words of a text with a blank around each, folded so that spelling with other characters is the same."""
+    return _remembered(text) if len(text) <= _REMEMBERED else _words(text)
+
+
+def _words(text: str) -> str:
     found = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     return f" {' '.join(found)} " if found else ""
+
+
+_remembered = lru_cache(512)(_words)
 
 
 def within(pieces: Sequence[str], text: str) -> bool:
@@ -108,6 +115,14 @@ def share(pieces: Sequence[str], text: str) -> float:
     return sum(block.size for block in blocks) / len(said)
 
 
+def _common(pieces: Sequence[str], text: str) -> float:
+    """The share of a quotation's words that stand in a text in any order: at least `share`, and far cheaper."""
+    said, there = " ".join(pieces).split(), set(text.split())
+    return sum(word in there for word in said) / len(said) if said else 0.0
+
+
 def alike(pieces: Sequence[str], text: str, *, titled: bool = False) -> bool:
     """Whether a quotation without a mark is one of this text, though not word for word; `titled` as in `listed`."""
-    return len(" ".join(pieces).split()) >= FEW + 2 and share(pieces, text) >= (_TITLED if titled else _ALIKE)
+    least = _TITLED if titled else _ALIKE
+    long = len(" ".join(pieces).split()) >= FEW + 2
+    return long and _common(pieces, text) >= least and share(pieces, text) >= least

@@ -72,11 +72,13 @@ def report(rules: Rules, text: str, marks: Sequence[Mark], given: str = "") -> R
     """
     cited = dict.fromkeys(part.rule for mark in marks for part in mark.parts if part.rule is not None)
     unknown = dict.fromkeys(part.text for mark in marks for part in mark.parts if part.rule is None)
-    asked, said = words(given), {rule: words(rule.text) for rule in rules.shown}
+    said = {rule: words(rule.text) for rule in rules.shown}
     altered: list[Altered] = []
     quoted: list[Principle] = []
     head = text[:_MOST]
-    for quotation in quotations(head):
+    found = list(quotations(head))
+    asked = words(given) if found else ""  # a client's text may be long, and most answers quote nothing
+    for quotation in found:
         if not within(quotation.pieces, asked):
             _judge(quotation, _marked(head, quotation, marks), said, altered, quoted)
     for rule in rules.shown:

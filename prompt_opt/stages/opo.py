@@ -133,7 +133,7 @@ class Opo:
             if options.forbids and found:
                 _forbid(*found[0], options.forbids)
             principles = _within(found, options, ctx.count, {(p.index, p.id) for p in pinned})
-        lacks = {**failed, **dict.fromkeys(set(options.pinned) - {f"{p.index}/{p.id}" for p in pinned}, "not there")}
+        lacks = {**failed, **dict.fromkeys(set(options.pinned) - {p.reference for p in pinned}, "not there")}
         states = await self._states()
         without = f", without {' '.join(sorted(lacks))}" if lacks else ""
         detail = {"without": lacks} if lacks else {}

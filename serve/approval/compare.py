@@ -116,7 +116,7 @@ def _silent(policy: Policy, indexes: Indexes) -> Sequence[Stage]:
 
 
 def _rules(quoted: Sequence[Principle]) -> dict[str, str]:
-    return {f"{it.index}/{it.id}": it.text for it in quoted}
+    return {it.reference: it.text for it in quoted}
 
 
 def _tokens(prompt: Prompt) -> int:

@@ -95,5 +95,5 @@ def cannot_hold(policy: Policy, why: str, pinned: Sequence[Principle] = ()) -> B
         param="policy",
     )
     error.sentence, error.words = "room", {"policy": policy.name}
-    error.rules = tuple(f"{rule.index}/{rule.id}" for rule in pinned)
+    error.rules = tuple(rule.reference for rule in pinned)
     return error

@@ -11,8 +11,8 @@ from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import Outgoing, counting, deliver, pass_through, unchanged
 from serve.chat.keys import ANYBODY, known
 from serve.chat.lines import Line
+from serve.chat.person import named_person
 from serve.chat.record import Alignment, Record, Selection
-from serve.chat.recorder import named_person
 from serve.chat.salt import PATHS, salt
 from serve.chat.service import Service
 from serve.chat.settle import carriers

@@ -79,9 +79,10 @@ async def _generate(
                 out = Outgoing(dialect.path, unchanged(dialect, engine, request, model, own))
                 return counting(engine, request, out) if request.stream else out
 
-            engines = candidates(service, policy) if policy.fallback else [engine]
+            engines = [engine]
             if policy.fallback:
-                engines = [it for it in engines if it is engine or natively(policy, it, dialect.path)]
+                others = candidates(service, policy)
+                engines = [it for it in others if it is engine or natively(policy, it, dialect.path)]
             if request.stream and config.server.heartbeat_s:
                 heartbeat(call, config.server.heartbeat_s)
             sent = await deliver(service, call, record, engines, model, write)

@@ -143,7 +143,7 @@ class Record(msgspec.Struct):
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""
         selection, alignment, answer = self.selection, self.alignment, self.answer
-        advice, now = alignment.advice, time.monotonic()
+        advice, states, now = alignment.advice, states_of(alignment.outcomes), time.monotonic()
         policy = selection.policy if selection else None
         content = selection is not None and selection.content
         out: dict[str, Any] = {
@@ -154,7 +154,7 @@ class Record(msgspec.Struct):
             "path": self.path,
             "policy": policy.name if policy else None,
             "key": self.caller.name,
-            "policy_digest": digest(policy, states_of(alignment.outcomes)) if policy else None,
+            "policy_digest": digest(policy, states) if policy else None,
             "change": (policy.change or None) if policy else None,
             "render": policy.render if policy and policy.stages else None,
             "engine": selection.engine if selection else "",
@@ -163,7 +163,7 @@ class Record(msgspec.Struct):
             "stages": [_stage(o, content) for o in alignment.outcomes] if alignment.outcomes else [],
             "notes": list(alignment.notes),
             "principles": _principles(advice) if advice.pinned or advice.principles else [],
-            "indexes": {name: {"revision": r, "digest": d} for name, (r, d) in states_of(alignment.outcomes).items()},
+            "indexes": {name: {"revision": r, "digest": d} for name, (r, d) in states.items()} if states else {},
             "status": status,
             "error": self.error or answer.error or None,
             "usage": answer.usage,

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Literal
 
@@ -19,19 +19,16 @@ import msgspec
 from prompt_opt.core import Advice, Principle, Prompt
 from prompt_opt.layout.quotation import line
 from prompt_opt.pipeline import digest
+from serve.chat.person import LONG
 from serve.chat.record import Alignment, Record, states_of
 from serve.chat.trail import Trail
 from serve.config import AccountSpec, Config
-from serve.dialects.wire import Raw
 from serve.errors import Unavailable
 from serve.http.call import Call
 from serve.store.account import Account, AccountError
 from serve.store.account.people import People, Person
 from serve.store.account.writer import encoded
 from serve.store.place import open_account
-
-_LONG = 200  # characters of a name that a client chooses
-_NAMES = ("safety_identifier", "user")  # fields in which a request names a person
 
 
 class Opened(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,7 +160,7 @@ class Recorder:
             more += b',"rules":' + msgspec.json.encode(_rules(alignment))
         fields = (
             caller.tenant, caller.name, record.path, policy.name, digest(policy, states), policy.change, engine,
-            (model or selection.model)[:_LONG], person.pseudonym, of,
+            (model or selection.model)[:LONG], person.pseudonym, of,
         )  # fmt: skip
         self.account.queue(opened(record.ident, fields, more, person.digest(text)))
 
@@ -237,25 +234,3 @@ def _finish(record: Record, status: int) -> str:
     if status == 499 or record.error == "client left":
         return "client left"
     return "broken" if status < 400 else "refused"
-
-
-def named_person(fields: Mapping[str, Raw]) -> str:
-    """Whom a request names: `safety_identifier`, `user`, or Anthropic's `metadata.user_id`; "" for nobody."""
-    for field in _NAMES:
-        if field in fields:
-            value = _decoded(fields[field])
-            if isinstance(value, str) and value:
-                return value[:_LONG]
-    if "metadata" in fields:
-        value = _decoded(fields["metadata"])
-        name = value.get("user_id") if isinstance(value, dict) else None
-        return name[:_LONG] if isinstance(name, str) else ""
-    return ""
-
-
-def _decoded(raw: Raw) -> object:
-    try:
-        found: object = msgspec.json.decode(raw)
-    except msgspec.MsgspecError:  # the engine will say what is wrong with it
-        return None
-    return found

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from prompt_opt.core import Chat, Policy, Principle
+from prompt_opt.core import Chat, Policy
 from prompt_opt.pipeline import Forbidding, StageFailed
 from serve.errors import ApiError, Forbidden, UpstreamFailed
 from serve.http.call import Call
@@ -24,7 +24,7 @@ def stage_failed(failed: StageFailed, policy: Policy | None) -> ApiError:
     """The refusal of a request whose policy requires a stage that failed, or one of whose rules forbids it."""
     outcome, name = failed.outcome, policy.name if policy else ""
     if isinstance(failed, Forbidding):
-        rules = _named((failed.rule,))
+        rules = (failed.rule.reference,)
         title = f" ({failed.rule.title})" if failed.rule.title else ""
         return _refusal(
             Forbidden(f"the rule {rules[0]}{title} forbids this request", code="forbidden_by_rule"), "forbidden", rules
@@ -49,10 +49,6 @@ def languages() -> frozenset[str]:
 def _refusal(error: ApiError, sentence: str, rules: Sequence[str] = (), **words: str) -> ApiError:
     error.sentence, error.rules, error.words = sentence, tuple(rules), words
     return error
-
-
-def _named(rules: Sequence[Principle]) -> tuple[str, ...]:
-    return tuple(f"{rule.index}/{rule.id}" if rule.index else rule.id for rule in rules)
 
 
 def spoken(error: ApiError, call: Call, chat: Chat | None, asked: str) -> ApiError:

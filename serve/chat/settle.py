@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from prompt_opt.core import Policy
 from serve.chat.admission import admit, take_turn
@@ -12,8 +13,8 @@ from serve.chat.beside import LARGE, beside
 from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
+from serve.chat.person import named_person
 from serve.chat.record import Record, Selection
-from serve.chat.recorder import named_person
 from serve.chat.service import Service, probe
 from serve.chat.stored import refuse_others
 from serve.config import Server
@@ -62,7 +63,11 @@ async def settle(
     policy, model = choose(config, caller, request.model, header, request.options)
     engine = service.engines[policy.engine]
     explain = bool(request.options.get("explain"))
-    record.selection = await _selection(service, record, policy, engine, dialect, request, explain=explain)
+    record.selection = Selection(policy, engine.spec.name, request.model or engine.spec.public_name, request.stream)
+    record.answer.keep = config.server.trace_content or (explain and caller.may("explain"))
+    if record.answer.keep:
+        asked = await beside(len(body), _asked, dialect, request, config.server)
+        record.selection = replace(record.selection, content=True, asked=asked)
     if explain:
         caller.require("explain")
     if not policy.fallback:
@@ -72,9 +77,8 @@ async def settle(
     if not GUARDED.keys().isdisjoint(request.fields):
         for each in candidates(service, policy):
             each.refuse_guarded(request, salted=policy.cache_salt == "tenant")
-    if dialect.path == openai_responses.path:
-        for each in candidates(service, policy):
-            refuse_others(config, each, request)
+    if config.keys and dialect.path == openai_responses.path:
+        await beside(len(body), refuse_others, config, candidates(service, policy), request)
     held = bool(policy.stages or policy.render != "chat") and _holds(policy, dialect, dialects)
     return Settled(request, policy, engine, model, held)
 
@@ -104,26 +108,6 @@ def _holds(policy: Policy, dialect: Dialect, dialects: Sequence[Dialect]) -> boo
 def carriers(policy: Policy, dialects: Sequence[Dialect]) -> list[str]:
     """The paths whose requests can carry the policy."""
     return [dialect.path for dialect in dialects if policy.render in dialect.renders]
-
-
-async def _selection(
-    service: Service,
-    record: Record,
-    policy: Policy,
-    engine: LiveEngine,
-    dialect: Dialect,
-    request: Request,
-    *,
-    explain: bool,
-) -> Selection:
-    """What was settled; content is kept where the server or a caller who may says so."""
-    keep = service.config.server.trace_content or (explain and record.caller.may("explain"))
-    record.answer.keep = keep
-    model = request.model or engine.spec.public_name
-    if not keep:
-        return Selection(policy, engine.spec.name, model, request.stream)
-    asked = await beside(len(request.body), _asked, dialect, request, service.config.server)
-    return Selection(policy, engine.spec.name, model, request.stream, True, asked)
 
 
 def _asked(dialect: Dialect, request: Request, limits: Server) -> Mapping[str, Raw]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -18,27 +18,32 @@ _item = msgspec.json.Decoder(dict[str, Raw])
 
 def shared(config: Config, engine: LiveEngine) -> bool:
     """Whether keys of several tenants may use a policy of this engine."""
-    if len({key.tenant for key in config.keys}) < 2:
+    if not _several(config):
         return False
     names = [p.name for p in config.policies.values() if engine.spec.name in (p.engine, *p.fallback)]
     tenants = {key.tenant for key in config.keys if any(map(Caller(key.tenant, key).may_use, names))}
     return len(tenants) > 1
 
 
-def refuse_others(config: Config, engine: LiveEngine, request: Request) -> None:
-    """Refuse a request that goes on from what is stored, where that may be another tenant's.
+def refuse_others(config: Config, engines: Sequence[LiveEngine], request: Request) -> None:
+    """Refuse a request that continues what one of the engines has stored, where that may be another tenant's.
 
     Raises:
         BadRequest: naming the field and the setting.
     """
-    if not config.keys:
+    if not _several(config):
         return
     named = {name: name for name in STORED if request.fields.get(name, NULL) != NULL}
     if _refers(request.fields.get("input", NULL)):
         named.setdefault("previous_response_id", "item_reference")
-    if named and shared(config, engine):
-        for name, asked in named.items():
+    for engine in engines if named else ():
+        for name, asked in named.items() if shared(config, engine) else ():
             refuse_stored(name, asked, engine.spec.fields_pass, engine.spec.name)
+
+
+def _several(config: Config) -> bool:
+    """Whether there are several tenants at all."""
+    return len({key.tenant for key in config.keys}) > 1
 
 
 def _refers(raw: Raw) -> bool:

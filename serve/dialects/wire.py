@@ -13,7 +13,6 @@ from datetime import date
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from serve.config import Server
 from serve.dialects import crowd, outline
@@ -50,10 +49,6 @@ class Request(msgspec.Struct, frozen=True):
         raw = self.fields.get(name)
         value = None if raw is None else _decoded(name, raw)
         return default if value is None else value
-
-    def with_field(self, name: str, value: Raw) -> Request:
-        """The request with another value of a field; `body` is then no longer its text."""
-        return replace(self, fields={**self.fields, name: value}, touched=True)
 
 
 def parse(body: bytes, limits: Server) -> Request:

@@ -233,10 +233,8 @@ class Connection(asyncio.Protocol):
             return
         if error is None and self._complete:
             self._heard = self._loop.time()
-            if (
-                self._rest or self._transport.get_write_buffer_size()
-            ):  # an engine that refuses a body may never read the rest
-                self.closed = True
+            if self._rest or self._transport.get_write_buffer_size():
+                self.closed = True  # an engine that refuses a body may never read the rest
                 self._transport.abort()
             elif self.closed or not self._keep:
                 self.closed = True

@@ -112,8 +112,6 @@ def _resolved_gguf(engine: Engine) -> Engine:
     launcher = engine.launcher
     if launcher == "auto":
         launcher = "llama.cpp" if engine.python or not llama_cpp.missing(engine, file) else "onnx"
-    if launcher not in _OF_GGUF:
-        raise ConfigError(f"{at} {launcher} is not launched on a GGUF file; valid are auto, {', '.join(_OF_GGUF)}")
     if missing := _OF_GGUF[launcher].missing(engine, file):
         raise ConfigError(f"{at} {missing}")
     _check_vllm_only(engine, launcher)

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from retrieval.extra import install
 from serve.config import Engine
 from serve.gguf import GgufError, metadata
 from serve.process.launch import QUIET, Launch
@@ -16,7 +17,7 @@ _NEEDED = ("gguf", "jinja2", "numpy", "onnx", "onnxruntime", "tokenizers")
 def missing(engine: Engine, file: Path) -> str:
     """What stands in its way: packages, or a model that it does not compute; "" for nothing."""
     if lacks := [name for name in _NEEDED if not importlib.util.find_spec(name)]:
-        return f"the engine on ONNX Runtime needs {', '.join(lacks)}: install the extra 'demo'"
+        return f"the engine on ONNX Runtime needs {', '.join(lacks)}: {install('demo')}"
     try:
         architecture = metadata(file).get("general.architecture")
     except (OSError, GgufError) as error:

@@ -49,12 +49,13 @@ class Listed(NamedTuple):
 def listed(body: Mapping[str, Any]) -> Listed:
     """A trace's row, but for the first words of its question (`opening`), which the store's own thread looks for."""
     rows = body.get("stages")
-    stages = [f"{stage['stage']}={stage['status']}" for stage in rows] if rows else []
-    wrong = ["error"] if body.get("error") or body.get("status", 0) >= 400 else []
-    outcome = f" {' '.join([*(stages or ['none']), *wrong])} "
-    usage = body.get("usage") or {}
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if usage else []
-    tokens = sum([count for count in counts if isinstance(count, int) and 0 < count < 2**53])
+    stages = " ".join([f"{stage['stage']}={stage['status']}" for stage in rows]) if rows else "none"
+    outcome = f" {stages} error " if body.get("error") or body.get("status", 0) >= 400 else f" {stages} "
+    tokens = 0
+    if usage := body.get("usage"):
+        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens")):
+            if isinstance(count, int) and 0 < count < 2**53:
+                tokens += count
     # Stages run beside each other: the slowest is what they add.
     added = max([stage["ms"] or 0.0 for stage in rows]) if rows else 0.0
     return Listed(

@@ -196,16 +196,16 @@ def test_a_hint_must_say_how_to_answer(hint: str) -> None:
 
 
 def test_a_huge_rewrite_is_rejected_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert judge(P, "a b " * 500_000).rule == "length"
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 @pytest.mark.parametrize("text", ["(", "'a ", "1 ", "a=1+", "`", "不", "$a ", "a.", "<a", "no ", "“", "a_"])
 def test_no_text_makes_the_gate_slow(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     judge(text * 1500, text * 1500 + " more")
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
 
 
 @settings(max_examples=150, deadline=None)

@@ -106,7 +106,9 @@ def test_a_streamed_chat_completion_is_the_whole_one(house: Served) -> None:
 def test_marks_that_are_kept_leave_every_chunk_but_the_last_as_it_is(house: Served, upstream: FakeUpstream) -> None:
     def lines(policy: str) -> list[dict[str, Any]]:
         body = chat(QUESTION, "tea", stream=True)
-        text = httpx.post(house.url + "/v1/chat/completions", json=body, headers={"x-trimtab-policy": policy}).text
+        text = httpx.post(
+            house.url + "/v1/chat/completions", timeout=60, json=body, headers={"x-trimtab-policy": policy}
+        ).text
         rows = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
         return [{name: value for name, value in row.items() if name != "created"} for row in rows]
 
@@ -225,7 +227,9 @@ def test_an_engines_own_message_is_edited(house: Served, upstream: FakeUpstream)
 
 def test_a_structured_answer_is_neither_asked_for_marks_nor_edited(house: Served, upstream: FakeUpstream) -> None:
     body = chat(QUESTION, "tea", response_format={"type": "json_object"})
-    answer = httpx.post(house.url + "/v1/chat/completions", json=body, headers={"x-trimtab-policy": "cited"})
+    answer = httpx.post(
+        house.url + "/v1/chat/completions", timeout=60, json=body, headers={"x-trimtab-policy": "cited"}
+    )
     assert answer.json()["choices"][0]["message"]["content"] == "".join(PIECES)
     assert "trimtab" not in answer.json()
     assert answer.headers["x-trimtab-applied"] == "opo=applied(1, no marks: structured output)"
@@ -234,16 +238,18 @@ def test_a_structured_answer_is_neither_asked_for_marks_nor_edited(house: Served
 
 def test_the_trace_tells_citations_without_the_texts(house: Served) -> None:
     answer = httpx.post(
-        house.url + "/v1/chat/completions", json=chat(QUESTION, "tea"), headers={"x-trimtab-policy": "kept"}
+        house.url + "/v1/chat/completions", json=chat(QUESTION, "tea"), headers={"x-trimtab-policy": "kept"}, timeout=60
     )
-    trace = httpx.get(f"{house.url}/v1/traces/{answer.headers['x-trimtab-trace']}").json()
+    trace = httpx.get(f"{house.url}/v1/traces/{answer.headers['x-trimtab-trace']}", timeout=60).json()
     assert [row["id"] for row in trace["citations"]["cited"]] == ["tea-1"]
     assert trace["citations"]["altered"] == [{"choice": 0, "id": "tea-1", "index": "law"}]
 
 
 def test_a_stream_that_breaks_off_is_no_whole_answer(house: Served) -> None:
     body = chat(QUESTION, "die-mid-stream-3", stream=True)
-    text = httpx.post(house.url + "/v1/chat/completions", json=body, headers={"x-trimtab-policy": "cited"}).text
+    text = httpx.post(
+        house.url + "/v1/chat/completions", timeout=60, json=body, headers={"x-trimtab-policy": "cited"}
+    ).text
     assert "trimtab" not in text
     assert "upstream_failed" in text
 
@@ -275,7 +281,9 @@ def labelled(start: Start) -> Served:
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_answer_is_labelled_where_the_operator_says_so(labelled: Served, policy: str, stream: bool) -> None:
     body = chat("hello", "tea", stream=stream, n=2)
-    answer = httpx.post(labelled.url + "/v1/chat/completions", json=body, headers={"x-trimtab-policy": policy})
+    answer = httpx.post(
+        labelled.url + "/v1/chat/completions", timeout=60, json=body, headers={"x-trimtab-policy": policy}
+    )
     assert answer.headers["x-ai-generated"] == "true"
     rows = [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: {")]
     rows = rows or [answer.json()]
@@ -291,12 +299,12 @@ def test_every_answer_is_labelled_where_the_operator_says_so(labelled: Served, p
 
 
 def test_errors_tool_calls_and_structured_answers_have_no_label_in_their_text(labelled: Served) -> None:
-    refused = httpx.post(labelled.url + "/v1/chat/completions", json=chat("hi", "error-429"))
+    refused = httpx.post(labelled.url + "/v1/chat/completions", timeout=60, json=chat("hi", "error-429"))
     assert "x-ai-generated" not in refused.headers
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
-    called = httpx.post(labelled.url + "/v1/chat/completions", json=chat("hi", "tools", tools=tools)).json()
+    called = httpx.post(labelled.url + "/v1/chat/completions", timeout=60, json=chat("hi", "tools", tools=tools)).json()
     assert called["choices"][0]["message"].get("content") in (None, "")
     body = chat("{}", "echo", response_format={"type": "json_object"})
-    answer = httpx.post(labelled.url + "/v1/chat/completions", json=body).json()
+    answer = httpx.post(labelled.url + "/v1/chat/completions", timeout=60, json=body).json()
     assert answer["choices"][0]["message"]["content"] == "{}"
     assert answer["trimtab"]["provenance"]["ai_generated"] is True

@@ -47,9 +47,9 @@ async def serving(answer: Callable[[str, bytes], bytes | None]) -> AsyncIterator
 
 
 async def window(engine: LiveEngine) -> int | None:
-    relay = Relay(connect_s=2, timeout_s=5)
+    relay = Relay(connect_s=30, timeout_s=60)
     try:
-        await learn_window(engine, relay, 5)
+        await learn_window(engine, relay, 60)
     finally:
         await relay.close()
     return engine.context

@@ -72,7 +72,7 @@ def test_an_extra_is_named_as_it_can_be_installed(
 )
 def test_a_command_on_the_core_names_its_extra(argv: tuple[str, ...], name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *argv], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+        [sys.executable, "-c", WITHOUT, *argv], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
     assert done.returncode == 2
     assert f"which is not installed: it comes with the extra '{name}': pip install" in done.stderr
@@ -81,7 +81,7 @@ def test_a_command_on_the_core_names_its_extra(argv: tuple[str, ...], name: str,
 
 def test_a_pipe_that_ends_early_is_no_traceback() -> None:
     shell = f"{sys.executable} -m serve.cli.command check | head -c 1"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("{", "")
 
 
@@ -120,6 +120,6 @@ async def test_a_trimtab_before_a_trimtab_is_said(start: Start) -> None:
     inner = start()
     outer = start(file=f'state_dir = "{{state}}"\n[engine.main]\nurl = "{inner.url}"\n')
     outer.wait_for(rf"engine main: {inner.url} is a Trimtab too, whose policy \S+ applies after ours")
-    async with httpx.AsyncClient(base_url=outer.url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=outer.url, timeout=60) as http:
         answer = await http.post("/v1/chat/completions", json=chat())
     assert answer.headers["x-engine-applied"] == answer.headers["x-trimtab-applied"] == "none"

@@ -47,7 +47,7 @@ def engine() -> Iterator[FakeUpstream]:
 async def http(engine: FakeUpstream, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         in_process(CONFIG.format(url=engine.url), tmp_path) as url,
-        httpx.AsyncClient(verify=False, base_url=url, timeout=10) as client,
+        httpx.AsyncClient(verify=False, base_url=url, timeout=60) as client,
     ):
         yield client
 
@@ -228,7 +228,7 @@ async def tenants(
     file = TENANTS.format(url=engine.url, a=a, b=b, first=first, second=second, passes=passes)
     async with (
         in_process(file, folder) as url,
-        httpx.AsyncClient(verify=False, base_url=url, timeout=10, headers={"authorization": "Bearer key-b"}) as client,
+        httpx.AsyncClient(verify=False, base_url=url, timeout=60, headers={"authorization": "Bearer key-b"}) as client,
     ):
         yield client
 
@@ -276,7 +276,7 @@ async def said(url: str, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(where.host, where.port)
     try:
         writer.write(data)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read()
     finally:
         writer.close()

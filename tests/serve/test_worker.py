@@ -47,7 +47,7 @@ def test_a_worker_reads_what_it_was_told_while_it_started(tmp_path: Path) -> Non
             assert json.loads(lines.readline()) == {"ready": True}  # the end of file comes if it dies
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/readyz"
         deadline = time.monotonic() + 60
-        while (answer := httpx.get(url, timeout=30)).status_code != 200:
+        while (answer := httpx.get(url, timeout=60)).status_code != 200:
             assert time.monotonic() < deadline, answer.text
     finally:
         worker.stdin.close()

@@ -29,12 +29,12 @@ class ResponsesEditor:
             before, changed = self._done(fields)
         elif kind == "response.content_part.done":
             part = row(fields.get("part", b""))
-            changed = self._part(part, _place(fields))
-            fields["part"] = raw(part) if changed else fields.get("part", msgspec.Raw(b"null"))
+            if changed := self._part(part, _place(fields)):
+                fields["part"] = raw(part)
         elif kind == "response.output_item.done":
             item = row(fields.get("item", b""))
-            changed = self._item(item, number(fields, "output_index"))
-            fields["item"] = raw(item) if changed else fields.get("item", msgspec.Raw(b"null"))
+            if changed := self._item(item, number(fields, "output_index")):
+                fields["item"] = raw(item)
         elif kind in _LAST:
             changed = self._last(fields)
         if not changed and not self._more:

@@ -84,6 +84,8 @@ def _convert(file: Path, out: Path, say: Callable[[str], None]) -> None:
 
     meta, parts = metadata(file), {tensor.name: tensor for tensor in tensors(file)}
     check(meta, frozenset(parts))
+    if shutil.disk_usage(out.parent).free < 2 * sum(math.prod(tensor.shape) for tensor in parts.values()):
+        raise OSError(f"no room for the converted model in {out.parent}")
     data, read = np.memmap(file, np.uint8, "r"), 0
 
     def weights(name: str) -> Any:
@@ -95,6 +97,4 @@ def _convert(file: Path, out: Path, say: Callable[[str], None]) -> None:
         return floats(data, tensor)
 
     model = llama(meta, weights, context_length(meta) or 2048)
-    if shutil.disk_usage(out.parent).free < 2 * sum(math.prod(tensor.shape) for tensor in parts.values()):
-        raise OSError(f"no room for the converted model in {out.parent}")
     onnx.save(model, out, save_as_external_data=True, location="weights.bin")

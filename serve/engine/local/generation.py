@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass(slots=True)
 class _Held:
-    """Text that has come but may be the begin of a stop string."""
+    """Text that has come but may be the beginning of a stop string."""
 
     stops: tuple[str, ...]
     parts: list[tuple[str, tuple[Told, ...]]] = field(default_factory=list)

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 _MS = "com.microsoft"
 _BLOCK = 16
 _LEVELS = 127
-Weights = Callable[[str], np.ndarray[Any, Any]]  # a tensor's name -> float32, (outputs, inputs) or (size,)
+# A tensor's name -> float32, (outputs, inputs) or (size,). Raises KeyError where there is none of that name.
+Weights = Callable[[str], np.ndarray[Any, Any]]
 
 
 class Unsupported(ValueError):
@@ -89,8 +90,11 @@ def llama(meta: Mapping[str, Any], weights: Weights, context: int) -> onnx.Model
         x, normed = _layer(g, layer, x, normed, weights, after, heads, sizes[1], eps)
     limits = [g.constant("end", np.array([2**62])), g.constant("axis", np.array([1]))]
     g.add("Slice", [normed, "first", *limits], ["wanted"])
-    head = "output.weight"
-    g.add("Identity", [g.product("wanted", embedding if _tied(weights, head) else weights(head), "head")], ["logits"])
+    try:
+        head = weights("output.weight")
+    except KeyError:  # tied: the embedding is the head, too
+        head = embedding
+    g.add("Identity", [g.product("wanted", head, "head")], ["logits"])
     return _model(g, layers, sizes, embedding.shape[0])
 
 
@@ -129,14 +133,6 @@ def _added(g: _Graph, x: str, y: str, norm: np.ndarray[Any, Any], name: str, eps
     outputs = [f"{name}.normed", "", "", f"{name}.sum"]
     g.add("SkipSimplifiedLayerNormalization", [x, y, g.constant(f"{name}.norm", norm)], outputs, _MS, epsilon=eps)
     return outputs[3], outputs[0]
-
-
-def _tied(weights: Weights, head: str) -> bool:
-    try:
-        weights(head)
-    except KeyError:
-        return True
-    return False
 
 
 def _model(g: _Graph, layers: int, sizes: tuple[int, int], vocabulary: int) -> onnx.ModelProto:

@@ -51,8 +51,8 @@ class Engine:
         """A token's text; "" for a special one's."""
         return str(self.tokenizer.decode([token], skip_special_tokens=False))
 
-    def ids(self, prompt: str | Sequence[int], sampling: Sampling) -> list[int]:
-        """A prompt's tokens. Raises Refused where prompt and answer do not fit into the context."""
+    def ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """A prompt's tokens. Raises Refused where the context has no room for an answer to it."""
         if isinstance(prompt, str):
             ids = list(self.tokenizer.encode(prompt, add_special_tokens=False).ids)
             ids = [self._bos, *ids] if self._bos is not None and ids[:1] != [self._bos] else ids
@@ -80,7 +80,7 @@ def application(engine: Engine, temperature: float = 1.0) -> Starlette:
 
     async def chats(request: Request) -> Response:
         asked = parameters.chat({"temperature": temperature, **await _read(request)})
-        ids = engine.ids(engine.template.render(asked.messages), asked.sampling)
+        ids = engine.ids(engine.template.render(asked.messages))
         if asked.stream:
             return _events(_stream(engine, asked, ids, "chat.completion"))
         pieces = await asyncio.gather(*(_whole(engine, ids, asked.sampling, index) for index in range(asked.n)))
@@ -90,7 +90,7 @@ def application(engine: Engine, temperature: float = 1.0) -> Starlette:
 
     async def completions(request: Request) -> Response:
         asked = parameters.completion({"temperature": temperature, **await _read(request)})
-        prompts = [engine.ids(prompt, asked.sampling) for prompt in asked.prompts]
+        prompts = [engine.ids(prompt) for prompt in asked.prompts]
         if asked.stream:
             return _events(_stream(engine, asked, prompts[0], "text_completion"))
         jobs = [(ids, index) for ids in prompts for index in range(asked.n)]
@@ -160,7 +160,7 @@ async def _completed(engine: Engine, asked: Asked, ids: Sequence[int], index: in
 async def _stream(engine: Engine, asked: Asked, ids: Sequence[int], kind: str) -> AsyncIterator[bytes]:
     """The events of all answers, as they come."""
     head = answer.head(f"{kind}.chunk" if kind.startswith("chat") else kind, engine.name)
-    merged: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue()
+    merged: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
 
     async def follow(index: int) -> None:
         try:
@@ -176,8 +176,8 @@ async def _stream(engine: Engine, asked: Asked, ids: Sequence[int], kind: str) -
         try:
             while len(counts) < asked.n:
                 index, piece = await merged.get()
-                if not isinstance(piece, Piece):
-                    raise piece if piece is not None else RuntimeError
+                if isinstance(piece, Exception):
+                    raise piece
                 if kind.startswith("chat"):
                     choice = answer.chat_choice(index, piece, engine.spell, streamed=True, first=index not in started)
                 else:
