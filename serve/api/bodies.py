@@ -23,7 +23,7 @@ async def json_object(request: Request, limit: int, most: int) -> dict[str, Any]
     """
     raw = await read_json(request, limit)
     try:
-        body = await asyncio.to_thread(_decoded, raw, most) if len(raw) > _INLINE else _decoded(raw, most)
+        body = await asyncio.to_thread(decoded, raw, most) if len(raw) > _INLINE else decoded(raw, most)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
@@ -31,7 +31,12 @@ async def json_object(request: Request, limit: int, most: int) -> dict[str, Any]
     return body
 
 
-def _decoded(raw: bytes, most: int) -> Any:
-    """The body's value, once it is known to be no million of objects, which would hold the interpreter's lock."""
+def decoded(raw: bytes, most: int) -> Any:
+    """The body's value, once it is known to be no million of objects, which would hold the interpreter's lock.
+
+    Raises:
+        BadRequest: it holds more than `most` objects and lists. msgspec.MsgspecError, RecursionError,
+        UnicodeDecodeError: it is not JSON.
+    """
     refuse_containers(raw, most)
     return msgspec.json.decode(raw)

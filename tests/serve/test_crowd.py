@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.api import principles
+from serve.api import bodies
 from serve.config import Server
 from serve.dialects import anthropic_messages, openai_chat, openai_responses, spelling, wire
 from serve.dialects.surrogates import restore, shield
@@ -65,7 +65,7 @@ def test_commas_in_a_text_are_no_values() -> None:
 def test_principles_that_are_a_crowd_of_objects_are_refused() -> None:
     rows = b",".join([b'{"a":[]}'] * 10_000)
     with pytest.raises(BadRequest, match="objects and lists"):
-        principles._decoded(b'{"principles":[%s]}' % rows)
+        bodies.decoded(b'{"principles":[%s]}' % rows, 9_999)
 
 
 def test_a_few_unpaired_surrogates_are_kept_and_thousands_refused() -> None:
