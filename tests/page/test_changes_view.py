@@ -5,7 +5,6 @@ SHOTS=FOLDER keeps the pictures.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import pytest
 
 from tests.page.conftest import Served, Tab
 from tests.page.test_views import LOOKS, judged
-from tests.serve.conftest import chat
+from tests.serve.conftest import chat, key_table
 from tests.upstream import FakeUpstream
 
 pytestmark = pytest.mark.slow
@@ -37,16 +36,13 @@ stages = ["opo"]
 [policy.rules.opo]
 index = ["law"]
 """
-RIGHTS = {"ada": '["author", "explain", "principles"]', "ben": '["author", "approver", "principles"]'}
+RIGHTS = {"ada": ["author", "explain", "principles"], "ben": ["author", "approver", "principles"]}
 HOSTILE = '<img src=x onerror="document.title=1">Dogs must be kept on a leash in parks.</p><script>alert(1)</script>'
 
 
 @pytest.fixture(scope="module")
 def house(start: Callable[..., Served]) -> Served:
-    keys = "".join(
-        f'[[key]]\nid = "{name}"\nsha256 = "{hashlib.sha256(SECRETS[name].encode()).hexdigest()}"\nrights = {rights}\n'
-        for name, rights in RIGHTS.items()
-    )
+    keys = "".join(key_table(name, SECRETS[name], rights) for name, rights in RIGHTS.items())
     served = start(file=CONFIG + keys)
     served.until_ready(bearer("ben"))
     return served

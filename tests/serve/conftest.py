@@ -268,6 +268,13 @@ def sent(upstream: FakeUpstream) -> Callable[[], Recorded]:
     return last
 
 
+def key_table(name: str, secret: str, rights: Sequence[str], tenant: str = "") -> str:
+    """A [[key]] of the configuration."""
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    owner = f'tenant = "{tenant}"\n' if tenant else ""
+    return f'[[key]]\nid = "{name}"\nsha256 = "{digest}"\nrights = {json.dumps(list(rights))}\n{owner}'
+
+
 def chat(content: str = "hello there", model: str = "echo", **fields: Any) -> dict[str, Any]:
     """A request's body."""
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import sqlite3
 import time
@@ -26,16 +25,13 @@ from serve.store.account.segment import segments
 from serve.store.account.verification import verify
 from serve.store.account.writer import Writer, encoded
 from serve.store.place import open_account
-from tests.serve.conftest import SECRETS, Served, Start, chat
+from tests.serve.conftest import SECRETS, Served, Start, chat, key_table
 from tests.serve.test_account_requests import RECORD, account, state, until
 from tests.serve.test_changes import BASE, KEYS, RULE, House
 from tests.serve.test_changes import SECRETS as CHANGERS
 
-RIGHTS = {"house": '"raw", "traces", "account"', "guest": '"raw", "account"', "bare": '"raw"'}
-KEYED = RECORD + "".join(
-    f'[[key]]\nid = "{name}"\nsha256 = "{hashlib.sha256(SECRETS[name].encode()).hexdigest()}"\nrights = [{rights}]\n'
-    for name, rights in RIGHTS.items()
-)
+RIGHTS = {"house": ["raw", "traces", "account"], "guest": ["raw", "account"], "bare": ["raw"]}
+KEYED = RECORD + "".join(key_table(name, SECRETS[name], rights) for name, rights in RIGHTS.items())
 
 
 def ask(served: Served, body: dict[str, Any], **headers: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from serve.cli.change import main
 from serve.config import Flags
 from serve.configure.reader import load
 from serve.store.account.verification import verify
+from tests.serve.conftest import key_table
 
 CONFIG = """
 state_dir = "{folder}/state"
@@ -33,9 +33,8 @@ Run = Callable[..., str]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `trimtab change` in the name of a key; what it printed, on either stream."""
     config = CONFIG.format(folder=tmp_path)
-    for name, rights in (("ada", '["author"]'), ("ben", '["approver"]')):
-        digest = hashlib.sha256(f"sk-{name}".encode()).hexdigest()
-        config += f'[[key]]\nid = "{name}"\nsha256 = "{digest}"\nrights = {rights}\n'
+    for name, rights in (("ada", ["author"]), ("ben", ["approver"])):
+        config += key_table(name, f"sk-{name}", rights)
         monkeypatch.setenv(name.upper(), f"sk-{name}")
     (tmp_path / "trimtab.toml").write_text(config)
     monkeypatch.chdir(tmp_path)

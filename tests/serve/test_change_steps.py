@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +22,7 @@ from serve.configure.reader import read, resolve
 from serve.errors import Conflict, Forbidden, NotFound, Unavailable
 from serve.process.loading import desk_of
 from serve.store.changes import Change
+from tests.serve.conftest import key_table
 
 CONFIG = """
 state_dir = "{folder}/state"
@@ -41,11 +41,7 @@ KEYS = (("ada", "red"), ("ben", "red"), ("bea", "blue"))
 
 
 def config_in(folder: Path) -> Path:
-    rows = "".join(
-        f'[[key]]\nid = "{name}"\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\ntenant = "{tenant}"\n'
-        'rights = ["author", "approver"]\n'
-        for name, tenant in KEYS
-    )
+    rows = "".join(key_table(name, name, ["author", "approver"], tenant) for name, tenant in KEYS)
     path = folder / "trimtab.toml"
     path.write_text(CONFIG.format(folder=folder) + rows)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.conftest import Served, Start, chat
+from tests.serve.conftest import Served, Start, chat, key_table
 from tests.upstream import FakeUpstream
 
 SECRETS = {name: f"sk-{name}-0123456789" for name in ("ada", "ben", "cyd", "reader")}
@@ -35,8 +34,7 @@ index = ["law"]
 
 
 def key(name: str, rights: list[str]) -> str:
-    digest = hashlib.sha256(SECRETS[name].encode()).hexdigest()
-    return f'[[key]]\nid = "{name}"\nsha256 = "{digest}"\nrights = {rights!r}\n'.replace("'", '"')
+    return key_table(name, SECRETS[name], rights)
 
 
 KEYS = (
