@@ -1,12 +1,13 @@
 """python benchmarks/startup.py: how long does the plain proxy take to start, and what does it weigh?
 
-Starts `trimtab serve --upstream …` several times, waits until /readyz answers, then reads the memory of its processes
-and checks that none of them has loaded torch, transformers, faiss or tokenizers.
+Starts `trimtab serve` before a running engine (`upstream.py`) several times, waits until /readyz answers, then reads
+the memory of its processes and checks that none of them has loaded torch, transformers, faiss or tokenizers.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import socket
 import statistics
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -28,12 +30,24 @@ def free_port() -> int:
         return int(it.getsockname()[1])
 
 
-def start_once(workers: int) -> tuple[float, dict[str, float], set[str]]:
+@contextlib.contextmanager
+def engine() -> Iterator[str]:
+    """The URL of an engine, without which a server is never ready."""
+    port = free_port()
+    argv = [sys.executable, str(Path(__file__).with_name("upstream.py")), "--port", str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def start_once(workers: int, upstream: str) -> tuple[float, dict[str, float], set[str]]:
     """Seconds to ready, RSS in MB by process, and the heavy packages whose files are mapped."""
     port = free_port()
     with tempfile.TemporaryDirectory() as state:
         argv = [
-            str(Path(sys.executable).with_name("trimtab")), "serve", "--upstream", "http://127.0.0.1:9",
+            str(Path(sys.executable).with_name("trimtab")), "serve", "--upstream", upstream,
             "--port", str(port), "--workers", str(workers), "--state-dir", state,
         ]  # fmt: skip
         started = time.monotonic()
@@ -65,7 +79,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
-    runs = [start_once(args.workers) for _ in range(args.runs)]
+    with engine() as upstream:
+        start_once(args.workers, upstream)  # not counted: the engine may have been starting
+        runs = [start_once(args.workers, upstream) for _ in range(args.runs)]
     times = [ready for ready, _, _ in runs]
     print(
         f"start to ready: median {statistics.median(times):.2f} s, "
