@@ -41,7 +41,8 @@ def fixed(
         },
         "questions_sha256": hashlib.sha256(_lines(questions).encode("utf-8", "replace")).hexdigest(),
         "limit": plan.limit, "sample": plan.sample, "samples": plan.samples, "seed": plan.seed,
-        "letters": plan.letters, **({} if plan.stream else {"stream": False}),
+        "letters": plan.letters,
+        **({} if plan.stream else {"stream": False}),  # left out by default: older runs, without the key, resume
     }  # fmt: skip
 
 
@@ -74,30 +75,28 @@ def begin(folder: Path, what: Mapping[str, Any], questions: Sequence[Question], 
     return {}
 
 
-def opened(folder: Path) -> tuple[dict[str, Any], list[Question]]:
-    """What run.json says of a run, and its questions.
+def questions_of(folder: Path, run: Mapping[str, Any]) -> list[Question]:
+    """The questions of a run that asks for answers, whose run.json says `run`.
 
     Raises:
-        FolderError: there is none, or not whole.
+        FolderError: there are no answers, or other questions than were asked.
     """
-    path = folder / "run.json"
-    if not path.is_file() or not (folder / "answers.jsonl").is_file():
-        raise FolderError(f"{folder} holds no run: no run.json, or no answers.jsonl")
-    run: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    if "plan" not in run:
-        raise FolderError(f"{folder} was made before run.json held the plan; run its own command once more")
+    if not (folder / "answers.jsonl").is_file():
+        raise FolderError(f"{folder} holds no run: no answers.jsonl")
     lines = (folder / "questions.jsonl").read_bytes()
     if hashlib.sha256(lines).hexdigest() != run["fixed"]["questions_sha256"]:
         raise FolderError(f"{folder}/questions.jsonl is not what was asked: its hash is not the one in run.json")
-    return run, [question_of(json.loads(line)) for line in lines.decode().split("\n") if line]
+    return [question_of(json.loads(line)) for line in lines.decode().split("\n") if line]
 
 
 def run_of(folder: Path) -> dict[str, Any]:
-    """run.json. Raises FolderError where there is none."""
+    """run.json. Raises FolderError where there is none, or one without the plan."""
     path = folder / "run.json"
     if not path.is_file():
         raise FolderError(f"{folder} holds no run: no run.json")
     run: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if "plan" not in run:
+        raise FolderError(f"{folder} was made before run.json held the plan; run its own command once more")
     return run
 
 

@@ -29,14 +29,14 @@ def rebuild(out: Path, given: Mapping[str, Any], check: Check | None = None) -> 
         FolderError: no run is there. RecipeError: the plan is another one. JournalError: it is running.
         EngineError: the judge had not finished; what needs none is written.
     """
-    if (told := folder.run_of(out)).get("plan", {}).get("pairs"):
+    run = folder.run_of(out)
+    if run["plan"].get("pairs"):
         from trainers.evaluation.likelihood import likelihood_run
 
         if check is not None:
             raise CheckError("--check does not work with --pairs: it measures answers")
-
-        return likelihood_run.rebuild(out, fill(Plan, told["plan"] | dict(given)))
-    run, questions = folder.opened(out)
+        return likelihood_run.rebuild(out, run, fill(Plan, run["plan"] | dict(given)))
+    questions = folder.questions_of(out, run)
     kept_plan = fill(Plan, run["plan"])
     plan = fill(Plan, run["plan"] | dict(given))
     for key in (field.name for field in fields(Plan) if field.name not in _FREE):

@@ -76,6 +76,15 @@ def test_an_interrupted_run_scores_nothing_twice(pairs: Path, tmp_path: Path) ->
         assert not engine.scored
 
 
+def test_a_report_against_an_unknown_baseline_is_refused(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Scoring() as engine:
+        assert main(flags(engine, pairs, tmp_path / "out")) == 0
+    assert main(["--report", "--out", str(tmp_path / "out"), "--baseline", "lex"]) == 2
+    assert "the baseline 'lex' is no arm; the arms are raw, law" in capsys.readouterr().err
+
+
 def test_other_pairs_in_the_same_folder_are_refused(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,19 +120,8 @@ def test_an_engine_without_echo_or_template_is_named_with_what_it_lacks(
 
 def test_a_policy_needs_the_engine_behind_it(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Scoring() as engine:
-        arms = [
-            "--url",
-            engine.url,
-            "--arm",
-            "raw",
-            "--arm",
-            "law",
-            "--pairs",
-            str(pairs),
-            "--out",
-            str(tmp_path / "o"),
-        ]
-        assert main(arms) == 2
+        arms = ["--url", engine.url, "--arm", "raw", "--arm", "law"]
+        assert main([*arms, "--pairs", str(pairs), "--out", str(tmp_path / "o")]) == 2
     assert "--scorer URL#MODEL" in capsys.readouterr().err
 
 

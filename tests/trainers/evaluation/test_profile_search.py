@@ -64,19 +64,8 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def command(engine: Scoring, files: list[str], out: Path, *more: str) -> list[str]:
-    return [
-        "search",
-        "--scorer",
-        f"{engine.url}#toy",
-        *files,
-        "--against",
-        "plain",
-        "--dev",
-        "10",
-        "--out",
-        str(out),
-        *more,
-    ]
+    line = ["search", "--scorer", f"{engine.url}#toy", *files, "--against", "plain", "--dev", "10"]
+    return [*line, "--out", str(out), *more]
 
 
 def read(out: Path) -> dict[str, Any]:

@@ -24,11 +24,9 @@ from trainers.evaluation.arms.arm import Arm
 from trainers.evaluation.arms.conversation import Speaker
 from trainers.evaluation.core import Answer, Question
 
-BLOCK = 20  # questions that an arm has in a row, where arms take turns in blocks
-_PATIENCE = 5  # questions in a row that come to nothing, after which an arm is given up
-
-
 Turns = Literal["auto", "questions", "blocks"]
+BLOCK = 20  # questions that an arm has in a row: enough for a prefix cache to pay, few enough for a run that is cut off
+_PATIENCE = 5  # questions in a row that come to nothing, after which an arm is given up
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainers.evaluation.measure.measures import ANSWERED, MEASURES
 
@@ -100,8 +100,8 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
         return tuple(value)
     if name == "questions" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    if isinstance(value, str) and (hint is str or value in get_args(hint)):
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    if isinstance(value, str) and (hint is str or value in choices):
         return value
-    valid = f"; valid are {', '.join(get_args(hint))}" if get_args(hint) and hint is not None and name in (
-        "of", "by", "statistic") else ""  # fmt: skip
+    valid = f"; valid are {', '.join(choices)}" if choices else ""
     raise CheckError(f"{where}: {name} = {value!r} is not possible{valid}")

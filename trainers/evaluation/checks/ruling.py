@@ -7,6 +7,7 @@ interval's width, which shrinks with the square root of their number.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,8 +57,7 @@ def _ruled(
     after = _values(limit.measure, chosen, answers.get(arm, ()))
     before = _values(limit.measure, chosen, answers.get(baseline, ())) if limit.of == "difference" else after
     common = [ident for ident in chosen if ident in after and ident in before]
-    if len(common) < max(_LEAST, limit.questions):
-        least = max(_LEAST, limit.questions)
+    if len(common) < (least := max(_LEAST, limit.questions)):
         why = f"{limit.name}: {len(common)} questions are too few to say; it takes at least {least}"
         return Ruling(limit, "undecided", None, least, why)
     estimate = _estimate(limit, [before[ident] for ident in common], [after[ident] for ident in common], seed)
@@ -96,7 +96,7 @@ def median(values: Sequence[float]) -> Estimate:
     Fewer than six values have no such interval: it is infinite.
     """
     rows, n = sorted(values), len(values)
-    middle = rows[n // 2] if n % 2 else (rows[n // 2 - 1] + rows[n // 2]) / 2
+    middle = statistics.median(rows)
     if n < _FEW:
         return Estimate(middle, -math.inf, math.inf, n)
     below, rank, whole = 0, 0, 2**n

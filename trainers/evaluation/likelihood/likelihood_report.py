@@ -32,13 +32,13 @@ def write_report(
         for arm, some in rows.items()
     }
     marks = {arm: some for arm, some in marks.items() if some}
-    questions = [pair.question for pair in pairs]
     if baseline not in marks or len(marks) < 2:
         print("nothing to compare: the baseline and one arm more must have scores")
         return
-    found = document(baseline, told, pairs, rows, marks, seed)
-    write_whole(out / "report.json", json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n")
+    questions = [pair.question for pair in pairs]
     comparisons = compare(questions, {arm: [] for arm in marks}, baseline, marks, described=MEASURES, seed=seed)
+    found = document(baseline, told, pairs, rows, marks, comparisons, seed)
+    write_whole(out / "report.json", json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n")
     print(table(comparisons, shutil.get_terminal_size((120, 24)).columns))
     length = by_length(pairs)
     told_of = ", ".join(
@@ -53,7 +53,7 @@ def write_report(
 
 def document(
     baseline: str, told: Mapping[str, Any], pairs: Sequence[Pair], rows: Mapping[str, Sequence[Row]],
-    marks: Mapping[str, Mapping[str, Mapping[str, float]]], seed: int,
+    marks: Mapping[str, Mapping[str, Mapping[str, float]]], comparisons: Sequence[Comparison], seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """report.json. `marks`: arm -> pair -> measure -> value, of arms that have some."""
     questions = [pair.question for pair in pairs]
@@ -72,7 +72,7 @@ def document(
                 "kinds": {kind: _levels(part, marks.get(arm, {}), seed) for kind, part in parts.items()},
             } for arm, some in rows.items()
         },
-        "comparisons": _told(compare(questions, empty, baseline, marks, described=MEASURES, seed=seed)),
+        "comparisons": _told(comparisons),
         "kinds": {kind: _told(some) for kind, some in split.items()},
         "run": told,
     }  # fmt: skip

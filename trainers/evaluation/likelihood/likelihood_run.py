@@ -24,6 +24,7 @@ from trainers.evaluation.likelihood.margin import Row, key_of, read_row, write_r
 from trainers.evaluation.likelihood.pair_file import Pair, read_pairs
 from trainers.evaluation.likelihood.scoring import Found, left_of, score_all
 from trainers.evaluation.plan import Plan
+from trainers.run.recipe import RecipeError
 
 
 def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
@@ -64,20 +65,25 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str]) -> int:
     return 0
 
 
-def rebuild(out: Path, plan: Plan) -> int:
+def rebuild(out: Path, told: Mapping[str, Any], plan: Plan) -> int:
     """Write the report of a run from its folder and its files of pairs, finished or not; no server is asked.
 
+    Args:
+        told: the folder's run.json.
+
     Raises:
-        FolderError: there is no run. DataError: the pairs cannot be read.
+        RecipeError: the baseline is no arm. FolderError: the pairs are others. DataError: they cannot be read.
     """
-    told = folder.run_of(out)
+    names = list(told["fixed"]["arms"])
+    baseline = plan.baseline or names[0]
+    if baseline not in names:
+        raise RecipeError(f"the baseline {baseline!r} is no arm; the arms are {', '.join(names)}")
     pairs, _ = read_pairs(plan.pairs, plan.limit, plan.sample, plan.seed)
     if _hash(pairs) != told["fixed"]["pairs_sha256"]:
         raise folder.FolderError(f"the pairs are not those that {out} scored: their hash is another")
-    names = list(told["fixed"]["arms"])
     with Journal(out / "scores.jsonl", read_row, write_row) as kept:
         rows = _by_arm(names, pairs, kept)
-    write_report(plan.baseline or names[0], out, told, pairs, rows, plan.seed)
+    write_report(baseline, out, told, pairs, rows, plan.seed)
     return 0
 
 

@@ -79,8 +79,6 @@ def by_length(pairs: Sequence[Pair]) -> dict[str, Estimate]:
     return {name: rate(list(_alone(pairs, sizes, of))) for name, of in (("shorter", min), ("longer", max))}
 
 
-def _alone(
-    pairs: Sequence[Pair], sizes: Sequence[list[int]], of: Callable[[list[int]], int]
-) -> Iterator[float]:  # fmt: skip
+def _alone(pairs: Sequence[Pair], sizes: Sequence[list[int]], of: Callable[[list[int]], int]) -> Iterator[float]:
     for pair, each in zip(pairs, sizes, strict=True):
         yield float(each[pair.right] == of(each) and each.count(of(each)) == 1)

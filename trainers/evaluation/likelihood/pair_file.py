@@ -67,7 +67,7 @@ def read_pairs(files: Sequence[str], limit: int = 0, sample: int = 0, seed: int 
 def _file(path: Path) -> list[Pair | None]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if path.suffix == ".json" and '"annotator1"' in path.read_text("utf-8")[:4000]:
+    if path.suffix == ".json" and '"annotator1"' in _head(path):
         return [_of_people(str(number), each) for number, each in enumerate(read_labelled(path), 1)]
     pairs: list[Pair | None] = []
     for number, (place, row) in enumerate(rows_of(str(path)), 1):
@@ -78,6 +78,11 @@ def _file(path: Path) -> list[Pair | None]:
                 f"{place}: neither chosen and rejected with a prompt, nor answers and right with one: {error}"
             ) from None
     return pairs
+
+
+def _head(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.read(4000)
 
 
 def _of_people(ident: str, each: Labelled) -> Pair | None:

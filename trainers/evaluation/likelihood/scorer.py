@@ -42,8 +42,7 @@ class Scorer:
         """Of each answer under the prompt.
 
         Raises:
-            Refused: too long, or malformed to the engine. GivenUp, EngineError: as
-            Host.ask, or the engine cannot score.
+            Refused: too long, or malformed to the engine. GivenUp, EngineError: as Host.ask, or it cannot score.
         """
         if self.by_tokens is None:
             self.by_tokens = "tokens" in (await self._asked(client, "/tokenize", {"prompt": "x"}, missing={}))
@@ -57,7 +56,7 @@ class Scorer:
             whole = await self._tokenized(client, prompt, answer)
             shared = next((n for n, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
             told = await self._logprobs(client, whole)
-            found.append(_sum(told["token_logprobs"][shared : len(whole)], 1, self.engine.url))
+            found.append(_sum(told["token_logprobs"][shared : len(whole)], self.engine.url))
         return found
 
     async def _tokenized(self, client: httpx.AsyncClient, prompt: Prompt, answer: str = "") -> list[int]:
@@ -79,7 +78,7 @@ class Scorer:
             places = zip(told["tokens"], told["text_offset"], told["token_logprobs"], strict=True)
             end = len(text) + len(answer)
             values = [value for token, at, value in places if at + len(token) > len(text) and at < end]
-            found.append(_sum(values, 1, self.engine.url))
+            found.append(_sum(values, self.engine.url))
         return found
 
     async def _rendered(self, client: httpx.AsyncClient, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -132,7 +131,7 @@ async def post(
         raise EngineError(f"{arm.base + path} answered with no JSON object") from None
 
 
-def _sum(values: Sequence[Any], least: int, url: str) -> Scored:
-    if len(values) < least or not all(isinstance(value, int | float) for value in values):
+def _sum(values: Sequence[Any], url: str) -> Scored:
+    if not values or not all(isinstance(value, int | float) for value in values):
         raise EngineError(f"{url} gives no log-probability for some of the answer's tokens")
     return Scored(float(sum(values)), len(values))

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from trainers.ask.host import EngineError, Host, run_all
 from trainers.ask.journal import Journal
 from trainers.evaluation.arms.arm import Arm, Identity
+from trainers.evaluation.arms.sampling import BLOCK
 from trainers.evaluation.likelihood.margin import Row, key_of
 from trainers.evaluation.likelihood.pair_file import Pair
 from trainers.evaluation.likelihood.scorer import Prompt, Refused, Scorer, post
 from trainers.evaluation.plan import Plan
 
-BLOCK = 20  # pairs that an arm has in a row: long enough for a prefix cache, short enough for a run cut off
 Found = tuple[Arm, Identity]
 
 

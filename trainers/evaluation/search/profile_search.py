@@ -146,5 +146,9 @@ def _searched(
 
 
 def _told(step: Step) -> dict[str, Any]:
-    scores = [value if value > float("-inf") else None for _, value in step.tried]
-    return {"name": step.name, "scores": scores, "best": step.score, "taken": step.taken}
+    scores, best = [_finite(value) for _, value in step.tried], _finite(step.score)
+    return {"name": step.name, "scores": scores, "best": best, "taken": step.taken}
+
+
+def _finite(value: float) -> float | None:
+    return value if value > float("-inf") else None
