@@ -20,6 +20,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -251,11 +252,11 @@ def main() -> None:
             print(f"{variant:34}" + ("out of memory" if ended["memory_error"] else f"failed ({ended['failed']:.0f})"))
             continue
         best = min(runs, key=lambda run: run["seconds"])
-        ratios = sorted(
+        ratios = [
             each[variant]["seconds"] / each[VARIANTS[0]]["seconds"]
             for each in rounds if "seconds" in each[variant] and "seconds" in each[VARIANTS[0]]
-        )  # fmt: skip
-        ratio = f"{ratios[len(ratios) // 2]:>8.3f}" if ratios else ""
+        ]  # fmt: skip
+        ratio = f"{statistics.median(ratios):>8.3f}" if ratios else ""
         share = useful_flops(variant, setting) / best["seconds"] / peak
         print(
             f"{variant:34}{1000 * best['seconds']:>10.1f}{tokens / best['seconds']:>12,.0f}{share:>8.1%}"

@@ -7,9 +7,12 @@ from trainers.methods.losses import LOSSES
 from trainers.methods.table import METHODS, resolve
 from trainers.rounds.selectors import SELECTORS
 
-CHECK = ("check", "trainers.check:main", "nothing: says what is wrong with training data")
-PICK = ("pick", "trainers.pick:main", "nothing: picks data that is complex, good and diverse (DEITA, arXiv:2312.15685)")
-GATE = ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge of additions, from generated edits")
+# Commands beside the methods: name, entry, what is trained.
+OTHERS = (
+    ("check", "trainers.check:main", "nothing: says what is wrong with training data"),
+    ("pick", "trainers.pick:main", "nothing: picks data that is complex, good and diverse (DEITA, arXiv:2312.15685)"),
+    ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge of additions, from generated edits"),
+)
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"
 
 
@@ -26,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         method, rest = "pair", [*rest, "--set", f"loss={method}"]
     if method in SELECTORS:  # `trimtab train raft …` is rounds with that selector
         method, rest = "rounds", [*rest, "--set", f"selector={method}"]
-    entries = {name: row.entry for name, row in METHODS.items()} | {row[0]: row[1] for row in (CHECK, PICK, GATE)}
+    entries = {name: row.entry for name, row in METHODS.items()} | {name: entry for name, entry, _ in OTHERS}
     if method not in entries:
         print(
             f"trimtab train: no method {method!r}; methods: {', '.join([*entries, *LOSSES, *SELECTORS])}",
@@ -53,7 +56,7 @@ def listing() -> str:
             lines += [f"  {loss:<14} {row.paper:<34} {row.formula}" for loss, row in LOSSES.items()]
         if name == "rounds":
             lines += [f"  {each:<14} {one.paper:<34} {one.formula}" for each, one in SELECTORS.items()]
-    return "\n".join([*lines, *(f"{row[0]:<8} {row[2]}" for row in (CHECK, PICK, GATE))])
+    return "\n".join([*lines, *(f"{name:<8} {trained}" for name, _, trained in OTHERS)])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ A judge's marks are kept beside --out: a run that stops goes on with the same co
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import tomllib
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.ask.engine import Engine, EngineError, Messages, ask_all
-from trainers.ask.journal import write_whole
+from trainers.ask.journal import write_rows
 from trainers.data.jsonl import DataError
 from trainers.data.layouts import completion, number
 from trainers.data.messages import ShapeError
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         placed = list(rows_of(options.data))
         kept = pick(placed, options)
-        write_whole(Path(options.out), "".join(json.dumps(placed[at][1], ensure_ascii=False) + "\n" for at in kept))
+        write_rows(Path(options.out), (placed[at][1] for at in kept))
     except (DataError, OSError) as error:
         print(f"train pick: {error}", file=sys.stderr)
         return 2

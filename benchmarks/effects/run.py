@@ -27,9 +27,9 @@ import httpx
 
 from benchmarks.effects import questions
 from benchmarks.effects.arms import BASE, CHAT, configuration, profiles
+from benchmarks.effects.cells import LAW, PREFERENCE, SETS
 
 ROOT = Path(__file__).parent.parent.parent
-PAIRS = ("pandalm", "hh", "law-bare", "law-rule", "law-wrong")
 HALF = """
 import sys, llama_cpp
 told = llama_cpp.llama_model_quantize_default_params()
@@ -103,7 +103,8 @@ def until(deadline: float, *args: str) -> int:
 
 def pairs(args: argparse.Namespace, work: Path, url: str, engine: str, arms: Sequence[str], deadline: float) -> None:
     """Likelihoods, all sets in one run."""
-    asked = [part for name in PAIRS for part in ("--pairs", str(args.work / "questions" / f"{name}.jsonl"))]
+    files = [args.work / "questions" / f"{name}.jsonl" for name in (*PREFERENCE, *LAW)]
+    asked = [part for file in files for part in ("--pairs", str(file))]
     named = [part for arm in arms for part in ("--arm", arm)]
     common = ["--limit", str(args.count), "--concurrency", "1", "--timeout", "900", "--out", str(work / "pairs")]
     until(deadline, "eval", "--url", url, "--scorer", engine, *named, *asked, *common)
@@ -124,8 +125,8 @@ def answers(args: argparse.Namespace, work: Path, url: str, arms: Sequence[str],
         until(deadline, "eval", "--url", url, *named, "--prompts", str(files[name]), *common)
 
 
-def main() -> None:
-    """Start the engine and Trimtab, and run what is left."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -135,15 +136,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="questions of each set of pairs")
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--only", choices=("pairs", "answers"), default="pairs")
-    parser.add_argument(
-        "--sets", default="xstest,instructions,vicuna,mt-bench,bpo,bpo-vicuna", help="of --only answers"
-    )
+    parser.add_argument("--sets", default=",".join(SETS), help="of --only answers")
     parser.add_argument("--sample", type=int, default=0, help="questions of each set of answers; 0: all")
     parser.add_argument("--tokens", type=int, default=256, help="of an answer, at most")
-    args = parser.parse_args()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell has it ignored in the background, by children too
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Start the engine and Trimtab, and run what is left."""
+    args = arguments()
+    # A shell starts background commands with SIGINT ignored, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     deadline = time.monotonic() + 60 * args.minutes
     args.work = args.work.resolve()
     kind, _, file = args.model.partition("=")

@@ -148,7 +148,7 @@ class Model:
                 last = position == len(job.tokens) - 1
                 batch.token[at], batch.pos[at] = job.tokens[position], position
                 batch.n_seq_id[at], batch.seq_id[at][0] = 1, slot.number
-                batch.logits[at] = (not job.most and not last) or (bool(job.most) and last)
+                batch.logits[at] = last if job.most else not last
                 if batch.logits[at]:
                     wanted.append((slot, position, at))
                 slot.tokens.append(job.tokens[position])
@@ -198,11 +198,10 @@ class Model:
         slot.written += 1
         best = np.argpartition(-logprobs, job.top)[: job.top] if job.top else ()
         top = sorted(((int(i), float(logprobs[i])) for i in best), key=lambda pair: -pair[1])
+        job.put((token, float(logprobs[token]), top))
         if self.ends(token):
-            job.put((token, float(logprobs[token]), top))
             return self._finish(slot, "stop")
         job.tokens.append(token)
-        job.put((token, float(logprobs[token]), top))
         if job.stopped.is_set() or slot.written >= job.most or len(job.tokens) >= self.context:
             return self._finish(slot, "length")
         return None

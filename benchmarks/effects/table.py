@@ -27,21 +27,9 @@ def flat(found: Mapping[str, Any]) -> str:
     """CSV: a line for each model, set, arm and measure."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    head = [
-        "model",
-        "set",
-        "arm",
-        "measure",
-        "n",
-        "value",
-        "low",
-        "high",
-        "difference",
-        "diff_low",
-        "diff_high",
-        "p_holm",
-    ]
-    out.writerow(head)
+    out.writerow([
+        "model", "set", "arm", "measure", "n", "value", "low", "high", "difference", "diff_low", "diff_high", "p_holm",
+    ])  # fmt: skip
     for kind in found.values():
         for name, told in kind["sets"].items():
             for arm, cell in told["arms"].items():
@@ -134,8 +122,12 @@ def _percent(cell: Mapping[str, Any], measure: str) -> str:
     if not value:
         return "–"
     other = cell["against"].get(measure)
-    mark = "" if not other or not other["shown"] else (" ▲" if other["difference"]["value"] > 0 else " ▼")
-    return _share(value) + mark
+    return _share(value) + (_mark(other) if other else "")
+
+
+def _mark(other: Mapping[str, Any]) -> str:
+    """Which way a difference goes that holds after Holm's correction; "" for any other."""
+    return "" if not other["shown"] else " ▲" if other["difference"]["value"] > 0 else " ▼"
 
 
 def _share(value: Mapping[str, float]) -> str:
@@ -147,8 +139,7 @@ def _change(cell: Mapping[str, Any], measure: str, digits: int) -> str:
     if not other:
         return "–"
     value = Estimate(**other["difference"])
-    mark = "" if not other["shown"] else (" ▲" if value.value > 0 else " ▼")
-    return f"{value.value:+.{digits}f} ({value.low:+.{digits}f} to {value.high:+.{digits}f}){mark}"
+    return f"{value.value:+.{digits}f} ({value.low:+.{digits}f} to {value.high:+.{digits}f}){_mark(other)}"
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """Packed pairs: by hand, and with the numbers of an unpacked batch."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,14 @@ def test_a_packing_that_cannot_be_meant_is_refused(
 ) -> None:
     assert pair.main(arguments(tmp_path / "out", model=toy, train=str(pairs), **keys)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_with_a_routers_loss_is_refused(
+    toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(toy, tmp_path / "routed"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"output_router_logits": True}))
+    line = arguments(tmp_path / "out", model=str(model), train=str(pairs), packing="prompt", loss="dpo")
+    assert pair.main(line) == 2
+    assert "packing does not compute a router's auxiliary loss" in capsys.readouterr().err

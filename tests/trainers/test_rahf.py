@@ -38,6 +38,7 @@ def test_hidden_states_move_towards_the_sum_and_the_run_can_be_exported(toy: str
     line = arguments(out, **keys(toy, tmp_path, steps=30, learning_rate=1e-2, layers=[2]))
     assert command.main(["rahf", *line]) == 0
     run = json.loads((out / "run.json").read_text())
+    assert len((out / "contrast.jsonl").read_text().splitlines()) == 2 * run["rows"]["train"]  # none of the held out
     assert run["layers"] == [2]
     assert run["heldout_before"]["loss"] > 0
     assert run["heldout"]["loss"] < 0.8 * run["heldout_before"]["loss"]

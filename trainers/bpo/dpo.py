@@ -17,8 +17,8 @@ from typing import Any
 from prompt_opt.rewriter.settings import shielded
 from prompt_opt.rewriter.template import BPO
 from trainers.ask.engine import Engine, ask_all
+from trainers.ask.journal import write_rows, write_whole
 from trainers.bpo.options import Recipe
-from trainers.bpo.rewrites import write, write_rows
 from trainers.bpo.samples import Writer, specials_of, verdict
 from trainers.data.messages import Row
 from trainers.judge.critic import read_score, score
@@ -44,7 +44,7 @@ def judged(recipe: Recipe, engine: Engine, final: Path, rows: Sequence[Row], out
             return dict(said["counts"])
         if first:
             counts = _make(recipe, engine, final, list(rows)[: recipe.judged_prompts], out, made_of)
-            write(path, json.dumps({"counts": counts, "made_of": made_of}, indent=2) + "\n")
+            write_whole(path, json.dumps({"counts": counts, "made_of": made_of}, indent=2) + "\n")
         else:
             time.sleep(1)
 

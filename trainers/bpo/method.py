@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,12 +26,13 @@ from typing import Any
 from prompt_opt.rewriter.settings import shielded
 from prompt_opt.rewriter.template import BPO
 from trainers.ask.engine import EngineError
+from trainers.ask.journal import write_rows
 from trainers.bpo.options import Recipe
-from trainers.bpo.rewrites import prepare, read_rewrites, write_rows
+from trainers.bpo.rewrites import prepare, read_rewrites
 from trainers.data.messages import Row
 from trainers.run.keys import validate
 from trainers.run.model import is_first, load, say
-from trainers.run.parts import derived, once, whole
+from trainers.run.parts import derived, once, take_final, whole
 from trainers.run.recipe import RecipeError
 from trainers.run.training import main_for
 
@@ -138,11 +138,7 @@ def finish(
     from trainers.bpo.samples import Writer, report
     from trainers.run.record import surroundings, write_json
 
-    draft = out / "final.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(out / last / "final", draft)
-    shutil.rmtree(out / "final", ignore_errors=True)
-    draft.replace(out / "final")
+    take_final(out / last, out)
     summary = {}
     if parts["heldout"] and recipe.report_prompts:
         writer = Writer(out / "final", recipe.max_new_tokens, recipe.micro_batch)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from prompt_opt.gate.language import size
 from prompt_opt.gate.verdict import judge
 from prompt_opt.rewriter.template import BPO
 from trainers.ask.engine import Answer, Engine, ask_all
+from trainers.ask.journal import write_rows, write_whole
 from trainers.bpo.options import Recipe
 from trainers.data.jsonl import DataError
 from trainers.data.layouts import opening, preference, split, wanted
@@ -119,7 +119,7 @@ def _make(
         "unchanged": sum(row["prompt"] == row["rewrite"] for row in kept),
         "dropped": dict(Counter(row["reason"] for row in dropped).most_common()),
     }
-    write(out / "data.json", json.dumps({"counts": counts, "made_of": made_of}, indent=2) + "\n")
+    write_whole(out / "data.json", json.dumps({"counts": counts, "made_of": made_of}, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------- (a) pairs
@@ -219,21 +219,6 @@ def rewrite_of(pair: Pair, answer: Answer, gate: bool = True, keep_unchanged: bo
 
 
 # ---------------------------------------------------------------- files
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSONL; the file appears whole or not at all."""
-    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    draft = path.with_name(f"{path.name}.part{os.environ.get('RANK', '')}")  # several processes may write the same
-    with draft.open("w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def read_rewrites(out: Path, part: str) -> list[Row]:

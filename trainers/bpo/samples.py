@@ -13,7 +13,7 @@ from tqdm import tqdm
 from prompt_opt.gate.verdict import judge
 from prompt_opt.rewriter.settings import Rewriter
 from prompt_opt.rewriter.template import BPO, Candidate
-from trainers.bpo.rewrites import write, write_rows
+from trainers.ask.journal import write_rows, write_whole
 from trainers.data.messages import Row
 from trainers.run.wilson import wilson
 
@@ -102,7 +102,7 @@ def report(writer: Writer, train: Sequence[Row], heldout: Sequence[Row], out: Pa
         ),
         "gate": dict(Counter(row["rule"] or "accepted" for row in rows).most_common()),
     }
-    write(out / "report.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / "report.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
 
 

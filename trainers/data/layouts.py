@@ -64,6 +64,11 @@ def read_rows(source: str | Path, kind: str) -> list[Row]:
     return rows
 
 
+def without_place(row: Row) -> Row:
+    """A row of `read_rows` as a file holds it."""
+    return {key: value for key, value in row.items() if key != "place"}
+
+
 def wanted(row: Row, kind: str) -> str:
     """The message about a row whose columns do not fit: those it has, and those its kind needs."""
     return f"the columns are {', '.join(row) or 'none'}; wanted for {kind} rows: {WANTED[kind]}"

@@ -90,7 +90,7 @@ def _added(
     rng: random.Random,
 ) -> Iterator[Edit]:
     """A phrase after a prompt, and as a hint."""
-    space = "" if language == "zh" else " "
+    space = _space(language)
     for prompt in rng.sample(prompts, _DRAWS):
         text = _filled(phrase, slots, rng)
         yield Edit(language, kind, harmful, "replace", prompt, prompt + space + text)
@@ -102,7 +102,7 @@ def _tails(
 ) -> Iterator[Edit]:
     """A phrase within the prompt's last sentence."""
     for prompt in rng.sample(prompts, _DRAWS):
-        stem, end = prompt.rstrip(" ?？.。"), prompt[-1]
+        stem, end = _parts(prompt)
         yield Edit(language, "tail", harmful, "replace", prompt, stem + _filled(tail, slots, rng) + end)
 
 
@@ -110,9 +110,9 @@ def _dropped(
     language: str, harmful: bool, phrase: str, prompts: list[str], added: list[str], rng: random.Random
 ) -> Iterator[Edit]:
     """A prompt without a part of it: alone, and with something good added."""
-    space = "" if language == "zh" else " "
+    space = _space(language)
     for prompt in rng.sample(prompts, _DRAWS // 2):
-        stem, end = prompt.rstrip(" ?？.。"), prompt[-1]
+        stem, end = _parts(prompt)
         whole = f"{stem}{space}{phrase}{end}"
         yield Edit(language, "dropped", harmful, "replace", whole, prompt)
         if not harmful:
@@ -123,23 +123,23 @@ def _swapped(
     language: str, lost: list[str], instead: list[str], prompts: list[str], rng: random.Random
 ) -> Iterator[Edit]:
     """A safeguard that gave its place to something else."""
-    space = "" if language == "zh" else " "
+    space = _space(language)
     for phrase in lost:
         prompt = rng.choice(prompts)
-        stem, end = prompt.rstrip(" ?？.。"), prompt[-1]
+        stem, end = _parts(prompt)
         one, other = (f"{stem}{space}{words}{end}" for words in (phrase, rng.choice(instead)))
         yield Edit(language, "dropped", True, "replace", one, other)
 
 
 def _turned(language: str, table: Mapping[str, str], prompts: list[str], rng: random.Random) -> Iterator[Edit]:
     """What happens within a request: details, other verbs, what is presumed, an expert's role before it."""
-    space = "" if language == "zh" else " "
+    space = _space(language)
     lines = {name: text.strip().split("\n") for name, text in table.items()}
     details = [line.removeprefix("…") for line in lines["details"]]
     verbs = [line.split("|") for line in lines["verbs"]]
     for detail in details:
         for prompt in rng.sample(prompts, _DRAWS):
-            stem, end = prompt.rstrip(" ?？.。"), prompt[-1]
+            stem, end = _parts(prompt)
             one, other = rng.sample(rng.choice(verbs), 2)
             yield Edit(language, "detail", False, "replace", prompt, stem + detail + end)
             yield Edit(language, "detail", False, "replace", one + space + prompt, other + space + stem + detail + end)
@@ -157,7 +157,7 @@ def _turned(language: str, table: Mapping[str, str], prompts: list[str], rng: ra
 
 def _begun(language: str, forms: list[str], prompts: list[str], rng: random.Random) -> Iterator[Edit]:
     """A request that begins in another way."""
-    space = "" if language == "zh" else " "
+    space = _space(language)
     for one, other in rng.sample([(a, b) for a in forms for b in forms if a != b], _FORMS):
         prompt = rng.choice(prompts)
         yield Edit(language, "reword", False, "replace", one + space + prompt, other + space + prompt)
@@ -168,11 +168,11 @@ def _exchanged(language: str, rows: str, prompts: list[str], details: list[str],
     opposites = [[cell.split("|") for cell in row.split("/")] for row in rows.split()]
     same = [sorted(others - {word}) for word, others in sorted(lexicon(language).same.items())]
     words = sorted(lexicon(language).same)
-    space = "" if language == "zh" else " "
+    space = _space(language)
 
     def edit(harmful: bool, one: str, other: str, detail: str = "") -> Edit:
-        stem, end = (prompt := rng.choice(prompts)).rstrip(" ?？.。"), prompt[-1]
-        was, now = (f"{stem}{space}{words}{end}" for words in (one, other + detail))
+        stem, end = _parts(rng.choice(prompts))
+        was, now = (f"{stem}{space}{part}{end}" for part in (one, other + detail))
         return Edit(language, "exchanged", harmful, "replace", was, now)
 
     for row in opposites:
@@ -183,6 +183,16 @@ def _exchanged(language: str, rows: str, prompts: list[str], details: list[str],
     for word, others in rng.sample(list(zip(words, same, strict=True)), min(_SAME, len(words))):
         if others:
             yield edit(False, word, rng.choice(others), rng.choice(["", rng.choice(details)]))
+
+
+def _space(language: str) -> str:
+    """What stands between sentences, and between words."""
+    return "" if language == "zh" else " "
+
+
+def _parts(prompt: str) -> tuple[str, str]:
+    """A prompt up to the punctuation that ends it, and its last character."""
+    return prompt.rstrip(" ?？.。"), prompt[-1]
 
 
 def _filled(phrase: str, slots: Mapping[str, list[str]], rng: random.Random) -> str:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from prompt_opt.gate.scorer import Array, Weights
 
+_Float = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -62,9 +64,6 @@ def _member(inputs: Array, harmful: Array, settings: Settings, rng: np.random.Ge
             for name, gradient in gradients.items():
                 _advance(params[name], gradient, moments[name], step, settings)
     return params
-
-
-_Float = npt.NDArray[np.float64]
 
 
 def _gradients(

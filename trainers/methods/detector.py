@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainers.data.layouts import read_rows, split
+from trainers.ask.journal import write_rows
+from trainers.data.layouts import read_rows, split, without_place
 from trainers.data.tokens import Tokens
-from trainers.methods.strength import write_rows
 from trainers.run.recipe import RecipeError
+from trainers.run.sets import read_sets
 from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
 from trainers.run.wilson import wilson
 
@@ -58,15 +59,10 @@ def with_hard_rows(recipe: Recipe, out: Path) -> Recipe:
     """The recipe on OUT/rows.jsonl, the data and the hard cases, and OUT/heldout.jsonl, where the latter are marked."""
     if not 0 < recipe.hard_heldout < 1:
         raise RecipeError("hard_heldout is the share of the hard cases that is held out: above 0 and below 1")
-    rows = read_rows(recipe.train, "labelled")
-    if recipe.heldout is not None:
-        heldout = read_rows(recipe.heldout, "labelled")
-    else:
-        rows, heldout = split(rows, recipe.heldout_fraction, recipe.seed)
+    rows, heldout, _ = read_sets(recipe, "labelled")
     learn, test = split(read_rows(recipe.hard, "labelled"), recipe.hard_heldout, recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    write_rows(out / "rows.jsonl", [*rows, *learn])
-    write_rows(out / "heldout.jsonl", [*heldout, *({**row, "hard": True} for row in test)])
+    write_rows(out / "rows.jsonl", map(without_place, [*rows, *learn]))
+    write_rows(out / "heldout.jsonl", map(without_place, [*heldout, *(row | {"hard": True} for row in test)]))
     return replace(recipe, train=str(out / "rows.jsonl"), heldout=str(out / "heldout.jsonl"), heldout_fraction=0.0)
 
 

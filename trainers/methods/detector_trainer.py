@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.reward_trainer import RewardTrainer
 
 
@@ -15,10 +16,10 @@ class AnswerCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch of these rows."""
-        length = max(len(row["ids"]) for row in rows)
+        ids = [torch.tensor(row["ids"]) for row in rows]
         return {
-            "input_ids": torch.tensor([row["ids"] + [self.pad] * (length - len(row["ids"])) for row in rows]),
-            "attention_mask": torch.tensor([[int(at < len(row["ids"])) for at in range(length)] for row in rows]),
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
+            "attention_mask": pad_sequence([torch.ones_like(each) for each in ids], batch_first=True),
             "label": torch.tensor([row["label"] for row in rows]),
             "hard": torch.tensor([row["hard"] for row in rows]),
         }

@@ -57,12 +57,11 @@ def pack(ids: Tensor, attention: Tensor, completion: Tensor, kind: Packing, pad:
     import torch
 
     pairs = len(ids) // 2
-    parts = [_pair(ids, attention, completion, at, pairs) for at in range(pairs)]
-    rows = (
-        [[(at, part) for at, part in enumerate(parts)]] if kind == "sequence" else [[each] for each in enumerate(parts)]
-    )
+    here, there, learned = ids.cpu(), attention.bool().cpu(), completion.bool().cpu()
+    parts = list(enumerate(_pair(here, there, learned, at, at + pairs) for at in range(pairs)))
+    rows = [parts] if kind == "sequence" else [[each] for each in parts]
     length = max(sum(len(part[0]) for _, part in row) for row in rows)
-    table = torch.full((5, len(rows), length), _NOTHING)
+    table = torch.full((5, len(rows), length), _NOTHING)  # tokens, positions, segments, answers, pairs
     table[0], table[1] = pad, 0
     for at, row in enumerate(rows):
         begin = 0
@@ -72,22 +71,18 @@ def pack(ids: Tensor, attention: Tensor, completion: Tensor, kind: Packing, pad:
             answers[_firsts(segments)] = _NOTHING  # the prompt's last token before each answer
             table[:, at, begin:end] = torch.stack([words, places, segments, answers, torch.full_like(words, number)])
             begin = end
-    table = table.to(ids.device)
-    labels = table[0].masked_fill(table[3] == _NOTHING, -100)
-    return Packed(
-        table[0], table[1], labels, _mask(table[2], table[4]), table[3], completion[:, 1:].sum(1).clamp(min=1)
-    )
+    packed, positions, segments, answer, owner = table.to(ids.device)
+    labels = packed.masked_fill(answer == _NOTHING, -100)
+    tokens = completion[:, 1:].sum(1).clamp(min=1)
+    return Packed(packed, positions, labels, _mask(segments, owner), answer, tokens)
 
 
-def _pair(ids: Tensor, attention: Tensor, completion: Tensor, at: int, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens of a pair in their order, their positions and segments, each (T,)."""
+def _pair(ids: Tensor, there: Tensor, learned: Tensor, one: int, two: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens of the pair in rows `one` and `two` in their order, their positions and segments, each (T,)."""
     import torch
 
-    there, learned = attention.bool().cpu(), completion.bool().cpu()
-    one, two = at, at + pairs
-    row = ids.cpu()
-    prompt = row[one][there[one] & ~learned[one]]
-    answers = [row[which][learned[which]] for which in (one, two)]
+    prompt = ids[one][there[one] & ~learned[one]]
+    answers = [ids[which][learned[which]] for which in (one, two)]
     tokens = torch.cat([prompt[:-1], *(torch.cat([prompt[-1:], answer]) for answer in answers)])
     shared = len(prompt) - 1
     places = [torch.arange(shared), *(torch.arange(shared, shared + 1 + len(answer)) for answer in answers)]

@@ -80,6 +80,8 @@ class PairTrainer(DPOTrainer):
         super().__init__(model=model, args=args, processing_class=processing_class, data_collator=collator, **keywords)
         if not self.row.reference:
             self.precompute_ref_logps = False
+        if self.packed != "none" and self.aux_loss_enabled:
+            raise RecipeError("packing does not compute a router's auxiliary loss: set packing: none for this model")
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if not self.row.reference:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import use_adapter
 
@@ -23,12 +24,11 @@ class VariantCollator:
         """The batch of these rows."""
         found: dict[str, Tensor] = {}
         for name in VARIANTS:
-            length = max(len(row[name]) for row in rows)
-            found[name] = torch.tensor([row[name] + [self.pad] * (length - len(row[name])) for row in rows])
-            found[f"{name}_there"] = torch.tensor([[int(at < len(row[name])) for at in range(length)] for row in rows])
-            found[f"{name}_answer"] = torch.tensor(
-                [[len(row[name]) - row["answer"] <= at < len(row[name]) for at in range(length)] for row in rows]
-            )
+            ids = [torch.tensor(row[name]) for row in rows]
+            answers = [torch.arange(len(row[name])) >= len(row[name]) - row["answer"] for row in rows]
+            found[name] = pad_sequence(ids, batch_first=True, padding_value=self.pad)
+            found[f"{name}_there"] = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
+            found[f"{name}_answer"] = pad_sequence(answers, batch_first=True)
         return found
 
 
@@ -36,7 +36,7 @@ class Represented(SFTTrainer):
     """Takes rows of plain, good and bad (ids that end in the same answer) and answer (its tokens).
 
     Args:
-        contrast: the contrastive model, which is not trained here.
+        contrast: the contrastive model in evaluation mode, which is not trained here.
         strength: α, by how much its difference is added.
         layers: whose outputs are compared, counted from 1.
     """
@@ -44,7 +44,7 @@ class Represented(SFTTrainer):
     def __init__(
         self, contrast: Any, strength: float, layers: list[int], processing_class: Any, **keywords: Any
     ) -> None:
-        self.contrast = contrast.eval().requires_grad_(False)
+        self.contrast = contrast.requires_grad_(False)
         self.strength, self.layers = strength, layers
         self.tested: list[Tensor] = []  # per batch: (1, 2) sum of errors, tokens
         self.step_tokens: Tensor | None = None

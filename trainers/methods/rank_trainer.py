@@ -90,7 +90,7 @@ class RankTrainer(SFTTrainer):
         A row at a time, so that a resumed run computes the same numbers whatever its batches are.
         """
         model = cast(Any, self.model).to(self.args.device)
-        model.eval()
+        model.train(False)
         found = []
         with torch.no_grad():
             for row in tqdm(rows, desc="reference", disable=not self.accelerator.is_main_process):

@@ -10,7 +10,6 @@ has every pair with its strength. Held-out pairs keep the labels that they came 
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,15 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.ask.journal import write_whole
-from trainers.data.layouts import data_hash, read_rows, split
+from trainers.ask.journal import write_rows
+from trainers.data.layouts import data_hash, without_place
 from trainers.data.messages import Row
 from trainers.data.tokens import cut, encode_rows
 from trainers.methods import reward
 from trainers.run.keys import Common, validate
 from trainers.run.model import load
-from trainers.run.parts import derived, once
+from trainers.run.parts import derived, once, take_final
 from trainers.run.recipe import RecipeError
+from trainers.run.sets import read_sets
 from trainers.run.training import main_for
 
 METHOD = "strength"
@@ -50,10 +50,10 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
         raise RecipeError("turn_share must be at least 0 and below 0.5")
     if not resume:
         shutil.rmtree(out, ignore_errors=True)
-    rows, heldout = pairs_of(recipe)
+    rows, heldout, _ = read_sets(recipe, "preference")
     learn, held = out / "train.jsonl", out / "heldout.jsonl"
-    write_rows(learn, rows)
-    write_rows(held, [row | {"margin": 0.0} for row in heldout])  # measured by the plain loss
+    write_rows(learn, map(without_place, rows))
+    write_rows(held, [without_place(row) | {"margin": 0.0} for row in heldout])  # measured by the plain loss
     runs = [out / f"model-{number}" for number in range(recipe.models)]
     for number, folder in enumerate(runs):
         part = derived(
@@ -69,14 +69,6 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     )  # fmt: skip
     run = once(reward.train, final, out / "corrected", resume)
     return finish(recipe, out, counts, run)
-
-
-def pairs_of(recipe: Common) -> tuple[list[Row], list[Row]]:
-    """Pairs to learn from, with the places that they came from, and pairs held out."""
-    rows = read_rows(recipe.train, "preference")
-    if recipe.heldout is not None:
-        return rows, read_rows(recipe.heldout, "preference")
-    return split(rows, recipe.heldout_fraction, recipe.seed)
 
 
 def judged(recipe: Recipe, rows: list[Row], runs: Sequence[Path]) -> tuple[list[Row], dict[str, Any]]:
@@ -120,21 +112,11 @@ def margins(recipe: Common, rows: list[Row], run: Path) -> list[float]:
     return found
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """JSONL without the rows' places; the file appears whole or not at all."""
-    kept = ({key: value for key, value in row.items() if key != "place"} for row in rows)
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-
-
 def finish(recipe: Recipe, out: Path, counts: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """OUT/final and run.json."""
     from trainers.run.record import surroundings, write_json
 
-    draft = out / "final.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(out / "corrected" / "final", draft)
-    shutil.rmtree(out / "final", ignore_errors=True)
-    draft.replace(out / "final")
+    take_final(out / "corrected", out)
     record = {
         "method": METHOD,
         "recipe": asdict(recipe),

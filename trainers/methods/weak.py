@@ -18,13 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.data.layouts import data_hash
+from trainers.ask.journal import write_rows
+from trainers.data.layouts import data_hash, without_place
 from trainers.methods import reward
 from trainers.methods.reward_loss import recovered
-from trainers.methods.strength import margins, pairs_of, write_rows
+from trainers.methods.strength import margins
 from trainers.run.keys import Common, validate
-from trainers.run.parts import derived, once
+from trainers.run.parts import derived, once, take_final
 from trainers.run.recipe import RecipeError
+from trainers.run.sets import read_sets
 from trainers.run.training import main_for
 
 METHOD = "weak"
@@ -47,17 +49,19 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
         raise RecipeError("supervisor must be the folder of a finished `trimtab train reward` run")
     if not resume:
         shutil.rmtree(out, ignore_errors=True)
-    rows, heldout = pairs_of(recipe)
+    rows, heldout, _ = read_sets(recipe, "preference")
     if not heldout:
         raise RecipeError("the gap is measured on held-out pairs: set heldout, or heldout_fraction above 0")
     reader = derived(recipe, Common, model=str(weak / "final"), chat_template=None)  # the supervisor's own tokens
     found = margins(reader, [*rows, *heldout], weak)
     labels = [1 / (1 + math.exp(-max(-700.0, gap))) for gap in found[: len(rows)]]
     weak_accuracy = sum(gap > 0 for gap in found[len(rows) :]) / len(heldout)
-    write_rows(out / "pairs.jsonl", [row | {"probability": p} for row, p in zip(rows, labels, strict=True)])
-    write_rows(out / "heldout.jsonl", heldout)
-    sets: dict[str, Any] = {"train": str(out / "pairs.jsonl"), "heldout": str(out / "heldout.jsonl")}
-    sets |= {"heldout_fraction": 0.0}
+    labelled = (without_place(row) | {"probability": p} for row, p in zip(rows, labels, strict=True))
+    write_rows(out / "pairs.jsonl", labelled)
+    write_rows(out / "heldout.jsonl", map(without_place, heldout))
+    sets: dict[str, Any] = {
+        "train": str(out / "pairs.jsonl"), "heldout": str(out / "heldout.jsonl"), "heldout_fraction": 0.0,
+    }  # fmt: skip
     part = derived(recipe, reward.Recipe, **sets, soft=True, confidence=recipe.confidence)
     strong = once(reward.train, part, out / "strong", resume)
     best = None
@@ -72,11 +76,7 @@ def finish(
     """OUT/final and run.json."""
     from trainers.run.record import surroundings, write_json
 
-    draft = out / "final.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(out / "strong" / "final", draft)
-    shutil.rmtree(out / "final", ignore_errors=True)
-    draft.replace(out / "final")
+    take_final(out / "strong", out)
     reached = strong["heldout"]["accuracy"]
     top = ceiling["heldout"]["accuracy"] if ceiling else None
     record = {

@@ -7,14 +7,13 @@ this reward model likes. With a weight of 0 it is Bradley-Terry on the pairs alo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainers.ask.journal import write_whole
-from trainers.data.layouts import read_rows
+from trainers.ask.journal import write_rows
+from trainers.data.layouts import read_rows, without_place
 from trainers.data.messages import Row
 from trainers.methods import reward
 from trainers.rounds.group import Group
@@ -31,7 +30,7 @@ def trained(recipe: Recipe, found: Answered, rows: Sequence[Row], number: int, f
     if own:
         pairs = [{**row, "weight": 1.0} for row in pairs] + [{**row, "weight": recipe.gold_weight} for row in own]
     data = folder / "reward.jsonl"
-    write_whole(data, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs))
+    write_rows(data, pairs)
     part = derived(
         replace(recipe, best=None), reward.Recipe, model=recipe.reward_base or recipe.model, train=str(data),
         heldout=None, heldout_fraction=0.0, weighted=bool(own), seed=recipe.seed + number,
@@ -52,8 +51,3 @@ def against_gold(found: Answered, rows: Sequence[Row]) -> list[dict[str, Any]]:
             for text in texts if text.strip() != gold.strip()
         ]  # fmt: skip
     return pairs
-
-
-def without_place(row: Row) -> dict[str, Any]:
-    """A row as it is written to a file."""
-    return {key: value for key, value in row.items() if key != "place"}

@@ -12,10 +12,8 @@ resumes a killed run, and to bit-identical weights where it samples in this proc
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ from statistics import stdev
 from typing import Any
 
 from trainers.ask.engine import EngineError
-from trainers.ask.journal import JournalError, write_whole
+from trainers.ask.journal import JournalError, write_rows
 from trainers.data.jsonl import DataError
 from trainers.data.messages import Row
 from trainers.methods.table import METHODS, resolve
@@ -38,7 +36,7 @@ from trainers.rounds.sample import Sample
 from trainers.rounds.score import Scorer
 from trainers.rounds.sources import Answered, actor_of, answered, scorer_of, template_of
 from trainers.run.model import say
-from trainers.run.parts import derived, once
+from trainers.run.parts import derived, once, take_final
 from trainers.run.recipe import RecipeError
 from trainers.run.training import main_for
 
@@ -87,7 +85,7 @@ def one(
     rows = [row for group, draw in zip(groups, draws, strict=True) for row in select(group, recipe.choice, draw)]
     if not rows:
         raise DataError(f"round {number}: selector {recipe.selector} left nothing to learn ({dict(dropped)})")
-    write_whole(folder / "rows.jsonl", "".join(line(row) for row in rows))
+    write_rows(folder / "rows.jsonl", rows)
     method = METHODS[recipe.row.trains]
     begins = 0 if recipe.start == "base" else number  # whose actor is trained
     part = derived(
@@ -102,11 +100,6 @@ def one(
         "samples": sum(map(len, found.samples)), "dropped": dict(dropped), "rows": len(rows),
         "score": sum(values) / len(values) if values else None, "steps": run["steps"], "method": recipe.row.trains,
     }  # fmt: skip
-
-
-def line(row: Row) -> str:
-    """A row of rows.jsonl."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def grouped(found: Answered, rows: Sequence[Row]) -> tuple[list[Group], Counter[str]]:
@@ -170,11 +163,7 @@ def finish(
     from trainers.run.record import surroundings, write_json
 
     last = f"round-{recipe.rounds - 1}/train"
-    draft = out / "final.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(out / last / "final", draft)
-    shutil.rmtree(out / "final", ignore_errors=True)
-    draft.replace(out / "final")
+    take_final(out / last, out)
     row = recipe.row
     record = {
         "method": METHOD,

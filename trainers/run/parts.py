@@ -52,3 +52,12 @@ def whole(run: Path) -> Path:
         os.replace(draft, merged)
     PartialState().wait_for_everyone()
     return merged
+
+
+def take_final(part: Path, out: Path) -> None:
+    """OUT/final as a copy of the part's `final`, whole or not at all."""
+    draft = out / "final.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(part / "final", draft)
+    shutil.rmtree(out / "final", ignore_errors=True)
+    draft.replace(out / "final")
