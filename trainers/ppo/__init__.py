@@ -1,0 +1,1 @@
+"""Reinforcement learning from scores: PPO with a critic, and RLOO and GRPO without one."""
