@@ -238,6 +238,9 @@ def test_every_selector_runs_three_rounds(speaker: str, tmp_path: Path, rule: st
     out = tmp_path / "run"
     more = {"rounds": 3, "lora_rank": rank, "keep": 4, "score_beta": 5.0, "learning_rate": 1e-3, "agreement": 0.3}
     more |= {"affix_good": "{prompt}", "affix_bad": "{prompt}"} if SELECTORS[selector].affixes else {}
+    if selector == "critic":
+        flawed = [{"prompt": prompt, "completion": '"say" is wrong'} for prompt in PROMPTS]
+        more["train"] = str(write(tmp_path / "flawed.jsonl", flawed))
     assert command.main([selector, *arguments(out, **keys(speaker, tmp_path, rule, **more))]) == 0
     run = json.loads((out / "run.json").read_text())
     assert run["selector"]["name"] == selector

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from trainers.data.affix import affixed
+from trainers.data.jsonl import DataError
 from trainers.methods.listwise import LIST_LOSSES, Lists
 from trainers.methods.losses import LOSSES, Pairs, Settings
 from trainers.methods.table import METHODS, resolve
 from trainers.rounds.group import Choice, Group, Scored
+from trainers.rounds.select.critique import finds, quotations
 from trainers.rounds.select.iterative import ends
 from trainers.rounds.select.raft import best
 from trainers.rounds.select.rlcd import contrast
@@ -184,6 +186,34 @@ def test_an_affix_stands_around_the_last_turn_only() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert affixed("c", "Well: {prompt}") == "Well: c"
     assert affixed(turns, "Well: {prompt}!") == [*turns[:2], {"role": "user", "content": "Well: c!"}]
+
+
+# ---------------------------------------------------------------- critics
+
+QUESTION = "Question: why is it cold in winter?\nAnswer: The sun is  closer in Winter, so days are short.\nFlaws?"
+GOLD = 'It is wrong that "the sun is closer in winter".'
+
+
+def test_a_critic_learns_the_critique_that_finds_the_planted_flaw_with_the_fewest_nitpicks() -> None:
+    picky = 'The passage "sun is closer in winter" is wrong, "short" is vague, and "autumn" is never said.'
+    exact, praise = "“The sun is closer in winter” is wrong.", 'All of it is true, "so days are short" too.'
+    group = Group(QUESTION, tuple(map(Scored, ("Nothing is wrong.", picky, praise, exact))), GOLD)
+    assert finds(group, Choice(), Random(0)) == [{"prompt": QUESTION, "chosen": exact, "rejected": praise}]
+    liked = Scored(exact, 1.0), Scored(exact + " Sure.", 2.0), Scored("No.", 2.0), Scored("Hm.")
+    [row] = finds(Group(QUESTION, liked, GOLD), Choice(), Random(0))
+    assert (row["chosen"], row["rejected"]) == (exact + " Sure.", "Hm.")
+
+
+def test_a_critic_learns_from_the_datas_own_critique_until_it_finds_a_flaw_itself() -> None:
+    turns = [{"role": "user", "content": QUESTION}]
+    gold = [{"role": "assistant", "content": GOLD}]
+    everything = 'Wrong: "The sun is closer in winter, so days are short. Flaws? Question: why is it cold?"'
+    [row] = finds(Group(turns, (Scored("Fine."), Scored(everything)), gold), Choice(), Random(0))
+    assert (row["chosen"], row["rejected"][0]["content"]) == (gold, everything)  # all that there is names no flaw
+    assert finds(Group(QUESTION, (Scored(GOLD),), GOLD), Choice(), Random(0)) == []  # nothing missed it
+    assert quotations('`a  B` and «c», not "d\ne"') == {"a b", "c"}
+    with pytest.raises(DataError, match="quotes no passage of its prompt"):
+        finds(Group(QUESTION, (Scored("x"),), 'It is "too hot".'), Choice(), Random(0))
 
 
 # ---------------------------------------------------------------- lists and ends

@@ -88,6 +88,15 @@ SELECTORS: Mapping[str, Selector] = {
         affixes=True,
         settings={"loss": "dpo"},
     ),
+    "critic": Selector(
+        of="trainers.rounds.select.critique:finds",
+        trains="pair",
+        paper="CriticGPT, arXiv 2407.00215",
+        formula="a critique that quotes the planted flaw ≻ one that misses it, then loss dpo",
+        gold=True,
+        scored=False,
+        settings={"loss": "dpo"},
+    ),
     "sppo": Selector(
         of="trainers.rounds.select.sppo:win_rates",
         trains="rank",
