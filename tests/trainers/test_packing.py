@@ -79,3 +79,23 @@ def test_a_model_with_a_routers_loss_is_refused(
     line = arguments(tmp_path / "out", model=str(model), train=str(pairs), packing="prompt", loss="dpo")
     assert pair.main(line) == 2
     assert "packing does not compute a router's auxiliary loss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_model_whose_attention_has_a_window_is_refused_in_either_precision(
+    toy: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bf16: bool
+) -> None:
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(toy)
+    shape = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=3, initializer_range=0.5, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MistralForCausalLM(shape).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    keys: dict[str, Any] = {"model": str(tmp_path / "model"), "train": str(pairs), "steps": 1, "heldout_fraction": 0}
+    assert pair.main(arguments(tmp_path / "full", **keys, packing="prompt", bf16=bf16, lora_rank=2)) == 2
+    assert "its attention has a window, a state, or takes no mask" in " ".join(capsys.readouterr().err.split())
+    assert pair.main(arguments(tmp_path / "plain", **keys, bf16=bf16, lora_rank=2)) == 0

@@ -199,8 +199,11 @@ class PairTrainer(DPOTrainer):
             plain = model(**keywords, labels=labels, use_cache=False, fused_lm_head=True).log_probs
             plain = plain[:, 1 - mask.size(1) :].sum(1)
             packed = self.sums(model, batch)
-        gap = ((plain - packed).abs() / batch.tokens).max().item()
-        if gap > (1e-4 if plain.dtype == torch.float32 and not self.args.bf16 else 0.05):
+        gaps = (plain - packed).abs() / batch.tokens
+        exact = plain.dtype == torch.float32 and not self.args.bf16
+        # bfloat16 rounds a logit of 20 to 0.1, so single answers of a sound model differ by 0.2; their mean by 0.01
+        gap = (gaps.max() if exact else gaps.mean()).item()
+        if gap > (1e-4 if exact else 0.1):
             raise RecipeError(
                 f"packing: {self.packed} changes this model's log-probabilities by {gap:.2g} nats a token (its "
                 "attention has a window, a state, or takes no mask): set packing: none"
