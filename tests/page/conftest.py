@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.conftest import Served, start  # noqa: F401  (a fixture)
+from tests.serve.conftest import Served, start, start_shared  # noqa: F401  (fixtures)
 from tests.upstream import FakeUpstream
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -81,10 +81,10 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def server(start: Callable[..., Served], upstream: FakeUpstream) -> Served:  # noqa: F811
+def server(start_shared: Callable[..., Served], upstream: FakeUpstream) -> Served:  # noqa: F811
     """A server with all stages, an index of one rule and a rewriter, without keys."""
     upstream.scripts["page-rewriter"] = [REWRITTEN]
-    served = start(file=CONFIG)
+    served = start_shared(file=CONFIG)
     added = httpx.post(served.url + "/v1/principles", json={"index": "law", "principles": [RULE]}, timeout=30)
     assert added.status_code == 200, added.text
     return served

@@ -142,13 +142,14 @@ class Served:
     def __init__(self, argv: list[str], config: Path, env: dict[str, str] | None = None) -> None:
         self.config = config
         self.said: list[str] = []
+        self._asked = False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serve.cli.command", "serve", *argv],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        line = self.wait_for(r"serving on (https?://\S+)|Error|trimtab serve:", 30)
+        line = self.wait_for(r"serving on (https?://\S+)|Error|trimtab serve:", 90)
         assert "serving on" in line, "\n".join(self.said)
         self.url = line.rsplit(" ", 1)[1]
 
@@ -157,7 +158,7 @@ class Served:
         for line in self.process.stdout:
             self.said.append(line.rstrip("\n"))
 
-    def wait_for(self, pattern: str, timeout: float = 10) -> str:
+    def wait_for(self, pattern: str, timeout: float = 60) -> str:
         """The first line that matches; AssertionError if none comes."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -181,11 +182,16 @@ class Served:
             pid for pid in map(int, children) if b"serve.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
 
-    def stop(self) -> None:
-        if self.process.poll() is None:
+    def ask_to_stop(self) -> None:
+        """SIGTERM, once: a second one would cut answers off."""
+        if self.process.poll() is None and not self._asked:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait(15)
-        self._reader.join(5)
+        self._asked = True
+
+    def stop(self) -> None:
+        self.ask_to_stop()
+        self.process.wait(60)
+        self._reader.join(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -193,10 +199,10 @@ class Served:
 Start = Callable[..., Served]
 
 
-@pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Start]:
-    """Starts servers before the fake engine; all of them end with the run."""
-    running = []
+@contextlib.contextmanager
+def starting(folders: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Start]:
+    """Starts servers before the fake engine; all of them end with the block."""
+    running: list[Served] = []
 
     def begin(
         *flags: str,
@@ -206,7 +212,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> I
         env: dict[str, str] | None = None,
     ) -> Served:
         """`file` is a configuration instead of CONFIG, in which {url} and {state} are filled in; "" for none."""
-        folder = tmp_path_factory.mktemp("served")
+        folder = folders.mktemp("served")
         path = folder / "trimtab.toml"
         if file is None:
             text = CONFIG.format(state=folder / "state", url=upstream.url, server=server, more=more)
@@ -219,26 +225,43 @@ def start(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> I
 
     yield begin
     for served in running:
+        served.ask_to_stop()
+    for served in running:
         served.stop()
 
 
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Start]:
+    """Starts servers that end with the file's tests: a whole run would hold some seventy of them."""
+    with starting(tmp_path_factory, upstream) as begin:
+        yield begin
+
+
 @pytest.fixture(scope="session")
-def served(start: Start) -> Served:
+def start_shared(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Start]:
+    """Starts servers that the tests of several files share; they end with the run."""
+    with starting(tmp_path_factory, upstream) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="session")
+def served(start_shared: Start) -> Served:
     """A server without keys, shared by all tests that do not change it."""
-    return start()
+    return start_shared()
 
 
 @pytest.fixture(scope="session")
-def keyed(start: Start, upstream: FakeUpstream) -> Served:
+def keyed(start_shared: Start, upstream: FakeUpstream) -> Served:
     """A server with three keys and an engine that has one of its own."""
     hashes = {name: hashlib.sha256(secret.encode()).hexdigest() for name, secret in SECRETS.items()}
     more = KEYS.format(url=upstream.url, **hashes)
-    return start(server="timeout_s = 1\ntrace_content = true", more=more, env={"UPSTREAM_KEY": "sk-upstream-secret"})
+    own = {"UPSTREAM_KEY": "sk-upstream-secret"}
+    return start_shared(server="timeout_s = 1\ntrace_content = true", more=more, env=own)
 
 
 @pytest.fixture
 async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=10) as client:
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=60) as client:
         yield client
 
 
@@ -249,7 +272,7 @@ async def client(served: Served) -> AsyncIterator[AsyncOpenAI]:
         base_url=served.url + "/v1",
         api_key="sk-client",
         max_retries=0,
-        timeout=10,
+        timeout=60,
         http_client=httpx.AsyncClient(verify=False),
     ) as it:
         yield it
