@@ -9,6 +9,7 @@ from trainers.rounds.selectors import SELECTORS
 
 # Commands beside the methods: name, entry, what is trained.
 OTHERS = (
+    ("chain", "trainers.chain.chain_run:main", "several methods in a row, each on what the steps before it made"),
     ("check", "trainers.check:main", "nothing: says what is wrong with training data"),
     ("pick", "trainers.pick:main", "nothing: picks data that is complex, good and diverse (DEITA, arXiv:2312.15685)"),
     ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge of additions, from generated edits"),

@@ -108,6 +108,13 @@ def wanted(recipe: Recipe, init: str) -> dict[str, Any]:
     return {"init": init, **asdict(recipe), "the text of train_file": file_hash(Path(recipe.train_file))}
 
 
+def resumed(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
+    """`train`, after what OUT was begun with; RecipeError where that was something else."""
+    constant = recipe.learning_rate == recipe.final_learning_rate
+    remember(wanted(recipe, init), out, resume, ("steps",) if constant else ())
+    return train(recipe, init, out, resume)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The exit status: 0, 2 for a wrong recipe or data, 1 for a full disk, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="trimtab train cpt", description=__doc__.split("\n")[0])
@@ -119,9 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         recipe = read_recipe(options.config, Recipe)
         check(recipe, options.init)
-        constant = recipe.learning_rate == recipe.final_learning_rate
-        remember(wanted(recipe, options.init), options.out, options.resume, ("steps",) if constant else ())
-        run = train(recipe, options.init, options.out, options.resume)
+        run = resumed(recipe, options.init, options.out, options.resume)
     except (RecipeError, DataError) as error:
         print(f"train cpt: {error}", file=sys.stderr)
         return 2

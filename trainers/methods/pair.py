@@ -18,7 +18,7 @@ from trainers.data.tokens import Tokens
 from trainers.methods.losses import LOSSES, Settings
 from trainers.methods.packing import Packing
 from trainers.run.recipe import RecipeError
-from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
+from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,12 @@ def gap(row: Tokens) -> float:
     if not found > 0:
         raise DataError(f"{row.place}: odpo needs chosen to score higher than rejected; the gap is {found:g}")
     return found
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what could only fail later."""
+    validate(recipe)
+    settings_of(recipe)
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:

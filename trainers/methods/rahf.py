@@ -40,14 +40,19 @@ class Recipe(Common):
     layers: tuple[int, ...] = ()
 
 
-def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
-    """Run the recipe to its end and return what `run.json` holds."""
+def check(recipe: Recipe) -> None:
+    """Refuse what could only fail later."""
     validate(recipe)
     for name in ("affix_good", "affix_bad"):
         if "{prompt}" not in getattr(recipe, name):
             raise RecipeError(f"{name} must have {{prompt}} in it")
     if not recipe.lora_rank:
         raise RecipeError("rahf trains an adapter on the model that it starts from: set lora_rank")
+
+
+def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
+    """Run the recipe to its end and return what `run.json` holds."""
+    check(recipe)
     learn, heldout, _ = read_sets(recipe, "preference")
     contrast = contrastive(recipe, learn, out, resume)
     material = begin(recipe, "preference", out, resume)

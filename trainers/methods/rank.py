@@ -15,7 +15,7 @@ from typing import Any
 from trainers.data.tokens import Tokens
 from trainers.methods.listwise import LIST_LOSSES
 from trainers.run.recipe import RecipeError
-from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
+from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours, validate
 
 METHOD = "rank"
 
@@ -40,6 +40,12 @@ def settings_of(recipe: Recipe) -> dict[str, float]:
         raise RecipeError(f"loss {recipe.loss} does not read {', '.join(unread)}")
     weight = loss.sft if recipe.sft_weight is None else recipe.sft_weight
     return {**loss.reads, **given, "sft_weight": weight}
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse what could only fail later."""
+    validate(recipe)
+    settings_of(recipe)
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 from trainers.data.jsonl import DataError
 from trainers.data.tokens import Tokens
 from trainers.run.recipe import RecipeError
-from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours
+from trainers.run.training import Common, arguments, begin, go, lora, main_for, ours, validate
 from trainers.run.wilson import wilson
 
 METHOD = "reward"
@@ -44,10 +44,16 @@ class Recipe(Common):
         return tuple(name for name, wanted in given.items() if wanted)
 
 
-def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
-    """Run the recipe to its end and return what `run.json` holds."""
+def check(recipe: Recipe) -> None:
+    """Refuse what could only fail later."""
+    validate(recipe)
     if not 0 <= recipe.confidence <= 1:
         raise RecipeError("confidence must be from 0 to 1")
+
+
+def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
+    """Run the recipe to its end and return what `run.json` holds."""
+    check(recipe)
     material = begin(recipe, "preference", out, resume)
 
     from trl.trainer.reward_config import RewardConfig

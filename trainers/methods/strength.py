@@ -41,13 +41,18 @@ class Recipe(Common):
     center: float | None = None
 
 
-def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
-    """Run the recipe to its end and return what `run.json` holds."""
+def check(recipe: Recipe) -> None:
+    """Refuse what could only fail later."""
     validate(recipe)
     if recipe.models < 2:
         raise RecipeError("models must be at least 2: one model cannot disagree with itself")
     if not 0 <= recipe.turn_share < 0.5:
         raise RecipeError("turn_share must be at least 0 and below 0.5")
+
+
+def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
+    """Run the recipe to its end and return what `run.json` holds."""
+    check(recipe)
     if not resume:
         shutil.rmtree(out, ignore_errors=True)
     rows, heldout, _ = read_sets(recipe, "preference")

@@ -40,6 +40,13 @@ class Method:
         """The dataclass of the method's recipe; imports its module."""
         return resolve(f"{self.entry.partition(':')[0]}:Recipe")
 
+    def check(self, recipe: Any) -> None:
+        """What the method would refuse before it trains: its own check, or that of the common keys (RecipeError)."""
+        from trainers.run.keys import validate  # reads YAML, which `--list` has no need of
+
+        module = importlib.import_module(self.entry.partition(":")[0])
+        getattr(module, "check", validate)(recipe)
+
 
 def resolve(name: str) -> Any:
     """The object that "module:name" stands for."""

@@ -3,7 +3,7 @@
 import difflib
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,16 +31,16 @@ def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
     try:
         values = read_values(path)
         if path is shipped:
-            values |= _at_home(values)
+            values |= at_home(values)
         return fill(kind, values | dict(map(override, overrides)))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def _at_home(values: dict[Any, Any]) -> dict[str, str]:
+def at_home(values: Mapping[Any, Any]) -> dict[str, str]:
     """A shipped recipe's packaged model, where it is installed: its path is relative to the packages' own folder."""
-    model = RECIPES.parents[1] / str(values.get("model"))
-    return {"model": str(model)} if "model" in values and model.is_dir() else {}
+    named = {key: RECIPES.parents[1] / str(values[key]) for key in ("model", "init") if key in values}
+    return {key: str(model) for key, model in named.items() if model.is_dir()}
 
 
 class OnceLoader(yaml.SafeLoader):

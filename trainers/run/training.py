@@ -179,12 +179,27 @@ def main_for(
         "--launch", metavar="NAME", help="several processes, GPUs or machines: see trainers/run/launch.py"
     )
     options = parser.parse_args(argv)
+
+    def trained() -> dict[str, Any]:
+        return train(read_recipe(options.config, kind, options.set), options.out, options.resume)
+
+    run = attempted(method, options.out, trained)
+    if isinstance(run, int):
+        return run
+    if is_first():
+        print(epilogue(run, options.out), file=sys.stderr)
+        print(json.dumps(finite(run["heldout"]) | {"model": str(options.out / "final")}, indent=2))
+    return 0
+
+
+def attempted(method: str, out: Path, trained: Callable[[], dict[str, Any]]) -> dict[str, Any] | int:
+    """What `trained` returns, or, after a message, the exit status of `main_for` where it fails."""
     warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # TRL still asks by the old name
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or CUDA's matrix products differ from run to run
     try:
-        run = train(read_recipe(options.config, kind, options.set), options.out, options.resume)
+        return trained()
     except (RecipeError, DataError) as error:
         print(f"train {method}: {error}", file=sys.stderr)
         return 2
@@ -199,14 +214,10 @@ def main_for(
         )
         return 130
     except Exception as error:  # torch, safetensors and tensorboard each have their own error for a full disk
-        if not is_disk_full(error, options.out):
+        if not is_disk_full(error, out):
             raise
         print(
-            f"train {method}: no space left for {options.out}; free some and run the same command again",
+            f"train {method}: no space left for {out}; free some and run the same command again",
             file=sys.stderr,
         )
         return 1
-    if is_first():
-        print(epilogue(run, options.out), file=sys.stderr)
-        print(json.dumps(finite(run["heldout"]) | {"model": str(options.out / "final")}, indent=2))
-    return 0
