@@ -1,12 +1,17 @@
 """The effects benchmark's own questions and checks: what its table counts must be what it says."""
 
 import json
+import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks.effects import instructions, questions
+from benchmarks.effects.arms import CHAT, configuration
+from benchmarks.effects.cells import of_answers
 from benchmarks.effects.instructions import CHECKS, follows
+from trainers.evaluation.core import Answer, Question
 
 # check, argument, an answer that does it, one that does not
 CASES = [
@@ -54,3 +59,27 @@ def test_a_law_question_hides_the_figure_and_a_wrong_rule_shows_another() -> Non
 def test_pairs_are_read_as_they_are_written(tmp_path: Path) -> None:
     questions.write(tmp_path / "pairs.jsonl", [{"id": "a", "prompt": "Hi", "answers": ["x", "y"], "right": 1}])
     assert json.loads((tmp_path / "pairs.jsonl").read_text("utf-8"))["right"] == 1
+
+
+def test_arms_that_were_asked_later_stand_beside_the_first_ones(tmp_path: Path) -> None:
+    rows = instructions.make()[:12]
+    (tmp_path / "questions").mkdir()
+    questions.write(tmp_path / "questions/instructions.jsonl", rows)
+    for folder, arm, text in (("instructions", "raw", "Rain."), ("instructions+more", "penalty", "")):
+        (tmp_path / folder).mkdir()
+        asked = [asdict(Question(row["id"], (row["prompt"],), kind=row["kind"])) for row in rows]
+        answers = [asdict(Answer(arm, row["id"], 0, 1, texts=(text,))) for row in rows]
+        questions.write(tmp_path / folder / "questions.jsonl", asked)
+        questions.write(tmp_path / folder / "answers.jsonl", answers)
+    folders = [tmp_path / "instructions", tmp_path / "instructions+more", tmp_path / "absent"]
+    arms = of_answers("instructions", folders, tmp_path, "raw")["arms"]
+    assert {arm: cell["n"] for arm, cell in arms.items()} == {"raw": 12, "penalty": 12}
+    assert arms["raw"]["level"]["follows"]["value"] > arms["penalty"]["level"]["follows"]["value"] == 0
+
+
+def test_an_arm_named_penalty_differs_from_its_like_in_the_engine_alone() -> None:
+    text = configuration(CHAT, "http://127.0.0.1:1", "m", 2, Path("state"), Path("spec"), {})
+    policies = tomllib.loads(text)["policy"]
+    assert policies["default-penalty"] == policies["default"] | {"engine": "penalising"}
+    assert policies["penalty"]["profile"] == "plain"
+    assert policies["opo-always"]["opo"]["floor"] == 0 != policies["opo-spec"]["opo"].get("floor")

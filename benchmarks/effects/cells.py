@@ -97,16 +97,17 @@ def cells(
     }  # fmt: skip
 
 
-def of_answers(folder: Path, work: Path, baseline: str) -> dict[str, Any]:
-    """Cells of a set of answers."""
-    if not (folder / "answers.jsonl").is_file():
+def of_answers(name: str, folders: Sequence[Path], work: Path, baseline: str) -> dict[str, Any]:
+    """Cells of a set of answers. A second folder holds arms that were added later, to the same questions."""
+    folders = [folder for folder in folders if (folder / "answers.jsonl").is_file()]
+    if not folders:
         return {}
-    questions = [question_of(row) for row in lines(folder / "questions.jsonl")]
+    questions = [question_of(row) for row in lines(folders[0] / "questions.jsonl")]
     answers: dict[str, list[Answer]] = {}
-    for answer in (read_answer(row)[1] for row in lines(folder / "answers.jsonl")):
+    for answer in (read_answer(row)[1] for folder in folders for row in lines(folder / "answers.jsonl")):
         answers.setdefault(answer.arm, []).append(answer)
     extra: dict[str, dict[str, dict[str, float]]] = {}
-    if folder.name == "instructions":
+    if name == "instructions":
         checks = {row["id"]: row["check"] for row in lines(work / "questions/instructions.jsonl")}
         extra = {
             arm: {a.question: {"follows": float(follows(checks[a.question], a.text))} for a in some if a.status == "ok"}
@@ -120,6 +121,9 @@ def collected(work: Path) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for kind, model in MODELS.items():
         found = of_pairs(sorted((work / kind).glob("pairs*")), BASELINE[kind])
-        found |= {name: told for name in SETS if (told := of_answers(work / kind / name, work, BASELINE[kind]))}
+        for name in SETS:
+            folders = [work / kind / name, *sorted((work / kind).glob(f"{name}+*"))]
+            if told := of_answers(name, folders, work, BASELINE[kind]):
+                found[name] = told
         out[kind] = {"model": model, "baseline": BASELINE[kind], "sets": found}
     return out

@@ -22,7 +22,7 @@ import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from slots import Job, Model
 
-_WAIT_S = 600.0
+_WAIT_S = 1800.0
 
 
 class Engine:

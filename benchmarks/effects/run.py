@@ -29,6 +29,7 @@ from benchmarks.effects import questions
 from benchmarks.effects.arms import BASE, CHAT, configuration, profiles
 from benchmarks.effects.cells import LAW, PREFERENCE, SETS
 
+SLOTS = 12  # answers written at a time
 ROOT = Path(__file__).parent.parent.parent
 HALF = """
 import sys, llama_cpp
@@ -106,7 +107,16 @@ def pairs(args: argparse.Namespace, work: Path, url: str, engine: str, arms: Seq
     files = [args.work / "questions" / f"{name}.jsonl" for name in (*PREFERENCE, *LAW)]
     asked = [part for file in files for part in ("--pairs", str(file))]
     named = [part for arm in arms for part in ("--arm", arm)]
-    common = ["--limit", str(args.count), "--concurrency", "1", "--timeout", "900", "--out", str(work / "pairs")]
+    common = [
+        "--limit",
+        str(args.count),
+        "--concurrency",
+        "1",
+        "--timeout",
+        "1800",
+        "--out",
+        str(work / f"pairs{args.part}"),
+    ]
     until(deadline, "eval", "--url", url, "--scorer", engine, *named, *asked, *common)
 
 
@@ -121,7 +131,9 @@ def answers(args: argparse.Namespace, work: Path, url: str, arms: Sequence[str],
     named = [part for arm in arms for part in ("--arm", arm)]
     for name in args.sets.split(","):
         common = ["--sample", str(args.sample), "--temperature", "0", "--max-tokens", str(args.tokens)]
-        common += ["--concurrency", "6", "--timeout", "900", "--turns", "blocks", "--out", str(work / name)]
+        common += ["--concurrency", str(SLOTS), "--timeout", "1800", "--turns", "blocks", "--no-stream"]
+        out = work / (f"{name}+{args.part}" if args.part else name)
+        common += ["--out", str(out)]
         until(deadline, "eval", "--url", url, *named, "--prompts", str(files[name]), *common)
 
 
@@ -138,6 +150,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=("pairs", "answers"), default="pairs")
     parser.add_argument("--sets", default=",".join(SETS), help="of --only answers")
     parser.add_argument("--sample", type=int, default=0, help="questions of each set of answers; 0: all")
+    parser.add_argument("--part", default="", help="keep these arms' answers apart; their baseline is the first run's")
     parser.add_argument("--tokens", type=int, default=256, help="of an answer, at most")
     return parser.parse_args()
 
@@ -162,7 +175,7 @@ def main() -> None:
             raise SystemExit("the index of the Model Spec was not built")
     model, (own, served) = half(args.llama, Path(file), args.work), ports(work)
     engine, url = f"http://127.0.0.1:{own}#{model.stem}", f"http://127.0.0.1:{served}"
-    files = profiles(args.work / "profiles", args.data / "urial_prompts/inst_1k_v4.txt")
+    files = profiles(args.work / "profiles", args.data / "urial_prompts")
     config = work / "trimtab.toml"
     config.write_text(
         configuration(table, engine.partition("#")[0], model.stem, served, work / "state", index, files), "utf-8"
@@ -171,7 +184,10 @@ def main() -> None:
         script = Path(__file__).with_name("http_engine.py")
         log = stack.enter_context((work / "engine.log").open("a"))
         process = subprocess.Popen(
-            [args.llama, str(script), "--model", str(model), "--port", str(own)], text=True, stderr=log, stdout=log
+            [args.llama, str(script), "--model", str(model), "--port", str(own), "--slots", str(SLOTS)],
+            text=True,
+            stderr=log,
+            stdout=log,
         )
         stack.enter_context(stopped_after(process))
         ready(f"http://127.0.0.1:{own}/v1/models", process)

@@ -188,17 +188,13 @@ class Model:
     def _write(self, slot: Slot, index: int) -> None:
         job = slot.job
         assert job is not None
-        logits = self._logits(index).astype(np.float64)
+        logits = self._logits(index).copy()
         if job.penalty != 1.0:
             seen = np.unique(job.tokens)
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / job.penalty, logits[seen] * job.penalty)
-        logits -= logits.max()
-        logprobs = logits - np.log(np.exp(logits).sum())
-        token = int(logits.argmax()) if job.temperature <= 0 else self._drawn(job, logits)
+        token = int(logits.argmax()) if job.temperature <= 0 else self._drawn(job, logits.astype(np.float64))
         slot.written += 1
-        best = np.argpartition(-logprobs, job.top)[: job.top] if job.top else ()
-        top = sorted(((int(i), float(logprobs[i])) for i in best), key=lambda pair: -pair[1])
-        job.put((token, float(logprobs[token]), top))
+        job.put((token, *_likelihoods(logits, token, job.top)))
         if self.ends(token):
             return self._finish(slot, "stop")
         job.tokens.append(token)
@@ -207,7 +203,7 @@ class Model:
         return None
 
     def _drawn(self, job: Job, logits: np.ndarray) -> int:
-        chances = np.exp(logits / job.temperature)
+        chances = np.exp((logits - logits.max()) / job.temperature)
         chances /= chances.sum()
         if job.top_p < 1:
             order = np.argsort(-chances)
@@ -229,3 +225,13 @@ class Model:
             if slot.job:
                 job, slot.job = slot.job, None
                 job.put(RuntimeError(why))
+
+
+def _likelihoods(logits: np.ndarray, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """Of the token and of the `top` likeliest; (nan, []) where nobody asked, for a large vocabulary takes its time."""
+    if not top:
+        return float("nan"), []
+    logits = logits.astype(np.float64) - logits.max()
+    logprobs = logits - np.log(np.exp(logits).sum())
+    best = np.argpartition(-logprobs, top)[:top]
+    return float(logprobs[token]), sorted(((int(i), float(logprobs[i])) for i in best), key=lambda pair: -pair[1])
