@@ -37,7 +37,10 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if any(argument.partition("=")[0] == "--launch" for argument in rest):
+    given = {argument.partition("=")[0] for argument in rest}
+    if method == "ppo" and "--backend" in given:
+        entries[method] = "trainers.backend.openrlhf_run:main"
+    elif "--launch" in given:
         if method not in METHODS or not METHODS[method].several:
             print(f"train {method}: --launch: {method} runs in one process", file=sys.stderr)
             return 2

@@ -1,0 +1,1 @@
+"""Other systems that train by our recipes, on many GPUs."""
