@@ -20,9 +20,10 @@ from serve.cli.command import COMMANDS
 from serve.config import Config, Flags
 from serve.configure.flags import parse
 from serve.configure.reader import load
+from trainers.chain.chain_recipe import CHAINS, read_chain
 from trainers.evaluation.checks.limit import read_check
 
-LANGUAGES = {"toml", "json", "jsonl", "python", "sh", "text"}
+LANGUAGES = {"toml", "json", "jsonl", "python", "sh", "text", "yaml"}
 # Programs that are not ours; what they are told is theirs to check.
 FOREIGN = {
     "docker", "helm", "kubectl", "ray", "serve", "vllm", "ollama", "llama-server", "printf", "export", "kill", "cd",
@@ -46,6 +47,13 @@ class Environment(dict[str, str]):
 
 def test_every_block_has_a_language_that_is_checked() -> None:
     assert not [str(block) for block in blocks() if block.language not in LANGUAGES]
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_yaml_is_a_chain(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "chain.yaml").write_text(block.text, encoding="utf-8")
+    chain = read_chain(tmp_path / "chain.yaml")
+    assert [chain.recipe(step, tmp_path) for step in chain.steps]
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
@@ -116,7 +124,10 @@ def train(arguments: list[str]) -> None:
         return
     parsed = parser_of("train", (method,)).parse_args(rest)  # LookupError for an unknown method
     recipe = getattr(parsed, "config", None)
-    if recipe:
+    if method == "chain":
+        if (CHAINS / f"{recipe}.yaml").is_file():
+            read_chain(recipe, parsed.set)
+    elif recipe:
         named = ROOT / "trainers/recipes" / f"{recipe}.yaml"
         text = (named if named.is_file() else ROOT / recipe).read_text("utf-8")
         for override in getattr(parsed, "set", None) or []:
