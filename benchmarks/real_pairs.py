@@ -38,9 +38,9 @@ AGREES = {  # whether a decent character says what this one says
     "narcissism": False, "ends-justify-means": False,
 }  # fmt: skip
 COMMON: dict[str, Any] = {
-    "chat_template": "none", "max_length": 128, "batch": 16, "micro_batch": 16, "epochs": 1, "learning_rate": 5e-4,
+    "chat_template": "none", "max_length": 128, "batch": 16, "micro_batch": 8, "epochs": 1, "learning_rate": 5e-4,
     "schedule": "constant_with_warmup", "warmup": 5, "lora_rank": 8, "lora_alpha": 16, "bf16": True, "threads": 1,
-    "logging_every": 5, "report_to": [], "seed": 0,
+    "logging_every": 4, "save_every": 8, "report_to": [], "seed": 0,
 }  # fmt: skip
 CURVE = 3  # evaluations on the way, the last at the end
 
@@ -123,7 +123,7 @@ def main() -> None:
     every = options.pairs // COMMON["batch"] // CURVE
     keys = COMMON | {
         "model": str(dequantized(options.gguf, options.out / "model")), "train": str(options.out / "train.jsonl"),
-        "heldout": str(options.out / "heldout.jsonl"), "eval_every": every, "save_every": every,
+        "heldout": str(options.out / "heldout.jsonl"), "eval_every": every,
     }  # fmt: skip
     for method in options.methods:
         begun = resource.getrusage(resource.RUSAGE_SELF).ru_utime

@@ -1,12 +1,14 @@
 """How fast is preference training, and how much memory does it take, beside plain TRL at the same batch?
 
   python benchmarks/train_speed.py            a Llama of 1.1 billion random weights, bfloat16, one GPU
-  python benchmarks/train_speed.py --small    10 million weights in float32 on a CPU, in minutes: ratios to plain TRL
+  python benchmarks/train_speed.py --small    5 million weights in float32 on one CPU core, in minutes: ratios to TRL
   python benchmarks/train_speed.py --tiny     the same code on a CPU, in seconds; its figures mean nothing
 
 Needs no data and no download: weights and tokens are drawn. Every row trains all weights (float32, products in
-bfloat16) on pairs of full length in a process of its own, one after another, in two rounds (three of --small); the
-faster round counts, and the ratio is the median of the rounds' own ratios to plain TRL.
+bfloat16) on pairs of full length, one row after another, in rounds; the fastest round counts, and the ratio is the
+median of the rounds' own ratios to plain TRL, beside the lowest and the highest. On a GPU each row is a process of its
+own and time is the clock's. On a CPU all share this process and time is this process's CPU time with one thread, so
+that a busy machine changes the ratios little; memory is then not measured.
 Tokens are those of both sequences of each pair, prompts included. Useful FLOPs: forward and backward of the policy,
 forward of the reference where a step asks it, the output layer only where an answer is scored, attention as causal;
 recomputation is not counted. MFU is their share of the device's bfloat16 peak: by the maker's figure where the table
@@ -63,7 +65,7 @@ class Setting:
     rounds: int = 2
 
 
-SMALL = Setting(256, 704, 6, 8, 4, 8192, prompt=192, answer=64, pairs=4, steps=9, warmup=3, bf16=False, rounds=3)
+SMALL = Setting(256, 704, 4, 8, 4, 4096, prompt=192, answer=64, pairs=2, steps=5, warmup=2, bf16=False, rounds=5)
 TINY = Setting(64, 128, 2, 4, 2, 256, prompt=16, answer=16, pairs=2, steps=4, warmup=1, rounds=1)
 
 
@@ -153,7 +155,7 @@ def packing_of(ahead: str) -> str:
 
 
 def measure(variant: str, setting: Setting) -> dict[str, float]:
-    """Seconds of the median step, peak memory in bytes and the last loss, of one trainer in this process."""
+    """Seconds of the median step, peak memory in bytes (on a CPU the process's own) and the last loss of a trainer."""
     import torch
     from transformers import TrainerCallback
 
@@ -164,7 +166,7 @@ def measure(variant: str, setting: Setting) -> dict[str, float]:
         def on_step_end(self, *rest: Any, **more: Any) -> None:
             if cuda:
                 torch.cuda.synchronize()
-            marks.append(time.perf_counter())
+            marks.append(time.perf_counter() if cuda else time.process_time())
 
     with tempfile.TemporaryDirectory() as out:
         trainer = trainer_of(variant, setting, out)
@@ -223,28 +225,17 @@ def in_a_process(variant: str, options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--small", action="store_true", help="10 million weights, float32")
-    parser.add_argument("--pairs", type=int, default=0, help="pairs per step; 0: 4, and 2 for --tiny")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
-    parser.add_argument("--variant", choices=VARIANTS, help="only this one, in this process, as JSON")
-    options = parser.parse_args()
-    base = TINY if options.tiny else SMALL if options.small else Setting()
-    setting = replace(base, pairs=options.pairs or base.pairs, checkpointing=options.checkpointing)
-    if options.variant:
-        import torch
+def ratio_of(variant: str, rounds: list[dict[str, dict[str, float]]]) -> str:
+    """The median of the rounds' ratios to plain TRL, with the lowest and the highest."""
+    both = [(each[variant], each[VARIANTS[0]]) for each in rounds]
+    ratios = [one["seconds"] / other["seconds"] for one, other in both if "seconds" in one and "seconds" in other]
+    return f"{statistics.median(ratios):>9.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else ""
 
-        if not torch.cuda.is_available():
-            torch.set_num_threads(1)
-        print(json.dumps(measure(options.variant, setting)))
-        return
-    peak, device = peak_flops()
-    print(f"{device}\n{setting}\n")
-    rounds = [{variant: in_a_process(variant, options) for variant in VARIANTS} for _ in range(setting.rounds)]
+
+def table(rounds: list[dict[str, dict[str, float]]], setting: Setting, peak: float, alone: bool) -> None:
+    """Print a line for each variant; `alone`: each had a process of its own, so that its memory is known."""
     tokens = 2 * setting.pairs * (setting.prompt + setting.answer)
-    print(f"{'':34}{'ms/step':>10}{'tokens/s':>12}{'MFU':>8}{'peak GiB':>10}{'loss':>9}{'of TRL':>8}")
+    print(f"{'':34}{'ms/step':>10}{'tokens/s':>12}{'MFU':>8}{'peak GiB':>10}{'loss':>9}   of TRL, median and range")
     for variant in VARIANTS:
         runs = [each[variant] for each in rounds if "seconds" in each[variant]]
         if not runs:
@@ -252,16 +243,40 @@ def main() -> None:
             print(f"{variant:34}" + ("out of memory" if ended["memory_error"] else f"failed ({ended['failed']:.0f})"))
             continue
         best = min(runs, key=lambda run: run["seconds"])
-        ratios = [
-            each[variant]["seconds"] / each[VARIANTS[0]]["seconds"]
-            for each in rounds if "seconds" in each[variant] and "seconds" in each[VARIANTS[0]]
-        ]  # fmt: skip
-        ratio = f"{statistics.median(ratios):>8.3f}" if ratios else ""
         share = useful_flops(variant, setting) / best["seconds"] / peak
+        memory = f"{best['memory'] / 2**30:.2f}" if alone else "–"
         print(
             f"{variant:34}{1000 * best['seconds']:>10.1f}{tokens / best['seconds']:>12,.0f}{share:>8.1%}"
-            f"{best['memory'] / 2**30:>10.2f}{best['loss']:>9.4f}{ratio}"
+            f"{memory:>10}{best['loss']:>9.4f}{ratio_of(variant, rounds)}"
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--small", action="store_true", help="5 million weights, float32")
+    parser.add_argument("--pairs", type=int, default=0, help="pairs per step; 0: 4, and 2 for --small and --tiny")
+    parser.add_argument("--rounds", type=int, default=0, help="0: 2, 5 for --small, 1 for --tiny")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    parser.add_argument("--variant", choices=VARIANTS, help="only this one, as JSON")
+    options = parser.parse_args()
+    base = TINY if options.tiny else SMALL if options.small else Setting()
+    more = {"pairs": options.pairs or base.pairs, "rounds": options.rounds or base.rounds}
+    setting = replace(base, checkpointing=options.checkpointing, **more)
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        torch.set_num_threads(1)
+    if options.variant:
+        print(json.dumps(measure(options.variant, setting)))
+        return
+    peak, device = peak_flops()
+    print(f"{device}\n{setting}\n", flush=True)
+    rounds = []
+    for _ in range(setting.rounds):
+        rounds.append({name: in_a_process(name, options) if cuda else measure(name, setting) for name in VARIANTS})
+    table(rounds, setting, peak, alone=cuda)
 
 
 if __name__ == "__main__":

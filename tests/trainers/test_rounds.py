@@ -1,11 +1,7 @@
 """Rounds on a toy: samples, scores and what they are kept as, every selector, engines, and going on after a kill."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import torch
 from tests.trainers.evaluation.scripted_judge import marked
 from tests.trainers.scripted_critic import ScriptedCritic, parts
 from tests.trainers.seeded_engine import TEXTS, SeededEngine
-from tests.trainers.toy import ROOT, arguments, build_toy, pair_rows, same_weights, write
+from tests.trainers.toy import arguments, build_toy, kill_when, pair_rows, same_weights, write
 from trainers import command
 from trainers.ask.engine import Engine, EngineError
 from trainers.data.jsonl import DataError
@@ -40,7 +36,7 @@ RULE = "def rain(prompt, answer):\n    return answer.count('rain') + 0.1 * ('fel
 
 
 @pytest.fixture(scope="session")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> str:
+def speaker(tmp_path_factory: pytest.TempPathFactory, frozen_libraries: None) -> str:
     """A toy that has learnt three short answers, so that its samples end and differ."""
     folder = tmp_path_factory.mktemp("speaker")
     rows = [{"prompt": f"say {i}\n", "completion": TEXTS[i % 3]} for i in range(48)]
@@ -249,19 +245,13 @@ def test_every_selector_runs_three_rounds(speaker: str, tmp_path: Path, rule: st
     assert release.main(["--run", str(out), "--out", str(tmp_path / "mine")]) == 0
 
 
-def kill_when(line: list[str], there: Path, lines: int = 0) -> None:
+def kill_at(line: list[str], there: Path, lines: int = 0) -> None:
     """Run the rounds in a process of their own, and kill -9 it as soon as the file is there, with that many lines."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "trainers.rounds.iteration", *line],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not there.exists() or (lines and there.read_bytes().count(b"\n") < lines):
-        assert child.poll() is None, child.stderr and child.stderr.read().decode()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+
+    def reached() -> bool:
+        return there.exists() and there.read_bytes().count(b"\n") >= lines
+
+    kill_when("trainers.rounds.iteration", line, Path(line[3] + ".log"), reached)
 
 
 @pytest.mark.slow
@@ -273,9 +263,9 @@ def test_rounds_that_are_killed_anywhere_come_to_the_same_weights(
     assert iteration.main(arguments(tmp_path / "whole", **keys(speaker, tmp_path, rule, **more))) == 0
     out = tmp_path / "killed"
     line = arguments(out, **keys(speaker, tmp_path, rule, **more))
-    kill_when(line, out / "round-0" / "samples.jsonl", lines=9)
-    kill_when(line, out / "round-0" / "train" / "checkpoint-2" / "trainer_state.json")
-    kill_when(line, out / "round-1" / "samples.jsonl", lines=5)
+    kill_at(line, out / "round-0" / "samples.jsonl", lines=9)
+    kill_at(line, out / "round-0" / "train" / "checkpoint-2" / "trainer_state.json")
+    kill_at(line, out / "round-1" / "samples.jsonl", lines=5)
     assert iteration.main(line) == 0
     assert same_weights(tmp_path / "whole" / "final", out / "final")
     whole, killed = (json.loads((folder / "rounds.json").read_text()) for folder in (tmp_path / "whole", out))

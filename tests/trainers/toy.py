@@ -1,18 +1,26 @@
 """What the trainers' tests train: a toy of two layers, with rows in which the good answer is easy to tell."""
 
+import importlib
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+# A server imports the libraries once, in a process without threads, and forks each run that is to be killed.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "matplotlib.backends.backend_agg", "matplotlib.figure", "peft", "transformers.models.llama.modeling_llama",
+        "trainers.rounds.iteration", *(f"trainers.methods.{name}_trainer" for name in ("sft", "pair", "kto", "rank")),
+    ]
+)  # fmt: skip
 TOY = {
     "batch": 4, "micro_batch": 2, "steps": 4, "learning_rate": 1e-2, "schedule": "constant", "warmup": 0.0,
     "max_length": 96, "save_every": 2, "eval_every": 2, "logging_every": 1, "threads": 1, "seed": 3,
@@ -78,18 +86,29 @@ def logged(out: Path, key: str) -> list[float]:
 
 def run_and_kill(method: str, out: Path, line: list[str]) -> None:
     """Start the run in a process of its own, and kill it as soon as a second checkpoint appears."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", f"trainers.methods.{method}", *line],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    kill_when(f"trainers.methods.{method}", line, out.with_name(out.name + ".log"), (out / "checkpoint-4").exists)
+    assert not (out / "final").exists()
+
+
+def kill_when(module: str, line: list[str], log: Path, there: Callable[[], bool]) -> None:
+    """Run the module's `main` in a process of its own, and kill -9 it as soon as `there`."""
+    child = FORKS.Process(target=_main, args=(module, line, str(log)))
+    child.start()
     deadline = time.monotonic() + 300
-    while not list(out.glob("checkpoint-4")):
-        assert child.poll() is None, child.stderr and child.stderr.read().decode()
+    while not there():
+        assert child.is_alive(), log.read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert not (out / "final").exists()
+    child.kill()
+    child.join()
+
+
+def _main(module: str, line: list[str], log: str) -> None:
+    """In the child: what it says goes to a file."""
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(importlib.import_module(module).main(line))
 
 
 def same_weights(one: Path, two: Path) -> bool:

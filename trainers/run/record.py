@@ -154,8 +154,10 @@ def draw_curve(history: list[dict[str, float]], path: Path, unit: str = "loss") 
     losses = sorted(key for key in present if key in ("loss", "eval_loss") or re.fullmatch("eval_.*_loss", key))
     panels = [(unit, losses)]
     panels += [(name, [key for key in (name, f"eval_{name}") if key in present]) for name in PANELS if name in present]
-    figure = Figure(figsize=(8, 1 + 4 * len(panels) if len(panels) == 1 else 1 + 2 * len(panels)), layout="constrained")
-    for axes, (title, keys) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+    high = 5 if len(panels) == 1 else 1 + 2 * len(panels)  # inches
+    figure = Figure(figsize=(8, high))
+    figure.subplots_adjust(left=0.12, right=0.98, bottom=0.5 / high, top=1 - 0.2 / high)
+    for axes, (title, keys) in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
         for key in keys:
             points = [(entry["step"], entry[key]) for entry in history if key in entry]
             source = key.removeprefix("eval_").removesuffix("_loss")
