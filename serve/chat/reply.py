@@ -81,7 +81,7 @@ async def pass_on(
         body = await read(engine, upstream)
         if upstream.status == 400 and _NO_TEMPLATE.search(body):
             raise BadRequest(engine.no_template(config), code="no_chat_template", param="model")
-        if upstream.status == 200 and (names := renamed(engine)) is not None:
+        if engine.launched and upstream.status == 200 and (names := renamed(engine)) is not None:
             body = names.whole(body)
         hand_over(call, answer, upstream, body, api, native=True, editor=editor)
 

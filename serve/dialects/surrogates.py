@@ -44,4 +44,5 @@ def shield(body: bytes) -> bytes:
 
 def restore(body: bytes) -> bytes:
     """The JSON text with the surrogates in the place of their marks, each as the client wrote it."""
-    return _MARKED.sub(rb"\\\1", body) if _MARK in body else body
+    # Of two ways to look for it `in` is the slower one: it tries to take the mark for a number first.
+    return _MARKED.sub(rb"\\\1", body) if body.find(_MARK) >= 0 else body

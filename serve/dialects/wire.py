@@ -57,7 +57,8 @@ def parse(body: bytes, limits: Server) -> Request:
     Raises:
         BadRequest: no JSON object, too deep, a field twice or of the wrong type; the message names it.
     """
-    crowd.refuse_fields(body)  # before half a million of them are objects
+    if len(body) > crowd.LARGE:  # a smaller one has no room for many things
+        crowd.refuse_fields(body)  # before half a million of them are objects
     try:
         try:
             fields = _fields.decode(body)
@@ -77,7 +78,8 @@ def parse(body: bytes, limits: Server) -> Request:
         for name in fields:
             if name not in KNOWN and name.casefold() in KNOWN:
                 raise misspelled(name, name)
-    crowd.refuse_containers(body)
+    if len(body) > crowd.LARGE:
+        crowd.refuse_containers(body)
     if outline.opens(body, min(16, limits.max_depth)):  # else it cannot be deep
         for name, raw in fields.items():
             if outline.depth(bytes(raw)) > limits.max_depth:
@@ -133,7 +135,7 @@ def _repeated(body: bytes, fields: Mapping[str, Raw]) -> str | None:
     # As nearly all clients write it, without blanks or with Python's own; b"%s" takes the bytes as they are. A large
     # body is not written anew for it.
     if len(body) < crowd.LARGE:
-        comma, colon = (b", ", b'"%s": %s') if b'": ' in body[:_NAME] else (b",", b'"%s":%s')
+        comma, colon = (b", ", b'"%s": %s') if body.find(b'": ', 0, _NAME) >= 0 else (b",", b'"%s":%s')
         if body == b"{%s}" % comma.join([colon % (name.encode(), raw) for name, raw in fields.items()]):
             return None
     at = 0

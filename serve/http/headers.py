@@ -103,7 +103,7 @@ def response_headers(engine: Collection[tuple[bytes, bytes]], *, length: bool = 
         elif name == b"x-trimtab-applied":  # the engine is a Trimtab itself, with a policy of its own
             kept.append((b"x-engine-applied", value))
         elif not name.startswith(_OURS):
-            if name == b"content-type" and b"json" not in value and b"event-stream" not in value:
+            if name == b"content-type" and value.find(b"json") < 0 and value.find(b"event-stream") < 0:
                 page = True
             kept.append((name if name != b"x-request-id" else b"x-engine-request-id", value))
     if named:

@@ -22,7 +22,7 @@ import msgspec
 
 from serve.config import Config, ConfigError
 from serve.store.sqlite import SqliteFile, is_damage, seal, unsealed
-from serve.store.traces import Listed, Summary, Wanted, listed, opening, summary
+from serve.store.traces import LISTED, Summary, Wanted, listed, opening, summary
 from serve.store.usage import Usage, usage_row
 
 log = logging.getLogger("trimtab.traces")
@@ -30,13 +30,15 @@ _BATCH_S = 0.25
 _BOUND = 10_000  # traces waiting to be written; more are dropped, and counted
 _SWEEP_S = 60.0
 _LOOK = 20_000  # traces that one page of a list looks at; what a filter has not found by then is on a later one
-_Row = tuple[str, str, float, bytes, Listed]  # id, tenant, when it ended, the trace, what a list filters by
+# id, tenant, when it ended, the trace, whether it keeps content, and what lists filter by. Of these types only, and in
+# one tuple: the garbage collector need not look at it again.
+_Row = tuple[str, str, float, bytes, bool, str, str, str, str, float, float, int]
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS trace"
     " (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS trace_expires ON trace (expires)",
 )
-_COLUMNS = ("id", "tenant", "ended", "expires", "body", *Listed._fields)
+_COLUMNS = ("id", "tenant", "ended", "expires", "body", "opening", *LISTED)
 _INSERT = f"INSERT OR REPLACE INTO trace ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608
 _VALUES = f"({', '.join('?' * len(_COLUMNS))})"
 _AT_ONCE = 128
@@ -82,7 +84,8 @@ class SqliteTraces:
             self.dropped += 1
             return
         # As bytes already: the garbage collector would walk thousands of waiting tables again and again.
-        self._queue.append((ident, tenant, time.time(), msgspec.json.encode(body), listed(body)))
+        text = msgspec.json.encode(body)
+        self._queue.append((ident, tenant, time.time(), text, "before" in body, *listed(body)))
         if not self._awake.is_set():
             self._awake.set()
 
@@ -212,8 +215,17 @@ class SqliteTraces:
         it from the loop, at more cost than the row's."""
         values = [
             value
-            for ident, tenant, ended, body, seen in rows
-            for value in (ident, tenant, ended, ended + self._ttl_s, seal(body), *_opened(seen, body))
+            for ident, tenant, ended, body, content, *seen in rows
+            # Of bytes sqlite3 looks for an adapter, at the cost of an exception each; of a bytearray it does not.
+            for value in (
+                ident,
+                tenant,
+                ended,
+                ended + self._ttl_s,
+                bytearray(seal(body)),
+                opening(body).casefold() if content else "",
+                *seen,
+            )
         ]
         connection.execute(_INSERT + ", ".join([_VALUES] * len(rows)), values)
 
@@ -230,12 +242,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
                 connection.execute(f"ALTER TABLE trace ADD COLUMN {name} {kind}")
         connection.execute(_BEFORE)
         connection.execute(_RECENT)
-
-
-def _opened(seen: Listed, body: bytes) -> Listed:
-    """The row with the first words of its question, where the trace keeps them."""
-    words = opening(body)
-    return seen._replace(opening=words.casefold()) if words else seen
 
 
 def _piece(since: float, after: int, connection: sqlite3.Connection) -> list[tuple[int, str, bytes]]:

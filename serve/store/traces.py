@@ -33,35 +33,25 @@ class Wanted(NamedTuple):
     slower_ms: float = 0.0
 
 
-class Listed(NamedTuple):
-    """What lists filter by and usage adds up; `outcome` has words between blanks: " urial=applied opo=failed "."""
-
-    policy: str
-    key: str
-    outcome: str
-    model: str
-    ms: float
-    added_ms: float
-    tokens: int
-    opening: str = ""  # in lower case
+LISTED = ("policy", "key", "outcome", "model", "ms", "added_ms", "tokens")
+Listed = tuple[str, str, str, str, float, float, int]  # these; the outcome as words: " urial=applied opo=failed "
 
 
 def listed(body: Mapping[str, Any]) -> Listed:
-    """A trace's row, but for the first words of its question (`opening`), which the store's own thread looks for."""
-    rows = body.get("stages")
-    stages = " ".join([f"{stage['stage']}={stage['status']}" for stage in rows]) if rows else "none"
-    outcome = f" {stages} error " if body.get("error") or body.get("status", 0) >= 400 else f" {stages} "
-    tokens = 0
-    if usage := body.get("usage"):
+    """What lists filter by and usage adds up of a trace; a plain tuple, which the garbage collector soon lets be."""
+    get, tokens = body.get, 0
+    rows = get("stages")
+    outcome, added = " none ", 0.0
+    if rows:
+        outcome = "".join([f" {stage['stage']}={stage['status']}" for stage in rows]) + " "
+        added = max([stage["ms"] or 0.0 for stage in rows])  # they run beside each other: the slowest is what they add
+    if get("error") or get("status", 0) >= 400:
+        outcome += "error "
+    if usage := get("usage"):
         for count in (usage.get("prompt_tokens"), usage.get("completion_tokens")):
             if isinstance(count, int) and 0 < count < 2**53:
                 tokens += count
-    # Stages run beside each other: the slowest is what they add.
-    added = max([stage["ms"] or 0.0 for stage in rows]) if rows else 0.0
-    return Listed(
-        body.get("policy") or "", body.get("key", ""), outcome, body.get("model") or "", body.get("total_ms") or 0.0,
-        added, tokens,
-    )  # fmt: skip
+    return get("policy") or "", get("key", ""), outcome, get("model") or "", get("total_ms") or 0.0, added, tokens
 
 
 class _Turn(msgspec.Struct):
@@ -75,7 +65,7 @@ class _Content(msgspec.Struct):
 
 def opening(trace: bytes) -> str:
     """The first words of the last user message of a trace, on one line; "" where it keeps no content."""
-    if b'"before":[' not in trace:
+    if trace.find(b'"before":[') < 0:
         return ""
     try:
         rows = msgspec.json.decode(trace, type=_Content).before or []
