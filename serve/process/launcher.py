@@ -41,8 +41,12 @@ def resolve(engine: Engine) -> Engine:
     launcher = engine.launcher
     if launcher in ("auto", *_OF_GGUF) and _is_gguf(engine.model):  # vLLM reads one too, and checks it itself
         return _resolved_gguf(engine)
+    if launcher == "onnx" and (model := _folder(engine.model)):
+        _check_model(engine, launcher)
+        return _unhindered(engine, model)
     if launcher in _OF_GGUF:
-        raise ConfigError(f"engine.{engine.name}: model {engine.model!r} is not a GGUF file, which {launcher} needs")
+        needs = "a GGUF file" + (" or a folder" if launcher == "onnx" else "")
+        raise ConfigError(f"engine.{engine.name}: model {engine.model!r} is not {needs}, which {launcher} needs")
     if launcher == "auto":
         wanted = bool(engine.python or engine.adapters)  # only vLLM has these
         launcher = "vllm" if wanted or (_vllm(engine) and has_nvidia_gpu()) else "transformers"
@@ -63,7 +67,7 @@ def command(engine: Engine, port: int) -> Launch:
     if engine.command:
         return _own(engine, port)
     if engine.launcher in _OF_GGUF:
-        file = located(engine.model)
+        file = located(engine.model) or _folder(engine.model)
         assert file is not None  # `resolve` has seen it
         return _OF_GGUF[engine.launcher].command(engine, file, port)
     # A folder is served under its own name, from beside it: so no path of ours reaches a client.
@@ -94,7 +98,8 @@ class _OfGguf(Protocol):
     def command(self, engine: Engine, file: Path, port: int) -> Launch: ...
 
 
-# Launchers of a GGUF file: each has `missing`, what stands in its way on this machine ("" for nothing), and `command`.
+# Launchers of a GGUF file (onnx takes a folder, too): each has `missing`, what stands in its way on this machine
+# ("" for nothing), and `command`.
 _OF_GGUF: Mapping[str, _OfGguf] = {"llama.cpp": llama_cpp, "onnx": onnx}
 
 
@@ -112,10 +117,15 @@ def _resolved_gguf(engine: Engine) -> Engine:
     launcher = engine.launcher
     if launcher == "auto":
         launcher = "llama.cpp" if engine.python or not llama_cpp.missing(engine, file) else "onnx"
-    if missing := _OF_GGUF[launcher].missing(engine, file):
-        raise ConfigError(f"{at} {missing}")
-    _check_vllm_only(engine, launcher)
-    return replace(engine, launcher=launcher)
+    return _unhindered(replace(engine, launcher=launcher), file)
+
+
+def _unhindered(engine: Engine, model: Path) -> Engine:
+    """The engine, if nothing stands in its launcher's way; ConfigError says what does."""
+    if missing := _OF_GGUF[engine.launcher].missing(engine, model):
+        raise ConfigError(f"engine.{engine.name}: {missing}")
+    _check_vllm_only(engine, engine.launcher)
+    return engine
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import toy_gguf
 
-from serve.config import ConfigError, Engine
+from serve.config import EMBEDDED, ConfigError, Engine
 from serve.process import launcher
 from serve.process.launcher import Launch, ask_health, command, free_port, resolve
 
@@ -299,6 +299,18 @@ def test_gguf_file_goes_to_llama_cpp_where_it_is_there_and_to_our_engine_where_i
     assert resolve(replace(engine, launcher="onnx")).launcher == "onnx"
 
 
+def test_our_engine_serves_a_folder_of_transformers_too(machine: Path, tmp_path: Path) -> None:
+    launch = command(resolve(Engine("main", model=str(EMBEDDED), launcher="onnx")), 4711)
+    assert launch.argv[1:4] == ("-m", "serve.engine.local", str(EMBEDDED))
+    assert launch.model_name == EMBEDDED.name
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ConfigError, match="not 'qwen2'"):
+        resolve(Engine("main", model=str(tmp_path), launcher="onnx"))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ConfigError, match=r"without \*\.safetensors"):
+        resolve(Engine("main", model=str(tmp_path), launcher="onnx"))
+
+
 def test_llama_cpp_python_runs_in_the_environment_that_is_named(machine: Path, weights: Path) -> None:
     python = program(machine, "python-with-llama")
     engine = Engine("main", model=str(weights), launcher="llama.cpp", python=str(python), context=1024, served_name="m")
@@ -316,6 +328,7 @@ def test_llama_cpp_python_runs_in_the_environment_that_is_named(machine: Path, w
         ("llama.cpp", "someone/model", "is not a GGUF file"),
         ("auto", "package:no-such-distribution-at-all", "is not installed"),
         ("onnx", "nowhere.gguf", "is no file"),
+        ("onnx", "someone/model", "is not a GGUF file or a folder"),
     ],
 )
 def test_gguf_engine_that_cannot_start_is_refused_at_boot(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,15 @@ import openai
 import pytest
 import toy_gguf
 import uvicorn
+from safetensors.torch import load_file, save_file
 
+from serve.config import EMBEDDED
 from serve.engine.local.conversion import converted
 from serve.engine.local.generation import score
 from serve.engine.local.graph import Unsupported, check
 from serve.engine.local.session import Session
+from serve.engine.local.source import opened
+from serve.engine.local.template import Template
 from serve.engine.local.web import Engine, application
 from serve.gguf import metadata
 
@@ -79,7 +84,7 @@ def test_log_probabilities_are_those_of_transformers(engine: Engine) -> None:
 
 
 def test_a_prompt_in_pieces_gives_the_same_logits_and_a_second_one_reads_only_the_rest(file: Path) -> None:
-    session = Session(converted(file, print), 2, 1)
+    session = Session(converted(opened(file), print), 2, 1)
     first = list(range(100, 160))
     slot = session.take(first)
     assert slot is not None
@@ -100,9 +105,9 @@ def test_a_prompt_in_pieces_gives_the_same_logits_and_a_second_one_reads_only_th
 def test_a_conversion_is_made_once_and_whole(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
     said: list[str] = []
-    place = converted(file, said.append)
+    place = converted(opened(file), said.append)
     assert any("%" in line for line in said)
-    assert converted(file, lambda line: pytest.fail(line)) == place
+    assert converted(opened(file), lambda line: pytest.fail(line)) == place
     assert [folder.name for folder in (tmp_path / "gguf").iterdir()] == [place.parent.name], "nothing else is left"
 
 
@@ -114,6 +119,61 @@ def test_a_conversion_is_made_once_and_whole(file: Path, tmp_path: Path, monkeyp
 def test_a_model_that_it_does_not_compute_is_refused(file: Path, change: dict[str, Any], named: str) -> None:
     with pytest.raises(Unsupported, match=named):
         check({**metadata(file), **change})
+
+
+# A folder of transformers
+
+
+def bfloat16_copy(folder: Path, **changes: Any) -> Path:
+    """The embedded model's folder as `trimtab export` writes it, with `changes` of its config.json."""
+    shutil.copytree(EMBEDDED, folder)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(EMBEDDED / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | changes), "utf-8")
+    (folder / "chat_template.jinja").write_text(toy_gguf.TEMPLATE, "utf-8")
+    return folder
+
+
+def test_a_folder_is_read_as_the_gguf_file_of_the_same_model(file: Path, tmp_path: Path) -> None:
+    one, other = opened(file), opened(bfloat16_copy(tmp_path / "exported"))
+    assert one.tensors == other.tensors
+    for name in one.tensors:
+        np.testing.assert_allclose(one.weights(name), other.weights(name), rtol=2**-8, err_msg=name)
+    facts = {key for key in one.meta if key.startswith("llama.") and key in other.meta}
+    assert {key: pytest.approx(one.meta[key]) for key in facts} == {key: other.meta[key] for key in facts}
+    assert (one.bos, one.ends) == (other.bos, other.ends)
+    words = "In 1984, the café sold 25 loaves."
+    ids, same = (source.tokenizer.encode(words, add_special_tokens=False).ids for source in (one, other))
+    assert ids == same
+    assert Template(one.meta).render(BREAD) == Template(other.meta).render(BREAD)
+
+
+def test_two_trainings_of_one_model_are_two_conversions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one tensor alone differs, as after a LoRA of few modules."""
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    folder = bfloat16_copy(tmp_path / "model")
+    first = converted(opened(folder), lambda _: None)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.self_attn.v_proj.weight"][0, 0] += 1
+    save_file(weights, folder / "model.safetensors")
+    assert converted(opened(folder), lambda _: None) != first
+
+
+def test_a_template_may_mark_what_a_loss_counts() -> None:
+    """As the trainers' own templates do: `{% generation %}` is transformers', and no part of Jinja."""
+    source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!{% endfor %}"
+    assert Template({"tokenizer.chat_template": source}).render(BREAD) == f"{BREAD[0]['content']}!"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"model_type": "qwen2"}, "qwen2"), ({"hidden_act": "gelu"}, "gelu"), ({"head_dim": 48}, "heads of 48"),
+     ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope.scaling")],
+)  # fmt: skip
+def test_a_folder_that_it_does_not_compute_is_refused(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(Unsupported, match=named):
+        check((found := opened(bfloat16_copy(tmp_path / "other", **change))).meta, frozenset(found.tensors))
 
 
 # What it does with a request

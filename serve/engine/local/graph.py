@@ -1,4 +1,4 @@
-"""The ONNX graph of a Llama model, written from a GGUF file's tensors.
+"""The ONNX graph of a Llama model, written from its tensors by GGUF's names.
 
 A layer: x ← x + attention(norm(x)); x ← x + down(silu(gate(norm(x))) · up(norm(x))). Attention, rotary positions and
 the cache of keys and values are one operator (GroupQueryAttention), which appends to the buffers that it is given: so
@@ -11,18 +11,18 @@ distribution closer to float32: on SmolLM2-135M a mean KL divergence of 0.004, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from serve.engine.local.source import Weights
+
 _MS = "com.microsoft"
 _BLOCK = 16
 _LEVELS = 127
-# A tensor's name -> float32, (outputs, inputs) or (size,). Raises KeyError where there is none of that name.
-Weights = Callable[[str], np.ndarray[Any, Any]]
 
 
 class Unsupported(ValueError):

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 from jinja2 import Environment
 from jinja2.exceptions import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
@@ -39,8 +41,18 @@ class Template:
             raise Unrenderable(f"the chat template refuses this chat: {error}") from error
 
 
+class _Generation(Extension):
+    """`{% generation %}`: in transformers it marks what a loss counts; the text stays as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> Environment:
-    it = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    it = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
     it.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     it.globals["raise_exception"] = _refuse
     it.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

@@ -22,29 +22,22 @@ from serve.engine.local.parameters import Asked, Refused
 from serve.engine.local.sampling import Sampling
 from serve.engine.local.scheduler import Scheduler
 from serve.engine.local.session import Session
+from serve.engine.local.source import opened
 from serve.engine.local.template import Template, Unrenderable
-from serve.engine.vocabulary import tokenizer
-from serve.gguf import GgufError, context_length, metadata
+from serve.gguf import context_length
 
 _SLOTS = 4
-_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
 
 
 class Engine:
     """One model: its session, its vocabulary, and the turns of its answers."""
 
-    def __init__(self, file: Path, name: str, threads: int | None) -> None:
-        meta = metadata(file)
-        vocabulary = tokenizer(meta)
-        if vocabulary is None:
-            raise GgufError(f"{file.name}: its tokenizer ({meta.get('tokenizer.ggml.model')}) is not supported")
-        self.name, self.template, self.tokenizer = name, Template(meta), vocabulary
-        self.context = context_length(meta) or 2048
-        tokens: list[str] = meta["tokenizer.ggml.tokens"]
-        eos = meta.get("tokenizer.ggml.eos_token_id")
-        self.ends = frozenset(at for at, token in enumerate(tokens) if token in _ENDS or at == eos)
-        self._bos = meta["tokenizer.ggml.bos_token_id"] if meta.get("tokenizer.ggml.add_bos_token") else None
-        self.session = Session(converted(file, lambda line: print(line, flush=True)), _SLOTS, threads)
+    def __init__(self, path: Path, name: str, threads: int | None) -> None:
+        source = opened(path)
+        self.name, self.template, self.tokenizer = name, Template(source.meta), source.tokenizer
+        self.context = context_length(source.meta) or 2048
+        self.ends, self._bos = source.ends, source.bos
+        self.session = Session(converted(source, lambda line: print(line, flush=True)), _SLOTS, threads)
         self.scheduler = Scheduler()
 
     def spell(self, token: int) -> str:
