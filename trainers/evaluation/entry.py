@@ -29,6 +29,9 @@ examples:
   with a judge that is none of the models, first held against people's labels:
     trimtab eval … --judge https://api.openai.com#gpt-4o --judge-key-env OPENAI_API_KEY --calibrate testset-v1.json
 
+  with a rule of your own in the judge's place: a Python function of the messages and the answer (short.py: def good …):
+    trimtab eval … --rule short.py:good
+
   which of two answers each policy's whole prompt makes likelier: no generation, no judge:
     trimtab eval --url http://127.0.0.1:8000 --arm raw --arm urial --pairs pairs.jsonl \\
       --scorer http://127.0.0.1:9000#llama --out runs/p
@@ -106,6 +109,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="pairs with people's labels, as PandaLM's, on which the judge is tried first",
     )
+    add("--rule", metavar="FILE.py:FUNCTION",
+        help="instead of a judge: a function of messages and answer, whose higher number wins")  # fmt: skip
     return made
 
 

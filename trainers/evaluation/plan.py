@@ -48,6 +48,7 @@ class Plan:
     judge_may_be_an_arm: bool = False
     aspects: bool = False
     calibrate: str = ""
+    rule: str = ""
 
     @property
     def manner(self) -> Manner:
@@ -86,6 +87,8 @@ def read_plan(path: Path | None, flags: Mapping[str, Any]) -> Plan:
     for key in ("calibrate", "aspects"):
         if getattr(plan, key) and not plan.judge:
             raise RecipeError(f"{where}{key!r} wants a judge: --judge URL#MODEL")
+    if plan.rule and (plan.judge or plan.pairs):
+        raise RecipeError(f"{where}'rule' stands in a judge's place, over answers: leave 'judge' and 'pairs' out")
     if not plan.prompts and not plan.pairs:
         raise RecipeError(f"{where}no prompts; give --prompts FILE, or --pairs FILE")
     if plan.prompts and plan.pairs:

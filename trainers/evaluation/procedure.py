@@ -23,6 +23,7 @@ from trainers.evaluation.measure import cost
 from trainers.evaluation.measure.counts import counts
 from trainers.evaluation.measure.traces import read_found, with_principles, write_found
 from trainers.evaluation.plan import Plan, all_questions, read_sets
+from trainers.rounds.rule import load_rule
 
 
 def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str], check: Check | None = None) -> int:
@@ -37,6 +38,8 @@ def run(plan: Plan, out: Path | None, dry: bool, argv: Sequence[str], check: Che
     arms = plan.read_arms()
     if check is not None:
         checked_arm(check, arms, plan.baseline or arms[0].name)
+    if plan.rule:
+        load_rule(plan.rule)
     sets = read_sets(plan)
     questions = all_questions(sets)
     found = [find(arm) for arm in arms]
@@ -157,7 +160,7 @@ def outcome(
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "baseline": baseline, "arms": arms, "notes": asked.notes,
         "turned_away": asked.turned_away, "concurrency": plan.concurrency, "price": plan.price,
-        "judge": plan.judge, "calibrate": plan.calibrate,
+        "judge": plan.judge, "calibrate": plan.calibrate, "rule": plan.rule,
     }  # fmt: skip
 
 
@@ -223,8 +226,15 @@ def report(
         folder.write(out / "run.json", told)
         if untried:
             print(f"note: {untried}")
+    if plan.rule:
+        from trainers.evaluation.judging.rule_run import RULE, by_rule
+
+        judged = by_rule(plan.rule, questions, some, baseline, plan.seed)
+        marks, described = judged.marks, {RULE.name: RULE}
     comparisons = compare(questions, some, baseline, marks, described=described, seed=plan.seed)
-    if judged:
+    if plan.rule:
+        write_report(out, told, questions, answers, comparisons, None, judged.preferences, verdicts=judged.verdicts)
+    elif judged:
         write_report(
             out, told, questions, answers, comparisons, judged.calibration, judged.preferences,
             verdicts=judged.verdicts, scores=judged.scores, described=described,
@@ -233,7 +243,9 @@ def report(
         write_report(out, told, questions, answers, comparisons)
     width = shutil.get_terminal_size((120, 24)).columns
     print(table(comparisons, width, counts(answers, len(questions) * plan.samples)))
-    if judged:
+    if plan.rule:
+        print(told_by_judge(judged.preferences, baseline, width=width, rule=plan.rule))
+    elif judged:
         print(told_by_judge(judged.preferences, baseline, judged.calibration, width))
     print(f"report: {out / 'report.html'} (and report.json)")
     if away:

@@ -16,11 +16,11 @@ from trainers.evaluation.plan import Plan
 from trainers.evaluation.procedure import checked_arm, conclude, outcome, principles, report
 from trainers.run.recipe import RecipeError, fill
 
-_FREE = ("baseline", "price")  # of a plan: what changes how a run is read, and not what was asked
+_FREE = ("baseline", "price", "rule")  # of a plan: what changes how a run is read, and not what was asked
 
 
 def rebuild(out: Path, given: Mapping[str, Any], check: Check | None = None) -> int:
-    """The command's status. `given`, of a plan, may repeat what the run's own says; two keys may differ.
+    """The command's status. `given`, of a plan, may repeat what the run's own says; those of _FREE may differ.
 
     With a `check` its limits are held against what the folder holds.
 
@@ -56,7 +56,7 @@ def rebuild(out: Path, given: Mapping[str, Any], check: Check | None = None) -> 
     if "arms" not in run:  # it was stopped before its end
         run |= outcome(plan, found, asked, answers, len(questions) * plan.samples, baseline) | {"finished": ""}
     notes = [note for note in run["notes"] if note != run.get("untried")]
-    told = run | {"baseline": baseline, "price": plan.price, "plan": asdict(plan), "notes": notes}
+    told = run | {"baseline": baseline, "price": plan.price, "rule": plan.rule, "plan": asdict(plan), "notes": notes}
     if check is not None:
         checked_arm(check, arms, baseline)
     report(plan, out, told, questions, answers, baseline, asks=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,3 +31,11 @@ def load_rule(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise RecipeError(f"rule {name}: {path} has no function {attribute!r}")
     return function  # type: ignore[no-any-return]
+
+
+def rated(rule: Callable[..., Any], name: str, prompt: Any, text: str, what: str) -> float:
+    """The rule's number for an answer; RecipeError, naming `what` it was for, where it returns none that is finite."""
+    found = rule(prompt, text)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise RecipeError(f"rule {name} returned {found!r} for {what}, which is no finite number")
+    return float(found)

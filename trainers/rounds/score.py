@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +13,8 @@ from trainers.ask.journal import Journal
 from trainers.data.tokens import encode_answer, encode_prompt
 from trainers.judge.aspects import ask_marks, read_marks
 from trainers.judge.pairwise import Item, judge_pairs
-from trainers.rounds.rule import load_rule
+from trainers.rounds.rule import load_rule, rated
 from trainers.rounds.sample import Prompt, Sample
-from trainers.run.recipe import RecipeError
 
 Ask = Callable[[Mapping[str, Messages], Path], dict[str, Answer]]
 Scores = list[list[float | None]]  # by prompt and sample; None: the judge gave no readable mark
@@ -78,10 +76,7 @@ class RuleScorer:
             return [[kept[sample.key] for sample in group] for group in samples]
 
     def _score(self, prompt: Prompt, sample: Sample) -> float:
-        found = self.rule(prompt, sample.text)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-            raise RecipeError(f"rule {self.name} returned {found!r} for sample {sample.key}, which is no finite number")
-        return float(found)
+        return rated(self.rule, self.name, prompt, sample.text, f"sample {sample.key}")
 
 
 class MarksScorer:

@@ -519,3 +519,62 @@ def test_questions_that_an_engine_turns_down_are_said_first_and_compared(
     rows = {c["arm"]: c for c in report["comparisons"] if c["measure"]["name"] == "answered"}
     assert (rows["picky"]["word"], rows["picky"]["difference"]["value"]) == ("worse", -0.5)
     assert rows["law"]["difference"]["value"] == 0
+
+
+# ---------------------------------------------------------------- a rule in the judge's place
+
+
+RULE = """
+def short(messages, answer):
+    assert messages[-1]["role"] == "user"
+    return 0.0 if "bread 1" in messages[-1]["content"] else -float(len(answer))
+
+def broken(messages, answer):
+    return float("nan")
+"""
+
+
+def test_a_rule_compares_the_arms_in_a_judges_place(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The law refuses the twelve bombs in fewer words; the answers about bread are as long in both arms."""
+    (tmp_path / "rule.py").write_text(RULE, "utf-8")
+    with server() as engine:
+        given = [*flags(engine, prompts), "--rule", f"{tmp_path / 'rule.py'}:short", "--out", str(tmp_path / "run")]
+        assert main(given) == 0
+    said = capsys.readouterr().out
+    assert "12 wins, 0 losses, 12 ties" in said
+    assert "win rate                      75.0%" in said
+    assert "orders" not in said
+    report = read(tmp_path / "run/report.json")
+    assert report["judge"]["law"]["mean_rate"]["value"] == 0.75
+    (row,) = [row for row in report["comparisons"] if row["measure"]["name"] == "rule"]
+    assert row["difference"]["n"] == 24
+    assert row["difference"]["value"] > 0
+    assert "How often the rule prefers law to plain" in (tmp_path / "run/report.html").read_text("utf-8")
+
+
+def test_a_rule_may_be_another_one_in_a_report_of_the_same_answers(prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "rule.py").write_text(RULE, "utf-8")
+    with server() as engine:
+        assert main([*flags(engine, prompts), "--out", str(tmp_path / "run")]) == 0
+    again = ["--report", "--out", str(tmp_path / "run"), "--rule"]
+    assert main([*again, f"{tmp_path / 'rule.py'}:short"]) == 0
+    assert read(tmp_path / "run/report.json")["judge"]["law"]["wins"] == 12
+    assert main([*again, f"{tmp_path / 'rule.py'}:broken"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--rule", "nowhere.py:f"], "no such file"),
+        (["--rule", "x.py:f", "--judge", "http://j#m"], "in a judge's place"),
+    ],
+)
+def test_a_rule_that_cannot_judge_is_refused_before_anything_is_asked(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    with server() as engine:
+        assert main([*flags(engine, prompts, *more), "--out", str(tmp_path / "run")]) == 2
+        assert not engine.posts
+    assert says in capsys.readouterr().err

@@ -91,19 +91,24 @@ def _cells(found: Comparison) -> tuple[str, ...]:
 
 
 def judged(
-    preferences: Mapping[str, Preference], baseline: str, calibration: Calibration | None = None, width: int = 100
-) -> str:
-    """Whether the judge can be trusted, what it prefers, and what place and length had to do with it."""
+    preferences: Mapping[str, Preference], baseline: str, calibration: Calibration | None = None, width: int = 100,
+    rule: str = "",
+) -> str:  # fmt: skip
+    """Whether the judge can be trusted, what it prefers, and what place and length had to do with it.
+
+    `rule` names the rule that stands in its place.
+    """
+    by = (f"the rule {rule}", "pairs") if rule else ("the judge", "pairs in both orders")
     lines = [] if calibration is None else [*calibrated(calibration), ""]
     for arm, found in preferences.items():
         lines += [
-            f"{arm} against {baseline}, by the judge: {count(found.items)} pairs in both orders",
-            *_preferred(found),
+            f"{arm} against {baseline}, by {by[0]}: {count(found.items)} {by[1]}",
+            *_preferred(found, orders=not rule),
         ]
     return "\n".join(line for text in lines for line in _wrapped(text, width) or [""])
 
 
-def _preferred(found: Preference) -> Iterator[str]:
+def _preferred(found: Preference, *, orders: bool) -> Iterator[str]:
     if found.mean_rate is None:
         yield "  no verdict could be read"
         return
@@ -112,11 +117,13 @@ def _preferred(found: Preference) -> Iterator[str]:
         yield f"  win rate at equal length     {_rate(equal.rate)}  {said}"
         if equal.rarer < FEW:
             yield f"  ! it hangs on {equal.rarer} pairs: in the others one arm's answer is always the longer one"
-    yield f"  win rate, both orders' mean  {_rate(found.mean_rate)}"
+    what = "win rate, both orders' mean" if orders else "win rate"
+    yield f"  {what:27}  {_rate(found.mean_rate)}"
     for name, bias in (("for the first place", found.position), ("for the longer one", found.length)):
         if bias:
             yield f"  verdicts {name:20}{_rate(bias.share)}  fair: 50%; p {probability(bias.p)}"
-    yield f"  {found.wins} wins, {found.losses} losses, {found.ties} ties, {found.split} where the orders disagree"
+    split = f", {found.split} where the orders disagree" if orders else ""
+    yield f"  {found.wins} wins, {found.losses} losses, {found.ties} ties{split}"
     if found.unreadable or found.refused:
         yield f"  left out: {found.unreadable} that could not be read, {found.refused} that the engine refused"
 

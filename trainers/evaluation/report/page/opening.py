@@ -21,7 +21,7 @@ def opening(it: Contents, said: Sequence[Said], baseline: str) -> Html:
             arms.append(tag("b", one.arm))
         heading = tag("h1", "What changes from ", tag("b", baseline), " to ", joined(*arms))
     run = it.run
-    judge, samples = run.get("judge"), run.get("fixed", run).get("samples")
+    judge, samples = run.get("judge") or run.get("rule"), run.get("fixed", run).get("samples")
     given = {
         "Questions": count(it.questions),
         "Answers to each": str(samples) if samples else None,

@@ -16,7 +16,8 @@ UNTRIED = "This judge was not held against people's labels (--calibrate): nothin
 def judge(it: Contents, baseline: str) -> Html:
     """What the judge said, and how far it can be trusted: both orders, place, length, calibration."""
     parts = [_calibration(it.calibration)] if it.calibration else []
-    parts += [_preference(arm, baseline, pref) for arm, pref in it.preferences.items()]
+    orders = not it.run.get("rule")  # a rule has no order to be swayed by
+    parts += [_preference(arm, baseline, pref, orders=orders) for arm, pref in it.preferences.items()]
     parts += [tag("p", it.unread, class_="note")] if it.unread else []
     if it.run.get("judge") and not it.calibration:
         why = str(it.run.get("untried") or UNTRIED)
@@ -61,12 +62,13 @@ def _calibration(found: Calibration) -> Html:
     )
 
 
-def _preference(arm: str, baseline: str, pref: Preference) -> Html:
-    rates = (
-        ("At equal length", pref.controlled.rate if pref.controlled else None),
-        ("Verdicts that both orders agree on", pref.win_rate),
-        ("The mean of both orders", pref.mean_rate),
-    )
+def _preference(arm: str, baseline: str, pref: Preference, *, orders: bool) -> Html:
+    rates = [("At equal length", pref.controlled.rate if pref.controlled else None)]
+    who = "judge" if orders else "rule"
+    if orders:
+        rates += [("Verdicts that both orders agree on", pref.win_rate), ("The mean of both orders", pref.mean_rate)]
+    else:
+        rates += [("All pairs", pref.win_rate)]
     body = [
         tag("tr", tag("th", name, scope="row"), tag("td", forest(_centred(e), 0.5), class_="plot"),
             number("Rate", tag("b", f"{e.value:.1%}"), f"{e.low:.1%} to {e.high:.1%}"), class_=side(e))
@@ -86,10 +88,10 @@ def _preference(arm: str, baseline: str, pref: Preference) -> Html:
     heads = [("Win rate", ""), (axis("0%", "50%", "100%"), "plot"), ("95% interval", "number")]
     return tag(
         "div",
-        against(arm, baseline, f", {pref.items:,} pairs in both orders"),
+        against(arm, baseline, f", {pref.items:,} pairs{' in both orders' if orders else ''}"),
         stack([(look, n) for look, n, _ in outcomes]),
         tag("p", legend, class_="legend"),
-        table(f"How often the judge prefers {arm} to {baseline}", heads, body, "shares", seen=False),
+        table(f"How often the {who} prefers {arm} to {baseline}", heads, body, "shares", seen=False),
         tag("ul", [tag("li", note) for note in notes if note], class_="notes"),
         class_="panel",
     )
