@@ -12,6 +12,7 @@ OTHERS = (
     ("chain", "trainers.chain.chain_run:main", "several methods in a row, each on what the steps before it made"),
     ("check", "trainers.check:main", "nothing: says what is wrong with training data"),
     ("pick", "trainers.pick:main", "nothing: picks data that is complex, good and diverse (DEITA, arXiv:2312.15685)"),
+    ("flywheel", "trainers.flywheel.wheel:main", "a served model by preferences between its answers, round by round"),
     ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge of additions, from generated edits"),
 )
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"

@@ -76,6 +76,7 @@ class Answer:
     """What came back for one question: a text, or the engine's refusal of the request (a 4xx of that question).
 
     `token_ids` and `logprobs` (nats, one a token) are there where the request asked for them and the engine gave them.
+    `trace` is the id under which a Trimtab server keeps the request; "" from other engines.
     """
 
     text: str
@@ -83,6 +84,7 @@ class Answer:
     refused: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    trace: str = ""
 
 
 def key_of(body: Mapping[str, Any]) -> str:
@@ -108,7 +110,7 @@ def _from_row(row: Row) -> tuple[str, Answer]:
 
 def _to_row(key: str, answer: Answer) -> Row:
     row = {"key": key, "text": answer.text, "finish": answer.finish, "refused": answer.refused}
-    details = {"token_ids": list(answer.token_ids), "logprobs": list(answer.logprobs)}
+    details = {"token_ids": list(answer.token_ids), "logprobs": list(answer.logprobs), "trace": answer.trace}
     return row | {name: value for name, value in details.items() if value}
 
 
@@ -202,6 +204,7 @@ def _read(reply: httpx.Response) -> Answer | None:
         finish, told = choice.get("finish_reason"), choice.get("logprobs") or {}
         logprobs = told.get("token_logprobs") or [token["logprob"] for token in told.get("content") or ()]
         details = tuple(choice.get("token_ids") or ()), tuple(map(float, logprobs))
+        trace = reply.headers.get("x-trimtab-trace", "")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    return Answer(text or "", str(finish or "stop"), "", *details) if isinstance(text, str | None) else None
+    return Answer(text or "", str(finish or "stop"), "", *details, trace) if isinstance(text, str | None) else None

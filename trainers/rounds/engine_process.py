@@ -27,13 +27,15 @@ STOP_S = 20.0
 
 
 @contextmanager
-def running(command: str, model: Path, log: Path, timeout_s: float) -> Iterator[tuple[str, str]]:
-    """(URL, the model's name there) of the engine, once it answers.
+def running(
+    command: str, model: Path, log: Path, timeout_s: float, port: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """(URL, the model's name there) of the engine, once it answers; on a free port unless one is given.
 
     Raises:
         EngineError: it cannot be started, ends, or does not answer in `timeout_s`; the message names its log.
     """
-    port = free_port()
+    port = port or free_port()
     line = [part.replace("{model}", str(model)).replace("{port}", str(port)) for part in shlex.split(command)]
     with log.open("ab") as file:
         try:

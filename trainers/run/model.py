@@ -47,7 +47,7 @@ def load(recipe: "Common") -> Base:
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"model {recipe.model}: the tokenizer has no end token, so no answer could ever end")
     layout = set_template(recipe, tokenizer)
-    if layout.startswith("chat_template") and getattr(tokenizer, "split_special_tokens", False):
+    if tokenizer.chat_template and getattr(tokenizer, "split_special_tokens", False):
         tokenizer.split_special_tokens = False
         notes.append("split_special_tokens is turned off: the chat template's end token must be read as one token")
     before = tokenizer.pad_token
@@ -61,7 +61,11 @@ def load(recipe: "Common") -> Base:
 
 
 def folder_of(model: str) -> str:
-    """A model's folder: itself, or the hub's snapshot, from the cache where it is there."""
+    """A model's folder: itself, an unpacked GGUF file's, or the hub's snapshot, from the cache where it is there."""
+    if model.endswith(".gguf"):
+        from trainers.run.gguf_model import unpacked
+
+        return str(unpacked(Path(model)))
     if Path(model).is_dir():
         if not Path(model, "config.json").is_file():
             raise RecipeError(f"model {model}: {no_model(Path(model))}")
