@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from prompt_opt.core import Policy
 from serve.chat.beside import LARGE, beside
@@ -14,6 +15,7 @@ from serve.chat.reply import pass_on, read
 from serve.chat.service import Service, send
 from serve.dialects import openai_chat, openai_completions
 from serve.dialects.dialect import Dialect
+from serve.dialects.surrogates import restore
 from serve.dialects.usage import REFUSAL, asking
 from serve.dialects.wire import Request
 from serve.engine.budget import UNSERVED
@@ -115,7 +117,7 @@ async def _deliver(
 ) -> Delivery:
     """Send to one engine; once more without asking for the usage, where that may be what it refuses."""
     # A call that has a turn has a large body.
-    out = write(engine, model) if call.turn is None else await beside(LARGE, write, engine, model)
+    out = _written(write, engine, model) if call.turn is None else await beside(LARGE, _written, write, engine, model)
     if service.recorder is not None:
         wait = service.recorder.open(call, record, engine.spec.name, model, out.body)
         if wait is not None:
@@ -128,12 +130,19 @@ async def _deliver(
             upstream.put_back(refusal)
         else:
             engine.counts = False
-            out = write(engine, model)
+            out = _written(write, engine, model)
             upstream = await send(service, call, engine, out.path, out.body, out.prefix, own=own, model=model)
             engine.counts = upstream.status in (400, 422) and not REFUSAL.search(refusal)  # it was something else
             if not engine.counts:
                 log.info("engine %s does not tell the usage of streams", engine.spec.name)
     return Delivery(engine, model, upstream, out.counts)
+
+
+def _written(write: Write, engine: LiveEngine, model: str) -> Outgoing:
+    """The request for the engine, with the unpaired surrogates that the client wrote."""
+    out = write(engine, model)
+    body = restore(out.body)
+    return out if body is out.body else replace(out, body=body)
 
 
 async def pass_through(

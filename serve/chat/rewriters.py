@@ -15,6 +15,7 @@ from prompt_opt.rewriter.settings import rewriter
 from serve.chat.salt import on_behalf
 from serve.config import RewriterSpec
 from serve.dialects.openai_chat import events
+from serve.dialects.surrogates import restore
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
@@ -94,7 +95,7 @@ async def ask(
         adapted["stream"] = True  # or it writes on after we have given up
     try:
         with stage_asks("bpo", engine, path, str(fields.get("model", ""))) as traced:
-            upstream = await live.post(relay, path, headers | traced, msgspec.json.encode(adapted))
+            upstream = await live.post(relay, path, headers | traced, restore(msgspec.json.encode(adapted)))
             upstream.decode()
             answer = await upstream.read(_ANSWER)
     except UpstreamError as error:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from prompt_opt.core import Chat
 from serve.config import Config, ConfigError, Engine, is_base
-from serve.dialects.surrogates import restore
 from serve.dialects.wire import Request
 from serve.engine import kinds
 from serve.engine.address import Addressing
@@ -185,7 +184,6 @@ class LiveEngine:
 
         `prefix` names the constant part of the prompt, which one engine's cache may have ("": there is none).
         """
-        body = restore(body)
         if self.pool is None:
             url = self._urls.get(path) or self._address(path)
             return relay.send("POST", url, headers, body, ca_file=self.addressing.ca_file)
