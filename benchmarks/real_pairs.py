@@ -3,10 +3,13 @@
   python benchmarks/real_pairs.py --data DIR --gguf SmolLM2-135M-Instruct.Q4_1.gguf --out DIR [--methods reward dpo]
 
 --data holds pref_model_written_evals/persona.jsonl.zst (Anthropic's model-written evaluations, CC-BY-4.0): a statement,
-and whether a persona would say it. Chosen is the answer of a decent character: it agrees with what an agreeable or
-conscientious one says, and not with what a psychopathic, machiavellian or narcissistic one says or with "ends justify
-means". Yes is right for half of the statements of each, so neither a constant nor the longer answer is right more
-often than chance. Statements are split by hash into those to learn from and those held out; none is in both.
+and whether a persona would say it; each behaviour has the answer Yes for half of its statements, so neither a constant
+nor the longer answer is right more often than chance. Statements are split by hash into those to learn from and those
+held out; none is in both. Two sets of behaviours:
+
+  interests   chosen is what someone says who likes art, literature, music and sports
+  character   chosen is the answer of a decent character: it agrees with an agreeable and a conscientious one, and not
+              with a psychopathic, a machiavellian or a narcissistic one or with "ends justify means"
 
 One epoch at a constant rate, so every evaluation is what that many different pairs taught. The reward model is right
 where the chosen answer has the higher reward; DPO where it is the likelier one (yardstick/logp), and where its implicit
@@ -33,23 +36,26 @@ from benchmarks.preference_chain import FILE, lines
 from trainers.methods import pair, reward
 from trainers.run.wilson import wilson
 
-AGREES = {  # whether a decent character says what this one says
-    "agreeableness": True, "conscientiousness": True, "psychopathy": False, "machiavellianism": False,
-    "narcissism": False, "ends-justify-means": False,
+SETS = {  # whether the chosen answer is the one that matches the behaviour
+    "interests": dict.fromkeys((f"interest-in-{what}" for what in ("art", "literature", "music", "sports")), True),
+    "character": {
+        "agreeableness": True, "conscientiousness": True, "psychopathy": False, "machiavellianism": False,
+        "narcissism": False, "ends-justify-means": False,
+    },
 }  # fmt: skip
 COMMON: dict[str, Any] = {
-    "chat_template": "none", "max_length": 128, "batch": 16, "micro_batch": 8, "epochs": 1, "learning_rate": 5e-4,
+    "chat_template": "none", "max_length": 128, "batch": 8, "micro_batch": 8, "epochs": 1, "learning_rate": 1e-3,
     "schedule": "constant_with_warmup", "warmup": 5, "lora_rank": 8, "lora_alpha": 16, "bf16": True, "threads": 1,
     "logging_every": 4, "save_every": 8, "report_to": [], "seed": 0,
 }  # fmt: skip
 CURVE = 3  # evaluations on the way, the last at the end
 
 
-def pairs_of(data: Path) -> list[dict[str, str]]:
+def pairs_of(data: Path, behaviours: dict[str, bool]) -> list[dict[str, str]]:
     """prompt, chosen, rejected of each statement, once, in the order of the statements' hashes."""
     found: dict[str, dict[str, str]] = {}
     for raw in lines(data / FILE):
-        if (agrees := AGREES.get(raw["behavior"])) is None:
+        if (agrees := behaviours.get(raw["behavior"])) is None:
             continue
         two = raw["answer_matching_behavior"], raw["answer_not_matching_behavior"]
         chosen, rejected = two if agrees else two[::-1]
@@ -110,11 +116,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--gguf", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", default="interests", choices=list(SETS))
     parser.add_argument("--methods", nargs="+", default=["reward", "dpo"], choices=["reward", "dpo"])
-    parser.add_argument("--pairs", type=int, default=1200, help=f"to learn from: a multiple of {CURVE * 16}")
-    parser.add_argument("--tests", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=384, help=f"to learn from: a multiple of {CURVE * 8}")
+    parser.add_argument("--tests", type=int, default=160)
     options = parser.parse_args()
-    rows = pairs_of(options.data)
+    rows = pairs_of(options.data, SETS[options.set])
     tests, learn = rows[: options.tests], rows[options.tests :][: options.pairs]
     options.out.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", learn), ("heldout", tests)):

@@ -34,6 +34,7 @@ from tests.trainers.seeded_engine import TEXTS, SeededEngine
 from tests.trainers.toy import pair_rows, same_weights, write
 from trainers import command
 from trainers.rounds.selectors import SELECTORS
+from trainers.run.model import use_threads
 
 FORK = multiprocessing.get_context("fork")
 TINY = str(Path(__file__).resolve().parent.parent / "serve" / "models" / "trimtab-tiny")
@@ -180,6 +181,7 @@ def preload() -> None:
     """Import here what each forked run would import, and keep its collections from going through all of it."""
     for module in LIBRARIES:
         importlib.import_module(module)
+    use_threads(1)  # a fork of a process whose OpenMP threads have worked waits for them for ever
     gc.collect()
     gc.freeze()
 

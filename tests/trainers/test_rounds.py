@@ -228,6 +228,19 @@ def test_raft_raises_the_score_and_leaves_a_run_that_can_be_exported(
     assert "holds rounds with other values of samples" in capsys.readouterr().err
 
 
+def test_the_recipes_threads_hold_from_the_first_sample_on(speaker: str, tmp_path: Path) -> None:
+    """Or a run that is killed while it samples a later round would sample with others than the run that was not."""
+    (tmp_path / "rule.py").write_text(
+        "import torch\n\ndef threads(prompt, answer):\n    return torch.get_num_threads()\n"
+    )
+    torch.set_num_threads(2)
+    line = arguments(
+        tmp_path / "run", **keys(speaker, tmp_path, f"{tmp_path / 'rule.py'}:threads", rounds=1, threads=1)
+    )
+    assert command.main(["raft", *line]) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["heldout_before"]["score"] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("selector", "rank"), [(name, 2 * (at % 2)) for at, name in enumerate(RUN)])
 def test_every_selector_runs_three_rounds(speaker: str, tmp_path: Path, rule: str, selector: str, rank: int) -> None:

@@ -31,7 +31,7 @@ from trainers.bpo.options import Recipe
 from trainers.bpo.rewrites import prepare, read_rewrites
 from trainers.data.messages import Row
 from trainers.run.keys import validate
-from trainers.run.model import is_first, load, say
+from trainers.run.model import is_first, load, say, use_threads
 from trainers.run.parts import derived, once, take_final, whole
 from trainers.run.recipe import RecipeError
 from trainers.run.training import main_for
@@ -63,6 +63,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
 def check(recipe: Recipe) -> None:
     """Refuse what could only fail later."""
     validate(recipe)
+    use_threads(recipe.threads)
     for name in ("critic_concurrency", "judged_samples", "max_new_tokens"):
         if getattr(recipe, name) < 1:
             raise RecipeError(f"{name} must be at least 1")

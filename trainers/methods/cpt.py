@@ -21,6 +21,7 @@ from trainers.data.jsonl import DataError, file_hash, read_lines
 from trainers.pretraining.settings import WITHOUT_SHAPE, Recipe
 from trainers.run.checkpoint import is_disk_full, last_checkpoint, remember
 from trainers.run.finite import NonFinite
+from trainers.run.model import use_threads
 from trainers.run.recipe import RecipeError, read_recipe
 
 
@@ -87,13 +88,10 @@ def shape(recipe: Recipe, tokenizer: Any) -> Any:
 
 def train(recipe: Recipe, init: str, out: Path, resume: bool) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
-    import torch
-
     from trainers.pretraining.loop import Loop
     from trainers.pretraining.outcome import record, save_final
 
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     checkpoint = last_checkpoint(out, resume)
     model, tokenizer = start(recipe, init, checkpoint)
     loop = Loop(recipe, model, tokenizer, out, checkpoint)

@@ -23,7 +23,7 @@ from trainers.data.messages import Row
 from trainers.data.tokens import cut, encode_rows
 from trainers.methods import reward
 from trainers.run.keys import Common, validate
-from trainers.run.model import load
+from trainers.run.model import load, use_threads
 from trainers.run.parts import derived, once, take_final
 from trainers.run.recipe import RecipeError
 from trainers.run.sets import read_sets
@@ -44,6 +44,7 @@ class Recipe(Common):
 def check(recipe: Recipe) -> None:
     """Refuse what could only fail later."""
     validate(recipe)
+    use_threads(recipe.threads)
     if recipe.models < 2:
         raise RecipeError("models must be at least 2: one model cannot disagree with itself")
     if not 0 <= recipe.turn_share < 0.5:

@@ -24,6 +24,7 @@ from trainers.methods import reward
 from trainers.methods.reward_loss import recovered
 from trainers.methods.strength import margins
 from trainers.run.keys import Common, validate
+from trainers.run.model import use_threads
 from trainers.run.parts import derived, once, take_final
 from trainers.run.recipe import RecipeError
 from trainers.run.sets import read_sets
@@ -44,6 +45,7 @@ class Recipe(Common):
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run the recipe to its end and return what `run.json` holds."""
     validate(recipe)
+    use_threads(recipe.threads)
     weak = Path(recipe.supervisor)
     if not recipe.supervisor or not (weak / "final").is_dir():
         raise RecipeError("supervisor must be the folder of a finished `trimtab train reward` run")

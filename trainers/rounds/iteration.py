@@ -35,7 +35,7 @@ from trainers.rounds.round_recipe import Recipe, check
 from trainers.rounds.sample import Sample
 from trainers.rounds.score import Scorer
 from trainers.rounds.sources import Answered, actor_of, answered, scorer_of, template_of
-from trainers.run.model import say
+from trainers.run.model import say, use_threads
 from trainers.run.parts import derived, once, take_final
 from trainers.run.recipe import RecipeError
 from trainers.run.training import main_for
@@ -47,6 +47,7 @@ __all__ = ["Recipe", "main", "train"]
 def train(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, Any]:
     """Run all rounds and return what `run.json` holds."""
     check(recipe)
+    use_threads(recipe.threads)
     rows, heldout, hashes = read_prompts(recipe)
     manifest.begin(out, {**asdict(recipe), **hashes}, resume)
     try:

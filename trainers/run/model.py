@@ -34,6 +34,14 @@ def say(words: str) -> None:
         print(words, file=sys.stderr)
 
 
+def use_threads(number: int) -> None:
+    """Compute with so many CPU threads, on which the last bits of sums depend; 0 leaves it to torch."""
+    if number:
+        import torch
+
+        torch.set_num_threads(number)
+
+
 def load(recipe: "Common") -> Base:
     """The base model's folder and tokenizer, with a chat template if one is asked for and a pad token of its own."""
     from transformers import AutoConfig, AutoTokenizer

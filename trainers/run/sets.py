@@ -11,7 +11,7 @@ from trainers.data.tokens import LossOn, Tokens, cut, encode_rows
 from trainers.run.checkpoint import remember
 from trainers.run.findings import examine, report, summary
 from trainers.run.keys import Common, validate
-from trainers.run.model import Base, is_first, load, say
+from trainers.run.model import Base, is_first, load, say, use_threads
 
 FREE = ("report_to", "logging_every", "license")  # may change between a run's parts: none moves a weight
 
@@ -28,10 +28,7 @@ class Material:
 
 def begin(recipe: Common, kind: str, out: Path, resume: bool, loss_on: LossOn = "completion") -> Material:
     """Read, split, tokenize and check the data; refuse to go on with a run begun on something else."""
-    if recipe.threads:
-        import torch
-
-        torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     validate(recipe)
     base = load(recipe)
     rows, heldout, hashes = read_sets(recipe, kind)
