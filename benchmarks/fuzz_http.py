@@ -6,8 +6,8 @@ Each input is cut into pieces and fed to the protocol as a socket would do it, p
 - what is written is a row of whole HTTP responses, the last of which may break off only if the connection closes;
 - requests are those that h11, another parser, reads: the same methods and bodies, as far as h11 takes them.
 
-Needs atheris (pip install atheris), which is no dependency. Covered are serve.http and uvicorn's protocol, which are
-instrumented. What it does not cover: llhttp itself, which is C; TLS; the lines behind the protocol.
+Needs atheris (pip install atheris), which is no dependency. Covered is serve.http, which is instrumented. What it does
+not cover: llhttp itself, which is C; TLS; the lines behind the protocol.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ import atheris
 import h11
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-with atheris.instrument_imports(include=["serve.http", "uvicorn.protocols"]):
+with atheris.instrument_imports(include=["serve.http"]):
     from serve.http.call import Call, ClientGone
     from serve.http.gate import Gate
     from serve.http.protocol import Protocol
-import uvicorn
-from uvicorn.server import ServerState
-
+    from serve.http.site import Site
 from serve.config import Config, Server
 from serve.errors import ApiError
 
@@ -94,8 +92,8 @@ class Transport(asyncio.Transport):
 class Reading(Protocol):
     """The protocol, with the requests that it has read: their methods and bodies."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
         self.read, self._body = list[tuple[str, bytes]](), b""
 
     def on_body(self, body: bytes) -> None:
@@ -103,9 +101,9 @@ class Reading(Protocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            self.read.append((self.parser.get_method().decode(), self._body))
-            self._body = b""
+        if self.receiving is not None:
+            self.read.append((self._parser.get_method().decode(), self._body))
+        self._body = b""
         super().on_message_complete()
 
 
@@ -129,13 +127,9 @@ class Target:
         self.bugs = Bugs()
         logging.getLogger().addHandler(self.bugs)
         self.loop.set_exception_handler(lambda _, context: self.bugs.seen.append(str(context)))
-        self.config = uvicorn.Config(
-            self._app, log_config=None, lifespan="off", ws="none", interface="asgi3", proxy_headers=False
-        )
-        self.config.load()
         gate = Gate(Config(Server(cors_origins=("http://b",), hosts=("a",)), {}, {}, {}))
-        self.gate = lambda: gate
-        self.lines = {("POST", "/v1/x"): self._line, ("POST", "/v1/s"): self._stream}
+        lines = {("POST", "/v1/x"): self._line, ("POST", "/v1/s"): self._stream}
+        self.site = Site(lines, self._app, gate=lambda: gate)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -185,8 +179,7 @@ class Target:
                 raise Finding(f"{mine} is {theirs} for h11")
 
     async def _drive(self, transport: Transport, pieces: list[bytes]) -> list[tuple[str, bytes]]:
-        settings = {"config": self.config, "server_state": ServerState(), "app_state": {}, "_loop": self.loop}
-        protocol = Reading(self.lines, gate=self.gate, **settings)  # type: ignore[arg-type]
+        protocol = Reading(self.site)
         protocol.connection_made(transport)
         for piece in pieces:
             if transport.closed:

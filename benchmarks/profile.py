@@ -62,7 +62,7 @@ url = "http://127.0.0.1:{engine}"
 """
 # The first whose pattern is in a frame's file is its layer.
 LAYERS = {
-    "client's HTTP (uvicorn, protocol, call)": r"uvicorn/|httptools|serve/http/(protocol|call|body)\.py",
+    "client's HTTP": r"uvicorn/|httptools|serve/http/(protocol|call|body|exchange|head|site|clock|gate)\.py",
     "framework (FastAPI, Starlette)": r"fastapi/|starlette/",
     "engine's HTTP (relay)": r"serve/(engine/|chat/service|http/headers)|aiohttp/|multidict|yarl",
     "the request parsed and written": r"serve/dialects/(wire|\w+/(conversation|prompting))\.py|msgspec",

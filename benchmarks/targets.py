@@ -298,7 +298,7 @@ def machine() -> dict[str, str]:
     """What a figure depends on, in words."""
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())  # fmt: skip
-    names = ("trimtab", "uvicorn", "uvloop", "httptools", "msgspec")
+    names = ("trimtab", "uvloop", "httptools", "msgspec")
     return {
         "cores": str(os.cpu_count()),
         "cpu": cpu,

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 ROOT = Path(__file__).parent.parent
 CORE = {
@@ -17,13 +16,10 @@ CORE = {
 }
 
 
-def test_uvicorn_is_bounded_on_both_sides_because_its_private_methods_are_used() -> None:
-    bound = CORE["uvicorn"].specifier
-    assert version("uvicorn") in bound
-    assert "0.44.0" not in bound, "without `_start_asgi_task` every chat is a 400"
-    assert "0.99.0" not in bound, "a version that nobody has tried"
-    for name in ("_start_asgi_task", "_unset_keepalive_if_required", "_unsupported_upgrade_warning"):
-        assert callable(getattr(HttpToolsProtocol, name)), name
+def test_the_server_stands_on_no_other_one() -> None:
+    assert "uvicorn" not in CORE
+    sources = [path for path in (ROOT / "serve").rglob("*.py") if "import uvicorn" in path.read_text("utf-8")]
+    assert not sources
 
 
 def test_every_dependency_of_the_core_says_its_lowest_version_and_fits_what_is_tested() -> None:

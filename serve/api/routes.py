@@ -20,8 +20,8 @@ from serve.chat.state import ASKED, BELOW, kept
 from serve.dialects import anthropic_messages, openai, openai_chat, openai_completions, openai_responses
 from serve.dialects.dialect import Dialect
 from serve.http.call import Call
-from serve.http.protocol import Lines
 from serve.http.shape import Shape
+from serve.http.site import Lines
 
 
 class Paths(NamedTuple):

@@ -17,7 +17,8 @@ from serve.dialects.usage import UsageFilter
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import BadRequest
-from serve.http.call import JSON, Call
+from serve.http.call import Call
+from serve.http.head import JSON
 from serve.http.headers import response_headers
 
 REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
@@ -103,7 +104,7 @@ def hand_over(
 ) -> None:
     """Send an answer that has been read, with its own status and headers; an error that is not `native`, translated."""
     answer.saw_first_byte()
-    headers = response_headers(upstream.raw_headers)
+    headers = upstream.passed
     if upstream.status == 200:
         answer.usage = api.usage(body)
         answer.text = api.text(body, stream=False) if answer.keep else None
@@ -168,7 +169,7 @@ async def _pass_events(
     *,
     whole: bool,
 ) -> None:
-    call.start(upstream.status, response_headers(upstream.raw_headers), events=True)
+    call.start(upstream.status, upstream.passed, events=True)
     begin, tail, kept, meter, last = bytearray(), bytearray(), bytearray(), answer.meter, b""
     call.passed = lambda: last
     passing = filters.passing

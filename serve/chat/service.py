@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from prompt_opt.core import Stage
 from serve import metrics
@@ -15,6 +16,7 @@ from serve.engine.features import APIS
 from serve.engine.live import LiveEngine
 from serve.engine.pool import Down
 from serve.engine.relay import Relay
+from serve.engine.request_head import Written
 from serve.engine.upstream import Refused, TimedOut, Upstream, UpstreamError, unreached
 from serve.errors import ApiError, Unavailable, UpstreamFailed
 from serve.http.call import Call
@@ -64,14 +66,14 @@ async def send(
     the prompt, for an engine that is several. The client's own credentials go along only to its `own` engine, and only
     where no keys are configured.
     """
-    headers = engine.headers(call.headers, anonymous=own and not service.config.keys)
+    headers: Mapping[str, str] = _headers(service, call, engine, own=own)
     # A query of the client's API (Anthropic's `beta`) does not belong on the path of the translated request.
     query = "" if call.path in APIS and path != call.path else call.query.decode("latin-1")
     target = path + (f"?{query}" if query else "")
     if call.turn is not None:
         call.end_turn()
     if call.span is not None:
-        headers |= call.span.ask(engine.spec.name, path, model)
+        headers = {**headers, **call.span.ask(engine.spec.name, path, model)}
     try:
         if method == "POST":
             upstream = await engine.post(service.relay, target, headers, body, prefix)
@@ -97,6 +99,15 @@ async def send(
         return upstream
     upstream.abort()
     raise failed(engine, UpstreamError(message=why))
+
+
+def _headers(service: Service, call: Call, engine: LiveEngine, *, own: bool) -> Written:
+    """What the engine gets of the client's headers: the same for all requests of a connection with the same ones."""
+    key = engine, own and not service.config.keys
+    made = call.memo.get(key)
+    if made is None:
+        made = call.memo[key] = Written(engine.headers(call.headers, anonymous=key[1]))
+    return cast(Written, made)
 
 
 async def probe(service: Service, call: Call, engine: LiveEngine, path: str, *, own: bool = True) -> None:

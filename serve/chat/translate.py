@@ -17,7 +17,8 @@ from serve.dialects.translation import Translation
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import ApiError
-from serve.http.call import EVENTS, JSON, Call
+from serve.http.call import EVENTS, Call
+from serve.http.head import JSON
 from serve.http.headers import response_headers
 
 

@@ -16,12 +16,15 @@ from typing import Protocol, cast
 
 import httptools
 
+from serve.engine.response_head import Known, ResponseHead, recognisable
 from serve.http.pace import PACE, PIECE
+from serve.http.recognition import LEARN
 
 READ = 2**16  # stop reading when so much waits for a slow client
 _HEAD = 2**16  # bytes that a response's head may take
 _IDLE_S = 15.0  # an unused connection is kept so long
 _LARGE = 2**16  # a body from here on is not copied behind its head
+_BOUNDED = (b"content-length", b"transfer-encoding")
 _NOTHING = memoryview(b"")
 _TICK_S = 5.0
 
@@ -37,8 +40,8 @@ class Malformed(Exception):
 class Listener(Protocol):
     """Whoever asked: told of the response in the event loop's own callbacks."""
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """The status and the headers, their names in lower case."""
+    def head(self, head: ResponseHead) -> None:
+        """The response's head is in."""
 
     def pieces(self, parts: list[bytes]) -> None:
         """What one read from the socket brought of the body."""
@@ -65,7 +68,8 @@ class Connection(asyncio.Protocol):
         self.silent = True  # of the response now awaited, not a byte has come
         self.taken = True  # the engine has all of the request, for all we know
         self.closed = False
-        self.coded = False  # the body of the response has a content coding
+        self._known: Known | None = None  # the head that nearly all its responses have
+        self._learn, self._first = LEARN, b""  # heads still to be remembered; the first bytes of the response
         self._rest, self._full = _NOTHING, False  # of a large body, what is not sent; the engine is behind
         self._timer: asyncio.TimerHandle | None = None
 
@@ -124,7 +128,14 @@ class Connection(asyncio.Protocol):
         """Parse what came; data that nobody asked for ends the connection."""
         if self._listener is None:  # nobody has asked for anything
             return self.abort()
-        self._heard, self.silent = self._loop.time(), False
+        first, self._heard, self.silent = self.silent, self._loop.time(), False
+        if first and self._known is not None and (known := self._known.read(data)) is not None:
+            self._learn, self._headed, self._complete, self._keep = LEARN, True, True, True
+            self._listener.head(known[0])
+            self._parts.append(known[1])
+            self._hand_over()
+            return self._finish(None)
+        self._first = data if first else b""
         if not self._headed:
             self._head_bytes += len(data)
         try:
@@ -204,10 +215,12 @@ class Connection(asyncio.Protocol):
             self._headers = []
             return
         self._headed, self._keep = True, self._parser.should_keep_alive()  # which the parser forgets at the end
-        named = {name for name, _ in self._headers}
-        self._until_close = not named & {b"content-length", b"transfer-encoding"}
-        self.coded = b"content-encoding" in named
-        self._listener.head(status, self._headers)
+        head = ResponseHead(status, self._headers)
+        self._until_close = head.names.isdisjoint(_BOUNDED)
+        if self._first and self._learn and self._keep:
+            self._learn -= 1
+            self._known = recognisable(head, self._first) or self._known
+        self._listener.head(head)
 
     def on_body(self, body: bytes) -> None:
         """Collect a piece of the body."""

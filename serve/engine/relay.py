@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from serve.engine.connection import Connection
 from serve.engine.proxy import Proxies, ProxyRefused, address, authorization, environment, proxy, tunnel
+from serve.engine.request_head import Written, written
 from serve.engine.upstream import FAILURES, Refused, Unconnected, Upstream, upstream_error
 
 _LONG_URL = 512
@@ -207,8 +208,9 @@ async def _race(found: list[Any]) -> socket.socket:
 
 def _head(line: bytes, headers: Mapping[str, str], body: bytes | None) -> bytes:
     """The request's head. Raises Refused for a header that would end it."""
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
-        raise Refused(ValueError("a header holds a line's end"))
+    try:
+        lines = headers.lines if isinstance(headers, Written) else written(headers)
+    except ValueError as error:
+        raise Refused(error) from error
     length = b"" if body is None else b"content-length: %d\r\n" % len(body)
-    return b"%s%s%s\r\n" % (line, text.encode("latin-1"), length)
+    return b"%s%s%s\r\n" % (line, lines, length)

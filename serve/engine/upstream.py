@@ -13,11 +13,12 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import TracebackType
 from typing import ClassVar
 
 from serve.engine.connection import READ, Connection, Malformed
+from serve.engine.response_head import ResponseHead
 from serve.http.coding import CODINGS, Decoder, Spoilt, coding
 
 
@@ -82,18 +83,11 @@ def unreached(error: UpstreamError) -> bool:
     return isinstance(error, Refused) or isinstance(error.cause, Unconnected)
 
 
-@lru_cache(256)
-def _kind(value: bytes) -> str:
-    """The media type that a Content-Type names."""
-    return value.decode("latin-1").partition(";")[0].strip().lower()
-
-
 class Upstream:
     """One response, from the moment its headers are in. Read it to its end, or `abort` it."""
 
     status = 0
-    coded = False  # the body has a content coding
-    raw_headers: list[tuple[bytes, bytes]]  # their names in lower case
+    _head: ResponseHead
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -104,27 +98,33 @@ class Upstream:
         self._waiter: asyncio.Future[None] | None = None
         self._take: Callable[[bytes], bool] | None = None
         self._decoder: Decoder | None = None
-        self._media: str | None = None
         # Told once, when nothing more is read of it; whether that is because the connection broke.
         self.on_over: Callable[[bool], None] | None = None
 
     @cached_property
     def headers(self) -> dict[str, str]:
         """By name in lower case; of several the last."""
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.raw_headers}
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.headers}
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """As they came, their names in lower case."""
+        return self._head.headers
+
+    @property
+    def passed(self) -> list[tuple[bytes, bytes]]:
+        """Those that go on to the client, without Content-Length. Not to be changed: other responses share them."""
+        return self._head.passed
+
+    @property
+    def coded(self) -> bool:
+        """Whether the body has a content coding."""
+        return self._head.coded
 
     @property
     def media(self) -> str:
         """The media type of what can be read as it is; "" for a coded body."""
-        if self._media is None:
-            kind, coded = "", False
-            for name, value in self.raw_headers:
-                if name == b"content-type":
-                    kind = _kind(value)
-                elif name == b"content-encoding":
-                    coded = value.lower() != b"identity"
-            self._media = "" if coded else kind
-        return self._media
+        return self._head.media
 
     @property
     def streams(self) -> bool:
@@ -145,9 +145,9 @@ class Upstream:
         for name, value in self.raw_headers:
             if name == b"content-encoding" and (coded := coding(value.decode("latin-1"))) in CODINGS:
                 self._decoder = Decoder(coded)
-                self.raw_headers = [pair for pair in self.raw_headers if pair[0] not in _OF_THE_CODED]
+                left = [pair for pair in self.raw_headers if pair[0] not in _OF_THE_CODED]
+                self._head = ResponseHead(self.status, left)
                 self.__dict__.pop("headers", None)
-                self._media = None
                 parts, self._parts, self._size = self._parts, [], 0
                 self.pieces(parts)
                 if self._ended:
@@ -156,9 +156,9 @@ class Upstream:
 
     # -- what the connection tells
 
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def head(self, head: ResponseHead) -> None:
         """Take status and headers."""
-        self.status, self.raw_headers, self.coded = status, headers, self._connection.coded
+        self.status, self._head = head.status, head
         self._wake()
 
     def pieces(self, parts: list[bytes]) -> None:

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Protocol
-
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from typing import TYPE_CHECKING, Protocol
 
 from serve.errors import ApiError
-from serve.http.body import BODY_S, BOM, Headers, check, expanded, header, media, too_large, too_slow
-from serve.http.headers import NOSNIFF
+from serve.http.body import BOM, Headers, check, expanded, header, media, too_large
+from serve.http.exchange import Exchange, Wire
+from serve.http.head import BODILESS, CHUNKED, CLOSE, JSON, head
 from serve.http.pace import PACE, PIECE
 from serve.http.shape import PLAIN, Shape
 from serve.observe.tracing import RequestSpan
 
+if TYPE_CHECKING:
+    from serve.http.request import RequestHead
+
 log = logging.getLogger("trimtab.call")
 
-JSON = (b"content-type", b"application/json")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
-_BODILESS = (204, 304)
-_NOSNIFF = b"%s: %s\r\n" % NOSNIFF
 
 
 class ClientGone(Exception):
     """The client has left; there is nobody to answer."""
-
-
-class Wire(Protocol):
-    """The client's connection, as far as a call needs it."""
-
-    transport: asyncio.Transport
-    flow: FlowControl
-
-    def on_response_complete(self) -> None:
-        """The next request may begin."""
-
-    def hang_up(self, *, unread: bool) -> None:
-        """Close, once the client has had time to take its answer."""
 
 
 class Pulse(Protocol):
@@ -52,90 +37,54 @@ class Pulse(Protocol):
         """Beat no more."""
 
 
-class Call:
-    """A request and its answer, straight on uvicorn's protocol, which sees in it the cycle that it would make itself.
+class Call(Exchange):
+    """A request and its answer, straight on the protocol.
 
     ASGI between the two would cost as much as all the rest: a message for each half of an answer, a task that waits
     for the client to leave, the middlewares of a framework whose machinery a relayed chat does not use.
 
-    `started` says whether the answer's headers are out (so an error can no longer choose a status), `ended` whether
-    all of it is, `events` whether it is a stream of events (so an error can be its last one).
+    `events` says whether the answer is a stream of events (so an error can be its last one).
     """
 
-    def __init__(
-        self,
-        wire: Wire,
-        path: str,
-        query: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        *,
-        keep: bool,
-        expect: bool,
-        old: bool = False,
-    ) -> None:
-        """`keep` the connection afterwards; the client `expect`s a 100; it speaks HTTP/1.0, which is `old`."""
-        self.path, self.query, self.headers = path, query, headers
-        self.started = self.ended = self.events = False
-        self.status = 0
-        self.bodiless = False  # HEAD: an answer has no body
-        self.shape: Shape = PLAIN  # of errors
-        self.granted: Headers = ()  # headers for the browser of a page of another origin
-        self.extra: Callable[[int], Headers] | None = None  # headers of ours, by the status of the answer that begins
-        self.span: RequestSpan | None = None  # where requests are traced
-        self.limited = False  # `extra` has rate headers; the engine's are of somebody else's limits
-        self.turn: Callable[[], None] | None = None  # ends the turn of a large body
-        self.grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
-        self.passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
-        self.heard: Callable[[bytes], None] | None = None  # told of each piece of the answer's body
-        self.pulse: Pulse | None = None  # sends comments while a stream is silent
-        self._chunked = self._left = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
-        self.named = dict(reversed(headers))  # the first header of each name
-        self._wire, self._expect, self._old = wire, expect and not old, old
-        # What uvicorn's protocol reads and writes of a cycle.
-        self.body = bytearray()  # so far
-        self.more_body, self.disconnected, self.keep_alive = True, False, keep
+    events = bodiless = limited = (
+        False  # HEAD: an answer has no body; `extra` has rate headers, the engine's are not ours
+    )
+    status = 0
+    shape: Shape = PLAIN  # of errors
+    extra: Callable[[int], Headers] | None = None  # headers of ours, by the status of the answer that begins
+    span: RequestSpan | None = None  # where requests are traced
+    turn: Callable[[], None] | None = None  # ends the turn of a large body
+    grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
+    heard: Callable[[bytes], None] | None = None  # told of each piece of the answer's body
+    pulse: Pulse | None = None  # sends comments while a stream is silent
+    passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
+    _chunked = _left = False
+    _task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
 
-    # -- as uvicorn's protocol sees it
+    def __init__(self, wire: Wire, line: Callable[[Call], Awaitable[None]], head: RequestHead) -> None:
+        """`line` answers it."""
+        super().__init__(wire, head)
+        self.line, self.path, self.query = line, head.path, head.query
+        self.headers, self.named, self.granted, self.memo = head.headers, head.named, head.granted, head.memo
 
-    @property
-    def message_event(self) -> Call:
-        """What uvicorn sets when there is news: this call."""
-        return self  # whose `set` it calls; as an attribute it would be a cycle for the collector to find
-
-    @property
-    def response_started(self) -> bool:
-        """Whether the head of the answer is out."""
-        return self.started
-
-    @property
-    def response_complete(self) -> bool:
-        """Whether all of the answer is out."""
-        return self.ended
-
-    def set(self) -> None:
-        """Wake the reader: body data, end of body, or disconnect."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        if self.disconnected and self._task is not None:
+    def leave(self) -> None:
+        """The client has left: wake the reader, and cancel the block that runs while it stays."""
+        super().leave()
+        if self._task is not None:
             self._task.cancel()
             self._task, self._left = None, True
 
-    async def run_asgi(self, line: Callable[[Call], Awaitable[None]]) -> None:
+    async def run(self) -> None:
         """Answer. A bug becomes a 500, and an answer that was begun and not ended a connection that breaks."""
         try:
-            await line(self)
+            await self.line(self)
         except Exception:
             log.exception("%s", self.path)
             self.extra = None
             if not self.started:
                 self.fail(ApiError("an internal error; the server's log has it", code="internal_error"))
-        if not self.ended and not self.disconnected:
-            if self.started and self._old:  # to which an orderly end would be the answer's
-                self._wire.transport.abort()
-            else:
-                self._wire.transport.close()
+        if not self.ended:
+            self.break_off()
 
     # -- what came
 
@@ -169,16 +118,14 @@ class Call:
         coded = "" if known else check(self.headers, limit, json=json)
         pieces, size = list[bytes](), len(self.body)
         while self.more_body and not self.disconnected and size <= limit:
-            if self._expect:
-                self._expect = False
-                self._wire.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.go_on()
             if len(self.body) > PIECE:
                 pieces.append(bytes(self.body))
-                self.body.clear()
+                self.body = b""
             if pieces:
                 await PACE.turn()
-            self._wire.flow.resume_reading()
-            await self._news()
+            self._wire.resume_reading()
+            await self.news()
             size = sum(map(len, pieces)) + len(self.body) if pieces else len(self.body)
             if self.grown is not None:
                 self.grown(size)
@@ -186,23 +133,12 @@ class Call:
             raise ClientGone
         if size > limit:
             raise too_large(limit)
-        whole = bytes(self.body)
-        self.body.clear()
+        whole, self.body = bytes(self.body), b""
         if pieces:  # joined beside the event loop, without the interpreter's lock
             whole = await asyncio.to_thread(b"".join, [*pieces, whole])
         if coded:
             whole = await expanded(coded, whole, limit)
         return whole.removeprefix(BOM) if json else whole
-
-    async def _news(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(BODY_S):
-                await self._waiter
-        except TimeoutError:
-            raise too_slow() from None
-        finally:
-            self._waiter = None
 
     def end_turn(self) -> None:
         """The work on a large body is done, if there is one: the next may have its turn."""
@@ -243,7 +179,7 @@ class Call:
             return
         if events:
             headers = [*(pair for pair in headers if pair[0] != UNBUFFERED[0]), UNBUFFERED]
-        self._write(self._head(status, headers))
+        self._out(self._head(status, headers))
         self.events = events
 
     def feed(self, chunk: bytes) -> bool:
@@ -251,8 +187,8 @@ class Call:
         if chunk:
             if self.heard is not None:
                 self.heard(chunk)
-            self._write(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        return not self._wire.flow.write_paused
+            self._out(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        return not self._wire.full
 
     async def write(self, chunk: bytes) -> None:
         """The same, with the wait."""
@@ -263,7 +199,7 @@ class Call:
         """Wait until the client has taken enough to be sent more. Raises ClientGone where it takes nothing at all."""
         try:
             async with asyncio.timeout(STUCK_S):
-                await self._wire.flow.drain()
+                await self._wire.drain()
         except TimeoutError:
             self._wire.transport.abort()
             raise ClientGone from None
@@ -274,17 +210,17 @@ class Call:
             self.heard(chunk)
         if self._chunked:
             chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(chunk), chunk) if chunk else b"0\r\n\r\n"
-        self._end(chunk)
+        self.finish(chunk)
 
     def reply(self, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
         """Send a whole answer; where a heartbeat has begun a stream, as its last event."""
         if self.started:
             return self.end(b"".join([b"data: %s\n" % line for line in body.splitlines()]) + b"\n")
-        head = self._head(status, headers, len(body))
-        bare = self.bodiless or status in _BODILESS
+        top = self._head(status, headers, len(body))
+        bare = self.bodiless or status in BODILESS
         if self.heard is not None and not bare:
             self.heard(body)
-        self._end(head if bare else head + body)
+        self.finish(top if bare else top + body)
 
     def fail(self, error: ApiError) -> None:
         """Send an error: as the answer, or, where a stream of events has begun, as its last one.
@@ -305,31 +241,15 @@ class Call:
         pairs = [*headers, *self.extra(status)] if self.extra is not None else list(headers)  # noqa: S610  no Django
         if self.granted:
             pairs += self.granted
-        if status in _BODILESS:
+        if status in BODILESS:
             pass
         elif length is not None:
             pairs.append((b"content-length", b"%d" % length))
         elif not self._old and header(pairs, b"content-length") is None:
             self._chunked = True
-            pairs.append((b"transfer-encoding", b"chunked"))
+            pairs.append(CHUNKED)
         if not self.keep_alive:
-            pairs.append((b"connection", b"close"))
-        lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
-        if lines.count(b"\n") != len(pairs) or lines.count(b"\r") != len(pairs):
-            raise ValueError("a header holds a line's end")
-        head = b"%s%s%s\r\n" % (STATUS_LINE[status], lines, _NOSNIFF)
+            pairs.append(CLOSE)
+        top = head(status, pairs)
         self.started, self.status = True, status
-        return head
-
-    def _end(self, last: bytes) -> None:
-        self._write(last)
-        self.ended = True
-        self.body.clear()  # the connection keeps its last call, perhaps for long
-        if not self.disconnected:
-            if not self.keep_alive:
-                self._wire.hang_up(unread=self.more_body)
-            self._wire.on_response_complete()
-
-    def _write(self, data: bytes) -> None:
-        if data and not self.disconnected:
-            self._wire.transport.write(data)
+        return top

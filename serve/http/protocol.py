@@ -1,235 +1,312 @@
-"""uvicorn's HTTP protocol, with bounds that it lacks, and a straight way for the hot paths.
+"""A client's connection: HTTP/1.1 read by llhttp (httptools), bounded in time and in size, answered in turn.
 
-A request for one of `lines` becomes a `Call`; everything else takes uvicorn's way to the ASGI application.
+A request for one of the site's lines becomes a `Call`; every other goes to the ASGI application as a `Cycle`. One task
+a connection answers its requests one after another: a task for each would cost more than reading the request does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+import logging
+from collections import deque
+from typing import cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serve.errors import ApiError, BadRequest
+from serve.errors import BadRequest
+from serve.http.asgi import Cycle, scope
 from serve.http.call import Call
+from serve.http.clock import Clock
+from serve.http.exchange import HIGH_WATER, Exchange
 from serve.http.gate import Gate
-from serve.http.shape import PLAIN, Shape
+from serve.http.recognition import LEARN
+from serve.http.request import Known, RequestHead, judged, recognisable, refusing
+from serve.http.site import Site
 
-Lines = Mapping[tuple[str, str], Callable[[Call], Awaitable[None]]]
+log = logging.getLogger("trimtab.http")
+
 _OFFER = (b"upgrade", b"connection", b"http2-settings")
 _HEAD_S = 30.0  # for a request's head to be complete
 _LINGER_S = 10.0  # for a client that is still sending to take the answer that it gets instead
 _HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
 
 
-class Protocol(HttpToolsProtocol):
-    """One client's connection."""
+class Protocol(asyncio.Protocol):
+    """One client's connection.
 
-    _outside = _inside = 0
-    _left = 0  # of an answer, unsent, when the connection was to be closed
-    _data = b""  # what is being read
-    _begun = False  # a head that is not complete
-    _late: asyncio.TimerHandle | None = None
-    _ahead: Sequence[Any] = ()  # requests before the last one, where some came pipelined
+    `due` are the exchanges whose answers are not complete, in the order of their requests: the first of them is being
+    answered. `receiving` is the one whose body is still to come, though its answer may be complete.
+    """
 
-    def __init__(
-        self,
-        lines: Lines,
-        shape: Shape = PLAIN,
-        gate: Callable[[], Gate] | None = None,
-        **settings: Any,
-    ) -> None:
-        """`lines` by method and path; `shape` is that of an error where there is no line to say it.
+    transport: asyncio.Transport
+    full = False
 
-        The `gate` of now sees every request's head first, whatever its path, and says what browsers are told.
-        """
-        super().__init__(**settings)
-        self._lines, self._shape, self._gate = lines, shape, gate
+    def __init__(self, site: Site) -> None:
+        self._site, self._loop = site, asyncio.get_running_loop()
+        self.due: deque[Exchange] = deque()
+        self.receiving: Exchange | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._parked: asyncio.Future[None] | None = None  # the task waits for the next request
+        self._writable: asyncio.Event | None = None
+        self._parser: httptools.HttpRequestParser | _Deaf = httptools.HttpRequestParser(self)
+        self.clock = Clock(self._loop)
+        self._url, self._headers = b"", list[tuple[bytes, bytes]]()
+        self._data = b""  # what is being read
+        self._begun = self._last = self._paused = self._lost = False  # a head has begun; no request follows
+        self._known: Known | None = None  # the head that nearly all its requests have
+        self._learn, self._messages = LEARN, 0  # heads still to be remembered; requests that begin in `_data`
+        self._outside = self._inside = 0  # bytes of the request now read, without and within its body
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    # -- what the event loop says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the client a bounded time for its first head."""
-        super().connection_made(transport)
-        self._late = self.loop.call_later(_HEAD_S, transport.close)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._site.connections.add(self)
+        self.clock.wait(_HEAD_S, self.transport, heads=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request that is under way that its client has left."""
-        self._in_time()
-        for cycle in self._ahead:  # uvicorn tells the last one only
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
+        """Tell the request that is being answered that its client has left, and forget those behind it."""
+        self._lost = True
+        self.clock.stop()
+        self._site.connections.discard(self)
+        waiting, self.receiving, self._parser = list(self.due), None, _DEAF
+        self.due.clear()
+        for exchange in waiting:
+            exchange.leave()
+        self.resume_writing()
+        self._unpark()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and bound what is no body."""
+        between = self.receiving is None and not self._begun and not self._last
+        if self._known is not None and between and (known := self._known.read(data, self._gate())) is not None:
+            self._learn = LEARN
+            call = self._exchange(known[0])
+            call.body, call.more_body = known[1], False
+            self._queue(call)
+        else:
+            self._parse(data)
+        if self.due:
+            self.clock.pause()
+            if self._parked is not None:
+                self._unpark()
+            elif self.task is None:
+                self._start()
+        elif self._begun and not self.clock.heads:  # most heads come in one piece, and need no clock
+            self.clock.wait(_HEAD_S, self.transport, heads=True)
+
+    def _parse(self, data: bytes) -> None:
         self._outside += len(data)
-        self._data = data
-        super().data_received(data)
+        self._data, self._messages = data, 0
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._without_offer(offer.args[0])
+        except httptools.HttpParserError as error:
+            self._malformed(error)
         self._data = b""
-        if self._late is None and (self.cycle is None or self.cycle.response_complete):
-            if self._begun:  # most heads come in one piece, and need no clock
-                self._late = self.loop.call_later(_HEAD_S, self.transport.close)
-            elif self.timeout_keep_alive_task is None and self.cycle is not None:
-                # What came begins no request, and has stopped the clock all the same.
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    self.timeout_keep_alive, self.timeout_keep_alive_handler
-                )
         # Sixteen bytes around each of the body's are more than the smallest chunks need.
         if self._outside > _HEAD_BYTES + 16 * self._inside and not self.transport.is_closing():
-            self.send_400_response("The request's head is too large.")
+            self.refuse("The request's head is too large.")
+
+    def pause_writing(self) -> None:
+        """The client is behind."""
+        self.full = True
+        self._writable = self._writable or asyncio.Event()
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """It has caught up, or has left."""
+        self.full = False
+        if self._writable is not None:
+            self._writable.set()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough to be sent more."""
+        if self.full and self._writable is not None:
+            await self._writable.wait()
+
+    # -- answering
+
+    def _start(self) -> None:
+        self.task = self._loop.create_task(self._answer())
+        self._site.tasks.add(self.task)
+        self.task.add_done_callback(self._site.tasks.discard)
+
+    async def _answer(self) -> None:
+        """Answer one request after the other, until the connection is lost."""
+        try:
+            while not self._lost:
+                if self.due:
+                    exchange = self.due[0]
+                    await exchange.run()
+                    if not exchange.ended:
+                        return  # it broke off, and the connection with it
+                    del exchange  # an idle connection holds nothing of what it has answered
+                else:
+                    self._parked = self._loop.create_future()
+                    await self._parked
+        finally:
+            self.task, self._parser = None, _DEAF
+            self.due.clear()
+
+    def _unpark(self) -> None:
+        parked, self._parked = self._parked, None
+        if parked is not None and not parked.done():
+            parked.set_result(None)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The answer has been written to its end: close the connection or go on to the next request."""
+        if self.due and self.due[0] is exchange:
+            self.due.popleft()
+        if not exchange.keep_alive:
+            self._hang_up(unread=exchange.more_body)
+        if len(self.due) < 2 and not self.transport.is_closing():
+            self.resume_reading()
+            if exchange.keep_alive and not self.due:
+                self.clock.wait(_HEAD_S if self._begun else self._site.keep_alive_s, self.transport, heads=self._begun)
+
+    def _hang_up(self, *, unread: bool) -> None:
+        """Close; where a body is `unread` only later, since a reset would take the answer from who still sends it."""
+        self._parser = _DEAF
+        self.due.clear()
+        if not unread:
+            return self.clock.close(self.transport, self._site.keep_alive_s)
+        if self.transport.can_write_eof():  # TLS cannot be closed by halves
+            self.transport.write_eof()
+        self.clock.wait(_LINGER_S, self.transport)
+
+    def shutdown(self) -> None:
+        """The server stops: close, at once or after the answer that is due."""
+        if self.due:
+            self.due[-1].keep_alive = False
+            self._last = True
+        else:
+            self.transport.close()
+
+    def resume_reading(self) -> None:
+        """Read on from the socket."""
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    # -- what the parser says
 
     def on_message_begin(self) -> None:
         """Count anew for the next request."""
         self._outside = self._inside = 0
-        self._begun = True
-        super().on_message_begin()
+        self._messages += 1
+        self._begun, self._url, self._headers = True, b"", []
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. Trailers, which come after the body, are dropped: what they could say has been decided by then."""
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Judge the head, and begin a call or an ASGI cycle."""
-        self._in_time()
-        if self.parser.should_upgrade():
-            return  # and again, without the offer
-        path, query = _split(self.url)
-        method = self.parser.get_method()
-        line = self._lines.get((method.decode("ascii"), path)) or self._below(method.decode("ascii"), path)
-        granted: Sequence[tuple[bytes, bytes]] = ()
-        if self._gate is not None:
-            gate = self._gate()
-            if (error := gate.refusal(method, self.headers)) is not None:
-                line = _refusing(error, bodiless=method == b"HEAD")
-            elif gate.cors.origins:
-                granted, preflight = gate.cors.grant(method, self.headers)
-                line = _preflight if preflight else line
-        before = self.cycle
-        waits = before is not None and not before.response_complete  # pipelined
-        if waits:
-            self._ahead = [*(cycle for cycle in self._ahead if not cycle.response_complete), before]
-        if line is None:
-            super().on_headers_complete()
-            if granted:
-                self.cycle.default_headers = [*self.cycle.default_headers, *granted]
-            if self.expect_100_continue:  # refused, it may send its body or its next request
-                self.cycle.keep_alive = False
-        else:
-            old = self.parser.get_http_version() < "1.1"
-            keep = not old and self.parser.should_keep_alive()
-            call: Any = Call(self, path, query, self.headers, keep=keep, expect=self.expect_100_continue, old=old)
-            call.shape = self._shape
-            if granted:
-                call.granted = granted
-            self.cycle = call
-            app: Any = line
-            if waits:
-                self.flow.pause_reading()
-                self.pipeline.appendleft((call, app))
-            else:
-                self._start_asgi_task(call, app)
-        self.headers = []  # for trailers, which are nobody's: as headers they could say what was decided without them
+        parser = self._parser
+        self._begun = False
+        if self._last or isinstance(parser, _Deaf) or parser.should_upgrade():
+            return  # a request that nobody answers; or it comes again, without the offer
+        headers, self._headers = self._headers, []
+        head = judged(self._site, parser, self._url, headers)
+        self._last = not head.keep
+        if self._messages == 1 and self._learn and head.keep:
+            self._learn -= 1
+            self._known = recognisable(head, self._gate(), self._url, self._data) or self._known
+        self.receiving = self._exchange(head)
+        self._queue(self.receiving)
 
-    def _below(self, method: str, path: str) -> Callable[[Call], Awaitable[None]] | None:
-        """The line of a path below /v1/NAME/ that has none itself: that of "/v1/NAME/*"."""
-        return self._lines.get((method, path[: path.find("/", 4) + 1] + "*")) if path.startswith("/v1/") else None
+    def _exchange(self, head: RequestHead) -> Exchange:
+        if head.line is not None:
+            call = Call(self, head.line, head)
+            call.shape = self._site.shape
+            return call
+        if head.expect:  # refused, it may send its body or its next request
+            head.keep = False
+        return Cycle(self, self._site.app, scope(head, self._url, self.transport), head, self._site.shape)
 
-    def on_message_complete(self) -> None:
-        """The body is whole, unless what follows is to be read again."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+    def _queue(self, exchange: Exchange) -> None:
+        self.due.append(exchange)
+        if len(self.due) > 1:  # pipelined
+            self._pause_reading()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Read a request again without its offer of another protocol, which is declined by answering (RFC 9110, 7.8).
-
-        Java's client offers HTTP/2 with each first request, and llhttp takes the body for that protocol's.
-        """
-        error = sys.exc_info()[1]
-        assert isinstance(error, httptools.HttpParserUpgrade)
-        rest, headers = self._data[error.args[0] :], [pair for pair in self.headers if pair[0] not in _OFFER]
-        if len(headers) == len(self.headers):  # CONNECT
-            return self.send_400_response("This is no tunnel.")
-        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        self.parser = httptools.HttpRequestParser(self)
-        self._data = b"%s%s\r\n%s" % (line, head, rest)
-        super().data_received(self._data)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, after the answers that are still due, and hear no more on this connection."""
-        if isinstance(self.parser, _Deaf):
-            return
-        self.parser = _Deaf()  # type: ignore[assignment]
-        self._in_time()
-        error, refusal = BadRequest(msg, code="invalid_http"), Call(self, "", b"", (), keep=False, expect=False)
-        refusal.more_body, refusal.shape = False, self._shape
-        last: Any = self.cycle
-        self.cycle = refusal  # type: ignore[assignment]
-        if last is None or (last.response_complete and not last.more_body):
-            return refusal.fail(error)
-        if last.response_complete:  # what is broken is the rest of a body that has its answer
-            return self.transport.close()
-        self._ahead = [*self._ahead, last]
-        if last.more_body:  # then it is its body that is broken
-            if self.pipeline and self.pipeline[0][0] is last:
-                self.pipeline.popleft()
-            elif last.response_started:
-                return self.transport.close()
-            else:
-                last.disconnected = True
-                last.message_event.set()
-                return refusal.fail(error)
-
-        async def refuse(call: Call) -> None:
-            call.fail(error)
-
-        self.pipeline.appendleft((refusal, refuse))  # type: ignore[arg-type]
-
-    def hang_up(self, *, unread: bool) -> None:
-        """Close; where a body is `unread` only later, since a reset would take the answer from who still sends it."""
-        if not unread:
-            return self.timeout_keep_alive_handler()
-        self.parser = _Deaf()  # type: ignore[assignment]
-        if self.transport.can_write_eof():  # TLS cannot be closed by halves
-            self.transport.write_eof()
-        self._in_time()
-        self._late = self.loop.call_later(_LINGER_S, self.timeout_keep_alive_handler)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close, once all is written. A client that takes nothing of it for so long has left, or holds it for ever."""
-        before, self._left = self._left, self.transport.get_write_buffer_size()
-        if self._left and self._left == before:
-            return self.transport.abort()
-        self.transport.close()
-        if self._left:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+    def _gate(self) -> Gate | None:
+        return None if self._site.gate is None else self._site.gate()
 
     def on_body(self, body: bytes) -> None:
         """Count a piece of the body, and pass it on."""
         self._outside -= len(body)
         self._inside += len(body)
-        super().on_body(body)
+        if self.receiving is not None and not self.receiving.ended and self.receiving.take(body) > HIGH_WATER:
+            self._pause_reading()
 
-    def _in_time(self) -> None:
-        self._begun = False
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def on_message_complete(self) -> None:
+        """The body is whole, unless what follows is to be read again."""
+        if self.receiving is not None:
+            self.receiving.whole()
+            self.receiving = None
+            if len(self.due) < 2:
+                self.resume_reading()  # to see the client leave
+
+    # -- what is no request for us
+
+    def _without_offer(self, at: int) -> None:
+        """Read a request again without its offer of another protocol, which is declined by answering (RFC 9110, 7.8).
+
+        Java's client offers HTTP/2 with each first request, and llhttp takes the body for that protocol's.
+        """
+        if isinstance(self._parser, _Deaf):
+            return
+        rest, headers = self._data[at:], [pair for pair in self._headers if pair[0] not in _OFFER]
+        if len(headers) == len(self._headers):  # CONNECT
+            return self.refuse("This is no tunnel.")
+        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        line = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
+        self._parser = httptools.HttpRequestParser(self)
+        self._parse(b"%s%s\r\n%s" % (line, head, rest))
+
+    def _malformed(self, error: httptools.HttpParserError) -> None:
+        if self._last and self.receiving is None:
+            self._parser = _DEAF  # what stands behind the last request is nobody's
+            return
+        cause = error.__context__
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, _UNREADABLE):
+            log.error("a bug in reading a request", exc_info=error)
+        self.refuse("Invalid HTTP request received.")
+
+    def refuse(self, why: str) -> None:
+        """Refuse what is no HTTP, after the answers that are still due, and hear no more on this connection."""
+        if isinstance(self._parser, _Deaf):
+            return
+        self._parser, broken, self.receiving = _DEAF, self.receiving, None
+        error = BadRequest(why, code="invalid_http")
+        nothing = RequestHead(None, "", b"", [], {}, ())
+        nothing.keep = False
+        refusal = Call(self, refusing(error), nothing)
+        refusal.more_body, refusal.shape = False, self._site.shape
+        if broken is not None:  # what is no HTTP is the rest of its body
+            if broken.started or broken.ended:
+                return self.transport.close()
+            self.due.remove(broken)
+            broken.leave()
+        if self.due:
+            self.due.append(refusal)
+        else:
+            refusal.fail(error)
 
 
-def _refusing(error: ApiError, *, bodiless: bool) -> Callable[[Call], Awaitable[None]]:
-    async def line(call: Call) -> None:
-        call.bodiless = bodiless
-        call.fail(error)
-
-    return line
-
-
-async def _preflight(call: Call) -> None:
-    call.reply(204, b"", ())
+_UNREADABLE = (httptools.HttpParserError, UnicodeDecodeError)
 
 
 class _Deaf:
@@ -239,8 +316,4 @@ class _Deaf:
         """Discard `data`."""
 
 
-def _split(url: bytes) -> tuple[str, bytes]:
-    """Path and query of a request's target."""
-    parsed = httptools.parse_url(url)
-    path = (parsed.path or b"").decode("ascii")
-    return urllib.parse.unquote(path) if "%" in path else path, parsed.query or b""
+_DEAF = _Deaf()

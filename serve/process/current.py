@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import uvicorn
-
 from serve.api.catalog import listed
 from serve.approval.desk import Desk
 from serve.chat.indexes import Indexes
@@ -30,6 +28,7 @@ from serve.engine.watch import Checked
 from serve.engine.window import learn_window
 from serve.errors import Unavailable
 from serve.http.gate import Gate
+from serve.http.listener import Listener
 from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
 from serve.observe import logs, tracing
@@ -60,7 +59,7 @@ class Worker:
         if not self._source.flags.trial:
             config = self._caught_up(config, indexes)
         self.gate = Gate(config)
-        self.settings: uvicorn.Config | None = None  # of the server that we are, once it exists
+        self.server: Listener | None = None  # that we are, once it exists
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
         self._ended: list[Recorder] = []  # of earlier configurations, for requests that they began
@@ -177,10 +176,10 @@ class Worker:
         self.gate = Gate(config)
         for it in self.checked():
             it.check(relay)  # a new one is not ready before
-        if self.settings is not None:
-            if self.settings.ssl is not None and config.server.tls_cert:  # the files may be new under their old names
-                self.settings.ssl.load_cert_chain(config.server.tls_cert, config.server.tls_key or None)
-            self.settings.timeout_graceful_shutdown = drain_s(config)
+        if self.server is not None:
+            if self.server.tls is not None and config.server.tls_cert:  # the files may be new under their old names
+                self.server.tls.load_cert_chain(config.server.tls_cert, config.server.tls_key or None)
+            self.server.drain_s = drain_s(config)
 
     def checked(self) -> Iterator[Checked]:
         """What is to be asked in the background how it is."""

@@ -14,11 +14,9 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-import uvicorn
 
 from serve import metrics
 from serve.api.application import Application
@@ -26,8 +24,8 @@ from serve.api.routes import lines
 from serve.config import ConfigError
 from serve.dialects import openai
 from serve.engine.watch import watch
-from serve.http.headers import NOSNIFF
-from serve.http.protocol import Protocol
+from serve.http.listener import Listener, context, run
+from serve.http.site import Site
 from serve.observe import logs
 from serve.process.current import Worker
 from serve.process.parts import drain_s
@@ -43,18 +41,17 @@ _COUNT_S = 2.0  # between looks at how many tasks there are, which would tell of
 
 async def serve(told: Mapping[str, Any]) -> None:
     """Serve until SIGTERM, then drain."""
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
     try:
         worker = Worker(told)
     except ConfigError as error:  # the file has changed since the parent read it
         os.write(told["report_fd"], json.dumps({"error": str(error)}).encode() + b"\n")
         sys.exit(2)
-    settings = _settings(worker)
-    server = uvicorn.Server(settings)
-    worker.settings = settings
+    worker.server = server = _server(worker)
 
     async def announce() -> None:
-        while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
-            await asyncio.sleep(0.005)
         worker.report({"ready": True})
         await worker.probe()
 
@@ -74,50 +71,41 @@ async def serve(told: Mapping[str, Any]) -> None:
 
     watching = watch(worker.checked, lambda: worker.service.relay)
     parts = (worker.listen_to_parent(), announce(), follow(), follow_changes(), watching, count())
-    tasks = [asyncio.create_task(it) for it in parts]
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
-    listeners = [
-        socket.socket(fileno=told["fd"]),
-        *(socket.socket(fileno=os.dup(told["fd"])) for _ in range(_ACCEPT - 1)),
-    ]
-    serving = asyncio.create_task(server.serve(sockets=listeners))
+    await server.start(
+        [socket.socket(fileno=told["fd"]), *(socket.socket(fileno=os.dup(told["fd"])) for _ in range(_ACCEPT - 1))]
+    )
+    stopping = asyncio.create_task(stopped.wait())
+    tasks = [asyncio.create_task(it) for it in parts]
     # None of the others ends before the server does, unless by a bug: then we go, and the parent starts us again.
-    await asyncio.wait([serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         if task.done():
             task.result()
         task.cancel()
-    await serving
+    await server.stop()
     await worker.close()
 
 
-def _settings(worker: Worker) -> uvicorn.Config:
-    server = worker.service.config.server
-    return uvicorn.Config(
+def _server(worker: Worker) -> Listener:
+    config = worker.service.config
+    shown = config.server
+    site = Site(
+        lines(lambda: worker.service),
         Application(lambda: worker.service, worker.desk),
-        http=cast(Any, partial(Protocol, lines(lambda: worker.service), openai, lambda: worker.gate)),
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        proxy_headers=False,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=drain_s(worker.service.config),
-        headers=[(name.decode(), value.decode()) for name, value in (NOSNIFF,)],
-        ssl_certfile=server.tls_cert or None,
-        ssl_keyfile=server.tls_key or None,
-        backlog=2048,
+        shape=openai,
+        gate=lambda: worker.gate,
     )
+    tls = context(shown.tls_cert, shown.tls_key or None) if shown.tls_cert else None
+    return Listener(site, tls=tls, drain_s=drain_s(config))
 
 
 def main() -> None:
     """Run as `python -m serve.process.worker`, by the supervisor."""
     logs.install("text")
-    # uvicorn drains on these and then raises them again, which would end the process before it has tidied up.
+    # Until `serve` listens to them, and once it has ended.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda number, frame: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -128,12 +116,7 @@ def main() -> None:
         sys.exit(1)
     told = msgspec.json.decode(line)
     sys.setswitchinterval(_SWITCH_S)
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        asyncio.run(serve(told))
-    else:
-        uvloop.run(serve(told))
+    run(serve(told))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -17,14 +16,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-import uvicorn
 from openai import AsyncOpenAI
 
 from prompt_opt.pipeline import build as build_stages
@@ -38,7 +35,8 @@ from serve.dialects import openai
 from serve.dialects.dialect import Dialect
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
-from serve.http.protocol import Protocol
+from serve.http.listener import Listener
+from serve.http.site import Site
 from serve.store.sqlite_traces import SqliteTraces
 from tests.upstream import FakeUpstream, Recorded
 
@@ -322,18 +320,11 @@ async def in_process(
     stages = {name: build_stages(policy) for name, policy in config.policies.items()}
     engines = {name: LiveEngine(spec) for name, spec in config.engines.items()}
     service = Service(config, engines, stages, relay, traces, Indexes({}))
-    http: Any = partial(Protocol, lines(lambda: service, dialects), openai)
-    settings = uvicorn.Config(build(lambda: service), http=http, lifespan="off", log_level="error", ws="none")
-    settings.timeout_graceful_shutdown = 1
-    server = uvicorn.Server(settings)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server = Listener(Site(lines(lambda: service, dialects), build(lambda: service), shape=openai), drain_s=1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        task = asyncio.create_task(server.serve([listener]))
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await server.start([listener])
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        await task
+        await server.stop()
     await relay.close()
     traces.close()
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from serve.errors import TooLarge, TooSlow
 from serve.http.call import Call, ClientGone
 from serve.http.protocol import Protocol
+from serve.http.site import Site
 from tests.serve.conftest import Served, chat, in_process
 from tests.upstream import FakeUpstream
 
@@ -166,24 +166,24 @@ async def test_no_task_outlives_a_client_that_left(inside: str, upstream: FakeUp
 
 
 class Client:
-    """The other end of a call, under a test's control: uvicorn's protocol on a transport that only notes things."""
+    """The other end of a call, under a test's control: our protocol on a transport that only notes things."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive_s: float = 75) -> None:
         self.sent = b""
         self.closed = self.aborted = self.half = False
         self.stuck = 0  # bytes that nobody takes
         self.calls: list[Call] = []
-        self.answered = asyncio.Event()
-        config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
-        config.load()
-        state = uvicorn.server.ServerState()
-        self.protocol = Protocol({("POST", "/x"): self._line}, config=config, server_state=state, app_state={})
+        self.news, self.over = asyncio.Event(), False
+        self.site = Site({("POST", "/x"): self._line}, keep_alive_s=keep_alive_s)
+        self.protocol = Protocol(self.site)
         self.protocol.connection_made(self)  # type: ignore[arg-type]
 
     async def _line(self, call: Call) -> None:
         """Leaves the call to the test."""
         self.calls.append(call)
-        await self.answered.wait()
+        while not (call.ended or call.disconnected or self.over):
+            self.news.clear()
+            await self.news.wait()
 
     async def call(self, said: bytes = b"", length: int | None = None) -> Call:
         size = len(said) if length is None else length
@@ -194,10 +194,19 @@ class Client:
 
     def leave(self) -> None:
         self.protocol.connection_lost(ConnectionResetError())
+        self.news.set()
+
+    async def end(self) -> None:
+        """Have every line return."""
+        self.over = True
+        self.news.set()
+        if (task := self.protocol.task) is not None and self.calls and not self.calls[-1].ended:
+            await asyncio.wait_for(task, 60)
 
     # a transport's
     def write(self, data: bytes) -> None:
         self.sent += data
+        self.news.set()
 
     def close(self) -> None:
         self.closed = True
@@ -229,9 +238,9 @@ class Client:
 async def client() -> AsyncIterator[Client]:
     it = Client()
     yield it
-    it.answered.set()
-    await asyncio.gather(*it.protocol.tasks)
+    await it.end()
     it.leave()
+    await asyncio.gather(*it.site.tasks)
 
 
 async def test_leaving_cancels_the_block_and_nothing_after_it(client: Client) -> None:
@@ -265,8 +274,7 @@ async def test_leaving_after_the_end_of_an_answer_cancels_nothing() -> None:
             call.end(b"x")
             client.leave()
             await asyncio.sleep(0)
-        client.answered.set()
-        await asyncio.sleep(0.001)
+        await asyncio.gather(*client.site.tasks)
         assert call.ended
         assert client.sent.endswith(b"1\r\nx\r\n0\r\n\r\n")
 
@@ -325,7 +333,7 @@ async def test_a_client_that_takes_nothing_any_more_has_left(client: Client, mon
 
 async def test_a_body_that_does_not_come_is_a_408(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.http.body.BODY_S", 0.05)
-    monkeypatch.setattr("serve.http.call.BODY_S", 0.05)
+    monkeypatch.setattr("serve.http.exchange.BODY_S", 0.05)
     call = await client.call(b"{", 2)
     with pytest.raises(TooSlow) as caught:
         await call.read(100)
@@ -433,14 +441,14 @@ async def test_nothing_is_written_into_an_answer_that_has_begun(client: Client, 
 async def test_a_connection_that_asks_nothing_more_is_closed_all_the_same(client: Client, rest: bytes) -> None:
     call = await client.call(b"", 0 if rest == b"\r\n" else 9)
     call.reply(200, b"")
-    assert client.protocol.timeout_keep_alive_task is not None
+    assert client.protocol.clock.running
     client.protocol.data_received(rest)
-    assert client.protocol.timeout_keep_alive_task is not None
+    assert client.protocol.clock.running
 
 
 @pytest.mark.parametrize("close", [b"", b"connection: close\r\n"])
 async def test_an_answer_that_nobody_takes_is_dropped_in_the_end(client: Client, close: bytes) -> None:
-    client.protocol.timeout_keep_alive = 0.02  # type: ignore[assignment]
+    client = Client(keep_alive_s=0.02)
     client.protocol.data_received(b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\n" + close + b"\r\n")
     await asyncio.sleep(0)
     client.stuck = 99
@@ -485,17 +493,19 @@ async def test_an_idle_connection_holds_no_body(client: Client, limit: int) -> N
     with contextlib.suppress(TooLarge):
         assert len(await call.read(limit)) == 2**16
     call.reply(200, b"")
-    assert client.protocol.cycle is call  # type: ignore[comparison-overlap]
+    assert client.protocol.receiving is None
+    assert not client.protocol.due
     assert not call.body
 
 
 async def test_a_connection_that_was_reset_leaves_no_timer(client: Client) -> None:
     call = await client.call()
     call.reply(200, b"")
-    timer = client.protocol.timeout_keep_alive_task
-    assert timer is not None
+    clock = client.protocol.clock
+    assert clock.running
     client.leave()
-    assert timer.cancelled()
+    assert not clock.running
+    assert clock.timer is None
 
 
 async def test_an_old_client_gets_no_chunks_and_no_end_that_is_none(client: Client) -> None:
@@ -511,8 +521,7 @@ async def test_an_old_client_gets_no_chunks_and_no_end_that_is_none(client: Clie
         call.feed(b"one")
         if ends:
             call.end(b"two")
-        it.answered.set()
-        await asyncio.gather(*it.protocol.tasks)
+        await it.end()
         head, _, body = it.sent.partition(b"\r\n\r\n")
         assert head == b"HTTP/1.1 200 OK\r\nconnection: close\r\nx-content-type-options: nosniff"
         assert body == b"one" + b"two" * ends
@@ -524,14 +533,14 @@ async def test_a_bug_in_the_head_of_an_answer_is_a_500(client: Client) -> None:
         call.reply(200, b"", [(b"x", b"1\r\nset-cookie: a=b")])
 
     call = await client.call()
-    await call.run_asgi(line)
+    call.line = line
+    await call.run()
     assert client.sent.startswith(b"HTTP/1.1 500 ")
 
 
 async def test_a_line_that_ends_without_an_answer_breaks_the_connection(client: Client) -> None:
     await client.call()
-    client.answered.set()
-    await asyncio.gather(*client.protocol.tasks)
+    await client.end()
     assert (client.sent, client.closed) == (b"", True)
 
 

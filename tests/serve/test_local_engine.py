@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import numpy as np
 import openai
 import pytest
 import toy_gguf
-import uvicorn
 from safetensors.torch import load_file, save_file
 
 from serve.config import EMBEDDED
@@ -28,6 +28,8 @@ from serve.engine.local.source import opened
 from serve.engine.local.template import Template
 from serve.engine.local.web import Engine, application
 from serve.gguf import metadata
+from serve.http.listener import Listener
+from serve.http.site import Site
 
 DATA = Path(__file__).parent.parent / "data"
 BREAD = [{"role": "user", "content": "How do I keep bread fresh?"}]
@@ -51,16 +53,24 @@ def engine(file: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(application(engine), port=0, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    give_up = time.monotonic() + 60
-    while not server.started:
-        assert time.monotonic() < give_up, "the server does not start"
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(60)
+    started, stopped = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        server = Listener(Site({}, application(engine)), drain_s=1)
+        await server.start([listener])
+        started.set()
+        await stopped.wait()
+        await server.stop()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+        thread.start()
+        assert started.wait(60), "the server does not start"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join(60)
+    loop.close()
 
 
 @pytest.fixture(scope="module")

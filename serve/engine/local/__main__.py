@@ -6,12 +6,17 @@ Trimtab launches it and stands before it.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import signal
+import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
 from serve.engine.local.web import Engine, application
+from serve.http.listener import Listener, run
+from serve.http.site import Site
+
+_DRAIN_S = 2.0  # Trimtab, which asks us, has ended its own answers by then
 
 
 def main() -> None:
@@ -27,13 +32,19 @@ def main() -> None:
         engine = Engine(args.model, args.name or args.model.stem, args.threads)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    uvicorn.run(
-        application(engine, temperature=args.temp),
-        host="127.0.0.1",
-        port=args.port,
-        log_level="warning",
-        access_log=False,
-    )
+    run(_serve(engine, args.port, args.temp))
+
+
+async def _serve(engine: Engine, port: int, temperature: float) -> None:
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = Listener(Site({}, application(engine, temperature=temperature)), drain_s=_DRAIN_S)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        await server.start([listener])
+        await stopped.wait()
+        await server.stop()
+    engine.scheduler.stop()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,6 @@ def application(engine: Engine, temperature: float = 1.0) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    @asynccontextmanager
-    async def life(app: Starlette) -> AsyncIterator[None]:
-        yield
-        engine.scheduler.stop()
-
     return Starlette(
         routes=[
             Route("/health", health),
@@ -114,7 +109,6 @@ def application(engine: Engine, temperature: float = 1.0) -> Starlette:
             Route("/v1/completions", completions, methods=["POST"]),
         ],
         exception_handlers={Refused: _refused, Unrenderable: _refused},
-        lifespan=life,
     )
 
 

@@ -1,0 +1,76 @@
+"""The head of an engine's response, what is made of it, and how the next one like it is recognised."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+from serve.http.headers import response_headers
+from serve.http.recognition import Template, relengthed, template
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+@lru_cache(256)
+def _kind(value: bytes) -> str:
+    """The media type that a Content-Type names."""
+    return value.decode("latin-1").partition(";")[0].strip().lower()
+
+
+class ResponseHead:
+    """Status and headers, their names in lower case; `coded` says that the body has a content coding."""
+
+    def __init__(self, status: int, headers: Pairs) -> None:
+        self.status, self.headers = status, headers
+
+    @cached_property
+    def names(self) -> frozenset[bytes]:
+        """The headers' names."""
+        return frozenset([name for name, _ in self.headers])
+
+    @property
+    def coded(self) -> bool:
+        """Whether the body has a content coding."""
+        return b"content-encoding" in self.names
+
+    @cached_property
+    def media(self) -> str:
+        """The media type of what can be read as it is; "" for a coded body."""
+        kind = ""
+        for name, value in self.headers:
+            if name == b"content-type":
+                kind = _kind(value)
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                return ""
+        return kind
+
+    @cached_property
+    def passed(self) -> Pairs:
+        """Those that go on to the client, without Content-Length. Not to be changed: other responses share them."""
+        return response_headers(self.headers)
+
+
+class Known:
+    """A head that has been read, for responses that have the same one."""
+
+    __slots__ = ("_head", "_template")
+
+    def __init__(self, head: ResponseHead, form: Template) -> None:
+        self._head, self._template = head, form
+
+    def read(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+        """Head and body of a response, where `data` is one with this head."""
+        found = self._template.match(data)
+        if found is None:
+            return None
+        known, (digits, body) = self._head, found
+        head = ResponseHead(known.status, relengthed(known.headers, digits))
+        head.__dict__.update(names=known.names, media=known.media, passed=known.passed)
+        return head, body
+
+
+def recognisable(head: ResponseHead, data: bytes) -> Known | None:
+    """The head that `data` begins with as one to recognise; None if it is no ordinary answer in JSON."""
+    if head.status != 200 or head.media != "application/json":
+        return None
+    form = template(data, b"HTTP/1.1 200", [name for name, _ in head.headers])
+    return None if form is None else Known(head, form)

@@ -1,0 +1,119 @@
+"""The head of a request: what llhttp has read of it, what answers it, and how the next one like it is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httptools
+
+from serve.errors import ApiError
+from serve.http.call import Call
+from serve.http.gate import Gate
+from serve.http.recognition import Template, relengthed, template
+from serve.http.site import Line, Site
+
+Pairs = Sequence[tuple[bytes, bytes]]
+
+
+class RequestHead:
+    """A head. `line` answers it, or the ASGI application where that is None; `named`: the first header of each name.
+
+    `granted` are headers for the browser of a page of another origin. `keep` the connection after the answer; the
+    client `expect`s a 100; it speaks HTTP/1.0, which is `old`. `memo` is for what others make of these headers: heads
+    that differ in their Content-Length only share it.
+    """
+
+    __slots__ = (
+        "expect", "granted", "headers", "keep", "line", "memo", "method", "named", "old", "path", "query", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        line: Line | None,
+        path: str,
+        query: bytes,
+        headers: list[tuple[bytes, bytes]],
+        named: Mapping[bytes, bytes],
+        granted: Pairs,
+    ) -> None:
+        self.line, self.path, self.query = line, path, query
+        self.headers, self.named, self.granted = headers, named, granted
+        self.method, self.version = b"POST", "1.1"
+        self.keep, self.expect, self.old = True, False, False
+        self.memo: dict[object, Any] = {}
+
+
+def judged(
+    site: Site, parser: httptools.HttpRequestParser, url: bytes, headers: list[tuple[bytes, bytes]]
+) -> RequestHead:
+    """The head that a parser has just read to its end.
+
+    Raises:
+        httptools.HttpParserInvalidURLError, UnicodeDecodeError: the target is no URL.
+    """
+    method, named = parser.get_method(), dict(reversed(headers))
+    line, path, query = site.find(method, url)
+    granted: Pairs = ()
+    if site.gate is not None:
+        line, granted = _passed(site.gate(), line, method, headers, named)
+    head = RequestHead(line, path, query, headers, named, granted)
+    head.method, head.version = method, parser.get_http_version()
+    head.old = head.version < "1.1"
+    head.keep = not head.old and parser.should_keep_alive()
+    head.expect = b"expect" in named and named[b"expect"].lower() == b"100-continue"
+    return head
+
+
+class Known:
+    """A head that has been read and judged, for requests that have the same one while the gate that judged it holds."""
+
+    __slots__ = ("_gate", "_head", "_template")
+
+    def __init__(self, head: RequestHead, gate: Gate | None, form: Template) -> None:
+        self._head, self._gate, self._template = head, gate, form
+
+    def read(self, data: bytes, gate: Gate | None) -> tuple[RequestHead, bytes] | None:
+        """Head and body of a request, where `data` is one with this head."""
+        found = self._template.match(data) if gate is self._gate else None
+        if found is None:
+            return None
+        known, (digits, body) = self._head, found
+        headers, named = relengthed(known.headers, digits), {**known.named, b"content-length": digits}
+        head = RequestHead(known.line, known.path, known.query, headers, named, known.granted)
+        head.memo = known.memo
+        return head, body
+
+
+def recognisable(head: RequestHead, gate: Gate | None, url: bytes, data: bytes) -> Known | None:
+    """The head that `data` begins with as one to recognise; None if it is no ordinary request for a line of ours."""
+    if head.line is None or not head.keep or head.expect or head.method != b"POST":
+        return None
+    form = template(data, b"POST %s HTTP/1.1\r\n" % url, [name for name, _ in head.headers])
+    return None if form is None else Known(head, gate, form)
+
+
+def _passed(
+    gate: Gate, line: Line | None, method: bytes, headers: Pairs, named: Mapping[bytes, bytes]
+) -> tuple[Line | None, Pairs]:
+    """What answers a request, by its head, and the headers for the browser that sent it."""
+    if not gate.knows(named, len(headers)) and (error := gate.refusal(method, headers)) is not None:
+        return refusing(error, bodiless=method == b"HEAD"), ()
+    if not gate.cors.origins:
+        return line, ()
+    granted, preflight = gate.cors.grant(method, headers)
+    return (_preflight if preflight else line), granted
+
+
+def refusing(error: ApiError, *, bodiless: bool = False) -> Line:
+    """A line that refuses."""
+
+    async def line(call: Call) -> None:
+        call.bodiless = bodiless
+        call.fail(error)
+
+    return line
+
+
+async def _preflight(call: Call) -> None:
+    call.reply(204, b"", ())
