@@ -15,6 +15,7 @@ OTHERS = (
     ("flywheel", "trainers.flywheel.wheel:main", "a served model by preferences between its answers, round by round"),
     ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge of additions, from generated edits"),
 )
+CRITIC_FREE = ("rloo", "grpo")  # advantages of PPO that name it too
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"
 
 
@@ -31,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         method, rest = "pair", [*rest, "--set", f"loss={method}"]
     if method in SELECTORS:  # `trimtab train raft …` is rounds with that selector
         method, rest = "rounds", [*rest, "--set", f"selector={method}"]
+    if method in CRITIC_FREE:  # `trimtab train grpo …` is ppo with that advantage
+        method, rest = "ppo", [*rest, "--set", f"advantage={method}"]
     entries = {name: row.entry for name, row in METHODS.items()} | {name: entry for name, entry, _ in OTHERS}
     if method not in entries:
         print(
-            f"trimtab train: no method {method!r}; methods: {', '.join([*entries, *LOSSES, *SELECTORS])}",
+            f"trimtab train: no method {method!r}; methods: {', '.join([*entries, *LOSSES, *SELECTORS, *CRITIC_FREE])}",
             file=sys.stderr,
         )
         return 2

@@ -18,7 +18,8 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "matplotlib.backends.backend_agg", "matplotlib.figure", "peft", "transformers.models.llama.modeling_llama",
-        "trainers.rounds.iteration", *(f"trainers.methods.{name}_trainer" for name in ("sft", "pair", "kto", "rank")),
+        "trainers.rounds.iteration", "trainers.ppo.ppo_steps",
+        *(f"trainers.methods.{name}_trainer" for name in ("sft", "pair", "kto", "rank")),
     ]
 )  # fmt: skip
 TOY = {

@@ -142,6 +142,13 @@ METHODS: Mapping[str, Method] = {
         formula="sample K answers, score, select, train; each selector is a method's name too:",
         several=False,
     ),
+    "ppo": Method(
+        entry="trainers.ppo.ppo_run:main",
+        reads="prompt",
+        title="a model that learns from scores of its own answers, with a critic; rloo and grpo learn without one",
+        paper="arXiv:1707.06347",
+        formula="-min(u Â, clip(u, 1 ± ε) Â), r_t = -β log(π/π_ref) + [t is the end] score; optimum π_ref e^{r/β}",
+    ),
     "bpo": Method(
         entry="trainers.bpo.method:main",
         reads="preference",

@@ -15,7 +15,7 @@ Estimator = Literal["k1", "k2", "k3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Common):
-    """The keys of `trimtab train ppo`."""
+    """trainers/recipes/ppo.yaml explains each key."""
 
     answers: int = 1
     max_new_tokens: int = 128

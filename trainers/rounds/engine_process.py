@@ -105,10 +105,18 @@ def load_adapter(url: str, name: str, folder: Path) -> None:
     Raises:
         EngineError: the engine cannot be reached or refuses.
     """
-    body = {"lora_name": name, "lora_path": str(folder.resolve())}
+    _tell(url, "load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
+
+
+def unload_adapter(url: str, name: str) -> None:
+    """Have a running vLLM forget an adapter. Raises EngineError as `load_adapter` does."""
+    _tell(url, "unload_lora_adapter", {"lora_name": name})
+
+
+def _tell(url: str, what: str, body: dict[str, str]) -> None:
     try:
-        reply = httpx.post(url.rstrip("/").removesuffix("/v1") + "/v1/load_lora_adapter", json=body, timeout=300)
+        reply = httpx.post(f"{url.rstrip('/').removesuffix('/v1')}/v1/{what}", json=body, timeout=300)
     except httpx.TransportError as error:
         raise EngineError(f"engine {url} cannot be reached: {error}") from error
     if reply.status_code != httpx.codes.OK:
-        raise EngineError(f"engine {url} does not load the adapter {name}: {reply.status_code} {reply.text[:200]}")
+        raise EngineError(f"engine {url}: {what} of {body['lora_name']} failed: {reply.status_code} {reply.text[:200]}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 from trainers.data.layouts import Kind, data_hash, read_rows, split
 from trainers.data.messages import Row
 from trainers.rounds.round_recipe import Recipe
+
+R = TypeVar("R")
 
 
 def read_prompts(recipe: Recipe) -> tuple[list[Row], list[Row], dict[str, str]]:
@@ -24,13 +27,16 @@ def read_prompts(recipe: Recipe) -> tuple[list[Row], list[Row], dict[str, str]]:
 
 
 def of_round(recipe: Recipe, rows: Sequence[Row], number: int) -> list[Row]:
-    """All prompts, or as many as a round takes: one stretch after the other of an order drawn once for each pass."""
+    """All prompts, or as many as a round takes."""
     size = recipe.prompts_per_round
-    if size is None or size >= len(rows):
-        return list(rows)
+    return list(rows) if size is None or size >= len(rows) else stretch(rows, size, number, recipe.seed)
+
+
+def stretch(rows: Sequence[R], size: int, number: int, seed: int) -> list[R]:
+    """The `number`th stretch of `size` rows: one after the other of an order drawn once for each pass."""
     found = []
     for place in range(number * size, (number + 1) * size):
         turn, at = divmod(place, len(rows))
-        order = random.Random(f"{recipe.seed}/{turn}").sample(range(len(rows)), len(rows))  # noqa: S311 (no secret)
+        order = random.Random(f"{seed}/{turn}").sample(range(len(rows)), len(rows))  # noqa: S311 (no secret)
         found.append(rows[order[at]])
     return found

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from trainers.ask.engine import Engine
 from trainers.data.affix import affixed
 from trainers.data.messages import spoken
 from trainers.rounds import manifest
@@ -84,7 +85,36 @@ def sampler_of(recipe: Recipe, actor: Path, tokenizer: Any, number: int, folder:
     yield Remote(recipe.engine(recipe.engine_url, name), revision, **more)
 
 
-def scorer_of(recipe: Recipe) -> Scorer | None:
+class Scoring(Protocol):
+    """The keys of a recipe that name a scorer."""
+
+    @property
+    def scorer(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def reward_model(self) -> str:
+        """The folder of a reward model."""
+        ...
+
+    @property
+    def rule(self) -> str:
+        """FILE.py:FUNCTION."""
+        ...
+
+    @property
+    def judge(self) -> Engine:
+        """The judge, as it is asked."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the orders in which a judge sees pairs."""
+        ...
+
+
+def scorer_of(recipe: Scoring) -> Scorer | None:
     """What the recipe names; None where no scores are needed, or where each round has its own."""
     from trainers.rounds import score
 

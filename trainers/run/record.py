@@ -35,12 +35,17 @@ def save_trained(trainer: Any, recipe: "Common", folder: Path) -> None:
     trainer.save_model(str(draft))
     if trainer.is_world_process_zero():
         (draft / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing that serving needs
-        adapter = draft / "adapter_config.json"
-        if adapter.is_file():  # the base by the name that the recipe gives, not by where it lies on this machine
-            values = json.loads(adapter.read_text(encoding="utf-8"))
-            values["base_model_name_or_path"] = recipe.model
-            adapter.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        put(draft, tokenizer, folder)
+        settle(draft, recipe, tokenizer, folder)
+
+
+def settle(draft: Path, recipe: "Common", tokenizer: Any, folder: Path) -> None:
+    """Name an adapter's base as the recipe does, not by where it lies on this machine, and finish the folder."""
+    adapter = draft / "adapter_config.json"
+    if adapter.is_file():
+        values = json.loads(adapter.read_text(encoding="utf-8"))
+        values["base_model_name_or_path"] = recipe.model
+        adapter.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    put(draft, tokenizer, folder)
 
 
 def set_ends(generation: Any, tokenizer: Any) -> None:
@@ -143,7 +148,10 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-PANELS = ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "accuracy", "margin", "kl")
+PANELS = (
+    "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "accuracy", "margin", "score", "kl",
+    "entropy", "clip_share", "value_loss", "explained_variance", "tokens",
+)  # fmt: skip
 
 
 def draw_curve(history: list[dict[str, float]], path: Path, unit: str = "loss") -> None:

@@ -1,0 +1,267 @@
+"""The steps of a run: sample and score, evaluate, learn, log; and what is measured before and after them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.data.jsonl import DataError
+from trainers.data.messages import spoken
+from trainers.ppo import ppo_checkpoint
+from trainers.ppo import ppo_losses as losses
+from trainers.ppo.build import actor_of, critic_of, half, sampling_of
+from trainers.ppo.collect import Ask, Collector, HereSpeaker, Speaker
+from trainers.ppo.engine_speaker import EngineSpeaker
+from trainers.ppo.health import sicknesses
+from trainers.ppo.heldout import measured
+from trainers.ppo.learner import Evaluated, Learner, Target, explained_variance
+from trainers.ppo.optimizer import Optimizer, schedule_of
+from trainers.ppo.phases import Phases
+from trainers.ppo.ppo_checkpoint import State
+from trainers.ppo.ppo_outputs import record, save_networks, show_samples
+from trainers.ppo.ppo_recipe import Recipe
+from trainers.ppo.ptx import Ptx
+from trainers.ppo.rollout import Rollout
+from trainers.ppo.token_rewards import adapted
+from trainers.ppo.world import World
+from trainers.rounds.prompt_set import stretch
+from trainers.rounds.sources import scorer_of
+from trainers.run.checkpoint import last_checkpoint
+from trainers.run.model import say
+from trainers.run.recipe import RecipeError
+from trainers.run.record import write_json
+from trainers.run.sets import Material, read_sets
+
+METHOD = "ppo"
+
+
+class Run:
+    """Owns the networks, their optimizers and the state of a run."""
+
+    def __init__(self, recipe: Recipe, out: Path, material: Material, resume: bool) -> None:
+        self.recipe, self.out, self.material = recipe, out, material
+        self.accelerator = accelerator_of(recipe, out)
+        self.world = World(self.accelerator, half(recipe))
+        self.train, self.heldout = asks_of(recipe, material)
+        self.per_step = recipe.batch // recipe.answers
+        self.steps = recipe.steps or math.ceil(recipe.epochs * len(self.train) / self.per_step)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self._build(material.base)
+        self.state = State(beta=recipe.kl_coefficient)
+        with self.accelerator.main_process_first():
+            checkpoint = last_checkpoint(out, resume)
+        self.fresh = checkpoint is None
+        if checkpoint is not None:
+            self.state = ppo_checkpoint.restore(Path(checkpoint), self.optimizers)
+        elif self.world.rank == 0:
+            for name in ("rollouts", "samples", "engine"):
+                shutil.rmtree(out / name, ignore_errors=True)
+        self.world.wait()
+
+    def _build(self, base: Any) -> None:
+        recipe, device = self.recipe, self.world.device
+        self.actor = actor_of(recipe, base, device)
+        self.critic = critic_of(recipe, base, device)
+        per_step = recipe.inner_epochs * (recipe.batch // recipe.rows_per_update)
+        steps = self.steps - (recipe.critic_warmup if self.critic is not None else 0)
+        peak = recipe.learning_rate
+        rate = schedule_of(recipe.schedule, peak, max(1, steps * per_step), recipe.warmup)
+        policy = Optimizer("policy", self.actor, rate, recipe.weight_decay, recipe.ema)
+        self.optimizers, values = [policy], None
+        if self.critic is not None:
+            peak = recipe.critic_learning_rate or peak
+            rate = schedule_of(recipe.schedule, peak, self.steps * per_step * recipe.critic_updates, recipe.warmup)
+            values = Optimizer("critic", self.critic, rate, recipe.weight_decay)
+            self.optimizers.append(values)
+        self.phases = Phases()
+        ptx = Ptx(recipe, base.tokenizer, self.world) if recipe.ptx else None
+        self.learner = Learner(recipe, self.actor, self.critic, policy, values, self.world, ptx)
+        scorer = scorer_of(recipe)
+        if scorer is None:
+            raise RecipeError(f"scorer {recipe.scorer} gives no scores")
+        longest = max(len(ask.ids) for ask in self.train)
+        self.collector = Collector(
+            recipe, self._speaker(base), scorer, base.tokenizer, longest, self.world, self.phases
+        )
+
+    def _speaker(self, base: Any) -> Speaker:
+        recipe, model = self.recipe, self.actor.model
+        if recipe.sampler == "url":
+            return EngineSpeaker(recipe, model, self.out, self.world)
+        return HereSpeaker(
+            model, sampling_of(recipe, model, base.tokenizer), base.tokenizer, self.world, recipe.micro_batch
+        )
+
+    # ------------------------------------------------------------ the run
+
+    def whole(self) -> dict[str, Any]:
+        """All steps that are left; what run.json holds."""
+        before = self._baseline()
+        began, earlier = time.monotonic(), max((entry["seconds"] for entry in self.state.log_history), default=0.0)
+        for step in range(self.state.step, self.steps):
+            entry = self._step(step)
+            entry["seconds"] = round(earlier + time.monotonic() - began, 1)
+            self._log(entry)
+            self.state.step = step + 1
+            if (step + 1) % self.recipe.save_every == 0 or step + 1 == self.steps:
+                self._save()
+        after = self._measure("heldout-after")
+        if self.world.rank == 0:
+            save_networks(
+                self.recipe, self.actor, self.critic, self.optimizers[0], self.material.base.tokenizer, self.out
+            )
+            say(self.phases.lines())
+        self.world.wait()
+        return self._record(before, after)
+
+    def _baseline(self) -> dict[str, Any]:
+        path = self.out / "baseline.json"
+        if not self.fresh:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        found = self._measure("heldout-before")
+        if self.world.rank == 0:
+            write_json(path, found)
+        return found
+
+    def _measure(self, name: str) -> dict[str, Any]:
+        if not self.heldout:
+            return {}
+        shutil.rmtree(self.out / name, ignore_errors=True)
+        self.world.wait()
+        self.collector.speaker.renew(self.state.step)
+        found = measured(self.collector, self.actor, self.heldout, self.out / name)
+        self.world.wait()
+        shutil.rmtree(self.out / name, ignore_errors=True)
+        return found
+
+    def _step(self, step: int) -> dict[str, Any]:
+        recipe, state = self.recipe, self.state
+        asks = stretch(self.train, self.per_step, step, recipe.seed)
+        self.collector.speaker.renew(step)
+        collected = self.collector.collect(asks, step, self.out / "rollouts" / f"step-{step}")
+        rollout = collected.rollout
+        tokens = int(rollout.mask.sum()) // self.world.number
+        with self.world.autocast():
+            with self.phases.of("evaluate"):
+                known = self.learner.evaluate(rollout, step)
+            self.phases.count("evaluate", tokens)
+            if recipe.whiten_rewards == "running":
+                state.seen = state.seen.after(rollout.scores)
+            target = self.learner.target(rollout, known, state.seen, state.beta)
+            with self.phases.of("update"):
+                learned = self.learner.learn(rollout, known, target, step, state.beta)
+            self.phases.count("update", tokens * recipe.inner_epochs)
+        entry = {"step": step + 1, **described(rollout, known, target, recipe), **learned, "kl_coefficient": state.beta,
+                 "learning_rate": self.optimizers[0].rate(max(0, self.optimizers[0].updates - 1))}  # fmt: skip
+        state.beta = adapted(state.beta, entry["kl"], recipe.kl_target, recipe.batch, recipe.kl_horizon)
+        if self.world.rank == 0 and (step == 0 or (step + 1) % recipe.samples_every == 0):
+            show_samples(collected, step + 1, self.out)
+        return entry
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        recipe, state = self.recipe, self.state
+        if entry["step"] % recipe.logging_every and entry["step"] != self.steps:
+            return
+        state.log_history.append(entry)
+        self.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=entry["step"])
+        words = [f"{name} {entry[name]:.4g}" for name in ("score", "kl", "entropy", "tokens", "loss") if name in entry]
+        say(f"step {entry['step']} of {self.steps}: {', '.join(words)}")
+        for name, warning in sicknesses(state.log_history, recipe.kl_target, recipe.critic_warmup):
+            if name not in state.warnings:
+                state.warnings[name] = f"step {entry['step']}: {warning}"
+                say(f"warning: {state.warnings[name]}")
+
+    def _save(self) -> None:
+        self.state.phases = self.phases.table()
+        if self.world.rank == 0:
+            ppo_checkpoint.save(self.out, self.state, self.optimizers)
+            shutil.rmtree(self.out / "rollouts", ignore_errors=True)
+        self.world.wait()
+
+    def _record(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        log = self.state.log_history
+        facts = {
+            **self.material.facts, "heldout_before": before, "heldout": after, "steps": self.steps,
+            "seconds": log[-1]["seconds"] if log else 0.0, "warnings": list(self.state.warnings.values()),
+            "phases": self.phases.table(), "log": log,
+        }  # fmt: skip
+        networks = [self.actor, *([self.critic] if self.critic is not None else [])]
+        if self.world.rank:
+            return facts
+        return record(self.recipe, METHOD, self.out, log, facts, networks, self.world.number, str(self.world.device))
+
+
+def accelerator_of(recipe: Recipe, out: Path) -> Any:
+    """accelerate's processes and loggers; RecipeError for a launch that cuts the weights into pieces."""
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate.utils import DistributedType  # type: ignore[import-untyped]
+
+    cpu = not torch.cuda.is_available()  # or accelerate would not join several CPU processes
+    accelerator = Accelerator(cpu=cpu, log_with=list(recipe.report_to) or None, project_dir=str(out))
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise RecipeError("ppo keeps whole copies of its networks in every process, so it cannot be cut into pieces: "
+                          "launch it with one_gpu, two_cpus or eight_gpus")  # fmt: skip
+    if recipe.report_to:
+        accelerator.init_trackers("logs")
+    return accelerator
+
+
+def asks_of(recipe: Recipe, material: Material) -> tuple[list[Ask], list[Ask]]:
+    """Prompts to learn on and held-out ones; DataError where one leaves no room for an answer, unless it is dropped."""
+    rows, heldout, _ = read_sets(recipe, "prompt")
+    texts = {row["place"]: row["prompt"] for row in (*rows, *heldout)}
+    template = material.base.tokenizer.chat_template
+    room = recipe.max_length - recipe.max_new_tokens
+    long = [tokens.place for tokens in (*material.train, *material.heldout) if len(tokens.prompt) > room]
+    if long and recipe.unusable == "error":
+        raise DataError(
+            f"{long[0]}: the prompt leaves no room for max_new_tokens ({recipe.max_new_tokens}) in max_length "
+            f"({recipe.max_length}): {len(long)} row(s); --set unusable=drop leaves them out"
+        )
+
+    def asks(some: Sequence[Any]) -> list[Ask]:
+        return [
+            Ask(spoken(texts[tokens.place], "user") if template else texts[tokens.place], tokens.prompt)
+            for tokens in some if len(tokens.prompt) <= room
+        ]  # fmt: skip
+
+    found = asks(material.train), asks(material.heldout)
+    if not found[0]:
+        raise DataError(f"{recipe.train}: no prompt is left to learn on")
+    return found
+
+
+def described(rollout: Rollout, known: Evaluated, target: Target, recipe: Recipe) -> dict[str, float]:
+    """What the log says of a step's answers, before anything was learned of them."""
+    mask = rollout.mask
+    lengths = mask.sum(1)
+    answers = (lengths > 0).sum().clamp(min=1)
+    tokens = lengths.sum().clamp(min=1)
+    found: dict[str, Any] = {
+        "score": rollout.scores.mean(), "score_deviation": rollout.scores.std(unbiased=False),
+        "tokens": lengths.sum() / answers, "truncated": rollout.cut.float().mean(),
+        "entropy": known.entropy.sum() / tokens,
+    }  # fmt: skip
+    for name in ("k1", "k3"):
+        total = losses.kl(known.old, known.reference, mask, name).sum() / answers
+        found["kl" if name == "k1" else "kl_k3"] = total
+    pair = torch.stack([rollout.scores.double(), lengths.double()])
+    if pair.shape[1] > 1 and bool((pair.std(1) > 0).all()):
+        found["score_length_correlation"] = torch.corrcoef(pair)[0, 1]
+    if known.values is not None:
+        found["explained_variance"] = explained_variance(known.values, target.returns, mask)
+    if rollout.engine is not None:
+        apart = (known.old - rollout.engine).abs() * mask
+        found["engine_gap"] = apart.sum() / tokens
+        found["engine_gap_most"] = apart.max()
+        if recipe.importance_cap:
+            u = losses.ratio(known.old, rollout.engine, mask)
+            found["importance_capped"] = ((u > recipe.importance_cap) & mask).sum() / tokens
+    return {name: float(value) for name, value in found.items() if math.isfinite(float(value))}

@@ -1,0 +1,80 @@
+"""The processes of a run: who learns which rows, and what is added up over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainers.ppo.rollout import Rollout
+
+
+class World:
+    """accelerate's processes; each has whole copies of the networks, and gradients are added over all."""
+
+    def __init__(self, accelerator: Any = None, half: bool = False) -> None:
+        self._accelerator, self._half = accelerator, half
+        self.number = accelerator.num_processes if accelerator else 1
+        self.rank = accelerator.process_index if accelerator else 0
+        self.device = accelerator.device if accelerator else torch.device("cpu")
+
+    def autocast(self) -> Any:
+        """Computes in bfloat16 where the recipe and the machine do."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's stretch of the rows; their number is a multiple of the processes'."""
+        size = len(rows) // self.number
+        return rows[self.rank * size : (self.rank + 1) * size]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Over all processes; every process has the result."""
+        if self.number == 1:
+            return value
+        total: Tensor = self._accelerator.reduce(value.to(self.device), "sum")
+        return total
+
+    def gather(self, rollout: Rollout) -> Rollout:
+        """The rows of all processes, in their order; all have the same number and widths."""
+        if self.number == 1:
+            return rollout.to(self.device)
+        return rollout.each(self._gathered)
+
+    def _gathered(self, value: Tensor) -> Tensor:
+        whole: Tensor = self._accelerator.gather(value.to(self.device))
+        return whole
+
+    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each number over all processes, which have the same names."""
+        names = sorted(values)
+        total = self.sum(torch.tensor([values[name] for name in names], dtype=torch.float64)).tolist()
+        return dict(zip(names, total, strict=True))
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Add the gradients of all processes, in one message; a parameter without one counts as 0."""
+        if self.number == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = self.sum(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        at = 0
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.copy_(flat[at : at + parameter.numel()].view_as(parameter))
+            at += parameter.numel()
+
+    def agreed(self, text: str) -> str:
+        """The first process's text, in all."""
+        if self.number == 1:
+            return text
+        from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+
+        return str(broadcast_object_list([text])[0])
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self._accelerator:
+            self._accelerator.wait_for_everyone()
