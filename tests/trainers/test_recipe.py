@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import pytest
 
+from trainers.flywheel.flywheel_recipe import Recipe as FlywheelRecipe
 from trainers.methods.table import METHODS
 from trainers.run.recipe import RecipeError, fill, read_recipe
 
 FOLDER = Path(__file__).parents[2] / "trainers" / "recipes"
+KINDS: dict[str, Any] = {name: method.recipe for name, method in METHODS.items()} | {"flywheel": FlywheelRecipe}
 SHIPPED = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("tiny_"))
 
 
@@ -87,13 +89,13 @@ def test_wrong_override_is_refused(tmp_path: Path, change: str) -> None:
 
 def test_every_method_ships_a_recipe() -> None:
     """cpt's three make the embedded model, so they carry its name."""
-    assert {path.stem for path in SHIPPED} == METHODS.keys() - {"cpt"}
+    assert {path.stem for path in SHIPPED} == KINDS.keys() - {"cpt"}
     assert list(FOLDER.glob("tiny_*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipe_loads_and_explains_every_key(path: Path) -> None:
-    kind = METHODS[path.stem].recipe
+    kind = KINDS[path.stem]
     read_recipe(path, kind)
     lines = path.read_text(encoding="utf-8").splitlines()
     keys = {line.partition(":")[0] for line in lines if line and line[0].isalpha()}

@@ -19,6 +19,7 @@ from trainers.data.layouts import read_rows
 from trainers.data.messages import spoken
 from trainers.flywheel.flywheel_recipe import Recipe
 from trainers.flywheel.server import TRIMTAB, serving, steady_port, write_settings
+from trainers.rounds.engine_process import end_with_parent
 from trainers.rounds.sample import Prompt, Sample, key_of
 from trainers.rounds.score import MarksScorer, PairsScorer, RuleScorer, Scorer, Scores, of_engine
 
@@ -188,7 +189,13 @@ def command(folder: Path, log: str, *arguments: str) -> None:
     """Run a `trimtab` command to its end; StepError with the end of its log where it fails."""
     file = folder / f"{log}.log"
     with file.open("ab") as out:
-        status = subprocess.run([*TRIMTAB, *arguments], stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+        status = subprocess.run(
+            [*TRIMTAB, *arguments],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            check=False,
+            preexec_fn=end_with_parent,
+        ).returncode
     if status:
         last = file.read_text("utf-8", "replace").strip().splitlines()[-1:] or [""]
         raise StepError(f"trimtab {arguments[0]} ended with status {status}: {last[0]} (all of it in {file})")
