@@ -30,7 +30,7 @@ def test_what_runs_in_one_process_refuses_a_launch(method: str, capsys: pytest.C
 
 def test_an_unknown_method_is_refused_with_the_names_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["dreaming"]) == 2
-    assert f"no method 'dreaming'; methods: {', '.join([*METHODS, 'check'])}" in capsys.readouterr().err
+    assert f"no method 'dreaming'; methods: {', '.join([*METHODS, 'chain', 'check'])}" in capsys.readouterr().err
 
 
 def test_the_list_names_papers_and_formulas(capsys: pytest.CaptureFixture[str]) -> None:
