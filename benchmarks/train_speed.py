@@ -65,7 +65,7 @@ class Setting:
     rounds: int = 2
 
 
-SMALL = Setting(256, 704, 4, 8, 4, 4096, prompt=192, answer=64, pairs=2, steps=5, warmup=2, bf16=False, rounds=5)
+SMALL = Setting(256, 704, 4, 8, 4, 4096, prompt=192, answer=64, pairs=2, steps=5, warmup=2, bf16=False, rounds=3)
 TINY = Setting(64, 128, 2, 4, 2, 256, prompt=16, answer=16, pairs=2, steps=4, warmup=1, rounds=1)
 
 
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--small", action="store_true", help="5 million weights, float32")
     parser.add_argument("--pairs", type=int, default=0, help="pairs per step; 0: 4, and 2 for --small and --tiny")
-    parser.add_argument("--rounds", type=int, default=0, help="0: 2, 5 for --small, 1 for --tiny")
+    parser.add_argument("--rounds", type=int, default=0, help="0: 2, 3 for --small, 1 for --tiny")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--variant", choices=VARIANTS, help="only this one, as JSON")
     options = parser.parse_args()
