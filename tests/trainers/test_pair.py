@@ -20,7 +20,7 @@ SCORED = [row | {"score_chosen": 0.9, "score_rejected": 0.1 + index / 100} for i
 
 
 @pytest.fixture(scope="module")
-def random_llama(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+def random_llama(tmp_path_factory: pytest.TempPathFactory, frozen_libraries: None) -> Toy:
     torch.set_num_threads(1)
     return Toy(tmp_path_factory.mktemp("losses"))
 
