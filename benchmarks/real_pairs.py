@@ -64,22 +64,6 @@ def pairs_of(data: Path, behaviours: dict[str, bool]) -> list[dict[str, str]]:
     return [found[key] for key in sorted(found)]
 
 
-def dequantized(gguf: Path, folder: Path) -> Path:
-    """The GGUF's weights in float32 as a folder that the trainers read."""
-    if (folder / "config.json").is_file():
-        return folder
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source), dtype=torch.float32)
-    model.load_state_dict(read.state_dict())  # transformers refuses to save a model that it read from a GGUF
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    model.save_pretrained(folder)
-    return folder
-
-
 def train(method: str, keys: dict[str, Any], out: Path) -> dict[str, Any]:
     """What run.json holds."""
     if (out / "run.json").is_file():
@@ -129,7 +113,7 @@ def main() -> None:
         (options.out / f"{name}.jsonl").write_text(text, encoding="utf-8")
     every = options.pairs // COMMON["batch"] // CURVE
     keys = COMMON | {
-        "model": str(dequantized(options.gguf, options.out / "model")), "train": str(options.out / "train.jsonl"),
+        "model": str(options.gguf), "train": str(options.out / "train.jsonl"),
         "heldout": str(options.out / "heldout.jsonl"), "eval_every": every,
     }  # fmt: skip
     for method in options.methods:

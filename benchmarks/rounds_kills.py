@@ -2,11 +2,11 @@
 
   python -m benchmarks.rounds_kills [--only raft spin] [--kills 2] [--work DIR]
 
-The packaged model first learns three short answers, so that its samples end and differ. Each method then runs by its
-recipe, three rounds of it where it has rounds: once whole, and once with kills. Where to kill is drawn from the files
-that the whole run left, in the order in which it wrote them, and in JSONL also from their lines: the second run is sent
-SIGKILL as soon as that file, or that line, is there. The last start is left alone. Same means: the weights bit for bit,
-and every row that was learned. Runs are forked from this process, which imports the libraries once.
+The packaged model first learns three short answers to each prompt, so that its samples end and differ. Each method then
+runs by its recipe, three rounds of it where it has rounds: once whole, and once with kills. Where to kill is drawn from
+the files that the whole run left, in the order in which it wrote them, and in JSONL also from their lines: the second
+run is sent SIGKILL as soon as that file, or that line, is there. The last start is left alone. Same means: the weights
+bit for bit, and every row that was learned. Runs are forked from this process, which imports the libraries once.
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ Keys = dict[str, Any]
 
 SHORT: Keys = {
     "chat_template": "none", "max_length": 96, "batch": 4, "micro_batch": 4, "steps": 4, "save_every": 2,
-    "eval_every": 100, "learning_rate": 1e-3, "warmup": 0.0, "threads": 1, "report_to": [], "unusable": "drop",
+    "eval_every": 100, "learning_rate": 3e-4, "warmup": 0.0, "threads": 1, "report_to": [], "unusable": "drop",
 }  # fmt: skip
 AFFIXES = {"affix_good": "well: {prompt}", "affix_bad": "badly: {prompt}"}
+
+
+class RunError(Exception):
+    """A run did not do what it was started for; the message names its log."""
 
 
 def run(line: list[str], log: Path) -> None:
@@ -73,7 +77,7 @@ def to_the_end(line: list[str], log: Path) -> None:
     child = start(line, log)
     child.join(LIMIT_S)
     if child.exitcode != 0:
-        raise SystemExit(f"{' '.join(line)}\nended with {child.exitcode}: {log.read_text()[-1500:]}")
+        raise RunError(f"ended with {child.exitcode}: {log.read_text().strip().splitlines()[-1]} ({log})")
 
 
 def killed(line: list[str], log: Path, there: Callable[[], bool]) -> None:
@@ -82,7 +86,7 @@ def killed(line: list[str], log: Path, there: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not there():
         if not child.is_alive() or time.monotonic() > deadline:
-            raise SystemExit(f"{' '.join(line)}\nended before it could be killed: {log.read_text()[-1500:]}")
+            raise RunError(f"ended before it could be killed ({log})")
         time.sleep(0.001)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
@@ -169,8 +173,8 @@ def line_of(name: str, recipe: str, keys: Keys, out: Path) -> list[str]:
 
 
 def speaking(work: Path) -> str:
-    """The packaged model after it has learned three short answers."""
-    rows = [{"prompt": f"say {i}\n", "completion": TEXTS[i % 3]} for i in range(48)]
+    """The packaged model after it has learned three short answers to each prompt."""
+    rows = [{"prompt": f"say {i}\n", "completion": text} for i in range(16) for text in TEXTS]
     keys = SHORT | {"model": TINY, "train": str(write(work / "speak.jsonl", rows)), "steps": 40, "batch": 8,
                     "save_every": 40, "heldout_fraction": 0}  # fmt: skip
     to_the_end(line_of("sft", "sft", keys, work / "speaker"), work / "speaker.log")
@@ -205,6 +209,19 @@ def engine_of_its_own() -> Iterator[str]:
         child.join()
 
 
+def tried(name: str, recipe: str, keys: Keys, work: Path, options: argparse.Namespace) -> tuple[str, str]:
+    """How the killed run differs from the whole one, "" for not at all; and where it was killed."""
+    whole, cut, log = work / name / "whole", work / name / "killed", work / f"{name}.log"
+    whole.parent.mkdir(exist_ok=True)
+    to_the_end(line_of(name, recipe, keys, whole), log)
+    moments = places(whole, options.kills, random.Random(f"{options.seed}/{name}"))
+    for path, wanted in moments:
+        killed(line_of(name, recipe, keys, cut), log, reached(cut / path, wanted))
+    to_the_end(line_of(name, recipe, keys, cut), log)
+    said = ", ".join(f"{path}{f' line {at}' if at else ''}" for path, at in moments)
+    return differences(whole, cut), f"killed at {said}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD")
@@ -220,17 +237,12 @@ def main() -> None:
         for name, (recipe, keys) in methods(work, speaking(work), engine).items():
             if options.only and name not in options.only:
                 continue
-            whole, cut, log = work / name / "whole", work / name / "killed", work / f"{name}.log"
-            whole.parent.mkdir(exist_ok=True)
-            to_the_end(line_of(name, recipe, keys, whole), log)
-            moments = places(whole, options.kills, random.Random(f"{options.seed}/{name}"))
-            for path, wanted in moments:
-                killed(line_of(name, recipe, keys, cut), log, reached(cut / path, wanted))
-            to_the_end(line_of(name, recipe, keys, cut), log)
-            found = differences(whole, cut)
+            try:
+                found, moments = tried(name, recipe, keys, work, options)
+            except RunError as error:
+                found, moments = str(error), ""
             wrong += bool(found)
-            said = ", ".join(f"{path}{f' line {at}' if at else ''}" for path, at in moments)
-            print(f"{name:16}{found or 'same to the last bit':24}killed at {said}", flush=True)
+            print(f"{name:16}{found or 'same to the last bit':24}{moments}", flush=True)
     sys.exit(1 if wrong else 0)
 
 
