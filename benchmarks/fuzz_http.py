@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["serve.http"]):
     from serve.http.call import Call, ClientGone
     from serve.http.gate import Gate
     from serve.http.protocol import Protocol
+    from serve.http.requests import Requests
     from serve.http.site import Site
 from serve.config import Config, Server
 from serve.errors import ApiError
@@ -46,6 +47,8 @@ SEEDS = [
     b"POST /v1/x HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
     b"http2-settings: AAM\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
 ]
+MARK = b"~~"
+SEEDS += [MARK.join([SEEDS[0], SEEDS[0], SEEDS[0].replace(b"2\r\n\r\n{}", b"3\r\n\r\n{ }")])]
 _HEAD = re.compile(rb"HTTP/1\.1 (\d\d\d) [^\r\n]*\r\n((?:[!-9;-~]+:[^\r\n]*\r\n)*)\r\n")
 
 
@@ -89,12 +92,12 @@ class Transport(asyncio.Transport):
         return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
 
 
-class Reading(Protocol):
-    """The protocol, with the requests that it has read: their methods and bodies."""
+class Reading(Requests):
+    """The reader, with the requests that it has read: their methods and bodies."""
 
-    def __init__(self, site: Site) -> None:
-        super().__init__(site)
-        self.read, self._body = list[tuple[str, bytes]](), b""
+    def __init__(self, site: Site, protocol: Protocol) -> None:
+        super().__init__(site, protocol)
+        self.protocol, self.read, self._body = protocol, list[tuple[str, bytes]](), b""
 
     def on_body(self, body: bytes) -> None:
         self._body += body
@@ -102,9 +105,14 @@ class Reading(Protocol):
 
     def on_message_complete(self) -> None:
         if self.receiving is not None:
-            self.read.append((self._parser.get_method().decode(), self._body))
+            self.read.append((self._parser.get_method().decode(), self._body))  # type: ignore[union-attr]
         self._body = b""
         super().on_message_complete()
+
+    def recognised(self, data: bytes) -> bool:
+        if found := super().recognised(data):
+            self.read.append(("POST", bytes(self.protocol.due[-1].body)))
+        return found
 
 
 class Bugs(logging.Handler):
@@ -164,12 +172,12 @@ class Target:
             call.end()
 
     def one(self, data: bytes) -> None:
-        """An input: its first byte says where it is cut."""
+        """An input: its first byte says where it is cut, every so many bytes or at `MARK`s, which are dropped."""
         cut, data = (data[0] % 61) + 1, data[1:]
+        pieces = data.split(MARK) if cut > 50 else [data[at : at + cut] for at in range(0, len(data), cut)]
+        data = b"".join(pieces)
         transport = Transport()
-        read = self.loop.run_until_complete(
-            self._drive(transport, [data[at : at + cut] for at in range(0, len(data), cut)])
-        )
+        read = self.loop.run_until_complete(self._drive(transport, pieces))
         if self.bugs.seen:
             raise Finding(self.bugs.seen[0])
         if b"HEAD" not in data:
@@ -179,7 +187,8 @@ class Target:
                 raise Finding(f"{mine} is {theirs} for h11")
 
     async def _drive(self, transport: Transport, pieces: list[bytes]) -> list[tuple[str, bytes]]:
-        protocol = Reading(self.site)
+        protocol = Protocol(self.site)
+        protocol.requests = reading = Reading(self.site, protocol)
         protocol.connection_made(transport)
         for piece in pieces:
             if transport.closed:
@@ -193,7 +202,7 @@ class Target:
             await asyncio.sleep(0)
         if left := asyncio.all_tasks() - {asyncio.current_task()}:
             raise Finding(f"tasks are left: {left}")
-        return protocol.read
+        return reading.read
 
 
 def _check_written(written: bytes, closed: bool) -> None:
@@ -249,6 +258,7 @@ def main() -> None:
         for number, seed in enumerate(SEEDS):
             (Path(folder) / str(number)).write_bytes(b"\x3c" + seed)
             (Path(folder) / f"{number}-cut").write_bytes(b"\x06" + seed)
+            (Path(folder) / f"{number}-marks").write_bytes(b"\x38" + seed)
 
         def one(data: bytes) -> None:
             if data:

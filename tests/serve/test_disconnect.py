@@ -493,7 +493,7 @@ async def test_an_idle_connection_holds_no_body(client: Client, limit: int) -> N
     with contextlib.suppress(TooLarge):
         assert len(await call.read(limit)) == 2**16
     call.reply(200, b"")
-    assert client.protocol.receiving is None
+    assert client.protocol.requests.receiving is None
     assert not client.protocol.due
     assert not call.body
 

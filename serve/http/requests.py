@@ -1,0 +1,168 @@
+"""What llhttp (httptools) makes of the bytes on a connection: heads, judged, and the pieces of bodies."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import httptools
+
+from serve.http.exchange import HIGH_WATER, Exchange
+from serve.http.gate import Gate
+from serve.http.recognition import LEARN
+from serve.http.request import Known, RequestHead, judged, recognisable
+from serve.http.site import Site
+
+log = logging.getLogger("trimtab.http")
+
+_OFFER = (b"upgrade", b"connection", b"http2-settings")
+_HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's frame gets as much again as its bytes allow
+_UNREADABLE = (httptools.HttpParserError, UnicodeDecodeError)
+
+
+class Taker(Protocol):
+    """Who answers the requests."""
+
+    def begin(self, head: RequestHead, url: bytes) -> Exchange:
+        """A head has been read. Returns who takes the body."""
+
+    def complete(self) -> None:
+        """The body is whole."""
+
+    def behind(self) -> None:
+        """More of a body has come than is taken."""
+
+    def refuse(self, why: str, broken: Exchange | None) -> None:
+        """What comes is no HTTP; where it is the rest of a body, of this exchange. Nothing more is read."""
+
+
+class Requests:
+    """Reads one connection.
+
+    `receiving` is the exchange whose body is still to come, though its answer may be complete; `begun` says that a head
+    has come in part, `last` that no request after this one is read.
+    """
+
+    receiving: Exchange | None = None
+    begun = last = False
+
+    def __init__(self, site: Site, taker: Taker) -> None:
+        self._site, self._taker = site, taker
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._url, self._headers, self._data = b"", list[tuple[bytes, bytes]](), b""
+        self._known: Known | None = None  # the head that nearly all its requests have
+        self._learn, self._messages = LEARN, 0  # heads still to be remembered; requests that begin in `_data`
+        self._outside = self._inside = 0  # bytes of the request now read, without and within its body
+
+    def stop(self) -> None:
+        """Discard all further input."""
+        self._parser = self._known = self.receiving = None
+
+    def feed(self, data: bytes) -> None:
+        """Read what has come."""
+        if self._known is None or not self.recognised(data):
+            self._parse(data)
+
+    def recognised(self, data: bytes) -> bool:
+        """Whether `data` is one whole request whose head has come before; it has begun then."""
+        if self._known is None or self.receiving is not None or self.begun or self.last:
+            return False
+        found = self._known.read(data, self._gate())
+        if found is None:
+            return False
+        self._learn = LEARN
+        exchange = self._taker.begin(found[0], b"")
+        exchange.body, exchange.more_body = found[1], False
+        return True
+
+    def _parse(self, data: bytes) -> None:
+        if self._parser is None:
+            return
+        self._outside += len(data)
+        self._data, self._messages = data, 0
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._without_offer(offer.args[0])
+        except httptools.HttpParserError as error:
+            self._malformed(error)
+        self._data = b""
+        # Sixteen bytes around each of the body's are more than the smallest chunks need.
+        if self._outside > _HEAD_BYTES + 16 * self._inside:
+            self._refuse("The request's head is too large.")
+
+    def _gate(self) -> Gate | None:
+        return None if self._site.gate is None else self._site.gate()
+
+    # -- what the parser says
+
+    def on_message_begin(self) -> None:
+        """Count anew for the next request."""
+        self._outside = self._inside = 0
+        self._messages += 1
+        self.begun, self._url, self._headers = True, b"", []
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. Trailers, which come after the body, are dropped: what they could say has been decided by then."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Judge the head, and have the request begin."""
+        self.begun, parser = False, self._parser
+        if parser is None or self.last or parser.should_upgrade():
+            return  # a request that nobody answers; or it comes again, without the offer
+        headers, self._headers = self._headers, []
+        head = judged(self._site, parser, self._url, headers)
+        self.last = not head.keep
+        if self._messages == 1 and self._learn and head.keep:
+            self._learn -= 1
+            self._known = recognisable(head, self._gate(), self._url, self._data) or self._known
+        self.receiving = self._taker.begin(head, self._url)
+
+    def on_body(self, body: bytes) -> None:
+        """Count a piece of the body, and pass it on."""
+        self._outside -= len(body)
+        self._inside += len(body)
+        if self.receiving is not None and not self.receiving.ended and self.receiving.take(body) > HIGH_WATER:
+            self._taker.behind()
+
+    def on_message_complete(self) -> None:
+        """The body is whole, unless what follows is to be read again."""
+        if self.receiving is not None:
+            self.receiving.whole()
+            self.receiving = None
+            self._taker.complete()
+
+    # -- what is no request for us
+
+    def _without_offer(self, at: int) -> None:
+        """Read a request again without its offer of another protocol, which is declined by answering (RFC 9110, 7.8).
+
+        Java's client offers HTTP/2 with each first request, and llhttp takes the body for that protocol's.
+        """
+        if self._parser is None:
+            return
+        rest, headers = self._data[at:], [pair for pair in self._headers if pair[0] not in _OFFER]
+        if len(headers) == len(self._headers):  # CONNECT
+            return self._refuse("This is no tunnel.")
+        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        line = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
+        self._parser = httptools.HttpRequestParser(self)
+        self._parse(b"%s%s\r\n%s" % (line, head, rest))
+
+    def _malformed(self, error: httptools.HttpParserError) -> None:
+        if self.last and self.receiving is None:
+            return self.stop()  # what stands behind the last request is nobody's
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(error.__context__, _UNREADABLE):
+            log.error("a bug in reading a request", exc_info=error)
+        self._refuse("Invalid HTTP request received.")
+
+    def _refuse(self, why: str) -> None:
+        if self._parser is not None:
+            broken = self.receiving
+            self.stop()
+            self._taker.refuse(why, broken)
