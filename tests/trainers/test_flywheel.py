@@ -84,9 +84,12 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(finished: Path, recipe: Rec
     assert (finished / "rounds.json").read_bytes() == before
 
 
-def test_another_recipe_in_the_same_folder_is_refused(finished: Path, recipe: Recipe) -> None:
+def test_another_recipe_or_file_in_the_same_folder_is_refused(finished: Path, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="other values of temperature"):
         begin(replace(recipe, temperature=0.5), finished)
+    asked = write(tmp_path / "questions.jsonl", [{"prompt": "What is a bank?"}])
+    with pytest.raises(RecipeError, match="the file of questions"):
+        begin(replace(recipe, questions=str(asked)), finished)
 
 
 def test_a_server_whose_engine_cannot_start_is_an_error_with_its_reason(

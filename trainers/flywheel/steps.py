@@ -163,7 +163,7 @@ def compare(recipe: Recipe, models: Mapping[str, Path], folder: Path) -> dict[st
     settings = write_settings(folder / "compare.toml", models, aliases, recipe.launcher, port)
     plan = ["--prompts", recipe.heldout, "--temperature", "0", "--max-tokens", str(recipe.max_tokens),
             "--concurrency", str(recipe.concurrency), "--timeout", f"{recipe.timeout:g}", "--seed", str(recipe.seed),
-            "--url", f"http://127.0.0.1:{port}", "--no-stream", *judging(recipe)]  # fmt: skip
+            "--url", f"http://127.0.0.1:{port}", *judging(recipe)]  # fmt: skip
     for name in models:
         plan += ["--arm", f"{name}={name}#{recipe.alias}-{name}"]
     if not reports[first].is_file():

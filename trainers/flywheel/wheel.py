@@ -23,7 +23,7 @@ from typing import Any
 
 from trainers.ask.engine import EngineError
 from trainers.ask.journal import JournalError, write_whole
-from trainers.data.jsonl import DataError
+from trainers.data.jsonl import DataError, file_hash
 from trainers.flywheel.flywheel_recipe import Recipe, check
 from trainers.flywheel.server import write_settings
 from trainers.flywheel.steps import StepError, collect, compare, discard, learn, publish
@@ -57,8 +57,11 @@ def turn(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
 
 
 def begin(recipe: Recipe, out: Path) -> None:
-    """Keep the recipe in OUT; RecipeError where OUT was begun with another one."""
-    path, now = out / "recipe.json", asdict(recipe)
+    """Keep the recipe and the hashes of its files in OUT; RecipeError where OUT was begun with others."""
+    path, files = out / "recipe.json", {"questions": recipe.questions, "heldout": recipe.heldout}
+    if recipe.scorer == "rule":
+        files["rule"] = recipe.rule.rpartition(":")[0]
+    now = asdict(recipe) | {f"the file of {name}": file_hash(Path(file)) for name, file in files.items()}
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
         if changed := [key for key in now if now[key] != before.get(key) and key not in FREE]:

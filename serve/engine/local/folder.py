@@ -109,8 +109,9 @@ def _paired(value: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
 def _marks(folder: Path, config: Mapping[str, Any], words: Any) -> dict[str, Any]:
     """The chat template, the vocabulary, and the tokens that begin and end a text."""
     told = _json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    by_id = sorted(words.get_vocab().items(), key=lambda pair: pair[1])
-    out: dict[str, Any] = {"tokenizer.ggml.tokens": [token for token, _ in by_id]}
+    by_id = {ident: token for token, ident in words.get_vocab().items()}
+    tokens = [by_id.get(ident, "") for ident in range(max(by_id) + 1)]  # some vocabularies have gaps
+    out: dict[str, Any] = {"tokenizer.ggml.tokens": tokens}
     for name in ("bos", "eos"):
         token = told.get(f"{name}_token")
         text = token.get("content") if isinstance(token, dict) else token
@@ -133,13 +134,9 @@ def _bos(words: Any, bos: int | None) -> int | None:
 
 def _ends(folder: Path, config: Mapping[str, Any], words: Any, marks: Mapping[str, Any]) -> frozenset[int]:
     file = folder / "generation_config.json"
+    generation = _json(file) if file.is_file() else {}
     found: set[int] = set(usual_ends(words.get_vocab()))
-    for told in (
-        config,
-        _json(file) if file.is_file() else {},
-        {"eos_token_id": marks.get("tokenizer.ggml.eos_token_id")},
-    ):
-        ids = told.get("eos_token_id")
+    for ids in (marks.get("tokenizer.ggml.eos_token_id"), config.get("eos_token_id"), generation.get("eos_token_id")):
         found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     return frozenset(found)
 
