@@ -13,7 +13,7 @@ import pytest
 
 from serve.cli.command import main as trimtab
 from serve.config import EMBEDDED
-from tests.trainers.toy import ROOT, write
+from tests.trainers.toy import write
 from trainers import command
 from trainers.flywheel import server, steps
 from trainers.flywheel.flywheel_recipe import Recipe
@@ -23,6 +23,7 @@ from trainers.flywheel.wheel import begin, in_service, keeps, turn
 from trainers.rounds.sample import Sample
 from trainers.run.recipe import RecipeError
 
+ROOT = Path(__file__).parents[2]
 QUESTIONS = ["What is a library?", "How do I boil an egg?", "Why is sleep important?"]
 TRAINING = ["lora_rank=2", "steps=1", "batch=2", "micro_batch=2", "threads=1", "heldout_fraction=0.0", "report_to=[]"]
 RULE = "def short(messages, answer):\n    return -float(len(answer))\n"
