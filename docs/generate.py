@@ -16,7 +16,7 @@ from pathlib import Path
 
 from docs.parts.commands import commands, paths
 from docs.parts.configuration import configuration
-from docs.parts.recipes import launches, methods, plan, recipes
+from docs.parts.recipes import chains, launches, methods, plan, recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 PART = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -50,6 +50,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands,
     "methods": methods,
     "recipes": recipes,
+    "chains": chains,
     "plan": plan,
     "launches": launches,
 }

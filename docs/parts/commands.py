@@ -54,7 +54,7 @@ def commands() -> str:
 
     parts = [table(("Command", "What it does"), [(f"`trimtab {n}`", row.about) for n, row in COMMANDS.items()])]
     for name in COMMANDS:
-        arguments = [("cpt",), ("sft",), ("chain",), ("check",)] if name == "train" else [()]
+        arguments = [("cpt",), ("sft",), ("chain",), ("ppo", "--backend"), ("check",)] if name == "train" else [()]
         parts.append(f"## `trimtab {name}`\n")
         for each in arguments:
             parts += list(_parsers(parser_of(name, each), top=name != "train"))

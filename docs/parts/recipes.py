@@ -33,6 +33,18 @@ def recipes() -> str:
     return "\n".join(parts)
 
 
+def chains() -> str:
+    """A row for each shipped chain: its name, its steps with their methods, and what it is."""
+    from trainers.chain.chain_recipe import CHAINS, read_chain
+
+    rows = []
+    for path in sorted(CHAINS.glob("*.yaml")):
+        about, _ = read_recipe(path.read_text("utf-8"))
+        steps = ", ".join(f"{step.name} ({step.method})" for step in read_chain(path).steps)
+        rows.append((f"`{path.stem}`", steps, about.split(" Any key ")[0]))
+    return table(("Chain", "Steps and their methods", "What it follows"), rows)
+
+
 def plan() -> str:
     """The keys of an evaluation's plan."""
     _, rows = read_recipe((ROOT / "trainers/evaluation/plan.yaml").read_text("utf-8"))

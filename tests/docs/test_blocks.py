@@ -122,7 +122,8 @@ def train(arguments: list[str]) -> None:
     method, *rest = arguments
     if method == "--list":
         return
-    parsed = parser_of("train", (method,)).parse_args(rest)  # LookupError for an unknown method
+    backend = [word for word in rest if word == "--backend"]
+    parsed = parser_of("train", (method, *backend)).parse_args(rest)  # LookupError for an unknown method
     recipe = getattr(parsed, "config", None)
     if method == "chain":
         if (CHAINS / f"{recipe}.yaml").is_file():

@@ -135,6 +135,12 @@ def test_rows_that_a_later_step_cannot_learn_from_are_found_before_the_first(
     assert not (tmp_path / "run" / "sft").exists()
 
 
+def test_steps_can_hold_out_rows_of_their_own(toy: str, tmp_path: Path) -> None:
+    """Both splits are by a hash of the prompt."""
+    chain = recipe(toy, tmp_path, every={"heldout_fraction": 0.1}, compare={"heldout_fraction": 0.3})
+    assert command.main(line(tmp_path, chain, "--plan")) == 0
+
+
 def test_a_plan_trains_nothing_and_keys_of_steps_can_be_set(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from tests.trainers.toy import ROOT, arguments, pair_rows, write
+from tests.trainers.toy import arguments, pair_rows, write
 from trainers.backend.openrlhf_flags import OURS, REFUSED, SAME, WORKED_OUT, flags_of
 from trainers.backend.openrlhf_parser import installed, parsed
 from trainers.backend.openrlhf_run import main
@@ -17,6 +17,7 @@ from trainers.data.tokens import encode_prompt
 from trainers.ppo.ppo_recipe import Recipe
 from trainers.run.recipe import RecipeError
 
+ROOT = Path(__file__).parents[2]
 LISTED = json.loads((ROOT / "tests/data/openrlhf/flags.json").read_text())
 OUT = Path("out")
 PLAIN: dict[str, Any] = {"model": "a/model", "reward_model": "a/reward", "train": "prompts.jsonl"}

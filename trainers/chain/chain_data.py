@@ -14,6 +14,8 @@ from trainers.data.messages import Row
 from trainers.methods.table import METHODS
 from trainers.run.model import say
 
+APART = 1_000_003  # a step's own split is by a hash of its seed: by the same one it would find nothing left to hold out
+
 
 def held_out(chain: Chain) -> list[Row]:
     """The prompts that the steps' models are compared on; [] where nothing is compared."""
@@ -23,7 +25,7 @@ def held_out(chain: Chain) -> list[Row]:
     if given.heldout is not None:
         return read_rows(given.heldout, "prompt")
     try:
-        return split(read_rows(source_of(last), "prompt"), given.heldout_fraction, given.seed)[1]
+        return split(read_rows(source_of(last), "prompt"), given.heldout_fraction, APART + given.seed)[1]
     except DataError as error:
         raise DataError(f"compare: no prompts of step {last.name} can be held out: {error}") from error
 
