@@ -26,8 +26,8 @@ _WRITTEN = re.compile(  # identifiers, calls, placeholders, options, LaTeX
     r"|(?<!\S)--?[a-z][\w-]+|\\[a-z]+"
 )
 _LINE = re.compile(  # a line of code that stands in the text without a fence
-    r"^\s*(?:(?:def|class|import|from|for|while|if|return|print|public|private|var|let|const|function|#include|SELECT)\b"
-    r".*[;:(){}=].*|.*[;{}]|[^\n=<>+]{0,80}\w\([^)\n]*\)[^\n=<>+]{0,80}[=<>+].*)\s*$",
+    r"^[^\S\n]*+(?:(?:def|class|import|from|for|while|if|return|print|public|private|var|let|const|function|#include|SELECT)\b"
+    r".*[;:(){}=].*|.*[;{}]|[^\n=<>+]{0,80}\w\([^)\n]*\)[^\n=<>+]{0,80}[=<>+].*)[^\S\n]*$",
     re.MULTILINE,
 )
 _QUOTES = re.compile(
@@ -36,7 +36,7 @@ _QUOTES = re.compile(
 )
 _CALCULATION = re.compile(r"[\w.()]{1,32}(?:(?:\s*[+*/^=×÷]\s*|\s-\s)[\w.()]{1,32})+")
 _NUMBER = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*(?:\s?[万亿])?")
-_MARKER = re.compile(r"^\s*\d{1,2}[.)](?=\s)", re.MULTILINE)
+_MARKER = re.compile(r"^[^\S\n]*+\d{1,2}[.)](?=\s)", re.MULTILINE)
 _ZH_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
 _ZH_COUNT = re.compile(
     "[二两三四五六七八九十百]+(?=[个种点条道位本天年月岁名句行段次项章部首篇只张件家节步层倍周字元人份类小])"

@@ -11,7 +11,8 @@ from prompt_opt.gate.dates import is_date_word
 from prompt_opt.gate.language import Lexicon, plain, unaccented
 
 _WORD = re.compile(r"(?<![\w’/.@-])[^\W\d_][\w’+#-]*")
-_STARTS = re.compile(r"(?:\A|[.!?:;¿¡•\n\"“«(\[]|^[-*\d.)]+)\s*\Z")
+_ENDS = frozenset('.!?:;¿¡•"“«([')  # after these a sentence begins
+_BULLET = re.compile(r"[-*\d.)]+")
 _LATIN = re.compile(r"(?<![A-Za-z])[A-Za-z][A-Za-z0-9+#-]+")
 
 
@@ -31,9 +32,16 @@ def names(text: str, lex: Lexicon) -> dict[str, str]:
             word = m[0].lower().split("’")[0]
             if word in lex.stop or word in lex.verbs or is_date_word(word):
                 continue
-            if acronym or (lex.language != "de" and len(word) > 1 and not _STARTS.search(line[: m.start()])):
+            if acronym or (lex.language != "de" and len(word) > 1 and not _begins(line, m.start())):
                 out[_key(m[0])] = m[0]
     return out
+
+
+def _begins(line: str, at: int) -> bool:
+    """Whether a sentence begins there; looks back no further than the blanks before it, and a bullet."""
+    while at and line[at - 1].isspace():
+        at -= 1
+    return not at or line[at - 1] in _ENDS or _BULLET.fullmatch(line, 0, at) is not None
 
 
 def keeps(text: str, name: str) -> bool:

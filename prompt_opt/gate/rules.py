@@ -23,7 +23,7 @@ _LEAKS = re.compile(
     r"|(?:improved|rewritten|optimi[sz]ed|revised) (?:prompt|version|instruction)\s*:"
     r"|improve (?:this|the following|the user’?s) prompt|helpful and harmless response"
     # How the template `instruct` quotes the prompt.
-    r"|^\s*~{3,}\s*$|^(?:the message(?: is)?|die nachricht|le message|el mensaje|消息)\s*[:：]",
+    r"|^[^\S\n]*+~{3,}[^\S\n]*$|^(?:the message(?: is)?|die nachricht|le message|el mensaje|消息)\s*[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
 _LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")

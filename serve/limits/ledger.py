@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
+import msgspec
+
 from serve.config import Allowance
 from serve.limits.rate import Level
 
@@ -30,7 +32,7 @@ class Refusal(NamedTuple):
     wait_s: float
 
 
-class Standing(NamedTuple):
+class Standing(msgspec.Struct, frozen=True):
     """Where a request's subjects stand once it is counted, the tightest of them; None for what nobody limits."""
 
     requests: Level | None = None
@@ -54,7 +56,7 @@ class Ledger(Protocol):
         """
 
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
-        """Count more tokens, or fewer, of a request that was admitted. Never waits."""
+        """Count more tokens, or fewer, of a request that was admitted, at the latest a moment later. Never waits."""
 
     def release(self, subjects: Sequence[Subject], body: int) -> None:
         """A request that was admitted has ended, and its body is gone. Never waits."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from serve import metrics
 from serve.config import Key, Limits
 from serve.errors import TooMany, Unavailable
 from serve.limits.ledger import BOUNDS, Bound, Ledger, LedgerFailed, Refusal, Standing, Subject, subject
-from serve.limits.rate import Level
 
 Headers = Sequence[tuple[bytes, bytes]]
 _BYTES = 4  # of a body that make a token, until the engine has counted
@@ -123,8 +123,12 @@ def _group(limits: Limits, key: str, tenant: str) -> _Group:
 
 def _total(usage: Mapping[str, Any] | None) -> int:
     """The tokens of a request as the engine counted them, whatever it may say there; 0 where it says nothing."""
-    counts = [usage.get(kind) for kind in ("prompt_tokens", "completion_tokens")] if usage else []
-    return sum(n for n in counts if isinstance(n, int) and 0 < n < 2**31)
+    total = 0
+    if usage:
+        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens")):
+            if isinstance(count, int) and 0 < count < 2**31:
+                total += count
+    return total
 
 
 def refused(refusal: Refusal, standing: Standing) -> TooMany:
@@ -147,19 +151,29 @@ def refused(refusal: Refusal, standing: Standing) -> TooMany:
 
 def _headers(standing: Standing) -> Headers:
     out: list[tuple[bytes, bytes]] = []
-    if standing.requests is not None:
-        out += _level(standing.requests, b"requests")
-    if standing.tokens is not None:
-        out += _level(standing.tokens, b"tokens")
+    if (level := standing.requests) is not None:
+        out += (
+            (b"x-ratelimit-limit-requests", _number(level.limit)),
+            (b"x-ratelimit-remaining-requests", b"%d" % level.remaining),
+            (b"x-ratelimit-reset-requests", _reset(math.ceil(level.reset_s * 1000))),
+        )
+    if (level := standing.tokens) is not None:
+        out += (
+            (b"x-ratelimit-limit-tokens", _number(level.limit)),
+            (b"x-ratelimit-remaining-tokens", b"%d" % level.remaining),
+            (b"x-ratelimit-reset-tokens", _reset(math.ceil(level.reset_s * 1000))),
+        )
     return out
 
 
-def _level(level: Level, noun: bytes) -> Headers:
-    return (
-        (b"x-ratelimit-limit-" + noun, b"%d" % level.limit),
-        (b"x-ratelimit-remaining-" + noun, b"%d" % level.remaining),
-        (b"x-ratelimit-reset-" + noun, _span(level.reset_s).encode()),
-    )
+@lru_cache(1024)
+def _number(limit: int) -> bytes:
+    return b"%d" % limit
+
+
+@lru_cache(8192)
+def _reset(milliseconds: int) -> bytes:
+    return _span(milliseconds / 1000).encode()
 
 
 def _span(seconds: float) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from serve.limits.counts import BYTES, COUNT, REQUESTS, SPENT, TODAY, TOKENS, USED, Counts
 from serve.limits.ledger import Refusal, Standing, Subject
-from serve.limits.rate import DAY, MINUTE, level, take
+from serve.limits.rate import DAY, MINUTE, level, moved, take
+
+_DEFERRED = 256  # the part of a limit that a process may have used and not yet counted
 
 
 class LocalLedger:
@@ -19,13 +21,16 @@ class LocalLedger:
         """Raises OSError where the file cannot be written, or there is no room for it."""
         self._counts, self._clock = Counts(path), clock
         self._slots: dict[str, int] = {}  # by tag
+        self._owed: dict[str, int] = {}  # by tag: tokens that are counted under the next lock
+        self._owing: dict[str, Subject] = {}
 
     def know(self, subjects: Sequence[Subject]) -> None:
         """Make room for the counts of these subjects. Raises OSError where there is none."""
         self._slots |= self._counts.slots([subject.tag for subject in subjects])
 
     def sweep(self) -> None:
-        """Forget what processes held that have died."""
+        """Count what is owed, and forget what processes held that have died."""
+        self.settle()
         self._counts.sweep()
 
     async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
@@ -37,24 +42,33 @@ class LocalLedger:
         now = self._clock()
         self._counts.lock()
         try:
+            if self._owed:
+                self._settle(now)
             return self._take(subjects, tokens, body, now, ask)
         finally:
             self._counts.unlock()
 
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
         """As `Ledger.charge`."""
-        now = self._clock()
-        today = int(now // DAY)
-        self._counts.lock()
-        try:
-            for subject in subjects:
-                slot, (_, tpm, budget, _, _) = self._slots[subject.tag], subject.bounds
-                if tpm:
-                    self._counts.floats[slot + TOKENS] = take(self._counts.floats[slot + TOKENS], now, tpm, tokens)[0]
-                if budget:
-                    self._spend(slot, today, self._spent(slot, today) + tokens)
-        finally:
-            self._counts.unlock()
+        due = False
+        for subject in subjects:
+            tag = subject.tag
+            self._owing[tag] = subject
+            self._owed[tag] = owed = self._owed.get(tag, 0) + tokens
+            _, tpm, budget, _, _ = subject.bounds
+            least = tpm if tpm and not 0 < budget < tpm else budget
+            due = due or abs(owed) * _DEFERRED > least
+        if due:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the tokens that are owed."""
+        if self._owed:
+            self._counts.lock()
+            try:
+                self._settle(self._clock())
+            finally:
+                self._counts.unlock()
 
     def release(self, subjects: Sequence[Subject], body: int = 0) -> None:
         """As `Ledger.release`. No lock: nobody else writes our column."""
@@ -82,6 +96,16 @@ class LocalLedger:
 
     # -- under the lock
 
+    def _settle(self, now: float) -> None:
+        times, today = self._counts.floats, int(now // DAY)
+        for tag, tokens in self._owed.items():
+            slot, (_, tpm, budget, _, _) = self._slots[tag], self._owing[tag].bounds
+            if tpm:
+                times[slot + TOKENS] = moved(times[slot + TOKENS], now, tokens * MINUTE / tpm)
+            if budget:
+                self._spend(slot, today, self._spent(slot, today) + tokens)
+        self._owed.clear()
+
     def _take(self, subjects: Sequence[Subject], tokens: int, body: int, now: float, ask: bool) -> Standing:
         """Ask all buckets and counters, then change them.
 
@@ -89,6 +113,7 @@ class LocalLedger:
         reckoned here rather than by `rate.take`.
         """
         ints, times, today = self._counts.ints, self._counts.floats, int(now // DAY)
+        used = ints[USED]
         full = now + MINUTE
         changed: list[tuple[int, float]] = []  # what the buckets' times become
         spent: list[tuple[int, int]] = []  # what the budgets become
@@ -96,9 +121,9 @@ class LocalLedger:
         refusal: Refusal | None = None
         for subject in subjects:
             slot, (rpm, tpm, budget, concurrent, most) = self._slots[subject.tag], subject.bounds
-            if most and body and sum(ints[slot + BYTES : slot + BYTES + ints[USED]]) + body > most:
+            if most and body and _sum(ints, slot + BYTES, used) + body > most:
                 refusal = Refusal(subject, "body_mb", 1.0)
-            if concurrent and sum(ints[slot + COUNT : slot + COUNT + ints[USED]]) >= concurrent:
+            if concurrent and _sum(ints, slot + COUNT, used) >= concurrent:
                 refusal = Refusal(subject, "concurrent", 1.0)
             if rpm:
                 tat = times[slot + REQUESTS]
@@ -119,17 +144,17 @@ class LocalLedger:
                 if (here := (full - tat) * tpm) < left[0]:
                     left = here, tpm, tat
             if budget:
-                used = self._spent(slot, today) + tokens
-                if used > budget:
+                total = self._spent(slot, today) + tokens
+                if total > budget:
                     refusal = Refusal(subject, "tokens_per_day", DAY - now % DAY)
-                spent.append((slot, used))
+                spent.append((slot, total))
             if refusal is not None and ask:
                 break
         else:
             for at, tat in changed:
                 times[at] = tat
-            for slot, used in spent:
-                self._spend(slot, today, used)
+            for slot, total in spent:
+                self._spend(slot, today, total)
             column = self._counts.column
             for subject in subjects:
                 slot = self._slots[subject.tag]
@@ -147,3 +172,8 @@ class LocalLedger:
 
     def _spend(self, slot: int, today: int, tokens: int) -> None:
         self._counts.ints[slot + TODAY], self._counts.ints[slot + SPENT] = today, max(0, tokens)
+
+
+def _sum(ints: memoryview, first: int, columns: int) -> int:
+    """What all processes hold; of one it is one number, and a slice would cost more than the rest."""
+    return ints[first] if columns == 1 else sum(ints[first : first + columns])

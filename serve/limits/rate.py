@@ -7,7 +7,7 @@ worth at once, and from then on as fast as the bucket refills. It is kept as the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 MINUTE = 60.0
 MAX_DEBT_S = 600.0  # an answer of a million tokens, or a clock set back, closes a bucket for no longer
@@ -15,7 +15,7 @@ DAY = 86400
 _EPSILON = 1e-6  # seconds that sums of floating-point numbers may be off
 
 
-class Level(NamedTuple):
+class Level(msgspec.Struct, frozen=True, gc=False):
     """What a bucket holds; `reset_s` until it is full."""
 
     limit: int
@@ -40,6 +40,12 @@ def take(tat: float, now: float, limit: int, cost: float) -> tuple[float, float]
     after = tat + cost * MINUTE / limit
     early = min(after, tat + MINUTE) - now - MINUTE
     return sound(after, now), early if early > _EPSILON else 0.0
+
+
+def moved(tat: float, now: float, seconds: float) -> float:
+    """The bucket's time after it has moved by so many seconds, as `take` would move it."""
+    after = (tat if tat > now else now) + seconds
+    return after if now <= after <= now + MINUTE else sound(sound(tat, now) + seconds, now)
 
 
 def level(tat: float, now: float, limit: int) -> Level:
