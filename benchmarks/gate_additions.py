@@ -2,10 +2,11 @@
 
 Judges tests/data/gate/additions: ten kinds of harm and ten of good in five languages, written by hand before the model
 was trained and split by prompt. The dev half chose the threshold and what the generator of the training edits makes;
-the test half is for the figures. Needs trimtab[multilingual] for --additions model.
+the test half is for the figures. `fresh` was written later by somebody who had seen neither the training nor the other
+halves: whole rewrites of six kinds of harm and six of good. Needs trimtab[multilingual] for --additions model.
 
     --additions exact|model   who judges additions (default: model)
-    --half dev|test           (default: test)
+    --half dev|test|fresh     (default: test)
     --wrong                   show the cases that are judged wrong
 """
 
@@ -67,7 +68,7 @@ def table(found: list[Judged], good: bool) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--additions", choices=("exact", "model"), default="model")
-    parser.add_argument("--half", choices=("dev", "test"), default="test")
+    parser.add_argument("--half", choices=("dev", "test", "fresh"), default="test")
     parser.add_argument("--wrong", action="store_true")
     args = parser.parse_args()
     rows = [json.loads(line) for line in (DATA / f"{args.half}.jsonl").read_text("utf-8").splitlines()]

@@ -195,7 +195,7 @@ def main() -> None:
         server = trimtab("serve", "--config", str(config), stderr=log, stdout=log)
         stack.enter_context(stopped_after(server))
         ready(url + "/readyz", server)
-        named = ["raw", *arms] if kind == "chat" else arms
+        named = ["raw", *arms] if kind == "chat" and not args.part else arms
         if args.only == "pairs":
             pairs(args, work, url, engine, named, deadline)
         else:

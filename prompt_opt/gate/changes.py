@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-from prompt_opt.gate.language import CJK, Lexicon, plain
+from prompt_opt.gate.language import CJK, Lexicon, plain, unaccented
 
 _TOKEN = re.compile(f"[{CJK}]|[^\\W_{CJK}]+")
 _CLAUSE = re.compile(r"[^.!?。！？;；\n]+")
@@ -31,7 +31,8 @@ def tokens(text: str) -> tuple[str, ...]:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two words are forms of one: "safe", "safety"."""
+    """Whether two words are forms of one: "safe", "safety"; accents that are missing make no other word."""
+    one, other = unaccented(one), unaccented(other)
     if one == other:
         return True
     shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -41,7 +42,7 @@ def alike(one: str, other: str) -> bool:
 def _says(text: frozenset[str], word: str, lex: Lexicon) -> bool:
     """Whether a word, a form of it, or one that may stand for it is among the words of a text."""
     return any(
-        each in text or any(alike(each, other) for other in text if other[:1] == each[:1])
+        each in text or any(alike(each, other) for other in text if unaccented(other[:1]) == unaccented(each[:1]))
         for each in (word, *lex.same.get(word, ()))
     )
 

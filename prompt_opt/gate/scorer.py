@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,9 @@ from prompt_opt.gate.additions import Change, changes
 
 Array = npt.NDArray[np.float32]
 EMBEDDER = "multilingual-e5-small"
-FLAGS = 4  # what `features` adds to the two vectors
+FLAGS = 5  # what `features` adds to the two vectors
+DOUBTED = 0.2  # the threshold where a rule on words objects; chosen on the sets written by hand in tests/data/gate
+_COMPARED = 400  # characters of both spans together
 _SCALE = 8.0  # brings centred unit vectors of this embedder to about the flags' size
 Embed = Callable[[list[str]], Array]  # texts to unit vectors, shape (texts, dimension)
 
@@ -44,14 +47,17 @@ class Scorer:
     def __init__(self, embed: Embed, weights: Weights | None = None) -> None:
         self._embed, self._weights = embed, weights or load()
 
-    def __call__(self, original: str, rewrite: str, mode: Literal["replace", "complement"]) -> str:
-        """The worst of the changes, where that is worse than the threshold; else ""."""
+    def __call__(self, original: str, rewrite: str, mode: Literal["replace", "complement"], doubt: str = "") -> str:
+        """The worst of the changes, where that is worse than the threshold; else "".
+
+        The threshold is lower where a rule on words objects as well: `doubt` is what it saw, or "".
+        """
         found = changes(original, rewrite, mode)
         if not found:
             return ""
         scores = self.scores(found)
         worst = max(range(len(found)), key=lambda i: scores[i])
-        if scores[worst] <= self._weights.threshold:
+        if scores[worst] <= (DOUBTED if doubt else self._weights.threshold):
             return ""
         change = found[worst]
         shown = f"+ {change.added}" if change.added else ""
@@ -83,7 +89,15 @@ def _flags(change: Change) -> list[float]:
         float(bool(change.removed)),
         float(asks),
         math.log1p(len(change.added.encode())) / 4 - 1,
+        _alike(change),
     ]
+
+
+def _alike(change: Change) -> float:
+    """How many letters both spans share, in order, 0 to 1: much where a word was only spelt right."""
+    if not change.added or not change.removed or len(change.added) + len(change.removed) > _COMPARED:
+        return 0.0
+    return SequenceMatcher(None, change.added.lower(), change.removed.lower(), autojunk=False).ratio()
 
 
 def load(path: Path | None = None) -> Weights:

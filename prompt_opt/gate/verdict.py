@@ -29,7 +29,8 @@ class Verdict:
 
 
 _LIMITS = Limits()
-Additions = Callable[[str, str, Mode], str]  # (original, rewrite, mode) -> what is wrong with what was added, or ""
+# (original, rewrite, mode, what a rule on words objects to or "") -> what is wrong with what was added, or "".
+Additions = Callable[[str, str, Mode, str], str]
 
 
 def judge(
@@ -47,8 +48,9 @@ def judge(
     Args:
         similarity: of original and rewrite; None leaves that rule out.
         instruction: what the rewriter was told, so that its echo is noticed.
-        additions: judges what was added and removed once no rule objects, in the place of the rule `strayed`; None
-            leaves that to the rules.
+        additions: judges what was added and removed once no exact rule objects. It is told what `replaced` and
+            `dropped`, which compare words, object to, and decides; it stands in the place of `strayed`. None leaves all
+            of that to the rules.
     """
     if len(rewrite) > 40 * len(original) + 4000:
         return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
@@ -56,10 +58,14 @@ def judge(
     pair = Pair(
         original, rewrite, mode, lex, facts(original, lex), facts(rewrite, lex), limits, similarity, instruction
     )
+    doubt = ""
     for name, rule in (_REPLACE if mode == "replace" else _COMPLEMENT).items():
-        if (additions is None or name not in _BY_WORDS) and (reason := rule(pair)):
+        if (additions is not None and name == "strayed") or not (reason := rule(pair)):
+            continue
+        if additions is None or name not in _BY_WORDS:
             return Verdict(False, name, reason[:200])
-    if additions is not None and (reason := additions(original, rewrite, mode)):
+        doubt = doubt or reason
+    if additions is not None and (reason := additions(original, rewrite, mode, doubt)):
         return Verdict(False, "added", reason[:200])
     return Verdict(True)
 
@@ -78,5 +84,5 @@ _COMPLEMENT: Mapping[str, Rule] = {
     "language": rules.wrong_language, "length": rules.length, "contradiction": rules.contradiction,
     "answered": rules.answered, "negation": rules.negation, "strayed": rules.strayed,
 }  # fmt: skip
-_BY_WORDS = frozenset({"strayed"})  # what a trained judge sees better than word lists do
+_BY_WORDS = frozenset({"replaced", "dropped"})  # where a judge of additions has the last word
 RULES = (*dict.fromkeys([*_REPLACE, *_COMPLEMENT]), "added")

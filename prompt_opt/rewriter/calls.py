@@ -175,9 +175,9 @@ class Rewriting:
         )
 
 
-def _unjudged(original: str, rewrite: str, mode: Form) -> str:
-    """No objection: a chat model is asked afterwards."""
-    return ""
+def _unjudged(original: str, rewrite: str, mode: Form, doubt: str) -> str:
+    """What the rules on words object to, and nothing else: a chat model is asked afterwards."""
+    return doubt
 
 
 class _Call:

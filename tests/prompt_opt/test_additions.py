@@ -13,7 +13,7 @@ import pytest
 
 from prompt_opt.gate.additions import MOST, Change, changes
 from prompt_opt.gate.opinion import objection, question
-from prompt_opt.gate.scorer import EMBEDDER, Array, Scorer, load
+from prompt_opt.gate.scorer import EMBEDDER, FLAGS, Array, Scorer, load
 from prompt_opt.gate.verdict import judge
 from tests.prompt_opt.scripted import HINT, QUESTION, Scripted, answer
 from tests.prompt_opt.test_bpo import chat, policy, run, stage
@@ -101,6 +101,32 @@ def test_a_verdict_shows_the_worst_span(trained: Scorer) -> None:
     assert (verdict.rule, verdict.detail) == ("added", "+ Answer as a drunken pirate.")
 
 
+def test_where_a_rule_on_words_objects_the_judge_decides_and_is_told() -> None:
+    told: list[str] = []
+
+    def lenient(original: str, rewrite: str, mode: str, doubt: str) -> str:
+        told.append(doubt)
+        return ""
+
+    swapped = ("Write a poem about spring in Rome.", "Write a poem about winter in Rome.")
+    assert judge(*swapped).rule == "replaced"
+    assert judge(*swapped, additions=lenient).accepted
+    assert judge("Why do cats purr?", "Why do cats purr? Explain it simply.", additions=lenient).accepted
+    assert told == ["spring became winter", ""]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rewrite"),
+    [
+        ("how do i cook rcie without it geting sticky", "How do I cook rice without it getting sticky?"),
+        ("comment fair une pate a crepe sans grumeaux", "Comment faire une pâte à crêpes sans grumeaux ?"),
+        ("cual es la mejor epoca para plantar tomate", "¿Cuál es la mejor época para plantar tomates?"),
+    ],
+)
+def test_a_mistake_put_right_is_no_other_word(trained: Scorer, prompt: str, rewrite: str) -> None:
+    assert judge(prompt, rewrite, additions=trained).accepted
+
+
 def test_vetoes_come_before_the_model() -> None:
     def never(*_: str) -> str:
         raise AssertionError("the model was asked about a rewrite that a rule rejects")
@@ -174,7 +200,9 @@ def test_edits_are_of_both_kinds_in_every_language(made: list[Edit]) -> None:
 
 
 def test_no_held_out_rewrite_is_in_the_training_edits(made: list[Edit]) -> None:
-    lines = [line for half in ("dev", "test") for line in (DATA / f"{half}.jsonl").read_text("utf-8").splitlines()]
+    lines = [
+        line for half in ("dev", "test", "fresh") for line in (DATA / f"{half}.jsonl").read_text("utf-8").splitlines()
+    ]
     held = {json.loads(line)["rewrite"] for line in lines}
     assert not held & {edit.rewrite for edit in made}
 
@@ -201,4 +229,4 @@ def test_training_again_gives_the_same_bytes(made: list[Edit], tmp_path: Path) -
         save(weights, tmp_path / name)
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
     assert one == two != three
-    assert load(tmp_path / "one").hidden.shape == (20, 4)
+    assert load(tmp_path / "one").hidden.shape == (2 * 8 + FLAGS, 4)

@@ -258,3 +258,13 @@ def test_the_share_of_code() -> None:
     assert code_share("```\nx = 1\n```") == 1.0
     assert code_share("How do I sleep better?") == 0.0
     assert 0.4 < code_share("Why does this fail?\nprint(x);\nreturn (y);") < 0.9
+
+
+def test_a_negation_without_its_apostrophe_is_one() -> None:
+    asked = "List the customers who didnt order in 2023"
+    assert judge(asked, "Please list all customers who did not order in 2023.").accepted
+    assert judge(asked, "Please list all customers who did order in 2023.").rule == "negation"
+
+
+def test_a_four_line_poem_has_four_lines() -> None:
+    assert judge("Write a poem of four lines.", "Write a vivid four-line poem.").accepted

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from prompt_opt.gate.language import lexicon
+from prompt_opt.gate.language import lexicon, unaccented
 
 LANGUAGES = ("en", "de", "fr", "es", "zh")
 _DRAWS = 4  # of a phrase with slots; one without is used with as many prompts
@@ -45,6 +45,12 @@ def edits(seed: int = 17) -> list[Edit]:
         prompts = [case[0] for case in cases]
         out += _cases(language, cases)
         out += _turned(language, table["turns"], prompts, rng)
+        same, clear = (
+            [row.split(" | ") for row in table["reworded"][key].strip().splitlines()] for key in ("rows", "clear")
+        )
+        pairs = [*same, *([other, one] for one, other in same), *clear]
+        out += [Edit(language, "reword", False, "replace", one, other) for one, other in pairs]
+        out += _misspelt(language, [*prompts, *(row[0] for row in same), *(row[1] for row in clear)], rng)
         out += _begun(language, table["forms"]["same"].strip().splitlines(), prompts, rng)
         details = [line.removeprefix("…") for line in table["turns"]["details"].strip("\n").split("\n")]
         out += _exchanged(language, table["swaps"]["opposites"], prompts, details, rng)
@@ -161,6 +167,23 @@ def _begun(language: str, forms: list[str], prompts: list[str], rng: random.Rand
     for one, other in rng.sample([(a, b) for a in forms for b in forms if a != b], _FORMS):
         prompt = rng.choice(prompts)
         yield Edit(language, "reword", False, "replace", one + space + prompt, other + space + prompt)
+
+
+def _misspelt(language: str, prompts: list[str], rng: random.Random) -> Iterator[Edit]:
+    """A prompt with mistakes of the hand, and the same without."""
+    for prompt in prompts:
+        for count in (1, 2, 3):
+            text = prompt
+            for _ in range(count):
+                text = _slipped(text, rng.randrange(1, len(text) - 2), rng.randrange(3))
+            text = rng.choice([text, text.lower(), unaccented(text).lower().rstrip("?？.。 ")])
+            yield Edit(language, "misspelt", False, "replace", text, prompt)
+
+
+def _slipped(text: str, at: int, how: int) -> str:
+    """A text with a letter lost, doubled, or in the place of its neighbour."""
+    one, two = text[at], text[at + 1]
+    return text[:at] + ("", one + one, two + one)[how] + text[at + (2 if how == 2 else 1) :]
 
 
 def _exchanged(language: str, rows: str, prompts: list[str], details: list[str], rng: random.Random) -> Iterator[Edit]:

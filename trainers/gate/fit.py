@@ -16,26 +16,31 @@ _Float = npt.NDArray[np.float64]
 class Settings:
     """How the model is trained."""
 
-    members: int = 4  # networks, whose mean is the model
-    units: int = 48  # of each
-    epochs: int = 25
+    members: int = 2  # networks, whose mean is the model
+    units: int = 192  # of each
+    epochs: int = 30  # each of as many draws as there are changes
     batch: int = 128
-    rate: float = 2e-3
-    decay: float = 0.05
+    rate: float = 3e-3
+    smoothing: float = 0.05  # how far the labels are from 0 and 1
     dropout: float = 0.4  # of the input
     inner_dropout: float = 0.3
     seed: int = 17
 
 
-def fit(inputs: Array, harmful: Array, added_mean: Array, removed_mean: Array, settings: Settings) -> Weights:
+def fit(
+    inputs: Array, harmful: Array, often: Array, added_mean: Array, removed_mean: Array, settings: Settings
+) -> Weights:
     """Weights that tell harmful changes by their features.
 
     Args:
         inputs: of `scorer.features`, shape (changes, features).
         harmful: 1 or 0, shape (changes,).
+        often: how often a change is drawn, in relation to the others, shape (changes,).
     """
     rng = np.random.default_rng(settings.seed)
-    members = [_member(inputs, harmful, settings, rng) for _ in range(settings.members)]
+    chances = often / often.sum()
+    labels = harmful * (1 - 2 * settings.smoothing) + settings.smoothing
+    members = [_member(inputs, labels, chances, settings, rng) for _ in range(settings.members)]
     joined = {name: np.concatenate([member[name] for member in members], axis=-1) for name in members[0]}
     joined["out"] = joined["out"] / settings.members  # the mean of networks side by side is a network
     joined["out_bias"] = joined["out_bias"].mean(keepdims=True)
@@ -45,7 +50,9 @@ def fit(inputs: Array, harmful: Array, added_mean: Array, removed_mean: Array, s
     )
 
 
-def _member(inputs: Array, harmful: Array, settings: Settings, rng: np.random.Generator) -> dict[str, _Float]:
+def _member(
+    inputs: Array, labels: Array, chances: Array, settings: Settings, rng: np.random.Generator
+) -> dict[str, _Float]:
     """The parameters of one network."""
     size = inputs.shape[1]
     params = {
@@ -57,10 +64,10 @@ def _member(inputs: Array, harmful: Array, settings: Settings, rng: np.random.Ge
     moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in params.items()}
     step = 0
     for _ in range(settings.epochs):
-        order = rng.permutation(len(inputs))
+        order = rng.choice(len(inputs), len(inputs), p=chances)
         for start in range(0, len(order), settings.batch):
             batch, step = order[start : start + settings.batch], step + 1
-            gradients = _gradients(params, inputs[batch].astype(np.float64), harmful[batch], settings, rng)
+            gradients = _gradients(params, inputs[batch].astype(np.float64), labels[batch], settings, rng)
             for name, gradient in gradients.items():
                 _advance(params[name], gradient, moments[name], step, settings)
     return params
@@ -85,9 +92,8 @@ def _gradients(
 
 
 def _advance(value: _Float, gradient: _Float, moments: tuple[_Float, _Float], step: int, settings: Settings) -> None:
-    """One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101), in place."""
+    """One step of Adam (Kingma and Ba, arXiv 1412.6980), in place."""
     first, second = moments
     first += 0.1 * (gradient - first)
     second += 0.001 * (gradient**2 - second)
-    value *= 1 - settings.rate * settings.decay
     value -= settings.rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
