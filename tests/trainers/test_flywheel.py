@@ -16,7 +16,7 @@ from serve.config import EMBEDDED
 from tests.trainers.toy import write
 from trainers import command
 from trainers.flywheel import server, steps
-from trainers.flywheel.flywheel_recipe import Recipe
+from trainers.flywheel.flywheel_recipe import Recipe, check
 from trainers.flywheel.server import serving, steady_port, write_settings
 from trainers.flywheel.steps import StepError, preferences
 from trainers.flywheel.wheel import begin, in_service, keeps, turn
@@ -83,6 +83,16 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(finished: Path, recipe: Rec
     monkeypatch.setattr(steps, "command", lambda *_: pytest.fail("a step ran again"))
     turn(recipe, finished)
     assert (finished / "rounds.json").read_bytes() == before
+
+
+def test_a_round_may_learn_from_what_people_have_preferred_on_a_server(
+    finished: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Here the server of the finished run; nothing is asked."""
+    people = replace(recipe, questions="", feedback=str(finished / "round-1/serve.toml"))
+    check(people)
+    pairs = steps.collect(people, tmp_path / "no model", tmp_path, 1, pytest.fail)
+    assert pairs.read_bytes() == (finished / "round-1/pairs.jsonl").read_bytes()
 
 
 def test_another_recipe_or_file_in_the_same_folder_is_refused(finished: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -168,6 +178,7 @@ def test_a_command_that_fails_names_its_log(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"samples": "1"}, "between two answers"),
+        ({"feedback": "trimtab.toml"}, "give questions, to ask, or feedback"),
         ({"rule": "nowhere.py:f"}, "no such file"),
         ({"heldout": "nowhere.jsonl"}, "heldout: no file"),
         ({"scorer": "judge_marks"}, "judge_url"),

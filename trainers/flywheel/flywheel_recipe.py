@@ -19,8 +19,9 @@ class Recipe:
     """trainers/recipes/flywheel.yaml explains each key."""
 
     model: str
-    questions: str
     heldout: str
+    questions: str = ""
+    feedback: str = ""
     rounds: int = 3
     launcher: Launcher = "onnx"
     alias: str = "assistant"
@@ -64,9 +65,12 @@ def check(recipe: Recipe) -> None:
         load_rule(recipe.rule)
     elif not (recipe.judge_url and recipe.judge_model):
         raise RecipeError(f"scorer: {recipe.scorer} needs judge_url and judge_model")
-    for name in ("questions", "heldout"):
-        if not Path(getattr(recipe, name)).is_file():
-            raise RecipeError(f"{name}: no file {getattr(recipe, name)}")
+    if bool(recipe.questions) == bool(recipe.feedback):
+        raise RecipeError("give questions, to ask, or feedback, a server's trimtab.toml whose preferences are taken")
+    read = {"questions": recipe.questions or None, "feedback": recipe.feedback or None, "heldout": recipe.heldout}
+    for name, file in read.items():
+        if file is not None and not Path(file).is_file():
+            raise RecipeError(f"{name}: no file {file}")
     # What a round would only find out after its answers: a key of the training that does not exist.
-    fixed = [f"model={recipe.model}", f"train={recipe.questions}"]
+    fixed = [f"model={recipe.model}", f"train={recipe.heldout}"]
     read_recipe(Path(recipe.train), PairRecipe, [*recipe.changes, *fixed])

@@ -31,15 +31,29 @@ class StepError(Exception):
 
 
 def collect(recipe: Recipe, actor: Path, folder: Path, number: int, tell: Tell) -> Path:
-    """Serve the actor under its alias, have it answer, and give the server the preferences; their file, exported.
+    """The file of preferences: exported from the recipe's server, or from one that serves the actor for this.
 
     Raises:
-        EngineError: the server does not start, or the judge is away. StepError: no question has two answers of
-        different worth.
+        EngineError: the server does not start, or the judge is away. StepError: there are no preferences.
     """
     pairs = folder / "pairs.jsonl"
     if pairs.is_file():
         return pairs
+    settings = Path(recipe.feedback) if recipe.feedback else prefer(recipe, actor, folder, number, tell)
+    draft = pairs.with_suffix(".part")
+    command(folder, "feedback", "feedback", "export", "--config", str(settings), "--out", str(draft))
+    if not draft.stat().st_size:
+        raise StepError(
+            f"the server of {settings} has no preferences" if recipe.feedback else
+            f"{folder.name}: no question got two answers of different worth: more samples, a higher temperature, or a "
+            "rule that tells more of them apart"
+        )  # fmt: skip
+    os.replace(draft, pairs)
+    return pairs
+
+
+def prefer(recipe: Recipe, actor: Path, folder: Path, number: int, tell: Tell) -> Path:
+    """Have the served actor answer, and give the server the preferences; its configuration."""
     settings = write_settings(folder / "serve.toml", {"actor": actor}, {recipe.alias: "actor"}, recipe.launcher)
     began = time.monotonic()
     with serving(settings, recipe.timeout) as url:
@@ -53,13 +67,7 @@ def collect(recipe: Recipe, actor: Path, folder: Path, number: int, tell: Tell) 
             lost = give(client, url, [(answers[one.key].trace, answers[other.key].trace) for one, other in wanted])
     tell(f"preferences: {len(wanted) - lost} given, mean score {sum(values) / len(values or [0.0]):.3f}"
          + (f", {lost} without a trace" if lost else ""))  # fmt: skip
-    draft = pairs.with_suffix(".part")
-    command(folder, "feedback", "feedback", "export", "--config", str(settings), "--out", str(draft))
-    if not draft.stat().st_size:
-        raise StepError(f"{folder.name}: no question got two answers of different worth: more samples, a higher "
-                        "temperature, or a rule that tells more of them apart")  # fmt: skip
-    os.replace(draft, pairs)
-    return pairs
+    return settings
 
 
 def asked(

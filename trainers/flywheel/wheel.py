@@ -58,10 +58,11 @@ def turn(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
 
 def begin(recipe: Recipe, out: Path) -> None:
     """Keep the recipe and the hashes of its files in OUT; RecipeError where OUT was begun with others."""
-    path, files = out / "recipe.json", {"questions": recipe.questions, "heldout": recipe.heldout}
+    data = {name: getattr(recipe, name) for name in ("questions", "heldout")}
     if recipe.scorer == "rule":
-        files["rule"] = recipe.rule.rpartition(":")[0]
-    now = asdict(recipe) | {f"the file of {name}": file_hash(Path(file)) for name, file in files.items()}
+        data["rule"] = recipe.rule.rpartition(":")[0]
+    hashes = {f"the file of {name}": file_hash(Path(file)) for name, file in data.items() if file}
+    path, now = out / "recipe.json", asdict(recipe) | hashes
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
         if changed := [key for key in now if now[key] != before.get(key) and key not in FREE]:
