@@ -45,16 +45,18 @@ SHARED = {
 }  # fmt: skip
 ENGLISH = SHARED | {
     "sft.save_every": 15, "reward.save_every": 15, "ppo.save_every": 5, "reward.batch": 8, "reward.epochs": 2,
-    "ppo.max_new_tokens": 4, "compare.max_new_tokens": 4, "ppo.steps": 24, "compare.batch": 32,
+    "ppo.max_new_tokens": 4, "compare.max_new_tokens": 4, "ppo.batch": 32, "ppo.minibatch": 32, "ppo.steps": 20,
+    "compare.batch": 32,
 }  # fmt: skip
 CHINESE = SHARED | {
     "cpt.threads": 1, "cpt.block": 256, "cpt.long_block": 256, "cpt.batch": 8, "cpt.steps": 40, "cpt.save_every": 20,
     "cpt.eval_every": 20,
     "cpt.eval_blocks": 4, "cpt.final_eval_tokens": 4096, "sft.save_every": 10, "sft.epochs": 4, "reward.save_every": 10,
-    "reward.epochs": 4, "reward.batch": 8, "ppo.save_every": 5, "ppo.max_new_tokens": 64, "ppo.steps": 20,
-    "compare.max_new_tokens": 64, "compare.batch": 32,
+    "reward.epochs": 4, "reward.batch": 8, "ppo.save_every": 5, "ppo.max_new_tokens": 48, "ppo.batch": 32,
+    "ppo.minibatch": 32, "ppo.steps": 20, "compare.max_new_tokens": 48, "compare.batch": 32,
 }  # fmt: skip
-QUICK = {"steps": 6, "save_every": 2}  # of every step; a comparison of ten prompts
+QUICK = {"steps": 6, "save_every": 2}  # of every step
+SMALL = {"ppo.batch": 16, "ppo.minibatch": 16, "compare.prompts": 10, "compare.samples": 1}
 
 
 def main() -> None:
@@ -94,10 +96,12 @@ def command(name: str, sets: Path, out: Path, quick: bool) -> list[str]:
         pairs = sets / ("noisy.jsonl" if name == "moss" else "train.jsonl")
         found |= {"sft.train": sets / "form.jsonl", "reward.train": pairs, "ppo.train": sets / "train.jsonl"}
     if name == "moss":
-        found |= {"reward.models": 3, "reward.turn_share": 0.15}
+        found |= {"reward.models": 3, "reward.turn_share": 0.15, "reward.epochs": 1}
     if quick:
         names = ("cpt",) * (name == "zhongjing") + ("sft", "reward", "ppo")
-        found |= {f"{step}.{key}": value for step in names for key, value in QUICK.items()} | {"compare.prompts": 10}
+        found |= {f"{step}.{key}": value for step in names for key, value in QUICK.items()} | SMALL
+        if name == "zhongjing":
+            found |= {"cpt.block": 64, "cpt.long_block": 64}
     changes = [word for key, value in found.items() for word in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "trainers.command", "chain", "--config", name, "--out", str(out), *changes]
 

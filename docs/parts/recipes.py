@@ -35,7 +35,7 @@ def recipes() -> str:
 
 def chains() -> str:
     """A row for each shipped chain: its name, its steps with their methods, and what it is."""
-    from trainers.chain.chain_recipe import CHAINS, read_chain
+    from trainers.chain.chain_reader import CHAINS, read_chain
 
     rows = []
     for path in sorted(CHAINS.glob("*.yaml")):

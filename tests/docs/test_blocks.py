@@ -20,7 +20,7 @@ from serve.cli.command import COMMANDS
 from serve.config import Config, Flags
 from serve.configure.flags import parse
 from serve.configure.reader import load
-from trainers.chain.chain_recipe import CHAINS, read_chain
+from trainers.chain.chain_reader import CHAINS, read_chain
 from trainers.evaluation.checks.limit import read_check
 
 LANGUAGES = {"toml", "json", "jsonl", "python", "sh", "text", "yaml"}

@@ -10,7 +10,7 @@ import yaml
 from tests.trainers.toy import TOY, pair_rows, same_weights, write
 from trainers import command
 from trainers.chain.chain_compare import difference
-from trainers.chain.chain_recipe import CHAINS, read_chain
+from trainers.chain.chain_reader import CHAINS, read_chain
 from trainers.export import release
 from trainers.run.recipe import RecipeError
 
@@ -109,6 +109,7 @@ def test_a_removed_step_is_made_again_only_with_those_that_build_on_it(
         ({"judge": {"confidence": 2}}, "step judge: confidence must be from 0 to 1"),
         ({"every": {"pace": 1}}, "every: no step has the key 'pace'"),
         ({"compare": {"reward": "sft"}}, "compare: reward: 'sft' is no step that makes a reward model (judge)"),
+        ({"compare": {"heldout_fraction": 0.0}}, "compare: heldout_fraction must be above 0"),
         ({"compare": {"rewards": "sft"}}, "unknown key 'rewards' (did you mean 'reward'?)"),
     ],
 )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainers.chain import pretraining_step
 from trainers.methods.table import METHODS
-from trainers.run.recipe import RECIPES, RecipeError, at_home, fill, override, read_values
+from trainers.run.recipe import RecipeError, fill
 
-CHAINS = RECIPES / "chains"
 REFERENCE = "step:"  # in a step's keys: what an earlier step made
 DATA = ("train", "heldout", "ptx_data", "pairs", "train_file")  # keys for which that is its rows, not its model
-SCORES = ("reward_model", "critic", "supervisor")  # keys that need a model which scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,92 +89,3 @@ class Chain:
             return fill(step.kind, values)
         except RecipeError as error:
             raise RecipeError(f"step {step.name}: {error}") from error
-
-
-def read_chain(path: Path, overrides: Sequence[str] = ()) -> Chain:
-    """The chain at `path`, or the shipped one of that name; `STEP.key=value` is laid over it.
-
-    Raises:
-        RecipeError: the recipe is missing or wrong; the message names the file, the step and the key.
-    """
-    shipped = CHAINS / f"{path}.yaml"
-    if not path.is_file() and shipped.is_file():
-        path = shipped
-    try:
-        values = read_values(path)
-        chain = chain_of(_overridden(_sections(values), overrides), shipped=path is shipped)
-        check_references(chain)
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from error
-    return chain
-
-
-Sections = dict[str, dict[str, Any]]
-
-
-def _sections(values: Mapping[Any, Any]) -> Sections:
-    """`compare`, `every` and each step, by their names."""
-    if unknown := values.keys() - {"compare", "every", "steps"}:
-        raise RecipeError(f"unknown key {min(map(str, unknown))!r}; a chain has compare, every and steps")
-    steps = values.get("steps")
-    if not isinstance(steps, dict) or not steps:
-        raise RecipeError("steps must name one training or more, each with its method and that method's keys")
-    sections = {"compare": values.get("compare") or {}, "every": values.get("every") or {}} | steps
-    for name, keys in sections.items():
-        if not isinstance(keys, dict):
-            raise RecipeError(f"{name}: a mapping of keys to values is wanted here")
-        if not str(name).replace("_", "").replace("-", "").isalnum() or name in ("data", "final"):
-            raise RecipeError(f"step {name!r}: a name has letters, digits, - and _, and is neither data nor final")
-    return {str(name): dict(keys) for name, keys in sections.items()}
-
-
-def _overridden(sections: Sections, overrides: Sequence[str]) -> Sections:
-    for text in overrides:
-        place, value = override(text)
-        name, _, key = place.partition(".")
-        if name not in sections or not key:
-            raise RecipeError(f"--set {text}: NAME.KEY=VALUE, and names are {', '.join(sections)}")
-        sections[name][key] = value
-    return sections
-
-
-def chain_of(sections: Sections, shipped: bool) -> Chain:
-    """The chain, with `every`'s keys in each step that has such a key."""
-    compare, every = sections.pop("compare"), sections.pop("every")
-    comparison = fill(Comparison, compare)
-    steps = []
-    unread = set(every)
-    for name, keys in sections.items():
-        method = keys.pop("method", None)
-        if method not in METHODS:
-            raise RecipeError(f"step {name}: no method {method!r}; methods: {', '.join(METHODS)}")
-        step = Step(name, method, keys)
-        known = {field.name for field in fields(step.kind)}
-        unread -= known
-        values = {key: value for key, value in every.items() if key in known} | keys
-        steps.append(Step(name, method, values | at_home(values) if shipped else values))
-    if unread:
-        raise RecipeError(f"every: no step has the key {min(unread)!r}")
-    return Chain(comparison, tuple(steps))
-
-
-def check_references(chain: Chain) -> None:
-    """RecipeError where a step names one that is not before it, or one that makes the other sort of model."""
-    earlier: dict[str, Step] = {}
-    for step in chain.steps:
-        for key, name in step.references.items():
-            if name not in earlier:
-                raise RecipeError(f"step {step.name}: {key}: {name!r} is no step before it")
-            wants_scores = key in SCORES
-            if key not in DATA and earlier[name].scores != wants_scores and not (step.scores and not wants_scores):
-                made = "scores answers" if earlier[name].scores else "gives answers"
-                raise RecipeError(
-                    f"step {step.name}: {key}: the model of step {name} {made}, which is not what {key} is"
-                )
-        earlier[step.name] = step
-    judge = chain.comparison.reward
-    if judge is not None and (judge not in earlier or not earlier[judge].scores):
-        names = ", ".join(step.name for step in chain.steps if step.scores) or "there is none"
-        raise RecipeError(f"compare: reward: {judge!r} is no step that makes a reward model ({names})")
-    if judge is not None and sum(not step.scores for step in chain.steps) < 2:
-        raise RecipeError("compare: reward: two steps or more must make models that answer; set it to null")

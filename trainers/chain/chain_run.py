@@ -22,7 +22,8 @@ from trainers.chain import chain_ledger
 from trainers.chain.chain_compare import compared, comparison_text
 from trainers.chain.chain_data import held_out, write_data, write_prompts
 from trainers.chain.chain_plan import Part, plan_text, planned
-from trainers.chain.chain_recipe import Chain, read_chain
+from trainers.chain.chain_reader import read_chain
+from trainers.chain.chain_recipe import Chain
 from trainers.data.jsonl import DataError
 from trainers.run.model import say
 from trainers.run.outcome_text import changes
