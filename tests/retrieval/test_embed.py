@@ -26,12 +26,12 @@ def test_onnx_gives_the_vectors_that_torch_gives(minilm: embedder.Model, torch_m
     assert np.linalg.norm(one, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
 
 
-def test_the_quicker_export_for_queries_gives_them_too(minilm: embedder.Model, torch_minilm: embedder.Model) -> None:
+def test_the_quicker_export_for_queries_is_near_them(minilm: embedder.Model, torch_minilm: embedder.Model) -> None:
     assert minilm.asked is not minilm.runner
     assert torch_minilm.asked is torch_minilm.runner
     asked = [text for i, text in enumerate(TEXTS) if i < 4] + ["Hi", "¿Qué dice la ley?", "law " * 100]
     same = (minilm.queries(asked) * torch_minilm.queries(asked)).sum(axis=1)
-    assert same.min() >= runners.SAME
+    assert same.min() >= runners.NEAR
     assert same.min() < 0.99999  # it is another graph indeed
 
 
