@@ -1,6 +1,7 @@
 """`trimtab train ppo` on a toy: what is learned, the traps, kills at four places, several processes, engines."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainers import command
 from trainers.methods import reward
 from trainers.ppo import ppo_run
 from trainers.ppo.build import actor_of, critic_of
-from trainers.ppo.learner import Learner
+from trainers.ppo.learner import Evaluated, Learner, Sums, Target, weights_of
 from trainers.ppo.networks import Actor, Critic
 from trainers.ppo.optimizer import Optimizer
 from trainers.ppo.ppo_recipe import Recipe
@@ -145,12 +146,56 @@ def test_loss_and_gradient_do_not_depend_on_the_micro_batch(
 
 
 def test_the_first_ratio_is_exactly_one(parts: tuple[Recipe, Actor, Critic, Rollout]) -> None:
+    """For both computations of the log-probabilities see the very same micro-batches, in the same order."""
     recipe, actor, critic, rollout = parts
-    _, log, target = gradients(changed(recipe, micro_batch=4), actor, critic, rollout)
+    seen: list[list[list[int]]] = []
+    hook = actor.register_forward_pre_hook(lambda _, given: seen.append(given[0].ids.tolist()))
+    _, log, target = gradients(recipe, actor, critic, rollout)
+    hook.remove()
+    assert len(seen) == 8
+    assert seen[:4] == seen[4:]
     assert log["ratio"] == 0.0
     assert log["clip_share"] == 0.0
     mask = rollout.mask
     assert log["loss"] == pytest.approx(-float(target.advantages.sum() / mask.sum()), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_grpos_loss_is_that_of_trl(parts: tuple[Recipe, Actor, Critic, Rollout], tmp_path: Path) -> None:
+    """The same tokens, old log-probabilities and advantages in TRL's GRPOTrainer: k3 in the loss, a mean of means."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    recipe, actor, critic, rollout = parts
+    more: dict[str, Any] = {"loss_mean": "answer", "kl_in": "loss", "kl_estimator": "k3", "micro_batch": 8}
+    learner = learner_of(changed(recipe, **more, minibatch=8), actor, critic)
+    known = learner.evaluate(rollout, 0)
+    old = known.old + 0.3 * torch.randn(known.old.shape, generator=torch.Generator().manual_seed(2))
+    advantages = torch.linspace(-1, 1, 8)
+    target = Target(advantages[:, None] * rollout.mask, torch.zeros_like(old), torch.zeros_like(old))
+    rows = torch.arange(8)
+    batch = rollout.batch(rows)
+    each = learner._policy_terms(
+        actor(batch), batch, Evaluated(old, known.reference, known.entropy, known.values), target, rollout, rows, 0.1,
+        Sums(),
+    )  # fmt: skip
+    ours = float((each * weights_of(rollout.mask, rows, "answer")).sum().detach())
+    config = GRPOConfig(str(tmp_path), loss_type="grpo", beta=0.1, use_cpu=True, bf16=False, num_generations=2,
+                        per_device_train_batch_size=2, report_to="none", use_bias_correction_kl=False)  # fmt: skip
+    trainer = GRPOTrainer(
+        deepcopy(actor.model),
+        lambda **_: [],
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": ["a"]}),
+        processing_class=load(recipe).tokenizer,
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    theirs = trainer._compute_loss(trainer.model, {
+        "prompt_ids": rollout.prompts, "prompt_mask": rollout.prompt_mask.long(), "completion_ids": rollout.answers,
+        "completion_mask": rollout.mask.long(), "advantages": advantages, "old_per_token_logps": old,
+        "ref_per_token_logps": known.reference,
+    })  # fmt: skip
+    assert ours == pytest.approx(float(theirs.detach()), rel=1e-5)
 
 
 def test_truncated_answers_get_the_penalty_of_the_recipe(parts: tuple[Recipe, Actor, Critic, Rollout]) -> None:
@@ -170,7 +215,7 @@ def test_answers_without_a_score_teach_nothing(parts: tuple[Recipe, Actor, Criti
     _, _, _, rollout = parts
     found = rollout_of([[5], [6, 7], [8]], [[9], [10], []], [1.0, None, 3.0], [False] * 3, 0, 2)
     assert found.mask.tolist() == [[True, False], [False, False], [False, False]]
-    assert found.scores.tolist() == [1.0, 2.0, 3.0]
+    assert found.known.tolist() == [True, False, False]
     assert found.prompts.tolist() == [[0, 5], [6, 7], [0, 8]]
     assert rollout.batch(torch.tensor([1])).ids.shape[1] == rollout.prompt_mask[1].sum() + 1
 

@@ -49,10 +49,19 @@ def test_gae_takes_a_lambda_of_each_row(rows: tuple[Tensor, Tensor, Tensor]) -> 
 
 def test_rloo_and_grpo_compare_the_answers_of_one_prompt() -> None:
     totals = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0], dtype=torch.float64)
-    assert advantages.rloo(totals, 3).tolist() == [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]
-    found = advantages.grpo(totals, 3)
+    known = torch.ones(6, dtype=torch.bool)
+    assert advantages.rloo(totals, known, 3).tolist() == [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]
+    found = advantages.grpo(totals, known, 3)
     assert found[:3].tolist() == pytest.approx([value / (7**0.5 + 1e-4) for value in (-2, -1, 3)])
     assert found[3:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_an_answer_without_a_score_is_in_nobodys_mean() -> None:
+    totals = torch.tensor([1.0, 99.0, 6.0, 5.0, 99.0, 99.0], dtype=torch.float64)
+    known = torch.tensor([True, False, True, True, False, False])
+    assert advantages.rloo(totals, known, 3).tolist() == [-5.0, 0.0, 5.0, 0.0, 0.0, 0.0]
+    deviation = 12.5**0.5 + 1e-4
+    assert advantages.grpo(totals, known, 3).tolist() == pytest.approx([-2.5 / deviation, 0, 2.5 / deviation, 0, 0, 0])
 
 
 def test_whitening_counts_tokens_not_padding(rows: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -138,7 +147,7 @@ def test_the_score_stands_on_the_end_token_not_on_padding() -> None:
     assert found.tolist() == [[-0.5, 2.5, 0.0], [-0.5, -0.5, 6.5], [0.0, 0.0, 0.0]]
 
 
-def test_scores_are_whitened_by_the_step_or_by_all_so_far_then_clipped() -> None:
+def test_scores_are_whitened_by_all_so_far_then_clipped() -> None:
     torch.manual_seed(2)
     parts = [torch.randn(n, dtype=torch.float64) * 3 + 5 for n in (1, 7, 40)]
     seen = Running()
@@ -149,10 +158,10 @@ def test_scores_are_whitened_by_the_step_or_by_all_so_far_then_clipped() -> None
         48, pytest.approx(whole.mean().item()), pytest.approx(whole.std().item()),
     )  # fmt: skip
     last = parts[-1]
-    assert torch.allclose(shaped(last, seen, "running", 0), (last - whole.mean()) / whole.std())
-    assert torch.allclose(shaped(last, seen, "step", 0), (last - last.mean()) / last.std())
-    assert shaped(last, seen, "none", 0).equal(last)
-    assert shaped(last, seen, "running", 0.5).abs().max().item() == 0.5
+    assert torch.allclose(shaped(last, seen, 0), (last - whole.mean()) / whole.std())
+    assert shaped(last, None, 0).equal(last)
+    assert shaped(last, seen, 0.5).abs().max().item() == 0.5
+    assert seen.after(last[:0]) == seen
     assert Running().after(torch.tensor([4.0, 4.0])).deviation == 1.0
 
 

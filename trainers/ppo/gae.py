@@ -37,18 +37,24 @@ def adaptive_lam(mask: Tensor, alpha: float) -> Tensor:
     return (1 - 1 / (alpha * mask.sum(1).clamp(min=1))).clamp(min=0)
 
 
-def rloo(totals: Tensor, answers: int) -> Tensor:
-    """R_i − mean of the other answers' R, (N,): `answers` neighbours share a prompt (arXiv 2402.14740, equation 8)."""
-    groups = totals.view(-1, answers)
-    others = (groups.sum(1, keepdim=True) - groups) / (answers - 1)
-    return (groups - others).flatten()
+def rloo(totals: Tensor, known: Tensor, answers: int) -> Tensor:
+    """R_i − mean of the other answers' R, (N,): `answers` neighbours share a prompt (arXiv 2402.14740, equation 8).
+
+    Answers that are not `known`, (N,), have no score: they are in nobody's mean. 0 for them, and for one alone.
+    """
+    groups, there = (totals * known).view(-1, answers), known.view(-1, answers)
+    others = there.sum(1, keepdim=True) - 1
+    apart = groups - (groups.sum(1, keepdim=True) - groups) / others.clamp(min=1)
+    return (apart * (there & (others > 0))).flatten()
 
 
-def grpo(totals: Tensor, answers: int) -> Tensor:
-    """(R_i − mean) / (std + ε) of the prompt's answers, (N,) (arXiv 2402.03300, 4.1.2); 0 where all are equal."""
-    groups = totals.view(-1, answers)
-    apart = groups - groups.mean(1, keepdim=True)
-    return (apart / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+def grpo(totals: Tensor, known: Tensor, answers: int) -> Tensor:
+    """(R_i − mean) / (std + ε) of the prompt's known answers, (N,) (arXiv 2402.03300, 4.1.2); 0 where all are equal."""
+    groups, there = (totals * known).view(-1, answers), known.view(-1, answers)
+    number = there.sum(1, keepdim=True)
+    apart = (groups - groups.sum(1, keepdim=True) / number.clamp(min=1)) * there
+    deviation = ((apart**2).sum(1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()
+    return (apart / (deviation + 1e-4)).flatten()
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:

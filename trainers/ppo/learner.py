@@ -115,14 +115,15 @@ class Learner:
         """Advantages and returns by the recipe; `beta` is the KL's coefficient now."""
         recipe, mask = self.recipe, rollout.mask
         kl = losses.kl(known.old, known.reference, mask, recipe.kl_estimator)
-        scores = shaped(rollout.scores - recipe.truncated_penalty * rollout.cut, seen, recipe.whiten_rewards,
-                        recipe.reward_clip)  # fmt: skip
+        step = Running().after(rollout.scores[rollout.known])
+        spread = {"none": None, "step": step, "running": seen}[recipe.whiten_rewards]
+        scores = shaped(rollout.scores - recipe.truncated_penalty * rollout.cut, spread, recipe.reward_clip)
         penalties = beta * kl if recipe.kl_in == "reward" else torch.zeros_like(kl)
         rewards = placed(scores.to(kl.dtype), mask, penalties)
         returns = torch.zeros_like(rewards)
         if known.values is None:
             group = advantage.rloo if recipe.advantage == "rloo" else advantage.grpo
-            found = group(rewards.sum(1), recipe.answers)[:, None] * mask
+            found = group(rewards.sum(1), rollout.known, recipe.answers)[:, None] * mask
         else:
             lam: Any = advantage.adaptive_lam(mask, recipe.lam_length) if recipe.lam_length else recipe.lam
             found = advantage.gae(rewards, known.values, mask, recipe.gamma, lam)

@@ -153,7 +153,7 @@ class Run:
                 known = self.learner.evaluate(rollout, step)
             self.phases.count("evaluate", tokens)
             if recipe.whiten_rewards == "running":
-                state.seen = state.seen.after(rollout.scores)
+                state.seen = state.seen.after(rollout.scores[rollout.known])
             target = self.learner.target(rollout, known, state.seen, state.beta)
             with self.phases.of("update"):
                 learned = self.learner.learn(rollout, known, target, step, state.beta)
@@ -240,19 +240,19 @@ def asks_of(recipe: Recipe, material: Material) -> tuple[list[Ask], list[Ask]]:
 
 def described(rollout: Rollout, known: Evaluated, target: Target, recipe: Recipe) -> dict[str, float]:
     """What the log says of a step's answers, before anything was learned of them."""
-    mask = rollout.mask
+    mask, scores = rollout.mask, rollout.scores[rollout.known]
     lengths = mask.sum(1)
     answers = (lengths > 0).sum().clamp(min=1)
     tokens = lengths.sum().clamp(min=1)
     found: dict[str, Any] = {
-        "score": rollout.scores.mean(), "score_deviation": rollout.scores.std(unbiased=False),
+        "score": scores.mean(), "score_deviation": scores.std(unbiased=False),
         "tokens": lengths.sum() / answers, "truncated": rollout.cut.float().mean(),
-        "entropy": known.entropy.sum() / tokens,
+        "entropy": known.entropy.sum() / tokens, "unscored": 1 - rollout.known.float().mean(),
     }  # fmt: skip
     for name in ("k1", "k3"):
         total = losses.kl(known.old, known.reference, mask, name).sum() / answers
         found["kl" if name == "k1" else "kl_k3"] = total
-    pair = torch.stack([rollout.scores.double(), lengths.double()])
+    pair = torch.stack([scores.double(), lengths[rollout.known].double()])
     if pair.shape[1] > 1 and bool((pair.std(1) > 0).all()):
         found["score_length_correlation"] = torch.corrcoef(pair)[0, 1]
     if known.values is not None:

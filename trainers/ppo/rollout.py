@@ -58,6 +58,11 @@ class Rollout:
     cut: Tensor
     engine: Tensor | None = None
 
+    @property
+    def known(self) -> Tensor:
+        """(N,), true for the answers that have a score and a token."""
+        return self.mask.any(1)
+
     def __len__(self) -> int:
         return len(self.answers)
 
@@ -91,13 +96,10 @@ def rollout_of(
 ) -> Rollout:  # fmt: skip
     """Pad to tensors; `width` is T, `longest` the least P.
 
-    An answer without a score, or without tokens, is masked, so that nothing is learned of it; its score counts as the
-    mean of the others.
+    An answer without a score, or without tokens, is masked, so that nothing is learned of it, and its score is 0.
     """
     import torch
 
-    known = [score for score in scores if score is not None]
-    mean = sum(known) / len(known) if known else 0.0
     most = max(longest, *map(len, prompts))
     usable = [score is not None and len(answer) > 0 for score, answer in zip(scores, answers, strict=True)]
     return Rollout(
@@ -107,7 +109,7 @@ def rollout_of(
         torch.tensor(
             [[good and t < len(ids) for t in range(width)] for good, ids in zip(usable, answers, strict=True)]
         ),
-        torch.tensor([mean if score is None else score for score in scores]),
+        torch.tensor([score or 0.0 for score in scores]),
         torch.tensor(list(cut)),
         None if engine is None else torch.tensor([list(row) + [0.0] * (width - len(row)) for row in engine]),
     )

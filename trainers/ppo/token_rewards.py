@@ -25,6 +25,8 @@ class Running:
 
     def after(self, scores: Tensor) -> Running:
         """With these scores, (N,), counted too."""
+        if not len(scores):
+            return self
         values = scores.double()
         number = self.number + len(values)
         mean = float(values.mean())
@@ -44,14 +46,13 @@ class Running:
         return math.sqrt(variance) if variance > 0 else 1.0
 
 
-def shaped(scores: Tensor, seen: Running, whiten: str, clip: float) -> Tensor:
+def shaped(scores: Tensor, spread: Running | None, clip: float) -> Tensor:
     """clip((score − μ) / σ, ±clip), PPO-max's reward (arXiv 2307.04964, section 5.3.1); clip 0: no bound.
 
-    `whiten`: none; step, μ and σ of these scores; running, of all that `seen` has counted, these included.
+    `spread`: whose μ and σ; None leaves the scores as they are.
     """
-    if whiten != "none":
-        known = Running().after(scores) if whiten == "step" else seen
-        scores = (scores - known.mean) / known.deviation
+    if spread is not None:
+        scores = (scores - spread.mean) / spread.deviation
     return scores.clamp(-clip, clip) if clip else scores
 
 
