@@ -7,8 +7,12 @@ import pytest
 from benchmarks.doubling import KINDS, Subject, dialects, gate, layout, ratio, retrieval
 from retrieval.text import citation, numeral
 
-SUSPECTS = ("digits", "hashes", "hash, zero-width", "markers", "ticks", "backslashes", "brackets", "distinct words")
-CERTAIN = 3.0  # times: between twice and four times, for a machine that is busy with other tests
+SUSPECTS = (
+    "digits", "hashes", "hash, zero-width", "markers", "ticks", "backslashes", "brackets", "distinct words", "newlines",
+    "blank lines",
+)  # fmt: skip
+CERTAIN = 3.0  # times: between twice and four times
+TRIES = 4  # of a suspect: other tests beside us can slow one of them, but what grows with the square fails all
 
 
 def subjects() -> Iterator[Subject]:
@@ -20,7 +24,7 @@ def subjects() -> Iterator[Subject]:
 
 @pytest.mark.parametrize("subject", list(subjects()), ids=lambda subject: subject.name)
 def test_twice_the_text_takes_twice_the_time(subject: Subject) -> None:
-    slow = {name: found for name in SUSPECTS if (found := ratio(subject, KINDS[name], 0.002)[0]) > CERTAIN}
+    slow = [name for name in SUSPECTS if all(ratio(subject, KINDS[name], 0.002)[0] > CERTAIN for _ in range(TRIES))]
     assert not slow
 
 

@@ -216,4 +216,6 @@ def test_any_text_with_surrogates_survives(text: str) -> None:
     shielded = shield(body)
     json.dumps(json.loads(shielded), ensure_ascii=False).encode()  # there is none left that UTF-8 could not hold
     assert restore(shielded) == body
+    far = b" " * (2**18 - 20)  # so that a mark lies across two of the steps in which a large body is read
+    assert restore(far + shielded) == far + body
     assert restore(wire.parse(body, Server()).body) == body

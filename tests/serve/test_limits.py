@@ -22,7 +22,7 @@ from serve.config import Allowance, ConfigError, Flags
 from serve.configure.reader import load
 from serve.errors import TooMany, Unavailable
 from serve.limits import rate
-from serve.limits.ledger import subject
+from serve.limits.ledger import Standing, subject
 from serve.limits.limiter import Limiter, _span
 from serve.limits.local import LocalLedger
 from serve.limits.turns import Turns
@@ -149,6 +149,28 @@ def test_a_budget_outlives_a_restart(tmp_path: Path) -> None:
         assert (ledger.take(who, tokens).refusal is None) == fits
     now += 86400
     assert ledger.take(who, 100).refusal is None  # the next day
+
+
+def test_tokens_that_were_used_count_for_the_next_request_of_any_process(tmp_path: Path) -> None:
+    who = [subject("key", "a", Allowance(tokens_per_minute=1000, tokens_per_day=2000))]
+    ours, theirs = (LocalLedger(tmp_path / "limits.bin", lambda: 1e9) for _ in range(2))
+    for ledger in (ours, theirs):
+        ledger.know(who)
+        assert ledger.take(who, 1).refusal is None
+    ours.charge(who, 3)  # few: counted with the process's own next question
+    assert _left(ours.take(who, 1)) == 1000 - 6
+    ours.charge(who, 100)  # many: counted at once
+    assert _left(theirs.take(who, 1)) == 1000 - 107
+    ours.charge(who, 2)
+    ours.sweep()  # or after a moment
+    assert _left(theirs.take(who, 1)) == 1000 - 110
+    ours.charge(who, -80)
+    assert _left(theirs.take(who, 1)) == 1000 - 31
+
+
+def _left(standing: Standing) -> int:
+    assert standing.tokens is not None
+    return standing.tokens.remaining
 
 
 @pytest.mark.parametrize("damage", [b"", b"junk", b"\0" * 4096, os.urandom(5000)])
