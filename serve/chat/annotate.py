@@ -24,8 +24,8 @@ def annotate(
 
     A structured answer gets the field only: text that is added to it would break its grammar.
     """
-    marking = config.marking
-    citing = None if chat is None else _citing(policy, record.alignment, plain, chat)
+    marking, cites = config.marking, record.alignment.advice.cite
+    citing = _citing(policy, record.alignment, plain, chat) if cites and chat is not None else None
     if citing is None and not marking.edits:
         return None
     footer = marking.footer if not marking.footer or _prose(plain.fields) else ""
@@ -37,9 +37,9 @@ def annotate(
 
 
 def _citing(policy: Policy, alignment: Alignment, plain: Request, chat: Chat) -> Citing | None:
-    """How the answer's citations are checked; None where it was not asked for marks, or no rule had room."""
+    """How the answer's citations are checked; None where no rule had room."""
     advice, prompt = alignment.advice, alignment.prompt
-    if not advice.cite or prompt is None:
+    if prompt is None:
         return None
     quoted = "\n".join([span.text for span in prompt.spans if span.origin in ("pinned", "retrieved")])
     rules = shown(advice.pinned, quoted) + shown(advice.principles, quoted)

@@ -186,7 +186,9 @@ def _ms(seconds: float) -> float:
 def states_of(outcomes: Sequence[Outcome]) -> Mapping[str, State]:
     """The states of all indexes that the stages have read."""
     found = [outcome.states for outcome in outcomes if outcome.states]
-    return found[0] if len(found) == 1 else {name: state for states in found for name, state in states.items()}
+    if len(found) < 2:
+        return found[0] if found else _NO_STATES
+    return {name: state for states in found for name, state in states.items()}
 
 
 def _keep_content(
