@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import ClassVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -65,19 +66,44 @@ queue_depth = Gauge(
 )  # fmt: skip
 
 
+class Tally:
+    """A counter's child for what every request counts: a plain number until `flush`, since adding to the child takes a
+    lock, and with several workers a mapped file. Used from the event loop alone."""
+
+    __slots__ = ("_child", "_sum")
+    _dirty: ClassVar[list[Tally]] = []
+
+    def __init__(self, child: Counter) -> None:
+        self._child, self._sum = child, 0
+
+    def inc(self, amount: int = 1) -> None:
+        """Count."""
+        if not self._sum:
+            self._dirty.append(self)
+        self._sum += amount
+
+    @classmethod
+    def flush(cls) -> None:
+        """Add to the counters what has been counted since."""
+        for tally in cls._dirty:
+            tally._child.inc(tally._sum)
+            tally._sum = 0
+        cls._dirty.clear()
+
+
 # The children that every request needs, found without prometheus_client's check of their labels.
 
 
 @lru_cache(4096)
-def answered(path: str, policy: str, status: int) -> Counter:
+def answered(path: str, policy: str, status: int) -> Tally:
     """Requests of a path under a policy that ended with a status."""
-    return requests.labels(path, policy, str(status))
+    return Tally(requests.labels(path, policy, str(status)))
 
 
 @lru_cache(1024)
-def staged(stage: str, status: str) -> Counter:
+def staged(stage: str, status: str) -> Tally:
     """Outcomes of a stage that had a status."""
-    return stages.labels(stage, status)
+    return Tally(stages.labels(stage, status))
 
 
 @lru_cache(256)
@@ -93,9 +119,9 @@ def waited(policy: str) -> Histogram:
 
 
 @lru_cache(1024)
-def counted(policy: str, kind: str) -> Counter:
+def counted(policy: str, kind: str) -> Tally:
     """Tokens of a kind (prompt, completion) under a policy."""
-    return tokens.labels(policy, kind)
+    return Tally(tokens.labels(policy, kind))
 
 
 def exposition() -> bytes:

@@ -65,6 +65,9 @@ def defuse(
 
 def _escape_specials(text: str, specials: frozenset[str]) -> str:
     """A backslash behind the first character of each special token; the very `text` where there is none."""
+    firsts = _firsts(specials)
+    if firsts is not None and not any(map(text.__contains__, firsts)):
+        return text
     longest = max(map(len, specials), default=0)
     cuts = [m.end() for m in lookalike.search(_special(specials), text, max(_LONGEST_SPECIAL, longest))]
     if not cuts:
@@ -79,10 +82,21 @@ def _holds(text: str, part: str) -> bool:
     return any(text.find(part, at, at + _SLICE + len(part)) >= 0 for at in range(0, len(text), _SLICE))
 
 
+def _own(specials: frozenset[str]) -> list[str]:
+    return [t for t in sorted(specials) if len(t) > 1 and not t.isspace() and not _COMMON.fullmatch(t)]
+
+
+@lru_cache(maxsize=64)
+def _firsts(specials: frozenset[str]) -> tuple[str, ...] | None:
+    """What special tokens begin with; None where other characters count as the same, as another case does."""
+    firsts = {"<", "[", *(t[0] for t in _own(specials))}
+    return tuple(firsts) if all(c.isascii() and not c.isalpha() for c in firsts) and len(firsts) < 8 else None
+
+
 @lru_cache(maxsize=64)
 def _special(specials: frozenset[str]) -> re.Pattern[str]:
     """Matches the first character of every special token, also of one that begins inside another."""
-    own = [t for t in sorted(specials) if len(t) > 1 and not t.isspace() and not _COMMON.fullmatch(t)]
+    own = _own(specials)
     # The class of first characters lets the scan pass over most of a text without trying each token.
     first = "".join(re.escape(c) for c in sorted({"<", "[", *(t[0] for t in own)}))
     tokens = "|".join([*_SPECIAL, *map(re.escape, own)])

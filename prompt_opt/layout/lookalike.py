@@ -26,8 +26,12 @@ def escape(text: str, marker: str) -> str:
     A line that is a marker but for its colon counts too; one that goes on ("# User guide") does not. A line begins
     after any of `BREAKS`, and all of them but "\\n" may also stand inside a marker.
     """
-    pattern = _pattern(marker, ascii_only=text.isascii())
+    ascii_only = text.isascii()
+    pattern = _pattern(marker, ascii_only=ascii_only)
     if pattern is None:
+        return text
+    first = _key(marker)[:1]  # in ASCII nothing but its two cases looks like it
+    if ascii_only and first not in text and first.upper() not in text:
         return text
     reach = (len(marker) + 2) * (_MOST + 1)
     key = _key(marker)

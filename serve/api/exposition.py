@@ -18,5 +18,6 @@ def add_routes(app: FastAPI, caller: Callable[[Request], Caller]) -> None:
     @app.get("/metrics", tags=["server"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def exposition(request: Request) -> Response:
         caller(request).require("metrics")
+        metrics.Tally.flush()
         text = await asyncio.to_thread(metrics.exposition)
         return Response(text, media_type="text/plain; version=0.0.4")

@@ -177,7 +177,8 @@ async def _pass_events(
     def take(chunk: bytes) -> bool:
         nonlocal last
         last = chunk
-        answer.saw_first_byte()
+        if answer.first_byte is None:
+            answer.saw_first_byte()
         if meter is not None:
             meter(chunk.count(b"data:"))  # an event is about a token; the usage, at the end, is exact
         if answer.keep and len(kept) <= _KEPT:

@@ -36,7 +36,7 @@ _ACCEPT = 16
 # Threads work on large bodies. After each wait for the network the loop needs the interpreter's lock again, for which
 # it would wait for Python's 5 ms, many times in a request.
 _SWITCH_S = 0.0005
-_COUNT_S = 2.0  # between looks at how many tasks there are, which would tell of a leak
+_COUNT_S = 1.0  # between looks at how many tasks there are, which would tell of a leak
 
 
 async def serve(told: Mapping[str, Any]) -> None:
@@ -61,6 +61,7 @@ async def serve(told: Mapping[str, Any]) -> None:
 
     async def count() -> None:
         while True:
+            metrics.Tally.flush()  # for another worker's /metrics
             metrics.tasks.set(len(asyncio.all_tasks()))
             worker.ledgers.sweep()
             await asyncio.sleep(_COUNT_S)
@@ -86,6 +87,7 @@ async def serve(told: Mapping[str, Any]) -> None:
             task.result()
         task.cancel()
     await server.stop()
+    metrics.Tally.flush()
     await worker.close()
 
 
