@@ -14,6 +14,8 @@ from trainers.chain.chain_reader import CHAINS, read_chain
 from trainers.export import release
 from trainers.run.recipe import RecipeError
 
+PPO = {"method": "ppo", "max_new_tokens": 8}
+
 
 def recipe(toy: str, folder: Path, **steps: dict[str, Any]) -> dict[str, Any]:
     """SFT, a reward model and DPO on the same pairs, all from the toy; `steps` changes keys."""
@@ -106,6 +108,13 @@ def test_a_removed_step_is_made_again_only_with_those_that_build_on_it(
         ({"dpo": {"model": "step:later"}}, "step dpo: model: 'later' is no step before it"),
         ({"dpo": {"model": "step:judge"}}, "the model of step judge scores answers"),
         ({"judge": {"train": "nowhere.jsonl"}}, "step judge: nowhere.jsonl"),
+        ({"judge": {"method": "weak", "supervisor": "nowhere"}}, "step judge: supervisor: nowhere: no such folder"),
+        ({"dpo": PPO | {"reward_model": "nowhere"}}, "step dpo: reward_model: nowhere: no such folder"),
+        ({"dpo": PPO | {"scorer": "rule", "rule": "nowhere.py:f"}}, "step dpo: rule nowhere.py:f"),
+        (
+            {"dpo": PPO | {"reward_model": "step:judge", "reward_clip": -1.0}},
+            "step dpo: reward_clip must be at least 0",
+        ),
         ({"judge": {"confidence": 2}}, "step judge: confidence must be from 0 to 1"),
         ({"every": {"pace": 1}}, "every: no step has the key 'pace'"),
         ({"compare": {"reward": "sft"}}, "compare: reward: 'sft' is no step that makes a reward model (judge)"),

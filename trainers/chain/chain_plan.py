@@ -9,11 +9,12 @@ from typing import Any
 
 from trainers.chain import pretraining_step
 from trainers.chain.chain_data import reads
-from trainers.chain.chain_recipe import Chain, Step
+from trainers.chain.chain_recipe import SCORES, Chain, Step
 from trainers.data.jsonl import DataError
 from trainers.data.messages import Row
 from trainers.data.tokens import encode_rows
 from trainers.methods.table import METHODS, resolve
+from trainers.rounds.rule import load_rule
 from trainers.run.findings import examine, report, summary
 from trainers.run.keys import Common
 from trainers.run.model import load
@@ -77,9 +78,7 @@ def check(chain: Chain, step: Step, recipe: Any) -> None:
                 raise DataError(f"{getattr(recipe, name)}: no such file ({name})")
         return
     METHODS[step.method].check(recipe)
-    for key, value in step.values.items():
-        if key == "ptx_data" and value and key not in step.references and not Path(value).exists():
-            raise DataError(f"{value}: no such file ({key})")
+    check_named(step)
     origin, template = begins_with(chain, step)
     if origin == "config":  # its tokenizer is made by the step that makes the model
         return
@@ -91,6 +90,19 @@ def check(chain: Chain, step: Step, recipe: Any) -> None:
     if examined.errors:
         report(examined, base.tokenizer)
         raise DataError(f"{step.values['train']}: {summary(examined.errors)}")
+
+
+def check_named(step: Step) -> None:
+    """RecipeError, DataError for a file or a folder that a key names and that is not there."""
+    given = {key: value for key, value in step.values.items() if value and key not in step.references}
+    for key in SCORES:
+        if key in given and not Path(given[key]).is_dir():
+            raise RecipeError(f"{key}: {given[key]}: no such folder")
+    for key in ("ptx_data", "pairs", "hard"):
+        if key in given and not Path(given[key]).exists():
+            raise DataError(f"{given[key]}: no such file ({key})")
+    if "rule" in given:
+        load_rule(given["rule"])
 
 
 def _common(recipe: Any) -> Common:

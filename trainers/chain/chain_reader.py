@@ -8,13 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from trainers.chain.chain_recipe import DATA, Chain, Comparison, Step
+from trainers.chain.chain_recipe import DATA, SCORES, Chain, Comparison, Step
 from trainers.methods.table import METHODS
 from trainers.run.recipe import RECIPES, RecipeError, at_home, fill, override, read_values
 
 CHAINS = RECIPES / "chains"
 TAKEN = ("compare", "every", "data", "final", "recipes")  # folders of OUT and sections of the recipe
-SCORES = ("reward_model", "critic", "supervisor")  # keys that need a model which scores
 
 
 def read_chain(path: Path, overrides: Sequence[str] = ()) -> Chain:

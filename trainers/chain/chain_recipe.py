@@ -12,6 +12,7 @@ from trainers.methods.table import METHODS
 from trainers.run.recipe import RecipeError, fill
 
 REFERENCE = "step:"  # in a step's keys: what an earlier step made
+SCORES = ("reward_model", "critic", "supervisor")  # keys that need a model which scores
 DATA = ("train", "heldout", "ptx_data", "pairs", "train_file")  # keys for which that is its rows, not its model
 
 
