@@ -361,6 +361,7 @@ def test_an_engine_is_given_each_steps_adapter_and_its_log_probabilities_are_com
         ({"kl_target": 3.0, "kl_in": "loss"}, "set kl_in: reward"),
         ({"shared_trunk": True, "critic_updates": 2}, "share the actor's trunk and its updates"),
         ({"gamma": 1.5}, "gamma must be from 0 to 1"),
+        ({"scorer": "reward", "rule": "", "reward_model": "nowhere"}, "reward_model nowhere: no model there"),
         ({"max_length": 16}, "leaves no room for max_new_tokens (6) in max_length (16)"),
         ({"max_length": 4096}, "more than the model's context (256)"),
     ],

@@ -56,7 +56,7 @@ def critic_of(recipe: Recipe, base: Base, device: torch.device) -> Critic | None
     torch.manual_seed(recipe.seed + 1)
     start = recipe.critic or (recipe.reward_model if recipe.scorer == "reward" else "")
     if start:
-        model = load_trained(Path(folder_of_run(start)))
+        model = load_trained(Path(start))
         model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
         if getattr(model, "score", None) is None or model.config.num_labels != 1:
             raise RecipeError(f"critic {start}: not a reward model (a sequence classifier with one label)")
@@ -68,10 +68,12 @@ def critic_of(recipe: Recipe, base: Base, device: torch.device) -> Critic | None
     return Critic(ready(adapted(model, recipe, "SEQ_CLS") if recipe.lora_rank else model, recipe)).to(device)
 
 
-def folder_of_run(name: str) -> str:
-    """A reward run's `final`, where the folder is the run itself."""
-    folder = Path(name)
-    return str(folder / "final" if (folder / "final").is_dir() else name)
+def check_folders(recipe: Recipe) -> None:
+    """RecipeError where the reward model or the critic is not there."""
+    given = {"reward_model": recipe.reward_model if recipe.scorer == "reward" else "", "critic": recipe.critic}
+    for name, folder in given.items():
+        if folder and not any(Path(folder, file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise RecipeError(f"{name} {folder}: no model there; it is the `final` of a reward run, or an export of it")
 
 
 def adapted(model: Any, recipe: Recipe, task: str) -> Any:

@@ -6,38 +6,35 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainers.data.jsonl import DataError
-from trainers.data.messages import spoken
 from trainers.ppo import ppo_checkpoint
-from trainers.ppo import ppo_losses as losses
-from trainers.ppo.build import actor_of, critic_of, half, sampling_of
-from trainers.ppo.collect import Ask, Collector, HereSpeaker, Speaker
+from trainers.ppo.build import actor_of, check_folders, critic_of, half, sampling_of
+from trainers.ppo.collect import Collector, HereSpeaker, Speaker
 from trainers.ppo.engine_speaker import EngineSpeaker
 from trainers.ppo.health import sicknesses
 from trainers.ppo.heldout import measured
-from trainers.ppo.learner import Evaluated, Learner, Target, explained_variance
+from trainers.ppo.learner import Learner
 from trainers.ppo.optimizer import Optimizer, schedule_of
 from trainers.ppo.phases import Phases
 from trainers.ppo.ppo_checkpoint import State
+from trainers.ppo.ppo_curves import described
 from trainers.ppo.ppo_outputs import record, save_networks, show_samples
+from trainers.ppo.ppo_prompts import asks_of
 from trainers.ppo.ppo_recipe import Recipe
 from trainers.ppo.ptx import Ptx
-from trainers.ppo.rollout import Rollout
 from trainers.ppo.token_rewards import adapted
-from trainers.ppo.world import World
+from trainers.ppo.world import World, accelerator_of
 from trainers.rounds.prompt_set import stretch
 from trainers.rounds.sources import scorer_of
 from trainers.run.checkpoint import last_checkpoint
 from trainers.run.model import say
 from trainers.run.recipe import RecipeError
 from trainers.run.record import write_json
-from trainers.run.sets import Material, read_sets
+from trainers.run.sets import Material
 
 METHOD = "ppo"
 
@@ -67,6 +64,7 @@ class Run:
 
     def _build(self, base: Any) -> None:
         recipe, device = self.recipe, self.world.device
+        check_folders(recipe)
         self.actor = actor_of(recipe, base, device)
         self.critic = critic_of(recipe, base, device)
         per_step = recipe.inner_epochs * (recipe.batch // recipe.rows_per_update)
@@ -179,7 +177,6 @@ class Run:
                 say(f"warning: {state.warnings[name]}")
 
     def _save(self) -> None:
-        self.state.phases = self.phases.table()
         if self.world.rank == 0:
             ppo_checkpoint.save(self.out, self.state, self.optimizers)
             shutil.rmtree(self.out / "rollouts", ignore_errors=True)
@@ -196,72 +193,3 @@ class Run:
         if self.world.rank:
             return facts
         return record(self.recipe, METHOD, self.out, log, facts, networks, self.world.number, str(self.world.device))
-
-
-def accelerator_of(recipe: Recipe, out: Path) -> Any:
-    """accelerate's processes and loggers; RecipeError for a launch that cuts the weights into pieces."""
-    from accelerate import Accelerator  # type: ignore[import-untyped]
-    from accelerate.utils import DistributedType  # type: ignore[import-untyped]
-
-    cpu = not torch.cuda.is_available()  # or accelerate would not join several CPU processes
-    accelerator = Accelerator(cpu=cpu, log_with=list(recipe.report_to) or None, project_dir=str(out))
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise RecipeError("ppo keeps whole copies of its networks in every process, so it cannot be cut into pieces: "
-                          "launch it with one_gpu, two_cpus or eight_gpus")  # fmt: skip
-    if recipe.report_to:
-        accelerator.init_trackers("logs")
-    return accelerator
-
-
-def asks_of(recipe: Recipe, material: Material) -> tuple[list[Ask], list[Ask]]:
-    """Prompts to learn on and held-out ones; DataError where one leaves no room for an answer, unless it is dropped."""
-    rows, heldout, _ = read_sets(recipe, "prompt")
-    texts = {row["place"]: row["prompt"] for row in (*rows, *heldout)}
-    template = material.base.tokenizer.chat_template
-    room = recipe.max_length - recipe.max_new_tokens
-    long = [tokens.place for tokens in (*material.train, *material.heldout) if len(tokens.prompt) > room]
-    if long and recipe.unusable == "error":
-        raise DataError(
-            f"{long[0]}: the prompt leaves no room for max_new_tokens ({recipe.max_new_tokens}) in max_length "
-            f"({recipe.max_length}): {len(long)} row(s); --set unusable=drop leaves them out"
-        )
-
-    def asks(some: Sequence[Any]) -> list[Ask]:
-        return [
-            Ask(spoken(texts[tokens.place], "user") if template else texts[tokens.place], tokens.prompt)
-            for tokens in some if len(tokens.prompt) <= room
-        ]  # fmt: skip
-
-    found = asks(material.train), asks(material.heldout)
-    if not found[0]:
-        raise DataError(f"{recipe.train}: no prompt is left to learn on")
-    return found
-
-
-def described(rollout: Rollout, known: Evaluated, target: Target, recipe: Recipe) -> dict[str, float]:
-    """What the log says of a step's answers, before anything was learned of them."""
-    mask, scores = rollout.mask, rollout.scores[rollout.known]
-    lengths = mask.sum(1)
-    answers = (lengths > 0).sum().clamp(min=1)
-    tokens = lengths.sum().clamp(min=1)
-    found: dict[str, Any] = {
-        "score": scores.mean(), "score_deviation": scores.std(unbiased=False),
-        "tokens": lengths.sum() / answers, "truncated": rollout.cut.float().mean(),
-        "entropy": known.entropy.sum() / tokens, "unscored": 1 - rollout.known.float().mean(),
-    }  # fmt: skip
-    for name in ("k1", "k3"):
-        total = losses.kl(known.old, known.reference, mask, name).sum() / answers
-        found["kl" if name == "k1" else "kl_k3"] = total
-    pair = torch.stack([scores.double(), lengths[rollout.known].double()])
-    if pair.shape[1] > 1 and bool((pair.std(1) > 0).all()):
-        found["score_length_correlation"] = torch.corrcoef(pair)[0, 1]
-    if known.values is not None:
-        found["explained_variance"] = explained_variance(known.values, target.returns, mask)
-    if rollout.engine is not None:
-        apart = (known.old - rollout.engine).abs() * mask
-        found["engine_gap"] = apart.sum() / tokens
-        found["engine_gap_most"] = apart.max()
-        if recipe.importance_cap:
-            u = losses.ratio(known.old, rollout.engine, mask)
-            found["importance_capped"] = ((u > recipe.importance_cap) & mask).sum() / tokens
-    return {name: float(value) for name, value in found.items() if math.isfinite(float(value))}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainers.ppo.ppo_recipe import Recipe
 from trainers.ppo.rollout import Rollout
+from trainers.run.recipe import RecipeError
 
 
 class World:
@@ -78,3 +81,18 @@ class World:
         """Until every process is here."""
         if self._accelerator:
             self._accelerator.wait_for_everyone()
+
+
+def accelerator_of(recipe: Recipe, out: Path) -> Any:
+    """accelerate's processes and loggers; RecipeError for a launch that cuts the weights into pieces."""
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from accelerate.utils import DistributedType
+
+    cpu = not torch.cuda.is_available()  # or accelerate would not join several CPU processes
+    accelerator = Accelerator(cpu=cpu, log_with=list(recipe.report_to) or None, project_dir=str(out))
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise RecipeError("ppo keeps whole copies of its networks in every process, so it cannot be cut into pieces: "
+                          "launch it with one_gpu, two_cpus or eight_gpus")  # fmt: skip
+    if recipe.report_to:
+        accelerator.init_trackers("logs")
+    return accelerator
