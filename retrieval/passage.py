@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 
 # A region that means "everywhere". An empty region does too.
@@ -64,7 +64,7 @@ class Passage:
     @property
     def signature(self) -> bytes:
         """Equal for two passages that agree in every field."""
-        return _digest(list(asdict(self).values()))
+        return _digest([getattr(self, name) for name in _FIELDS])
 
     @property
     def search_text(self) -> str:
@@ -72,7 +72,8 @@ class Passage:
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
-_TEXTS = tuple(f.name for f in fields(Passage) if f.name != "tags")
+_FIELDS = tuple(f.name for f in fields(Passage))
+_TEXTS = tuple(name for name in _FIELDS if name != "tags")
 
 
 @dataclass(frozen=True, slots=True)
