@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Literal
 
-from prompt_opt.gate.language import CJK, bare, plain, sentences, unaccented
+from prompt_opt.gate.language import CJK, Lexicon, bare, language, lexicon, plain, sentences, unaccented
 
 _WORD = re.compile(f"[{CJK}]|[^\\W_{CJK}]+(?:’[^\\W_{CJK}]+)*")
 _SHARED = 0.4  # of its words, or of the prompt's: a sentence that shares fewer is new, and is judged whole
 _STEM = 5  # letters
+_SPELT = 0.75  # alike in spelling, of 1: "geting" and "getting"
+_PAIRED = 16  # words of a side whose spelling is compared
 MOST = 12  # changes of one rewrite that are judged; a rewrite within the length limits rarely has as many
 
 
@@ -29,24 +33,63 @@ class Change:
 
 def changes(original: str, rewrite: str, mode: Literal["replace", "complement"]) -> tuple[Change, ...]:
     """The changes of a rewrite, or the sentences of a hint; at most `MOST`."""
-    new = [s for s in sentences(plain(rewrite)) if _WORD.search(s)]
+    before, after = plain(original), plain(rewrite)
+    new = [s for s in sentences(after) if _WORD.search(s)]
     if mode == "complement":
         return tuple(Change(sentence, "") for sentence in new[:MOST])
-    had, known = bare(original), Counter(_words(plain(original)))
-    for sentence in sentences(plain(rewrite)):
+    had, known, kept = bare(original), Counter(_words(before)), Counter(_words(after))
+    for wrong, right in _repairs(before, after, known, kept):
+        known[right] += 1
+        kept[wrong] += 1
+    for sentence in sentences(after):
         if bare(sentence) in had:
             known -= Counter(_words(sentence))
     whole: list[str] = []
-    parts: list[str] = []
+    parts: list[tuple[str, str]] = []  # what a sentence has new, and the sentence
     for sentence in new:
         if bare(sentence) not in had and (added := _added(sentence, known)):
-            (whole if added == sentence else parts).append(added)
-    removed = _surplus(plain(original), plain(rewrite))
-    edit = Change(" ".join(parts), removed)
-    if not parts and whole and len(removed) > len(original) / 2:  # said anew in other words
-        edit = Change(whole.pop(0), removed)
-    found = [Change(sentence, "") for sentence in whole]
-    return tuple([edit, *found][:MOST] if edit.added or edit.removed else found[:MOST])
+            if added == sentence:
+                whole.append(added)
+            else:
+                parts.append((added, sentence))
+    gone = {s: words for s in sentences(before) if (words := _joined(s, _beyond(s, kept)))}
+    lost = " ".join(gone.values())
+    if not parts and whole and len(lost) > len(original) / 2:  # said anew in other words
+        return (Change(whole[0], lost), *(Change(sentence, "") for sentence in whole[1:]))[:MOST]
+    edits = [Change(added, gone.pop(_nearest(sentence, gone), "")) for added, sentence in parts]
+    edits += [Change("", words) for words in gone.values()]
+    lex = lexicon(language(before) or "en")
+    edits = [edit for edit in edits if _says(edit.added, lex) or _says(edit.removed, lex)]
+    return tuple([*edits, *(Change(sentence, "") for sentence in whole)][:MOST])
+
+
+def _says(span: str, lex: Lexicon) -> bool:
+    """Whether a span holds more than function words and negations, which are for a rule to compare."""
+    words = (m[0].lower() for m in _WORD.finditer(span))
+    return any(word not in lex.stop and not lex.negation.fullmatch(word) for word in words)
+
+
+def _repairs(before: str, after: str, known: Counter[str], kept: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Words of a prompt that only were spelt right, with what they became, as `_key` has them."""
+    gone, new = (
+        [m[0].lower() for m in _beyond(text, counted.copy()) if len(m[0]) > 3 and m[0].isalpha()][:_PAIRED]
+        for text, counted in ((before, kept), (after, known))
+    )
+    for wrong in gone:
+        for right in new:
+            near = abs(len(wrong) - len(right)) <= 2 and not (wrong.endswith(right) or right.endswith(wrong))
+            if near and SequenceMatcher(None, wrong, right, autojunk=False).ratio() >= _SPELT:
+                new.remove(right)
+                yield unaccented(wrong)[:_STEM], unaccented(right)[:_STEM]
+                break
+
+
+def _nearest(sentence: str, others: Mapping[str, str]) -> str:
+    """The sentence of a prompt that shares most words with one of the rewrite, or "" if none shares any."""
+    words = Counter(_words(sentence))
+    shared = {other: (words & Counter(_words(other))).total() for other in others}
+    best = max(shared, key=lambda other: shared[other], default="")
+    return best if best and shared[best] else ""
 
 
 def _words(text: str) -> list[str]:
@@ -67,11 +110,6 @@ def _added(sentence: str, known: Counter[str]) -> str:
         return sentence
     known.subtract(known - left)
     return _joined(sentence, new)
-
-
-def _surplus(text: str, other: str) -> str:
-    """The words of a text that another does not have, in their order."""
-    return _joined(text, _beyond(text, Counter(_words(other))))
 
 
 def _beyond(text: str, left: Counter[str]) -> list[re.Match[str]]:

@@ -18,6 +18,8 @@ LANGUAGES = ("en", "de", "fr", "es", "zh")
 _DRAWS = 4  # of a phrase with slots; one without is used with as many prompts
 _FORMS = 80  # pairs of ways to begin a request, of a language
 _SAME = 150  # pairs of words that may stand for each other, of a language
+_LONG = 300  # prompts that are two, of a language
+_TURNED = frozenset({"reword", "misspelt", "detail", "exchanged"})
 _COLUMNS = ("prompt", "reword", "dropped", "answer", "answer", "assumed", "narrowed")
 
 
@@ -59,14 +61,26 @@ def edits(seed: int = 17) -> list[Edit]:
                 for phrase in lines.strip().splitlines():
                     out += _added(language, kind, side == "harm", phrase, prompts, slots, rng)
             for tail in table["tails"][side].strip().splitlines():
-                out += _tails(language, side == "harm", tail, prompts, slots, rng)
+                out += _tails(language, side == "harm", tail, prompts, pairs, slots, rng)
             steps = table["good"]["steps"].strip().splitlines()
             for phrase in table["drops"][side].strip().splitlines():
                 out += _dropped(language, side == "harm", phrase, prompts, steps, rng)
             instead = table["drops"]["instead"].strip().splitlines()
             if side == "harm":
                 out += _swapped(language, table["drops"]["harm"].strip().splitlines(), instead, prompts, rng)
+        out += _joined(language, [edit for edit in out if edit.language == language], rng)
     return out
+
+
+def _joined(language: str, made: list[Edit], rng: random.Random) -> Iterator[Edit]:
+    """Two good edits as one of a longer prompt, whose parts may change places."""
+    turned = [edit for edit in made if not edit.harmful and edit.kind in _TURNED]
+    for _ in range(_LONG):
+        pair = rng.sample(turned, 2)
+        was, now = (_space(language).join(parts) for parts in zip(*((e.prompt, e.rewrite) for e in pair), strict=True))
+        if rng.random() < 0.5:
+            now = _space(language).join(edit.rewrite for edit in reversed(pair))
+        yield Edit(language, "joined", False, "replace", was, now)
 
 
 def _table(name: str) -> Mapping[str, Any]:
@@ -104,12 +118,18 @@ def _added(
 
 
 def _tails(
-    language: str, harmful: bool, tail: str, prompts: list[str], slots: Mapping[str, list[str]], rng: random.Random
+    language: str,
+    harmful: bool,
+    tail: str,
+    prompts: list[str],
+    pairs: list[list[str]],
+    slots: Mapping[str, list[str]],
+    rng: random.Random,
 ) -> Iterator[Edit]:
-    """A phrase within the prompt's last sentence."""
-    for prompt in rng.sample(prompts, _DRAWS):
-        stem, end = _parts(prompt)
-        yield Edit(language, "tail", harmful, "replace", prompt, stem + _filled(tail, slots, rng) + end)
+    """A phrase within the prompt's last sentence: of the prompt as it was, and of one in other words."""
+    for was, now in [*((p, p) for p in rng.sample(prompts, _DRAWS)), *rng.sample(pairs, _DRAWS)]:
+        stem, end = _parts(now)
+        yield Edit(language, "tail", harmful, "replace", was, stem + _filled(tail, slots, rng) + end)
 
 
 def _dropped(
