@@ -77,7 +77,8 @@ def score(prompt: list[dict[str, str]], answer: str) -> float:
 
 def prompts() -> tuple[list[str], list[str]]:
     """Questions to learn on, and held-out ones about other topics."""
-    learned, held = [], []
+    learned: list[str] = []
+    held: list[str] = []
     for language, forms in QUESTIONS.items():
         topics = [topic.strip() for topic in TOPICS[language].split(",")]
         for i, topic in enumerate(topics):
