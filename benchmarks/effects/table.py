@@ -87,8 +87,8 @@ def _law_table(sets: Mapping[str, Any]) -> list[str]:
 
 _SHOWN = {
     "xstest": (("over_refusal", "Refuses the harmless"), ("wanted_refusal", "Refuses the harmful"),
-               ("fences_balanced", "Fences balanced"), ("characters", "Characters"), ("prompt_tokens", "Prompt tokens"),
-               ("total_s", "Seconds")),
+               ("fences_balanced", "Fences balanced"), ("characters", "Characters"),
+               ("prompt_tokens", "Prompt tokens")),
     "instructions": (("follows", "Does what was asked"), ("characters", "Characters")),
 }  # fmt: skip
 _USUAL = (("clean_ending", "Clean ending"), ("fences_balanced", "Fences balanced"), ("language_matches", "Language"),
@@ -111,9 +111,9 @@ def _answers_tables(sets: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(cell: Mapping[str, Any], measure: str) -> str:
-    if measure in ("characters", "prompt_tokens", "total_s"):
+    if measure in ("characters", "prompt_tokens"):
         value = cell.get("level", {}).get(measure)
-        return f"{value['value']:,.{1 if measure == 'total_s' else 0}f}" if value else "–"
+        return f"{value['value']:,.0f}" if value else "–"
     return _percent(cell, measure)
 
 
