@@ -19,11 +19,12 @@ from trainers.ppo.build import actor_of, critic_of
 from trainers.ppo.learner import Evaluated, Learner, Sums, Target, weights_of
 from trainers.ppo.networks import Actor, Critic
 from trainers.ppo.optimizer import Optimizer
-from trainers.ppo.ppo_recipe import Recipe
+from trainers.ppo.ppo_recipe import Recipe, check
 from trainers.ppo.rollout import Rollout, rollout_of
 from trainers.ppo.token_rewards import Running
 from trainers.ppo.world import World
 from trainers.run.model import load
+from trainers.run.recipe import RecipeError
 
 RULE = "def letters(prompt, answer):\n    return answer.count('a') - 0.5 * (not answer)\n"
 
@@ -371,3 +372,13 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     assert ppo_run.main(arguments(tmp_path / "out", **keys(toy, tmp_path, **more))) == 2
     assert words in capsys.readouterr().err
+
+
+def test_every_process_has_as_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = Recipe(model="m", train="t", scorer="rule", rule="r", batch=16, micro_batch=4, minibatch=8)
+    check(recipe)
+    with pytest.raises(RecipeError, match=r"multiple of micro_batch \(4\) times the processes \(2\)"):
+        check(changed(recipe, minibatch=4))
+    with pytest.raises(RecipeError, match=r"a step's prompts, .* multiple of the processes \(2\)"):
+        check(changed(recipe, answers=16))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainers.ask.engine import Engine
-from trainers.run.keys import Common, validate
+from trainers.run.keys import Common, processes, validate
 from trainers.run.recipe import RecipeError
 
 Advantage = Literal["gae", "rloo", "grpo"]
@@ -138,11 +138,16 @@ def _check_sizes(recipe: Recipe) -> None:
         raise RecipeError(
             f"micro_batch ({recipe.micro_batch}) and answers ({recipe.answers}): one must be a multiple of the other"
         )
-    size = recipe.rows_per_update
-    if size < 1 or recipe.batch % size or size % recipe.micro_batch:
+    size, world = recipe.rows_per_update, processes()
+    if size < 1 or recipe.batch % size or size % (recipe.micro_batch * world):
         raise RecipeError(
             f"minibatch ({size}) must divide batch ({recipe.batch}) and be a multiple of micro_batch "
-            f"({recipe.micro_batch})"
+            f"({recipe.micro_batch})" + (f" times the processes ({world})" if world > 1 else "")
+        )
+    if recipe.batch // recipe.answers % world:
+        raise RecipeError(
+            f"a step's prompts, batch ({recipe.batch}) / answers ({recipe.answers}), must be a multiple of the "
+            f"processes ({world})"
         )
     if recipe.advantage != "gae" and recipe.answers < 2:
         raise RecipeError(f"advantage: {recipe.advantage} compares a prompt's answers: set answers to 2 or more")

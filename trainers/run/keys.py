@@ -79,10 +79,15 @@ def validate(recipe: Common) -> None:
 
 def accumulation(recipe: Common) -> int:
     """Forward passes per process and optimizer step."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     if recipe.batch % (recipe.micro_batch * world):
         raise RecipeError(
             f"batch ({recipe.batch}) must be a multiple of micro_batch ({recipe.micro_batch})"
             + (f" times the processes ({world})" if world > 1 else "")
         )
     return recipe.batch // (recipe.micro_batch * world)
+
+
+def processes() -> int:
+    """Processes of this run, as launchers say by WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

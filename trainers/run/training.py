@@ -169,7 +169,7 @@ def main_for(
 
     0: trained; 2: the recipe or the data is wrong; 1: the disk is full, or a loss is not finite; 130: interrupted.
     """
-    about = (sys.modules[kind.__module__].__doc__ or "").split("\n")[0]
+    about = (sys.modules[train.__module__].__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog=f"trimtab train {method}", description=about)
     parser.add_argument("--config", type=Path, required=True, help="a recipe: a file, or a shipped one's name")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, the checkpoints and the logs")
