@@ -211,9 +211,9 @@ class Watch:
             row[f"{name} RSS, MiB"] = process.memory_info().rss / 2**20
             row[f"{name} files"] = process.num_fds()
             row[f"{name} threads"] = process.num_threads()
-        with urllib.request.urlopen(f"http://{self.engine}/counts", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{self.engine}/counts", timeout=900) as answer:
             row["connections to the engine"] = json.load(answer)["open"] - 1  # this one
-        with urllib.request.urlopen(self.url + "/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(self.url + "/metrics", timeout=900) as answer:
             lines = answer.read().decode().splitlines()
         for name in ("trimtab_pending", "trimtab_tasks"):
             if values := [float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " "))]:
@@ -361,7 +361,7 @@ def main() -> int:
         mixture = [replace(ask, weight=ask.weight / len(policies), policy=name) for name in policies for ask in EACH]
         seen = uvloop.run(soak(options, watch, mixture + ONCE, ports[1]))
         well = report(seen, watch)
-        with urllib.request.urlopen(f"http://{engine}/counts", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{engine}/counts", timeout=900) as answer:
             counts = json.load(answer)
         leaving = sum(count for name, count in seen[0].items() if name.startswith("left"))
         never = sum(seen[0][ask.name] for ask in {a.name: a for a in mixture + ONCE}.values() if ask.status not in OURS)
