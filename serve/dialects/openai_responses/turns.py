@@ -96,6 +96,8 @@ def _joined(content: Any, what: str) -> str:
     """Text parts as one string, which chat templates expect outside user messages."""
     if isinstance(content, str) or content is None:
         return content or ""
+    if not isinstance(content, list):
+        raise _refused(f"{what} that is neither a string nor a list of parts")
     return "".join(_texts(content, what))
 
 

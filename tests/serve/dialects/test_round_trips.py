@@ -236,6 +236,14 @@ def test_whatever_a_client_sends_is_taken_or_refused(dialect: Any, data: st.Data
         return
 
 
+@pytest.mark.parametrize("output", [False, 5, {"type": "input_text", "text": "x"}])
+def test_an_output_of_a_tool_that_is_no_text_is_refused(output: Any) -> None:
+    item = {"type": "function_call_output", "call_id": "a", "output": output}
+    asked = openai_responses.parse(msgspec.json.encode({"model": "m", "input": [item]}), LIMITS)
+    with pytest.raises(BadRequest, match="a tool's output that is neither a string nor a list"):
+        openai_responses.messages(openai_responses.chat(asked, LIMITS).messages)
+
+
 @pytest.mark.parametrize("dialect", list(_FIELDS), ids=lambda dialect: dialect.path)
 @given(data=st.data())
 @settings(deadline=None, max_examples=50)
