@@ -18,6 +18,7 @@ in ~/.cache/trimtab/peers (or $TRIMTAB_PEERS, or where --litellm and so on say):
     python -m venv litellm && litellm/bin/pip install 'litellm[proxy]'
     python -m venv optillm && optillm/bin/pip install optillm math-verify
     python -m venv nemo && nemo/bin/pip install 'nemoguardrails[server]' langchain-openai
+    python -m venv router && router/bin/pip install vllm-router sglang-router
     mkdir portkey && cp …/benchmarks/peers/package.json portkey && npm install --prefix portkey
 
 (The last holds back @hono/node-server: with a newer one every stream through Portkey 1.15.2 is a 500.)
@@ -278,6 +279,8 @@ def chosen(options: argparse.Namespace, engine: str) -> tuple[list[Recipe], dict
         "LiteLLM": lambda: targets.litellm(options.litellm),
         "optillm": lambda: targets.optillm(options.optillm),
         "Portkey": lambda: targets.portkey(options.portkey, engine),
+        "vllm-router": lambda: targets.rust_router(options.router, "vllm-router"),
+        "sglang-router": lambda: targets.rust_router(options.router, "sglang-router", "launch"),
         "NeMo Guardrails": lambda: targets.nemo(options.nemo),
     }
     for name, make in makers.items():
@@ -364,7 +367,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--index", type=Path, help="the folder of an index of principles")
     parser.add_argument("--questions", type=Path, help="JSON lines with `text`, for opo")
-    for name in ("litellm", "optillm", "nemo", "portkey"):
+    for name in ("litellm", "optillm", "nemo", "portkey", "router"):
         parser.add_argument(f"--{name}", type=Path, default=targets.PEERS / name, help="where it is installed")
     parser.add_argument("--json", type=Path, help="where all rounds are written")
     parser.add_argument("--plot", type=Path, help="where a PNG is drawn (needs matplotlib)")

@@ -286,9 +286,21 @@ def portkey(home: Path, engine: str) -> Recipe:
     )
 
 
+def rust_router(home: Path, program: str, *first: str) -> Recipe:
+    """A gateway in Rust that routes to vLLM or SGLang engines."""
+
+    def command(place: Place) -> list[str]:
+        where = ["--host", "127.0.0.1", "--port", str(place.port), "--prometheus-port", str(free_port())]
+        engine = ["--worker-urls", f"http://{place.engine}", "--policy", "round_robin", "--log-level", "error"]
+        return [str(home / "bin" / program), *first, *where, *engine]
+
+    return Recipe(program, command, "/health", alone="it is one process of several threads", version=_of(home, program))
+
+
 def _of(home: Path, package: str) -> str:
     """The version in a virtual environment. Raises FileNotFoundError where it has none."""
-    found = [p.name.split("-")[1] for p in home.glob(f"lib/python3*/site-packages/{package}-*.dist-info")]
+    named = package.replace("-", "_")
+    found = [p.name.split("-")[1] for p in home.glob(f"lib/python3*/site-packages/{named}-*.dist-info")]
     if not found or not (home / "bin" / package).is_file():
         raise FileNotFoundError(f"nothing in {home}")
     return found[0].removesuffix(".dist")

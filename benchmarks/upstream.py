@@ -126,6 +126,8 @@ class Connection(asyncio.Protocol):
         elif path == b"/v1/models":
             model = {"id": "bench", "object": "model", "created": 1, "owned_by": "bench", "max_model_len": 8192}
             self.transport.write(response(json.dumps({"object": "list", "data": [model]}).encode()))
+        elif path == b"/health":
+            self.transport.write(response(b"{}"))
         elif path == b"/counts":
             counts = {name: getattr(self.engine, name) for name in ("asked", "rewrites", "left", "open")}
             self.transport.write(response(json.dumps(counts).encode()))
