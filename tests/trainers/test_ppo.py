@@ -316,6 +316,9 @@ def test_a_run_killed_at_four_places_ends_in_bitwise_the_same_weights(processes:
         assert same_weights(processes / f"whole-{name}" / part, processes / name / part)
     for key in ("score", "kl", "value_loss", "kl_coefficient"):
         assert logged(processes / name, key) == logged(processes / f"whole-{name}", key)
+    phases = [json.loads((processes / run / "run.json").read_text())["phases"] for run in (name, f"whole-{name}")]
+    for phase in ("generate", "update"):  # what a kill undid is not counted
+        assert phases[0][phase]["tokens"] == phases[1][phase]["tokens"]
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Phase:
 
 
 class Phases:
-    """Of this process."""
+    """Of this process, over all parts of a run that was resumed."""
 
     def __init__(self) -> None:
         self.known: dict[str, Phase] = {}
@@ -41,6 +41,14 @@ class Phases:
     def count(self, name: str, tokens: int) -> None:
         """Answers' tokens that the phase worked on."""
         self.known[name].tokens += tokens
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """For a checkpoint."""
+        return {name: asdict(phase) for name, phase in self.known.items()}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from a `state`."""
+        self.known = {name: Phase(**values) for name, values in state.items()}
 
     def table(self) -> dict[str, dict[str, Any]]:
         """For run.json."""

@@ -32,6 +32,7 @@ class State:
     seen: Running = field(default_factory=Running)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     warnings: dict[str, str] = field(default_factory=dict)
+    phases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def save(out: Path, state: State, optimizers: Sequence[Optimizer]) -> None:
@@ -54,4 +55,7 @@ def restore(checkpoint: Path, optimizers: Sequence[Optimizer]) -> State:
     values = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     for optimizer in optimizers:
         optimizer.restore(load_file(checkpoint / f"{optimizer.name}.safetensors"), values["updates"][optimizer.name])
-    return State(values["step"], values["beta"], Running(**values["seen"]), values["log_history"], values["warnings"])
+    return State(
+        values["step"], values["beta"], Running(**values["seen"]), values["log_history"], values["warnings"],
+        values["phases"],
+    )  # fmt: skip

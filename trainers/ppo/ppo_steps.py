@@ -57,6 +57,7 @@ class Run:
         self.fresh = checkpoint is None
         if checkpoint is not None:
             self.state = ppo_checkpoint.restore(Path(checkpoint), self.optimizers)
+            self.phases.restore(self.state.phases)
         elif self.world.rank == 0:
             for name in ("rollouts", "samples", "engine"):
                 shutil.rmtree(out / name, ignore_errors=True)
@@ -177,6 +178,7 @@ class Run:
                 say(f"warning: {state.warnings[name]}")
 
     def _save(self) -> None:
+        self.state.phases = self.phases.state()
         if self.world.rank == 0:
             ppo_checkpoint.save(self.out, self.state, self.optimizers)
             shutil.rmtree(self.out / "rollouts", ignore_errors=True)
