@@ -18,7 +18,7 @@ from prompt_opt.gate.language import CJK, Lexicon, bare, language, lexicon, plai
 _WORD = re.compile(f"[{CJK}]|[^\\W_{CJK}]+(?:’[^\\W_{CJK}]+)*")
 _SHARED = 0.4  # of its words, or of the prompt's: a sentence that shares fewer is new, and is judged whole
 _STEM = 5  # letters
-_SPELT = 0.75  # alike in spelling, of 1: "geting" and "getting"
+_LETTERS = 2  # that a slip of the hand adds and loses
 _PAIRED = 16  # words of a side whose spelling is compared
 MOST = 12  # changes of one rewrite that are judged; a rewrite within the length limits rarely has as many
 
@@ -77,11 +77,19 @@ def _repairs(before: str, after: str, known: Counter[str], kept: Counter[str]) -
     )
     for wrong in gone:
         for right in new:
-            near = abs(len(wrong) - len(right)) <= 2 and not (wrong.endswith(right) or right.endswith(wrong))
-            if near and SequenceMatcher(None, wrong, right, autojunk=False).ratio() >= _SPELT:
+            if _slip(wrong, right):
                 new.remove(right)
                 yield unaccented(wrong)[:_STEM], unaccented(right)[:_STEM]
                 break
+
+
+def _slip(wrong: str, right: str) -> bool:
+    """Whether letters were only lost, doubled or turned: "geting", "rcie". Another letter can make another word."""
+    if wrong[0] != right[0] or abs(len(wrong) - len(right)) > _LETTERS:
+        return False
+    codes = SequenceMatcher(None, wrong, right, autojunk=False).get_opcodes()
+    moved = sum(max(j - i, m - k) for what, i, j, k, m in codes if what != "equal")
+    return moved <= _LETTERS and all(what != "replace" for what, *_ in codes)
 
 
 def _nearest(sentence: str, others: Mapping[str, str]) -> str:

@@ -67,6 +67,14 @@ def test_a_word_that_is_spelt_right_and_function_words_alone_are_no_change() -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("increase", "decrease"), ("maximise", "minimise"), ("brother", "mother")],
+)
+def test_words_that_look_alike_but_differ_in_a_letter_are_a_change(one: str, other: str) -> None:
+    assert changes(f"Write about my {one} today.", f"Write about my {other} today.", "replace") == (Change(other, one),)
+
+
 def test_every_sentence_of_a_hint_is_a_change() -> None:
     assert changes(P, "Be brief. Name tools.", "complement") == (Change("Be brief.", ""), Change("Name tools.", ""))
     assert len(changes(P, "One more. " * 50, "complement")) == MOST
