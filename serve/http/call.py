@@ -116,7 +116,8 @@ class Call(Exchange):
         plain = named.get(b"content-type") == JSON[1] and b"content-encoding" not in named
         known = plain and len(named) == len(self.headers) and length.isdigit() and int(length) <= limit
         coded = "" if known else check(self.headers, limit, json=json)
-        pieces, size = list[bytes](), len(self.body)
+        pieces: list[bytes] = []  # not list[bytes](), inside which an exception is raised and swallowed
+        size = len(self.body)
         while self.more_body and not self.disconnected and size <= limit:
             self.go_on()
             if len(self.body) > PIECE:
