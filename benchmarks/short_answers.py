@@ -61,7 +61,7 @@ def identifier() -> Any:
     """py3langid, among the four languages."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    found = LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    found = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     found.set_languages(LANGUAGES)
     return found
 
