@@ -173,7 +173,7 @@ def test_grpos_loss_is_that_of_trl(parts: tuple[Recipe, Actor, Critic, Rollout],
     known = learner.evaluate(rollout, 0)
     old = known.old + 0.3 * torch.randn(known.old.shape, generator=torch.Generator().manual_seed(2))
     advantages = torch.linspace(-1, 1, 8)
-    target = Target(advantages[:, None] * rollout.mask, torch.zeros_like(old), torch.zeros_like(old))
+    target = Target(advantages[:, None] * rollout.mask, torch.zeros_like(old))
     rows = torch.arange(8)
     batch = rollout.batch(rows)
     each = learner._policy_terms(

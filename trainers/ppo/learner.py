@@ -1,7 +1,7 @@
 """One step of learning: what the networks say of a rollout, its advantages, and the passes of policy and critic.
 
-The seed's two computations of log-probabilities: `evaluate` gives log π_old without a gradient, every pass of `learn`
-gives log π anew. Both cut the step into the same micro-batches, so the first ratio is exactly 1. Every loss is divided
+Log-probabilities are computed twice: `evaluate` gives log π_old without a gradient, every pass of `learn` gives log π
+anew. Both cut the step into the same micro-batches, so the first ratio is exactly 1. Every loss is divided
 by what the whole minibatch holds, over all processes, so that it does not depend on how the minibatch is cut.
 """
 
@@ -40,11 +40,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Target:
-    """What is learned: advantages (N, T), the critic's returns (N, T), and the tokens' KL penalties (N, T)."""
+    """What is learned: advantages and the critic's returns, each (N, T)."""
 
     advantages: Tensor
     returns: Tensor
-    kl: Tensor
 
 
 @dataclass
@@ -131,7 +130,7 @@ class Learner:
             returns = (advantage.gae(rewards, known.values, mask, recipe.gamma, lam) + known.values) * mask
         if recipe.whiten_advantages:
             found = advantage.whiten(found, mask)
-        return Target(found, returns, kl)
+        return Target(found, returns)
 
     # ------------------------------------------------------------ learning
 
