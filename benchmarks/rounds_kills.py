@@ -49,7 +49,7 @@ Keys = dict[str, Any]
 
 SHORT: Keys = {
     "chat_template": "none", "max_length": 96, "batch": 4, "micro_batch": 4, "steps": 4, "save_every": 2,
-    "eval_every": 100, "learning_rate": 3e-4, "warmup": 0.0, "threads": 1, "report_to": [], "unusable": "drop",
+    "eval_every": 100, "learning_rate": 5e-5, "warmup": 0.0, "threads": 1, "report_to": [], "unusable": "drop",
 }  # fmt: skip
 AFFIXES = {"affix_good": "well: {prompt}", "affix_bad": "badly: {prompt}"}
 
@@ -175,8 +175,10 @@ def line_of(name: str, recipe: str, keys: Keys, out: Path) -> list[str]:
 def speaking(work: Path) -> str:
     """The packaged model after it has learned three short answers to each prompt."""
     rows = [{"prompt": f"say {i}\n", "completion": text} for i in range(16) for text in TEXTS]
-    keys = SHORT | {"model": TINY, "train": str(write(work / "speak.jsonl", rows)), "steps": 40, "batch": 8,
-                    "save_every": 40, "heldout_fraction": 0}  # fmt: skip
+    keys = SHORT | {
+        "model": TINY, "train": str(write(work / "speak.jsonl", rows)), "steps": 40, "batch": 8, "learning_rate": 1e-3,
+        "save_every": 40, "heldout_fraction": 0,
+    }  # fmt: skip
     to_the_end(line_of("sft", "sft", keys, work / "speaker"), work / "speaker.log")
     return str(work / "speaker" / "final")
 
