@@ -1,6 +1,6 @@
 """Does every shipped chain run to its end, and is its last step's held-out reward above its first step's?
 
-  python benchmarks/chains.py --data DIR --out DIR [--chains deepspeed_chat moss …] [--quick] [--kill]
+  python benchmarks/chains.py --data DIR --out DIR [--chains deepspeed_chat moss …] [--toy] [--kill]
 
 DIR of --data holds pref_model_written_evals/persona.jsonl.zst (Anthropic's model-written evaluations, CC-BY-4.0) and
 lawir_zh (Chinese statutes, outside copyright, and lay people's questions with the articles that answer them, MIT). The
@@ -10,8 +10,9 @@ place of medicine: 4,000 articles as domain text, 300 questions with the first c
 against the first clause of an article that does not.
 
 --kill ends each chain with kill -9 once in every step, as soon as that step has a checkpoint, and starts the same
-command again; at the end the weights must be those of a chain that was never killed, bit by bit. --quick makes six
-optimizer steps in each step, which is enough for that and for no reward. The tiny model, one process, no GPU.
+command again; at the end the weights must be those of a chain that was never killed, bit by bit. --toy takes a model of
+two layers with random weights and generated pairs (half of its examples prefer one answer, half the other): 20 seconds
+of CPU a chain, which is what the kills are for. Otherwise the packaged tiny model. One process, no GPU.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ SHARED = {
 }  # fmt: skip
 ENGLISH = SHARED | {
     "sft.save_every": 15, "reward.save_every": 15, "ppo.save_every": 5, "reward.batch": 8, "reward.epochs": 2,
-    "ppo.max_new_tokens": 4, "compare.max_new_tokens": 4, "ppo.batch": 32, "ppo.minibatch": 32, "ppo.steps": 20,
+    "ppo.max_new_tokens": 4, "compare.max_new_tokens": 4, "ppo.batch": 64, "ppo.minibatch": 32, "ppo.steps": 24,
     "compare.batch": 32,
 }  # fmt: skip
 CHINESE = SHARED | {
@@ -55,55 +56,90 @@ CHINESE = SHARED | {
     "reward.epochs": 4, "reward.batch": 8, "ppo.save_every": 5, "ppo.max_new_tokens": 48, "ppo.batch": 32,
     "ppo.minibatch": 32, "ppo.steps": 20, "compare.max_new_tokens": 48, "compare.batch": 32,
 }  # fmt: skip
-QUICK = {"steps": 6, "save_every": 2}  # of every step
-SMALL = {"ppo.batch": 16, "ppo.minibatch": 16, "compare.prompts": 10, "compare.samples": 1}
+TOY = {
+    "every.threads": 1, "every.report_to": "[]", "every.chat_template": "none", "every.max_length": 96,
+    "compare.heldout_fraction": 0.25, "compare.prompts": 60, "compare.samples": 2, "compare.max_new_tokens": 8,
+    "compare.batch": 60, "sft.steps": 12, "sft.save_every": 4, "sft.learning_rate": 0.01, "reward.steps": 12,
+    "reward.save_every": 4, "reward.learning_rate": 0.005, "ppo.steps": 12, "ppo.save_every": 4, "ppo.batch": 64,
+    "ppo.minibatch": 32, "ppo.micro_batch": 32, "ppo.learning_rate": 0.005, "ppo.critic_learning_rate": 0.005,
+    "ppo.max_new_tokens": 8,
+}  # fmt: skip
+TOY_CPT = {
+    "cpt.block": 32, "cpt.long_block": 32, "cpt.batch": 8, "cpt.micro_batch": 8, "cpt.steps": 12, "cpt.save_every": 4,
+    "cpt.eval_every": 6, "cpt.eval_blocks": 4, "cpt.final_eval_tokens": 512, "cpt.threads": 1,
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="real data, where --toy is not given")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=CHAINS)
     parser.add_argument("--kill", action="store_true", help="also kill each chain in every step, and compare the ends")
-    parser.add_argument("--quick", action="store_true", help="six optimizer steps in each step")
+    parser.add_argument("--toy", action="store_true", help="a model of two layers on generated pairs")
     options = parser.parse_args()
     sets = options.out / "data"
-    if not (sets / "ready").is_file():
+    if options.toy:
+        generated(sets)
+    elif not (sets / "ready").is_file():
         english(options.data, sets)
         chinese(options.data / "lawir_zh", sets)
         (sets / "ready").touch()
     for name in options.chains:
-        line = command(name, sets, options.out / name, options.quick)
+        line = command(name, sets, options.out / name, options.toy)
         start = time.monotonic()
         run(line, options.out / f"{name}.log")
         print(f"== {name}: {time.monotonic() - start:.0f} s", flush=True)
         print(json.dumps(json.loads((options.out / name / "run.json").read_text())["comparison"]), flush=True)
         if options.kill:
-            killed(name, sets, options.out, options.quick)
+            killed(name, sets, options.out, options.toy)
 
 
-def command(name: str, sets: Path, out: Path, quick: bool) -> list[str]:
+def command(name: str, sets: Path, out: Path, toy: bool) -> list[str]:
     """The chain on its data sets."""
-    found: dict[str, Any] = dict(CHINESE if name == "zhongjing" else ENGLISH)
-    if name == "zhongjing":
-        found |= {
-            f"cpt.{key}_file": sets / f"{rows}.jsonl"
-            for key, rows in (("train", "domain"), ("heldout", "domain_heldout"))
-        }
-        found |= {"sft.train": sets / "law_answers.jsonl"}
-        found |= {f"{step}.train": sets / "law_pairs.jsonl" for step in ("reward", "ppo")}
-    else:
-        pairs = sets / ("noisy.jsonl" if name == "moss" else "train.jsonl")
-        found |= {"sft.train": sets / "form.jsonl", "reward.train": pairs, "ppo.train": sets / "train.jsonl"}
+    found = on_toy(name, sets) if toy else on_tiny(name, sets)
     if name == "moss":
         found |= {"reward.models": 3, "reward.turn_share": 0.15, "reward.epochs": 1}
-    if quick:
-        names = ("cpt",) * (name == "zhongjing") + ("sft", "reward", "ppo")
-        found |= {f"{step}.{key}": value for step in names for key, value in QUICK.items()} | SMALL
-        if name == "zhongjing":
-            found |= {"cpt.block": 64, "cpt.long_block": 64}
     changes = [word for key, value in found.items() for word in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "trainers.command", "chain", "--config", name, "--out", str(out), *changes]
+
+
+def on_tiny(name: str, sets: Path) -> dict[str, Any]:
+    """Keys for the packaged model on real data."""
+    if name == "zhongjing":
+        files = {"cpt.train_file": "domain", "cpt.heldout_file": "domain_heldout", "sft.train": "law_answers",
+                 "reward.train": "law_pairs", "ppo.train": "law_pairs"}  # fmt: skip
+    else:
+        files = {"sft.train": "form", "reward.train": "noisy" if name == "moss" else "train", "ppo.train": "train"}
+    return {
+        **(CHINESE if name == "zhongjing" else ENGLISH),
+        **{key: sets / f"{file}.jsonl" for key, file in files.items()},
+    }
+
+
+def on_toy(name: str, sets: Path) -> dict[str, Any]:
+    """Keys for the model of two layers on generated pairs."""
+    found: dict[str, Any] = {**TOY, "sft.train": sets / "both.jsonl"}
+    found |= {f"{step}.train": sets / "toy.jsonl" for step in ("reward", "ppo")}
+    if name == "zhongjing":
+        texts = {f"cpt.{key}_file": sets / "texts.jsonl" for key in ("train", "heldout")}
+        return found | TOY_CPT | texts | {"cpt.init": sets / "model"}
+    return (
+        found | {"sft.model": sets / "model"} | ({"reward.model": sets / "model"} if name == "deepspeed_chat" else {})
+    )
+
+
+def generated(sets: Path) -> None:
+    """The toy and its data: 240 prompts; both answers to each are examples, the pairs prefer one."""
+    from tests.trainers.toy import build_toy, pair_rows
+
+    if not (sets / "model").is_dir():
+        build_toy(sets / "model")
+    rows = pair_rows(240)
+    write(sets / "toy.jsonl", rows)
+    write(sets / "both.jsonl", [{"prompt": row["prompt"], "completion": row[side]}
+                                for row in rows for side in ("chosen", "rejected")])  # fmt: skip
+    write(sets / "texts.jsonl", [{"text": f"{row['prompt']}{row['chosen']}"} for row in rows])
 
 
 def run(line: list[str], log: Path) -> None:
@@ -117,7 +153,7 @@ def run(line: list[str], log: Path) -> None:
 # ---------------------------------------------------------------- kill -9
 
 
-def killed(name: str, sets: Path, out: Path, quick: bool) -> None:
+def killed(name: str, sets: Path, out: Path, toy: bool) -> None:
     """The same chain, killed once in every step: its end must be bitwise that of the first."""
     from tests.trainers.toy import same_weights
 
@@ -126,7 +162,7 @@ def killed(name: str, sets: Path, out: Path, quick: bool) -> None:
     steps = [step["step"] for step in json.loads((whole / "run.json").read_text())["steps_of_the_chain"]]
     for step in steps:
         process = subprocess.Popen(
-            command(name, sets, again, quick), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            command(name, sets, again, toy), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
         )
         while process.poll() is None and not has_checkpoint(again / step):
             time.sleep(0.01)
@@ -136,7 +172,7 @@ def killed(name: str, sets: Path, out: Path, quick: bool) -> None:
             print(f"   {name}: killed in {step}: {sorted(p.name for p in again.iterdir() if p.is_dir())}", flush=True)
         else:
             print(f"   {name}: {step} ended with {process.returncode} before it could be killed", flush=True)
-    run(command(name, sets, again, quick), out / f"{name}-killed.log")
+    run(command(name, sets, again, toy), out / f"{name}-killed.log")
     for step in [*steps, "."]:
         same = same_weights(whole / step / "final", again / step / "final")
         print(f"   {name}: {step}/final {'bitwise the same' if same else 'DIFFERENT'}", flush=True)
