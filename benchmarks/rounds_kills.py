@@ -158,11 +158,11 @@ def methods(work: Path, speaker: str, engine: str) -> dict[str, tuple[str, Keys]
     supervisor = work / "supervisor"
     to_the_end(line_of("reward", "reward", part | {"heldout_fraction": 0}, supervisor), work / "supervisor.log")
     return found | {
-        "listmle": ("rank", common | {"train": str(write(work / "lists.jsonl", scored)), "loss": "listmle"}),
+        "listmle": ("rank", part | {"train": str(write(work / "lists.jsonl", scored)), "loss": "listmle"}),
         "strength": ("strength", part | {"models": 2}),
         "weak": ("weak", part | {"supervisor": str(supervisor)}),
         "rahf": ("rahf", part | AFFIXES | {"lora_rank": 2}),
-        "detector": ("detector", common | {"train": str(write(work / "harm.jsonl", harm)), "heldout_fraction": 0.25}),
+        "detector": ("detector", part | {"train": str(write(work / "harm.jsonl", harm))}),
     }
 
 
