@@ -20,11 +20,10 @@ import toy_gguf
 from safetensors.torch import load_file, save_file
 
 from serve.config import EMBEDDED
-from serve.engine.local.conversion import converted
+from serve.engine.local.conversion import converted, opened
 from serve.engine.local.generation import score
 from serve.engine.local.graph import Unsupported, check
 from serve.engine.local.session import Session
-from serve.engine.local.source import opened
 from serve.engine.local.template import Template
 from serve.engine.local.web import Engine, application
 from serve.gguf import metadata

@@ -24,6 +24,18 @@ _VERSION = 1  # of serve.engine.local.graph: raise it where the graph or the wei
 _SAMPLE = 2**20
 
 
+def opened(path: Path) -> Source:
+    """The model in a GGUF file, or in a folder of transformers.
+
+    Raises:
+        GgufError, Unsupported: it cannot be read, or its tokenizer is of another kind; the message says which.
+        OSError: the files cannot be read.
+    """
+    from serve.engine.local import folder, gguf_file
+
+    return folder.read(path) if path.is_dir() else gguf_file.read(path)
+
+
 def converted(source: Source, say: Callable[[str], None]) -> Path:
     """The ONNX model of a model's files, converted now unless it has been before.
 

@@ -16,13 +16,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serve.engine.local import answer, parameters
-from serve.engine.local.conversion import converted
+from serve.engine.local.conversion import converted, opened
 from serve.engine.local.generation import Piece, generate, score
 from serve.engine.local.parameters import Asked, Refused
 from serve.engine.local.sampling import Sampling
 from serve.engine.local.scheduler import Scheduler
 from serve.engine.local.session import Session
-from serve.engine.local.source import opened
 from serve.engine.local.template import Template, Unrenderable
 from serve.gguf import context_length
 
