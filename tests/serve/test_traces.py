@@ -103,10 +103,12 @@ async def test_any_worker_gives_any_trace_and_all_metrics(start: Start) -> None:
         for _ in range(10):
             answer = await http.post("/v1/chat/completions", json=chat(), headers={"x-trimtab-policy": "chat"})
             assert (await trace(http, answer))["policy"] == "chat"
+        line = 'trimtab_requests_total{path="/v1/chat/completions",policy="chat",status="200"} 10.0'
+        async with asyncio.timeout(60):  # a worker tells the others its counts once a second
+            while line not in (await http.get("/metrics")).text:
+                await asyncio.sleep(0.05)
         for _ in range(4):
-            text = (await http.get("/metrics")).text
-            line = 'trimtab_requests_total{path="/v1/chat/completions",policy="chat",status="200"} 10.0'
-            assert line in text
+            assert line in (await http.get("/metrics")).text
 
 
 async def test_metrics_count_what_happened(http: httpx.AsyncClient) -> None:

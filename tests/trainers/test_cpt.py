@@ -183,8 +183,8 @@ def test_every_key_of_a_shipped_recipe_is_explained(path: Path) -> None:
 def test_unknown_method_is_refused_with_the_valid_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["alchemy"]) == 2
     assert (
-        "no method 'alchemy'; methods: cpt, sft, reward, strength, weak, detector, pair, kto, rank, rahf, rounds, bpo, "
-        "check, pick, gate, dpo" in capsys.readouterr().err
+        "no method 'alchemy'; methods: cpt, sft, reward, strength, weak, detector, pair, kto, rank, rahf, rounds, ppo, "
+        "bpo, chain, check, pick, flywheel, gate, dpo" in capsys.readouterr().err
     )
     assert command.main(["--list"]) == 0
     assert capsys.readouterr().out.startswith("cpt ")

@@ -75,7 +75,7 @@ def test_a_model_with_a_routers_loss_is_refused(
 ) -> None:
     model = Path(shutil.copytree(toy, tmp_path / "routed"))
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"output_router_logits": True}))
+    (model / "config.json").write_text(json.dumps(config | {"output_router_logits": True, "router_aux_loss_coef": 0.1}))
     line = arguments(tmp_path / "out", model=str(model), train=str(pairs), packing="prompt", loss="dpo")
     assert pair.main(line) == 2
     assert "packing does not compute a router's auxiliary loss" in capsys.readouterr().err

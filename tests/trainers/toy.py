@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+ROOT = Path(__file__).parents[2]
 # A server imports the libraries once, in a process without threads, and forks each run that is to be killed.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
