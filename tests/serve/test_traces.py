@@ -98,7 +98,7 @@ async def test_any_worker_gives_any_trace_and_all_metrics(start: Start) -> None:
     served = start("--workers", "2")
     assert len(served.workers()) == 2
     async with httpx.AsyncClient(
-        verify=False, base_url=served.url, timeout=10, headers={"connection": "close"}
+        verify=False, base_url=served.url, timeout=60, headers={"connection": "close"}
     ) as http:
         for _ in range(10):
             answer = await http.post("/v1/chat/completions", json=chat(), headers={"x-trimtab-policy": "chat"})
@@ -218,7 +218,7 @@ async def listed(http: httpx.AsyncClient, **asked: Any) -> list[dict[str, Any]]:
 
 async def test_recent_traces_are_listed_newest_first_and_filtered(start: Start) -> None:
     served = start()
-    async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
         for policy, model in (("chat", "echo"), ("raw", "echo"), ("chat", "error-429"), ("base", "echo")):
             answer = await http.post(
                 "/v1/chat/completions", json=chat(model=model), headers={"x-trimtab-policy": policy}
