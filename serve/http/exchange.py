@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from serve.http.body import BODY_S, too_slow
@@ -30,7 +31,7 @@ class Wire(Protocol):
         """The answer has been written to its end: close the connection or go on to the next request."""
 
 
-class Exchange:
+class Exchange(ABC):
     """What the connection sees of a request; `run` answers it.
 
     `started` says whether the answer's head is out (so an error can no longer choose a status), `ended` whether all of
@@ -46,9 +47,9 @@ class Exchange:
         self.keep_alive = head.keep
         self._wire, self._old, self._expect = wire, head.old, head.expect and not head.old
 
+    @abstractmethod
     async def run(self) -> None:
         """Answer."""
-        raise NotImplementedError
 
     # -- what the connection says
 
