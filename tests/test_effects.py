@@ -11,6 +11,7 @@ from benchmarks.effects import instructions, questions
 from benchmarks.effects.arms import CHAT, configuration
 from benchmarks.effects.cells import of_answers
 from benchmarks.effects.instructions import CHECKS, follows
+from benchmarks.effects.table import merged
 from trainers.evaluation.core import Answer, Question
 
 # check, argument, an answer that does it, one that does not
@@ -75,6 +76,14 @@ def test_arms_that_were_asked_later_stand_beside_the_first_ones(tmp_path: Path) 
     arms = of_answers("instructions", folders, tmp_path, "raw")["arms"]
     assert {arm: cell["n"] for arm, cell in arms.items()} == {"raw": 12, "penalty": 12}
     assert arms["raw"]["level"]["follows"]["value"] > arms["penalty"]["level"]["follows"]["value"] == 0
+
+
+def test_a_set_that_a_later_run_did_not_ask_stays() -> None:
+    def told(**sets: str) -> dict[str, object]:
+        return {"chat": {"model": "one", "baseline": "raw", "sets": sets}}
+
+    assert merged(told(vicuna="old", bpo="old"), told(vicuna="new")) == told(vicuna="new", bpo="old")
+    assert merged({}, told(vicuna="new")) == told(vicuna="new")
 
 
 def test_an_arm_named_penalty_differs_from_its_like_in_the_engine_alone() -> None:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.effects.table --work DIR --out benchmarks/effects/results --page docs/effects.md
 
-Asks no server. Cells that no run has filled are shown as an en dash. In the page, what stands between the comments
-`effects:begin` and `effects:end` is written anew.
+Asks no server. A set that --work does not hold stays as an earlier run left it in results.json; cells that no run has
+filled are shown as an en dash. In the page, what stands between the comments `effects:begin` and `effects:end` is
+written anew.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from benchmarks.effects.cells import LAW, SETS, collected
 from trainers.evaluation.core import Estimate
 
 FEWEST = 10  # answers of an arm, without which a set is not shown
+
+
+def merged(earlier: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found, and every set of an earlier run that this one has not asked."""
+    return {kind: told | {"sets": earlier.get(kind, {}).get("sets", {}) | told["sets"]} for kind, told in found.items()}
 
 
 def flat(found: Mapping[str, Any]) -> str:
@@ -149,9 +155,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder for results.json and results.csv")
     parser.add_argument("--page", type=Path, help="a Markdown file whose tables are written anew")
     args = parser.parse_args()
-    found = collected(args.work)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "results.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    kept = args.out / "results.json"
+    found = merged(json.loads(kept.read_text("utf-8")) if kept.is_file() else {}, collected(args.work))
+    kept.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (args.out / "results.csv").write_text(flat(found), "utf-8")
     tables = page(found)
     if args.page:
