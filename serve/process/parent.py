@@ -40,6 +40,7 @@ from typing import Any
 from serve.config import Config, ConfigError, Engine
 from serve.configure.grants import grants, refuse_widening
 from serve.configure.server import refuse_opening
+from serve.process import heap
 from serve.process.console import Console
 from serve.process.engine_child import EngineChild, Pace
 from serve.process.launcher import resolve
@@ -61,15 +62,10 @@ def run(
     _check_writable(config.state_dir)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(config.server.host, config.server.port))
-        env = {**_MALLOC, **os.environ}
+        env = {**heap.THRESHOLDS, **os.environ}
         if config.server.workers > 1:
             env["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-"))
         return asyncio.run(_Supervisor(load, config, argv, worker, pace or Pace(), listener, env).serve(engines))
-
-
-# What glibc's malloc reads in a worker. By default it returns the memory of every copy of a large body to the kernel,
-# which then has to zero as many pages for the next copy: three quarters of the time that a copy takes.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**27), "MALLOC_ARENA_MAX": "1"}
 
 
 class _Supervisor:

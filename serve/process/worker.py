@@ -28,6 +28,7 @@ from serve.http.listener import Listener, context, run
 from serve.http.site import Site
 from serve.observe import logs
 from serve.process.current import Worker
+from serve.process.heap import Heap
 from serve.process.parts import drain_s
 
 # libuv accepts one connection of a listening socket in a turn of the loop, and a busy loop has few turns: of 256 who
@@ -37,6 +38,7 @@ _ACCEPT = 16
 # it would wait for Python's 5 ms, many times in a request.
 _SWITCH_S = 0.0005
 _COUNT_S = 1.0  # between looks at how many tasks there are, which would tell of a leak
+_HEAP_S = 10.0  # between looks at how much freed memory is kept
 
 
 async def serve(told: Mapping[str, Any]) -> None:
@@ -66,12 +68,18 @@ async def serve(told: Mapping[str, Any]) -> None:
             worker.ledgers.sweep()
             await asyncio.sleep(_COUNT_S)
 
+    async def give_back() -> None:
+        heap = Heap()
+        while True:
+            await asyncio.sleep(_HEAP_S)
+            await asyncio.to_thread(heap.give_back)
+
     async def follow_changes() -> None:
         while True:
             await worker.follow_changes()
 
     watching = watch(worker.checked, lambda: worker.service.relay)
-    parts = (worker.listen_to_parent(), announce(), follow(), follow_changes(), watching, count())
+    parts = (worker.listen_to_parent(), announce(), follow(), follow_changes(), watching, count(), give_back())
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
