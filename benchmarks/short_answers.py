@@ -4,7 +4,8 @@
 
 Trains a LoRA adapter with `trimtab train ppo` on short questions in four languages. The reward is a rule: a third each
 for at most 40 words, for a clean end, and for the question's language. Prints score, KL and length on held-out
-questions before and after, with the paired 95% interval, the phases of a step, and ten held-out answers.
+questions before and after, with the paired 95% interval, the phases of a step, and ten held-out answers to read. A run
+that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -24,30 +25,35 @@ WORDS = 40
 LANGUAGES = ["en", "fr", "de", "es"]
 QUESTIONS = {
     "en": ("What is {}?", "Why do people like {}?", "Name one use of {}."),
-    "fr": ("Qu'est-ce que {} ?", "Pourquoi aime-t-on {} ?", "Donnez une utilité de {}."),
+    "fr": ("Qu'est-ce que {} ?", "Pourquoi aime-t-on {} ?", "À quoi sert {} ?"),
     "de": ("Was ist {}?", "Warum mag man {}?", "Nenne einen Nutzen von {}."),
-    "es": ("¿Qué es {}?", "¿Por qué gusta {}?", "Di un uso de {}."),
+    "es": ("¿Qué es {}?", "¿Por qué gusta {}?", "¿Para qué sirve {}?"),
 }
 TOPICS = {
     "en": "honey, rain, iron, chess, bread, music, a bridge, the moon, wool, a garden, salt, a library, coffee, wind, "
-          "paper, football, a bicycle, milk, glass, history",
-    "fr": "le miel, la pluie, le fer, le pain, la musique, la lune, le sel, le café, le vent, le verre",
-    "de": "Honig, Regen, Eisen, Brot, Musik, Wolle, Salz, Kaffee, Wind, Glas",
-    "es": "la miel, la lluvia, el hierro, el pan, la música, la luna, la sal, el café, el viento, el vidrio",
+          "paper, football, a bicycle, milk, glass, history, a clock, tea, wood, a museum, gold, cotton, a map, sugar, "
+          "a lamp, dancing, the sea, a train, rice, silk, a mirror, leather, a market, steel, soap, a forest, water, "
+          "a telephone, a candle, poetry, fire",
+    "fr": "le miel, la pluie, le fer, le pain, la musique, la lune, le sel, le café, le vent, le verre, le bois, "
+          "le sucre, la soie, le papier, la mer",
+    "de": "Honig, Regen, Eisen, Brot, Musik, Wolle, Salz, Kaffee, Wind, Glas, Holz, Zucker, Seide, Papier, Wasser",
+    "es": "la miel, la lluvia, el hierro, el pan, la música, la luna, la sal, el café, el viento, el vidrio, "
+          "la madera, el azúcar, la seda, el papel, el mar",
 }  # fmt: skip
 RECIPE = """
 scorer: rule
 rule: {rule}:score
 max_new_tokens: 64
 max_length: 160
+temperature: 0.6
 batch: 32
 micro_batch: 16
 minibatch: 16
 shared_trunk: true
-value_coefficient: 1.0
+value_coefficient: 0.1
 kl_coefficient: 0.02
 lam: 1.0
-learning_rate: 0.0003
+learning_rate: 0.0005
 lora_rank: 8
 heldout_fraction: 0.0
 save_every: 1
@@ -125,8 +131,10 @@ def report(run: Path) -> None:
     print(
         f"score, paired: {mean(apart):+.3f} ({mean(apart) - half:+.3f} to {mean(apart) + half:+.3f}), n = {len(apart)}"
     )
-    for row in after[:: max(1, len(after) // 10)][:10]:
-        print(f"{row['score']:.2f} | {row['prompt'][-1]['content']} | {row['answer']!r}")
+    for old, new in list(zip(before, after, strict=True))[:: max(1, len(after) // 10)][:10]:
+        print(new["prompt"][-1]["content"])
+        for name, row in (("before", old), ("after", new)):
+            print(f"  {name} {row['score']:.2f} {row['answer']!r}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds, tokens and peak memory of a step's phases: generate, score, evaluate, update."""
+"""Seconds, CPU time, tokens and peak memory of a step's phases: generate, score, evaluate, update."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Phase:
-    """Sums over all steps; `peak` is the most memory in bytes, None where it cannot be read."""
+    """Sums over all steps; `cpu_seconds` is of all threads, and says what `seconds` would be on an idle machine with one
+    thread. `peak` is the most memory in bytes, None where it cannot be read.
+    """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     tokens: int = 0
     peak: int | None = None
 
@@ -32,9 +35,10 @@ class Phases:
         """Time what happens within."""
         phase = self.known.setdefault(name, Phase())
         forget_peak()
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         yield
         phase.seconds += time.perf_counter() - start
+        phase.cpu_seconds += time.process_time() - worked
         if (bytes_now := peak()) is not None:
             phase.peak = max(phase.peak or 0, bytes_now)
 
@@ -55,7 +59,8 @@ class Phases:
         whole = sum(phase.seconds for phase in self.known.values()) or 1.0
         return {
             name: {
-                "seconds": round(phase.seconds, 2), "share": round(phase.seconds / whole, 3), "tokens": phase.tokens,
+                "seconds": round(phase.seconds, 2), "cpu_seconds": round(phase.cpu_seconds, 2),
+                "share": round(phase.seconds / whole, 3), "tokens": phase.tokens,
                 "tokens_per_s": round(phase.tokens / phase.seconds, 1) if phase.seconds else None,
                 "peak_mb": None if phase.peak is None else round(phase.peak / 2**20),
             }
@@ -64,9 +69,9 @@ class Phases:
 
     def lines(self) -> str:
         """For a terminal."""
-        rows = [f"{'phase':<10} {'seconds':>9} {'share':>6} {'tokens/s':>9} {'peak MB':>8}"]
+        rows = [f"{'phase':<10} {'seconds':>9} {'CPU s':>9} {'share':>6} {'tokens/s':>9} {'peak MB':>8}"]
         rows += [
-            f"{name:<10} {row['seconds']:>9.1f} {row['share']:>6.0%} {row['tokens_per_s'] or 0:>9.1f} "
+            f"{name:<10} {row['seconds']:>9.1f} {row['cpu_seconds']:>9.1f} {row['share']:>6.0%} {row['tokens_per_s'] or 0:>9.1f} "
             f"{row['peak_mb'] or 0:>8}"
             for name, row in self.table().items()
         ]
