@@ -1,6 +1,6 @@
 """Does PPO teach a real model something that can be checked, and does the text still make sense?
 
-    python -m benchmarks.short_answers --model SmolLM2-135M-Instruct.gguf --out DIR [--steps 24]
+    python -m benchmarks.short_answers --model SmolLM2-135M-Instruct.gguf --out DIR [--steps 20]
 
 Trains a LoRA adapter with `trimtab train ppo` on short questions in four languages. The reward is a rule: a third each
 for at most 40 words, for a clean end, and for the question's language. Prints score, KL and length on held-out
@@ -22,6 +22,7 @@ from typing import Any
 from trainers import command
 
 WORDS = 40
+BUDGET = 4.0  # nats of an answer that the policy may end from its reference
 LANGUAGES = ["en", "fr", "de", "es"]
 QUESTIONS = {
     "en": ("What is {}?", "Why do people like {}?", "Name one use of {}."),
@@ -51,13 +52,16 @@ micro_batch: 16
 minibatch: 16
 shared_trunk: true
 value_coefficient: 0.1
-kl_coefficient: 0.02
+kl_coefficient: 0.05
+kl_target: {budget}
+kl_horizon: 80
 lam: 1.0
 learning_rate: 0.0005
 lora_rank: 8
 heldout_fraction: 0.0
 save_every: 1
-samples_every: 4
+logging_every: 1
+samples_every: 5
 report_to: []
 """
 
@@ -98,7 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", required=True, help="a GGUF file or a folder")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -107,7 +111,7 @@ def main() -> int:
     for path, texts in zip(files.values(), prompts(), strict=True):
         path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
     recipe = options.out / "recipe.yaml"
-    values = RECIPE.format(rule=Path(__file__).resolve())
+    values = RECIPE.format(rule=Path(__file__).resolve(), budget=BUDGET)
     more = {"model": options.model, **files, "steps": options.steps, "threads": options.threads}
     recipe.write_text(values + "".join(f"{key}: {value}\n" for key, value in more.items()), encoding="utf-8")
     run = options.out / "run"
@@ -127,7 +131,8 @@ def report(run: Path) -> None:
     apart = [new["score"] - old["score"] for old, new in zip(before, after, strict=True)]
     half = 1.96 * stdev(apart) / math.sqrt(len(apart))
     for name in ("score", "kl", "tokens"):
-        print(f"{name}: {mean(row[name] for row in before):.3f} -> {mean(row[name] for row in after):.3f}")
+        budget = f" (budget {BUDGET:g})" if name == "kl" else ""
+        print(f"{name}: {mean(row[name] for row in before):.3f} -> {mean(row[name] for row in after):.3f}{budget}")
     print(
         f"score, paired: {mean(apart):+.3f} ({mean(apart) - half:+.3f} to {mean(apart) + half:+.3f}), n = {len(apart)}"
     )

@@ -25,6 +25,7 @@ PLAIN: dict[str, Any] = {"model": "a/model", "reward_model": "a/reward", "train"
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "moss": {"reward_clip": 5.0, "dual_clip": 3.0, "ema": 0.99, "critic_warmup": 20, "critic_learning_rate": 5e-6},
+    "vapo": {"clip_high": 0.28},
     "adaptive": {"kl_target": 6.0, "minibatch": 16, "inner_epochs": 4, "entropy_coefficient": 0.01, "value_clip": 0.0},
     "grpo": {"advantage": "grpo", "answers": 8, "kl_in": "loss", "kl_estimator": "k3", "whiten_advantages": False,
              "loss_mean": "answer", "importance_cap": 0.0},
@@ -63,7 +64,7 @@ def test_openrlhfs_own_parser_takes_every_flag(name: str) -> None:
     keys = RECIPES[name]
     values = parsed(flags_of(recipe(**keys), 1000, OUT, 8))
     given = recipe(**keys)
-    assert values["actor"]["eps_clip_low_high"] == [given.clip, given.clip]
+    assert values["actor"]["eps_clip_low_high"] == [given.clip, given.clip_high or given.clip]
     assert values["rollout"]["batch_size"] * values["rollout"]["n_samples_per_prompt"] == given.batch
     assert values["train"]["batch_size"] == given.rows_per_update
     assert values["critic"]["model_name_or_path"] == (given.reward_model if given.has_critic else None)

@@ -84,6 +84,23 @@ def test_policy_loss_is_its_formula_with_both_clips() -> None:
     assert losses.clipped(u, bad, mask, 0.2).tolist() == [[1.0, 0.0, 0.0, 0.0]]
 
 
+def test_the_upper_clip_can_be_wider_than_the_lower_one() -> None:
+    """Between the two bounds a good token still has a gradient; a bad token's lower bound stays where it was."""
+    u = torch.tensor([[0.75, 1.25, 1.5]], dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    for advantage, loss, slope, share in (
+        (2.0, [-1.5, -2.5, -2.56], [-2.0, -2.0, 0.0], [0.0, 0.0, 1.0]),
+        (-2.0, [1.6, 2.5, 3.0], [0.0, 2.0, 2.0], [1.0, 0.0, 0.0]),
+    ):
+        advantages = torch.full_like(u, advantage)
+        found = losses.policy_loss(u, advantages, mask, 0.2, clip_high=0.28)
+        assert found.tolist() == [pytest.approx(loss)]
+        assert torch.autograd.grad(found.sum(), u)[0].tolist() == [slope]
+        assert losses.clipped(u, advantages, mask, 0.2, 0.28).tolist() == [share]
+    bad = torch.full_like(u, -9.0)
+    assert losses.policy_loss(u, bad, mask, 0.2, 3.0, 0.28).max().item() == pytest.approx(13.5)
+
+
 def test_masked_log_probabilities_are_zeroed_before_the_exponential() -> None:
     """−∞ or a huge number on padding is neither NaN nor infinite afterwards, nor is its gradient."""
     logps = torch.tensor([[-1.0, 1e4, float("-inf")]], dtype=torch.float64, requires_grad=True)

@@ -49,6 +49,9 @@ WORKED_OUT: Mapping[str, Callable[[Recipe], Flags]] = {
     "minibatch": lambda r: ["--train.batch_size", str(r.rows_per_update)],
     "critic": lambda r: ["--critic.model_name_or_path", r.critic or r.reward_model] if r.has_critic else [],
     "critic_learning_rate": lambda r: ["--critic.adam.lr", str(r.critic_learning_rate or r.learning_rate)],
+    "clip_high": lambda r: (
+        [] if r.clip_high is None else ["--actor.eps_clip_low_high", str(r.clip), str(r.clip_high)]
+    ),
     "dual_clip": lambda r: ["--actor.dual_clip", str(r.dual_clip)] if r.dual_clip else [],
     "value_clip": lambda r: ["--critic.value_clip", str(r.value_clip) if r.value_clip else UNBOUNDED],
     "kl_target": lambda r: ["--algo.kl.target", str(r.kl_target)] if r.kl_target else [],

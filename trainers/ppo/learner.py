@@ -179,12 +179,13 @@ class Learner:
         recipe, mask, width = self.recipe, batch.mask, batch.width
         logps, old, advantages = told.logps(batch), known.old[rows, :width], target.advantages[rows, :width]
         u = losses.ratio(logps, old, mask)
-        each = losses.policy_loss(u, advantages, mask, recipe.clip, recipe.dual_clip)
+        each = losses.policy_loss(u, advantages, mask, recipe.clip, recipe.dual_clip, recipe.clip_high)
         if rollout.engine is not None and recipe.importance_cap:
             each = each * losses.importance(old, rollout.engine[rows, :width], mask, recipe.importance_cap)
         with torch.no_grad():
             sums.add(
-                loss=each.sum(), tokens=mask.sum(), clip_share=losses.clipped(u, advantages, mask, recipe.clip).sum(),
+                loss=each.sum(), tokens=mask.sum(),
+                clip_share=losses.clipped(u, advantages, mask, recipe.clip, recipe.clip_high).sum(),
                 ratio=(u - 1).abs().mul(mask).sum(), old_kl=losses.kl(old, logps, mask, "k1").sum(),
             )  # fmt: skip
         if recipe.kl_in == "loss":

@@ -61,20 +61,30 @@ class Actor(nn.Module):
     def forward(self, batch: Batch) -> Told:
         """One pass; a distribution stands at the position before its token."""
         width = batch.width
-        out = self.model(**batch.asked, logits_to_keep=width + 1, output_hidden_states=self.head is not None)
+        out = self.model(**batch.asked, logits_to_keep=before(batch), output_hidden_states=self.head is not None)
         values = None
         if self.head is not None:
             hidden = out.hidden_states[-1][:, -width - 1 : -1].float()
             values = self.head(hidden.detach() if self.stop_gradient else hidden).squeeze(-1)
-        return Told(out.logits[:, :-1].float() / self.temperature, values)
+        return Told(out.logits.float() / self.temperature, values)
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> Told:
         """What the actor said before it learned."""
         [frozen] = self._frozen
         with self.model.disable_adapter() if frozen is None else nullcontext():
-            out = (self.model if frozen is None else frozen)(**batch.asked, logits_to_keep=batch.width + 1)
-        return Told(out.logits[:, :-1].float() / self.temperature)
+            out = (self.model if frozen is None else frozen)(**batch.asked, logits_to_keep=before(batch))
+        return Told(out.logits.float() / self.temperature)
+
+
+def before(batch: Batch) -> Tensor:
+    """The positions before the answers' tokens, (T,).
+
+    A number for `logits_to_keep` would slice the states, and without a gradient torch multiplies slices row by row,
+    with a copy of the output layer for each in bfloat16.
+    """
+    last = batch.ids.shape[1] - 1
+    return torch.arange(last - batch.width, last, device=batch.ids.device)
 
 
 class Critic(nn.Module):

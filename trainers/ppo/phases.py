@@ -14,8 +14,9 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Phase:
-    """Sums over all steps; `cpu_seconds` is of all threads, and says what `seconds` would be on an idle machine with one
-    thread. `peak` is the most memory in bytes, None where it cannot be read.
+    """Sums over all steps; `cpu_seconds` counts all threads, and on a busy machine it says more than `seconds`.
+
+    `peak` is the most memory in bytes, None where it cannot be read.
     """
 
     seconds: float = 0.0
@@ -71,8 +72,8 @@ class Phases:
         """For a terminal."""
         rows = [f"{'phase':<10} {'seconds':>9} {'CPU s':>9} {'share':>6} {'tokens/s':>9} {'peak MB':>8}"]
         rows += [
-            f"{name:<10} {row['seconds']:>9.1f} {row['cpu_seconds']:>9.1f} {row['share']:>6.0%} {row['tokens_per_s'] or 0:>9.1f} "
-            f"{row['peak_mb'] or 0:>8}"
+            f"{name:<10} {row['seconds']:>9.1f} {row['cpu_seconds']:>9.1f} {row['share']:>6.0%} "
+            f"{row['tokens_per_s'] or 0:>9.1f} {row['peak_mb'] or 0:>8}"
             for name, row in self.table().items()
         ]
         return "\n".join(rows)

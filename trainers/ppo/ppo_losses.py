@@ -19,23 +19,29 @@ def ratio(logps: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, logps - old, torch.zeros_like(logps)).exp()
 
 
-def policy_loss(u: Tensor, advantages: Tensor, mask: Tensor, clip: float, dual_clip: float = 0.0) -> Tensor:
+def policy_loss(
+    u: Tensor, advantages: Tensor, mask: Tensor, clip: float, dual_clip: float = 0.0, clip_high: float | None = None
+) -> Tensor:
     """−min(u Â, clip(u, 1 ± ε) Â) (Schulman et al. 2017, arXiv 1707.06347, equation 7), u the ratio.
 
-    With `dual_clip` c > 1, a negative advantage costs at most −c Â (Ye et al. 2020, arXiv 1912.09729, equation 3).
+    `clip_high`: ε above 1, where it differs; a larger one lets unlikely tokens rise (Clip-Higher: DAPO, arXiv
+    2503.14476, section 3.1; VAPO, arXiv 2504.05118, section 4.3). With `dual_clip` c > 1, a negative advantage costs at
+    most −c Â (Ye et al. 2020, arXiv 1912.09729, equation 3).
     """
     import torch
 
-    surrogate = torch.minimum(u * advantages, u.clamp(1 - clip, 1 + clip) * advantages)
+    above = clip if clip_high is None else clip_high
+    surrogate = torch.minimum(u * advantages, u.clamp(1 - clip, 1 + above) * advantages)
     if dual_clip:
         bounded = torch.maximum(surrogate, dual_clip * advantages)
         surrogate = torch.where(advantages < 0, bounded, surrogate)
     return -surrogate * mask
 
 
-def clipped(u: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
+def clipped(u: Tensor, advantages: Tensor, mask: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
     """Tokens at which the clip stops the gradient: 1.0 or 0.0."""
-    high, low = (advantages > 0) & (u > 1 + clip), (advantages < 0) & (u < 1 - clip)
+    above = clip if clip_high is None else clip_high
+    high, low = (advantages > 0) & (u > 1 + above), (advantages < 0) & (u < 1 - clip)
     return ((high | low) & mask).to(u.dtype)
 
 

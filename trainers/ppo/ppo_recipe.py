@@ -51,6 +51,7 @@ class Recipe(Common):
     whiten_advantages: bool = True
 
     clip: float = 0.2
+    clip_high: float | None = None
     dual_clip: float = 0.0
     loss_mean: Literal["token", "answer"] = "token"
     entropy_coefficient: float = 0.0
@@ -122,6 +123,8 @@ def check(recipe: Recipe) -> None:
         raise RecipeError("temperature must be above 0")
     if not 0 < recipe.clip < 1:
         raise RecipeError("clip must be above 0 and below 1")
+    if recipe.clip_high is not None and recipe.clip_high <= 0:
+        raise RecipeError("clip_high must be above 0; leave it null for clip on both sides")
     if recipe.dual_clip and recipe.dual_clip <= 1:
         raise RecipeError("dual_clip must be above 1, or 0 for none")
     if not 0 <= recipe.ema < 1:
