@@ -38,6 +38,7 @@ class Message(msgspec.Struct, frozen=True):
     content: str | list[dict[str, Any]] | None
     tool: bool = False  # it calls a tool or carries a tool's result
     raw: bytes | None = None
+    bare: bool = False  # role and content, a string, are all that `raw` holds
 
     @property
     def text(self) -> str:
@@ -62,6 +63,9 @@ class Message(msgspec.Struct, frozen=True):
 
         Its other fields, and the parts of its own content that `content` holds as well, stay the client's own bytes.
         """
+        if self.bare and isinstance(content, str):
+            raw = msgspec.json.encode({"role": self.role, "content": content})
+            return Message(self.role, content, self.tool, raw, bare=True)
         fields = msgspec.json.decode(self.raw, type=dict[str, msgspec.Raw]) if self.raw else {}
         fields.setdefault("role", msgspec.Raw(msgspec.json.encode(self.role)))
         own: dict[int, msgspec.Raw] = {}
@@ -73,14 +77,13 @@ class Message(msgspec.Struct, frozen=True):
         return Message(self.role, content, self.tool, msgspec.json.encode(fields))
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
+class Chat(msgspec.Struct, frozen=True):
     """A request for a chat completion. `params` holds every other body field as the client's own JSON bytes."""
 
     messages: tuple[Message, ...]
     model: str = ""
     stream: bool = False
-    params: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    params: Mapping[str, msgspec.Raw] = msgspec.field(default_factory=dict)
     continued: bool = False  # the engine holds earlier turns, which `messages` go on from
 
 
@@ -134,20 +137,32 @@ class Advice:
     detail: Mapping[str, Any] = field(default_factory=dict)  # for the trace; texts only under "content"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+_NO_ADVICE = Advice()
+
+
+class Outcome(msgspec.Struct, frozen=True, eq=False):
     """What became of a stage. `str()` is its entry in the X-Trimtab-Applied header.
 
-    `gave` is its advice, against which a context that is too short is held.
+    `gave` is its advice, against which a context that is too short is held. Equal are outcomes that say the same of the
+    stage, whatever it gave.
     """
 
     stage: str
     status: Status
     reason: str = ""
     ms: float = 0.0
-    gave: Advice = field(default=Advice(), repr=False, compare=False)
-    detail: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    states: Mapping[str, State] = field(default_factory=dict, repr=False, compare=False)
+    gave: Advice = _NO_ADVICE
+    detail: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    states: Mapping[str, State] = msgspec.field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcome) and self._told() == other._told()
+
+    def __hash__(self) -> int:
+        return hash(self._told())
+
+    def _told(self) -> tuple[str, Status, str, float]:
+        return self.stage, self.status, self.reason, self.ms
 
     def __str__(self) -> str:
         return f"{self.stage}={self.status}" + (f"({self.reason})" if self.reason else "")
@@ -199,9 +214,12 @@ class Profile:
     assistant_marker: str = "## Answer"
     fence: str = "````"
     form: Form = "fenced"
-    decoding: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     preamble: str = ""
     source: str = ""
+
+    def __hash__(self) -> int:  # it is a key of every request, and few have the same name
+        return hash((self.name, self.fence, self.instruction))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +247,12 @@ def estimate(text: str) -> int:
     return -(-len(text.encode()) // 3)
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a stage may know of the request beside the chat."""
 
     policy: Policy
     tenant: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)  # the request's `trimtab` field
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)  # the request's `trimtab` field
     deadline: float = 0.0  # time.monotonic() seconds
     count: Callable[[str], int] = estimate  # tokens of a text, by the engine's tokenizer where it is known
     ask: Callable[[str, Prompt], Awaitable[str]] | None = None  # (engine, prompt) -> answer text

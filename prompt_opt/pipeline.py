@@ -12,10 +12,10 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+
+from msgspec.structs import replace
 
 from prompt_opt.core import (
     Advice,
@@ -29,7 +29,6 @@ from prompt_opt.core import (
     Skip,
     Stage,
     State,
-    Status,
     Supplies,
 )
 from prompt_opt.layout.order import lay_out, shed
@@ -46,7 +45,6 @@ STAGES: Mapping[str, str] = {
 }
 _NOTHING = Supplies()
 _NO_ADVICE = Advice()
-_NO_DETAIL: Mapping[str, Any] = {}
 
 
 class StageFailed(Exception):
@@ -144,36 +142,41 @@ async def constant(ctx: Context, stages: Sequence[Stage]) -> Advice | None:
 
 
 async def _ask(stage: Stage, chat: Chat, ctx: Context) -> tuple[Advice, Outcome]:
-    if stage.name in ctx.options.get("skip", ()):
-        return Advice(), Outcome(stage.name, "skipped", "request")
-    started = time.monotonic()
-
-    def ended(
-        status: Status,
-        reason: str,
-        detail: Mapping[str, Any] = _NO_DETAIL,
-        gave: Advice = _NO_ADVICE,
-        states: Mapping[str, State] = _NO_DETAIL,
-    ) -> Outcome:
-        return Outcome(stage.name, status, reason, round((time.monotonic() - started) * 1000, 3), gave, detail, states)
-
-    budget = None if stage.instant else asyncio.timeout(ctx.remaining)  # a clock costs more than an instant stage
+    if ctx.options and stage.name in ctx.options.get("skip", ()):
+        return _NO_ADVICE, Outcome(stage.name, "skipped", "request")
+    if stage.instant:  # clocks would cost more than it does
+        try:
+            return _applied(stage, await stage(chat, ctx), 0.0)
+        except Exception as error:  # noqa: BLE001  a stage may raise anything
+            return _left_out(stage, error, 0.0)
+    started, budget = time.monotonic(), asyncio.timeout(ctx.remaining)
     try:
-        if budget is None:
+        async with budget:
             advice = await stage(chat, ctx)
-        else:
-            async with budget:
-                advice = await stage(chat, ctx)
-        return advice, ended("applied", advice.note, advice.detail, advice, advice.states)
-    except Forbidden as forbidden:
-        raise Forbidding(ended("failed", f"forbidden by {forbidden.rule.id}"), forbidden.rule) from None
-    except Skip as skip:
-        return _NO_ADVICE, ended("skipped", str(skip), skip.detail, states=skip.states)
-    except Exception as error:
-        if budget is not None and budget.expired() and isinstance(error, TimeoutError):
-            return _NO_ADVICE, ended("timed_out", f"{ctx.policy.budget_ms} ms")
-        log.exception("stage %s failed", stage.name)
-        return _NO_ADVICE, ended("failed", type(error).__name__)
+    except Exception as error:  # noqa: BLE001  a stage may raise anything
+        ms = _since(started)
+        if budget.expired() and isinstance(error, TimeoutError):
+            return _NO_ADVICE, Outcome(stage.name, "timed_out", f"{ctx.policy.budget_ms} ms", ms)
+        return _left_out(stage, error, ms)
+    return _applied(stage, advice, _since(started))
+
+
+def _since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 3)
+
+
+def _applied(stage: Stage, advice: Advice, ms: float) -> tuple[Advice, Outcome]:
+    return advice, Outcome(stage.name, "applied", advice.note, ms, advice, advice.detail, advice.states)
+
+
+def _left_out(stage: Stage, error: Exception, ms: float) -> tuple[Advice, Outcome]:
+    """What becomes of a stage that raised. Raises Forbidding where a rule forbids the request."""
+    if isinstance(error, Forbidden):
+        raise Forbidding(Outcome(stage.name, "failed", f"forbidden by {error.rule.id}", ms), error.rule) from None
+    if isinstance(error, Skip):
+        return _NO_ADVICE, Outcome(stage.name, "skipped", str(error), ms, detail=error.detail, states=error.states)
+    log.error("stage %s failed", stage.name, exc_info=error)
+    return _NO_ADVICE, Outcome(stage.name, "failed", type(error).__name__, ms)
 
 
 def merge(advices: Sequence[Advice]) -> Advice:

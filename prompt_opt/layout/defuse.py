@@ -46,6 +46,12 @@ def defuse(
         specials: texts of the engine's special tokens, beside the common ones.
         fence: the character that fences are made of.
     """
+    if text.isascii() and (telling := _telling(markers, frozenset(specials), fence)) is not None:
+        for char in telling:
+            if char in text:
+                break
+        else:
+            return text, ()
     notes = []
     escaped = _escape_specials(text, frozenset(specials))
     if escaped is not text:
@@ -61,6 +67,15 @@ def defuse(
         text = "".join(long.sub(r"\1\\", text[at : at + _SLICE]) for at in range(0, len(text), _SLICE))
         notes.append("long run of fence characters broken")
     return text, tuple(dict.fromkeys(notes))
+
+
+@lru_cache(64)
+def _telling(markers: tuple[str, ...], specials: frozenset[str], fence: str) -> tuple[str, ...] | None:
+    """What an ASCII text holds one of if there is anything to defuse in it; None where that is not so short."""
+    firsts = _firsts(specials)
+    if firsts is None:
+        return None
+    return tuple(dict.fromkeys([*firsts, *(char for it in markers for char in lookalike.firsts(it)), fence]))
 
 
 def _escape_specials(text: str, specials: frozenset[str]) -> str:
@@ -125,6 +140,8 @@ def close_block(text: str) -> str:
 def fence_for(text: str, least: str) -> str:
     """The shortest fence, at least `least`, that is longer than any run of its character in `text`."""
     mark = least[0]
+    if mark not in text and least == mark * len(least):
+        return least
     enough = len(least)
     while _holds(text, mark * enough):
         enough *= 2

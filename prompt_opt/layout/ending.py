@@ -29,14 +29,12 @@ class Ending:
         self.ended = False
         self.stop = ""  # the client's stop string that ended the text
         self.length = 0  # characters of the answer passed on so far
-        self._anchored = [_Stop(stop) for stop in stops]
-        self._stops = [*self._anchored, *(_Stop(stop) for stop in client if stop)]
-        self._news = _scan("".join(dict.fromkeys([stop.text[0] for stop in self._stops])))
+        self._news, longest = _scan(stops, client)
+        self._anchored = [_Stop(stop, _begun(stop)) for stop in stops]
+        self._stops = [*self._anchored, *[_Stop(stop) for stop in client if stop]] if client else self._anchored
         self._tail = _Tail(fence)
-        for stop in self._anchored:
-            stop.step("\n")
         # Where the answer would end before each of the last characters; before the first one, at the start.
-        self._cuts: deque[int] = deque([0], maxlen=max([1, *[len(stop.text) for stop in self._stops]]))
+        self._cuts: deque[int] = deque((0,), longest)
         self._held: list[str] = []
 
     def feed(self, piece: str) -> str:
@@ -97,8 +95,10 @@ class Ending:
 class _Stop:
     """One stop string, and how much of it the text so far ends with (Knuth, Morris and Pratt)."""
 
-    def __init__(self, text: str) -> None:
-        self.text, self.size, self._back = text, 0, _back(text)
+    __slots__ = ("_back", "size", "text")
+
+    def __init__(self, text: str, size: int = 0) -> None:
+        self.text, self.size, self._back = text, size, _back(text)
 
     def step(self, char: str) -> bool:
         """Take a character; whether the stop is complete."""
@@ -121,9 +121,19 @@ def _back(stop: str) -> tuple[int, ...]:
 
 
 @lru_cache(256)
-def _scan(chars: str) -> re.Pattern[str]:
-    """Finds the next newline or one of these characters."""
-    return re.compile(f"[{re.escape(chars)}\n]")
+def _begun(stop: str) -> int:
+    """How much of a stop a line's start is, which is as good as a newline before it."""
+    found = _Stop(stop)
+    found.step("\n")
+    return found.size
+
+
+@lru_cache(256)
+def _scan(stops: tuple[str, ...], client: tuple[str, ...]) -> tuple[re.Pattern[str], int]:
+    """What finds the next newline or first character of a stop, and the length of the longest stop."""
+    texts = [stop for stop in (*stops, *client) if stop]
+    firsts = "".join(dict.fromkeys([stop[0] for stop in texts]))
+    return re.compile(f"[{re.escape(firsts)}\n]"), max(map(len, texts), default=1)
 
 
 class _Tail:
@@ -133,16 +143,17 @@ class _Tail:
     "bare" when blanks follow three of them, "info" when other text does, and "text" otherwise.
     """
 
+    at = 0
+    _line: Literal["run", "bare", "info", "text"] = "run"
+    _run = 0
+    _newline = 0  # where the line's own newline begins
+    _blank = 0  # where the blank lines before it begin
+    _inside = 0  # the run that opened the code block that the text is in; followed under a fence of three only
+    _open: tuple[int, int] | None = None  # a whole line of fence, with nothing after it yet: position, run
+
     def __init__(self, fence: str) -> None:
-        self.at = 0
         self._mark, self._width = fence[:1], len(fence)
         self._lazy = len(fence) == 3
-        self._line: Literal["run", "bare", "info", "text"] = "run"
-        self._run = 0
-        self._newline = 0  # where the line's own newline begins
-        self._blank = 0  # where the blank lines before it begin
-        self._inside = 0  # the run that opened the code block that the text is in; followed under a fence of three only
-        self._open: tuple[int, int] | None = None  # a whole line of fence, with nothing after it yet: position, run
 
     @property
     def plain(self) -> bool:

@@ -30,8 +30,7 @@ def escape(text: str, marker: str) -> str:
     pattern = _pattern(marker, ascii_only=ascii_only)
     if pattern is None:
         return text
-    first = _key(marker)[:1]  # in ASCII nothing but its two cases looks like it
-    if ascii_only and first not in text and first.upper() not in text:
+    if ascii_only and not any(first in text for first in firsts(marker)):
         return text
     reach = (len(marker) + 2) * (_MOST + 1)
     key = _key(marker)
@@ -44,6 +43,13 @@ def escape(text: str, marker: str) -> str:
         return text
     pieces = [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
     return "\\".join(pieces)
+
+
+@lru_cache(64)
+def firsts(marker: str) -> tuple[str, ...]:
+    """What the visible part of whatever looks like a marker begins with, in a text of ASCII."""
+    first = _key(marker)[:1]
+    return (first,) if first == first.upper() else (first, first.upper())
 
 
 def search(pattern: re.Pattern[str], text: str, reach: int) -> Iterator[re.Match[str]]:

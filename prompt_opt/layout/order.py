@@ -15,10 +15,9 @@ The chat render, here, edits messages and leaves every other one as the client's
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -29,6 +28,7 @@ from prompt_opt.layout.quotation import pinned, retrieved
 from prompt_opt.layout.turns import NoPlace, base_prompt
 
 __all__ = ["NoPlace", "lay_out", "shed"]
+_NO_SYSTEM = Message("system", "", bare=True)
 
 
 def lay_out(chat: Chat, advice: Advice, policy: Policy, specials: Collection[str] = ()) -> Prompt:
@@ -79,41 +79,58 @@ def _chat(chat: Chat, advice: Advice, specials: Collection[str]) -> Prompt:
     """
     spans: list[Span] = []
     out: list[Message] = []
-
-    def put(message: Message, pieces: Iterable[tuple[Origin, str]]) -> None:
-        spans.extend([Span(origin, text, len(out)) for origin, text in pieces if text])
-        out.append(message)
-
-    leading = list(takewhile(lambda m: m.role in SYSTEM_ROLES, chat.messages))
-    rest = chat.messages[len(leading) :]
-    ours: list[tuple[Origin, str]] = [("profile", advice.instruction)] if advice.instruction else []
-    if advice.pinned:
-        ours.append(("pinned", defuse(pinned(advice.pinned, advice.cite), (), specials)[0]))
-    if ours:
-        # A second system message, if the client sends one, stays a message of its own: its bytes are not ours to edit.
-        first = leading.pop(0) if leading else Message("system", "")
-        pieces = [(origin, f"{text}\n\n") for origin, text in ours]
-        if not first.text:
-            pieces[-1] = ours[-1]
-        put(_prepend(_as_system(first), "".join(text for _, text in pieces)), [*pieces, ("system", first.text)])
-    for message in leading:
-        put(message, [("system", message.text)])
+    messages = chat.messages
+    start = 0  # of what is no leading system message
+    while start < len(messages) and messages[start].role in SYSTEM_ROLES:
+        start += 1
+    _system(messages[:start], advice, specials, spans, out)
     turns, told = _exemplars(advice.exemplars, len(out))
     out += turns
     spans += told
-    last = len(rest) - 1
-    while last >= 0 and rest[last].role != "user":
+    last = len(messages) - 1
+    while last >= start and messages[last].role != "user":
         last -= 1
-    for i, message in enumerate(rest):
+    for i in range(start, len(messages)):
+        message = messages[i]
         if i == last:
             for demo in advice.demos:
                 for role, text in (("user", demo.user), ("assistant", demo.assistant)):
-                    safe = defuse(text, (), specials)[0]
-                    put(Message(role, safe), [("rewrite", safe)])
-            put(*_last_turn(message, advice, specials))
+                    _put(Message(role, defuse(text, (), specials)[0]), "rewrite", spans, out)
+            message, pieces = _last_turn(message, advice, specials)
+            spans += [Span(origin, text, len(out)) for origin, text in pieces if text]
+            out.append(message)
         else:
-            put(message, [("system" if message.role in SYSTEM_ROLES else "history", message.text)])
+            _put(message, "system" if message.role in SYSTEM_ROLES else "history", spans, out)
     return Prompt(tuple(spans), messages=tuple(out))
+
+
+def _system(
+    leading: Sequence[Message], advice: Advice, specials: Collection[str], spans: list[Span], out: list[Message]
+) -> None:
+    """Add the leading system messages, the policy's text before the first one's.
+
+    A second one, if the client sends it, stays a message of its own: its bytes are not ours to edit.
+    """
+    pieces: list[tuple[Origin, str]] = [("profile", advice.instruction)] if advice.instruction else []
+    if advice.pinned:
+        pieces.append(("pinned", defuse(pinned(advice.pinned, advice.cite), (), specials)[0]))
+    if pieces:
+        first = leading[0] if leading else _NO_SYSTEM
+        text, said = "\n\n".join([piece for _, piece in pieces]), first.text
+        out.append(_prepend(_as_system(first), f"{text}\n\n" if said else text))
+        ends = ["\n\n"] * (len(pieces) - 1) + ["\n\n" if said else ""]
+        spans += [Span(origin, piece + end, 0) for (origin, piece), end in zip(pieces, ends, strict=True)]
+        if said:
+            spans.append(Span("system", said, 0))
+    for message in leading[bool(pieces) :]:
+        _put(message, "system", spans, out)
+
+
+def _put(message: Message, origin: Origin, spans: list[Span], out: list[Message]) -> None:
+    """Add a message as it is."""
+    if text := message.text:
+        spans.append(Span(origin, text, len(out)))
+    out.append(message)
 
 
 @lru_cache(256)
@@ -147,6 +164,8 @@ def _prepend(message: Message, text: str) -> Message:
 
 def _last_turn(message: Message, advice: Advice, specials: Collection[str]) -> tuple[Message, list[tuple[Origin, str]]]:
     """The last user message and its pieces: rules, the text or its rewrite, the complement."""
+    if not advice.principles and not advice.complement and advice.rewrite is None:
+        return message, [("user", message.text)]
     before, behind = retrieved(advice.principles, advice.frame, advice.cite) if advice.principles else ("", "")
     before = defuse(before, (), specials)[0] if before else ""
     body = message.text if advice.rewrite is None else defuse(advice.rewrite, (), specials)[0]

@@ -7,7 +7,6 @@ forms "open" and "spaced" are those of the original project's later prompt files
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
@@ -52,9 +51,10 @@ def base_prompt(chat: Chat, advice: Advice, profile: Profile, specials: Collecti
     turns = _turns(chat.messages)
     prefill = turns.pop()[1] if turns[-1][0] == "assistant" else ""
     asked = ""
-    for i, (role, text) in enumerate(turns):
-        last = i == len(turns) - 1
-        asked = sheet.turn(role, _question(text, advice) if last else [_Piece("history", "history", text)])
+    if turns:
+        for role, text in turns[:-1]:
+            sheet.turn(role, [_Piece("history", "history", text)])
+        asked = sheet.turn(turns[-1][0], _question(turns[-1][1], advice))
     prefill = sheet.safe("prefill", prefill) if prefill else ""
     # A question that holds long fences may want them in its answer: the answer's own fence outgrows both.
     fence = fence_for(f"{asked}\n{prefill}", profile.fence) if profile.fence else ""
@@ -63,6 +63,7 @@ def base_prompt(chat: Chat, advice: Advice, profile: Profile, specials: Collecti
     return Prompt(sheet.spans(), stops=stops(profile, fence), fence=fence, notes=tuple(dict.fromkeys(sheet.notes)))
 
 
+@lru_cache(256)
 def stops(profile: Profile, fence: str) -> tuple[str, ...]:
     """What ends an answer under this profile, anchored to line starts so that a comment `x  # User` does not.
 
@@ -75,21 +76,25 @@ def stops(profile: Profile, fence: str) -> tuple[str, ...]:
     return (f"\n{marker}" if marker.endswith(":") else f"\n{marker}\n",)
 
 
-@dataclass(slots=True)
 class _Sheet:
     """The text as it is written, piece by piece, and the notes on what safety changed in it."""
 
-    profile: Profile
-    specials: Collection[str]
-    notes: list[str] = field(default_factory=list)
-    _pieces: list[tuple[Origin, str]] = field(default_factory=list)
+    __slots__ = ("_texts", "notes", "profile", "specials")
+
+    def __init__(self, profile: Profile, specials: Collection[str]) -> None:
+        self.profile, self.specials = profile, specials
+        self.notes: list[str] = []
+        self._texts: list[tuple[Origin, list[str]]] = []  # of neighbours of one origin all texts
 
     def add(self, origin: Origin, text: str) -> None:
         """Write text; neighbours of one origin become one span."""
-        if self._pieces and self._pieces[-1][0] == origin:
-            text = self._pieces.pop()[1] + text
-        if text:
-            self._pieces.append((origin, text))
+        if not text:
+            return
+        texts = self._texts
+        if texts and texts[-1][0] == origin:
+            texts[-1][1].append(text)
+        else:
+            texts.append((origin, [text]))
 
     def safe(self, label: str, text: str) -> str:
         """The text, made harmless."""
@@ -136,7 +141,7 @@ class _Sheet:
     def turn(self, role: str, pieces: Sequence[_Piece]) -> str:
         """Write a turn; return its text."""
         texts = [self._harmless(piece) if piece.label and piece.text else piece.text for piece in pieces]
-        whole = "".join(texts)
+        whole = texts[0] if len(texts) == 1 else "".join(texts)
         fence = fence_for(whole, self.profile.fence) if self.profile.fence else ""
         self.add("profile", self.opening(role, fence))
         for piece, text in zip(pieces, texts, strict=True):
@@ -152,14 +157,15 @@ class _Sheet:
         return f"\n{marker}\n\n" if self.profile.form == "spaced" else f"\n\n{marker}\n"
 
     def text(self) -> str:
-        return "".join(text for _, text in self._pieces)
+        return "".join([text for _, texts in self._texts for text in texts])
 
     def spans(self) -> tuple[Span, ...]:
         """All of it; a text that does not begin with a file's preamble begins without a blank line."""
-        texts = [Span(origin, text) for origin, text in self._pieces]
-        if not self.profile.preamble or not texts[0].text.startswith(self.profile.preamble):
-            texts[0] = Span(texts[0].origin, texts[0].text.lstrip("\n"))
-        return tuple([span for span in texts if span.text])
+        spans = [Span(origin, "".join(texts)) for origin, texts in self._texts]
+        first = spans[0]
+        if first.text[0] == "\n" and not (self.profile.preamble and first.text.startswith(self.profile.preamble)):
+            spans[0] = Span(first.origin, first.text.lstrip("\n"))
+        return tuple([span for span in spans if span.text])
 
     def _harmless(self, piece: _Piece) -> str:
         """The piece, made harmless; where turns have no fence, no code block in it is left open."""
@@ -215,14 +221,16 @@ def _refuse(chat: Chat) -> None:
     for name in ("tools", "functions", "tool_choice"):
         if name in chat.params and msgspec.json.decode(chat.params[name]) not in (None, [], "none", "auto"):
             raise NoPlace(f"{name} can't be given to a base model: its prompt has no place for tools")
+    asked = False
     for i, message in enumerate(chat.messages):
         if message.tool:
             raise NoPlace(
                 f"messages[{i}] calls a tool or carries its result: a base model's prompt has no place for it"
             )
-        if message.media:
+        if not isinstance(message.content, str) and message.media:
             raise NoPlace(
                 f"messages[{i}] holds a part of type {message.media[0]!r}: a base model's prompt is text only"
             )
-    if all(m.role in SYSTEM_ROLES or _silent(m) for m in chat.messages):
+        asked = asked or not (message.role in SYSTEM_ROLES or _silent(message))
+    if not asked:
         raise NoPlace("messages holds no turn to answer")

@@ -194,9 +194,9 @@ async def _ask(call: Call, order: Order, record: Record) -> Delivery:
 
 async def run(service: Service, call: Call, line: Line) -> None:
     """Travel a line, turn what goes wrong into an answer, and record the outcome whatever it is."""
-    given = sound_id(call.header(b"x-request-id")) if b"x-request-id" in call.named else ""
+    given = sound_id(call.header(b"x-request-id")) if call.has(b"x-request-id") else ""
     record = Record(call.path, request_id=given)
-    call.extra = record.headers
+    call.extra = record.lines
     observed = service.tracing is not None or service.config.server.log == "json"
     if observed:
         begin(service, call, record)

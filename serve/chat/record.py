@@ -20,6 +20,7 @@ from serve import metrics
 from serve.chat.keys import ANYBODY, Caller
 from serve.chat.trail import Trail
 from serve.dialects.annotation import Annotation
+from serve.http.head import lines
 from serve.limits.limiter import Admission
 from serve.store.traces import Traces
 
@@ -53,10 +54,20 @@ def new_id() -> str:
     return (time.time_ns() // 1_000_000).to_bytes(6, "big").hex() + next(_words)
 
 
-@lru_cache(1024)
 def _header(text: str) -> bytes:
     """A reason may quote anything; a header must not carry what could end it."""
     return _UNPRINTABLE.sub("?", text)[:_HEADER].encode()
+
+
+@lru_cache(1024)
+def _told(policy: str, fallback: str, applied: str, *, labelled: bool) -> bytes:
+    """The lines of a head that most answers under a policy have in common."""
+    pairs = [(b"x-trimtab-policy", _header(policy))] if policy else []
+    if fallback:
+        pairs.append((b"x-trimtab-engine", _header(fallback)))
+    if labelled:
+        pairs.append(_GENERATED)
+    return lines([*pairs, (b"x-trimtab-applied", _header(applied))])
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -128,17 +139,16 @@ class Record(msgspec.Struct):
         assert self.selection is not None
         self.selection = replace(self.selection, engine=engine, fallback=True)
 
-    def headers(self, status: int = 0) -> list[tuple[bytes, bytes]]:
-        """The short form of the trace, which every answer carries, and the label of a generated one."""
-        applied = ", ".join(map(str, self.alignment.outcomes)) or "none"
-        pairs = [(b"x-trimtab-policy", _header(self.selection.policy.name))] if self.selection else []
-        if self.selection is not None and self.selection.fallback:
-            pairs.append((b"x-trimtab-engine", _header(self.selection.engine)))
-        if self.labelled and status == 200:
-            pairs.append(_GENERATED)
-        ids = ((b"x-trimtab-trace", self.ident.encode()), (b"x-request-id", (self.request_id or self.ident).encode()))
-        rates = self.admission.headers() if self.admission is not None else ()
-        return [*pairs, (b"x-trimtab-applied", _header(applied)), *ids, *rates]
+    def lines(self, status: int = 0) -> bytes:
+        """The short form of the trace, which the head of every answer carries, and the label of a generated one."""
+        selection, ident = self.selection, self.ident.encode()
+        policy, engine = ("", "") if selection is None else (selection.policy.name, selection.engine)
+        fallback = engine if selection is not None and selection.fallback else ""
+        applied = ", ".join([str(outcome) for outcome in self.alignment.outcomes]) or "none"
+        asked = self.request_id.encode("latin-1") if self.request_id else ident
+        told = _told(policy, fallback, applied, labelled=self.labelled and status == 200)
+        text = b"%sx-trimtab-trace: %s\r\nx-request-id: %s\r\n" % (told, ident, asked)
+        return text if self.admission is None else text + lines(tuple(self.admission.headers()))
 
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""

@@ -18,7 +18,6 @@ from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import BadRequest
 from serve.http.call import Call
-from serve.http.head import JSON
 from serve.http.headers import response_headers
 
 REPLY_LIMIT = 256 * 2**20  # bytes of an answer that is not streamed
@@ -31,7 +30,6 @@ _NO_TEMPLATE = re.compile(
     rb"default chat template is no longer|must provide a chat template|chat_template is not set"
     rb"|does not (?:have|define) a chat template|no chat template"
 )
-OWN_SHAPE = (b"content-type", b"content-encoding", b"content-language", b"cache-control", b"etag")
 
 
 async def read(engine: LiveEngine, upstream: Upstream) -> bytes:
@@ -112,7 +110,7 @@ def hand_over(
     else:
         answer.error = f"engine answered {upstream.status}"
         if not native and (own := api.refusal(upstream.status, body)) is not body:
-            body, headers = own, [JSON, *(pair for pair in headers if pair[0] not in OWN_SHAPE)]
+            body, headers = own, upstream.anew
     call.reply(upstream.status, body, headers)
 
 

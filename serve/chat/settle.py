@@ -27,6 +27,8 @@ from serve.engine.live import LiveEngine
 from serve.errors import BadRequest
 from serve.http.call import Call
 
+_CHOSEN = "chosen"  # under which it is remembered with a request's head
+
 
 class Settled(msgspec.Struct, frozen=True):
     """A request, and what it gets."""
@@ -36,6 +38,21 @@ class Settled(msgspec.Struct, frozen=True):
     engine: LiveEngine
     model: str  # for the engine; "" for its own
     held: bool  # the policy has something to do here
+
+
+class _Chosen(msgspec.Struct, frozen=True):
+    """What was chosen for a request without options: the same for all with its head, its model and its `stream`."""
+
+    service: Service
+    model: str
+    selection: Selection
+    engine: LiveEngine
+    sent: str  # the model's name for the engine
+
+    def fits(self, service: Service, request: Request) -> bool:
+        """Whether the same would be chosen for this one."""
+        same = self.service is service and self.model == request.model
+        return same and self.selection.stream == request.stream
 
 
 async def settle(
@@ -59,11 +76,18 @@ async def settle(
         request = await beside(len(body), dialect.parse, body, config.server)
     if service.recorder is not None:
         record.person = named_person(request.fields)
-    header = named(call.headers) if b"x-trimtab-policy" in call.named else None
-    policy, model = choose(config, caller, request.model, header, request.options)
-    engine = service.engines[policy.engine]
-    explain = bool(request.options.get("explain"))
-    record.selection = Selection(policy, engine.spec.name, request.model or engine.spec.public_name, request.stream)
+    chosen = call.memo.get(_CHOSEN)
+    if request.options or chosen is None or not chosen.fits(service, request):
+        header = named(call.headers) if call.has(b"x-trimtab-policy") else None
+        policy, model = choose(config, caller, request.model, header, request.options)
+        engine = service.engines[policy.engine]
+        selection = Selection(policy, engine.spec.name, request.model or engine.spec.public_name, request.stream)
+        chosen = _Chosen(service, request.model, selection, engine, model)
+        if not request.options:
+            call.memo[_CHOSEN] = chosen
+    record.selection, engine, model = chosen.selection, chosen.engine, chosen.sent
+    policy = record.selection.policy
+    explain = bool(request.options) and bool(request.options.get("explain"))
     record.answer.keep = config.server.trace_content or (explain and caller.may("explain"))
     if record.answer.keep:
         asked = await beside(len(body), _asked, dialect, request, config.server)

@@ -7,7 +7,7 @@ from typing import Any
 
 from prompt_opt.core import Prompt
 from serve.chat.record import Answer
-from serve.chat.reply import OWN_SHAPE, REPLY_LIMIT, without_key
+from serve.chat.reply import REPLY_LIMIT, without_key
 from serve.chat.service import failed, reported
 from serve.dialects import sse
 from serve.dialects.annotation import Editor
@@ -18,8 +18,6 @@ from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import ApiError
 from serve.http.call import EVENTS, Call
-from serve.http.head import JSON
-from serve.http.headers import response_headers
 
 
 async def translate(
@@ -38,11 +36,10 @@ async def translate(
     Raises:
         ApiError: the engine's answer broke off, is none, or reports an error.
     """
-    headers = [(n, v) for n, v in response_headers(upstream.raw_headers) if n not in OWN_SHAPE]
     reader = it.reader
     edited = EditedStream(editor) if editor is not None else None
     if stream:
-        call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *headers], events=True)
+        call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *upstream.beside], events=True)
         chunk = it.opening() if edited is None else edited.feed(it.opening())
         call.passed = lambda: chunk
         await call.write(chunk)
@@ -66,7 +63,7 @@ async def translate(
         call.end(last if edited is None else edited.feed(last) + edited.close(whole=True))
     else:
         body = it.reply(usage)
-        call.reply(200, body if editor is None else editor.whole(body), [JSON, *headers])
+        call.reply(200, body if editor is None else editor.whole(body), upstream.anew)
     if reader.cut_off:
         upstream.abort()  # the answer has ended and the engine has not
     else:

@@ -23,7 +23,7 @@ _OWN = _EXTENSIONS | _VLLM_ONLY
 
 def unknown(kind: str, names: Iterable[str]) -> list[str]:
     """Those of a profile's decoding settings that `adapt` leaves out, sorted."""
-    if kind in ("vllm", "transformers"):
+    if kind in ("vllm", "transformers") or _OWN.isdisjoint(names):
         return []
     known = _LLAMA_CPP.keys() if kind == "llama.cpp" else _KNOWN.get(kind, frozenset())
     return sorted(_OWN.intersection(names) - known)
@@ -45,6 +45,8 @@ def adapt(kind: str, fields: Mapping[str, Any], generation: Mapping[str, Any]) -
     that have them.
     """
     out = dict(fields)
+    if kind not in ADAPTED and _OWN.isdisjoint(out):  # nothing that only some engines know
+        return out
     if kind in _ONE_LIMIT and "max_completion_tokens" in out:
         out["max_tokens"] = out.pop("max_completion_tokens")
     if kind == "vllm":

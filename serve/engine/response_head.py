@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 
+from serve.http.head import JSON, Pairs
 from serve.http.headers import response_headers
-from serve.http.recognition import Template, relengthed, template
+from serve.http.recognition import Template, template
 
-Pairs = list[tuple[bytes, bytes]]
+_OF_BODIES = (b"content-type", b"content-encoding", b"content-language", b"cache-control", b"etag")
 
 
 @lru_cache(256)
@@ -19,7 +20,7 @@ def _kind(value: bytes) -> str:
 class ResponseHead:
     """Status and headers, their names in lower case; `coded` says that the body has a content coding."""
 
-    def __init__(self, status: int, headers: Pairs) -> None:
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status, self.headers = status, headers
 
     @cached_property
@@ -27,7 +28,7 @@ class ResponseHead:
         """The headers' names."""
         return frozenset([name for name, _ in self.headers])
 
-    @property
+    @cached_property
     def coded(self) -> bool:
         """Whether the body has a content coding."""
         return b"content-encoding" in self.names
@@ -46,26 +47,32 @@ class ResponseHead:
     @cached_property
     def passed(self) -> Pairs:
         """Those that go on to the client, without Content-Length. Not to be changed: other responses share them."""
-        return response_headers(self.headers)
+        return Pairs(response_headers(self.headers))
+
+    @cached_property
+    def beside(self) -> Pairs:
+        """Of these, those that say nothing of the body, which is written anew. Not to be changed either."""
+        return Pairs(pair for pair in self.passed if pair[0] not in _OF_BODIES)
+
+    @cached_property
+    def anew(self) -> Pairs:
+        """The same before a body that is written anew in JSON."""
+        return Pairs((JSON, *self.beside))
 
 
 class Known:
-    """A head that has been read, for responses that have the same one."""
+    """A head that has been read, for responses that have the same one; they share it, without its Content-Length."""
 
     __slots__ = ("_head", "_template")
 
     def __init__(self, head: ResponseHead, form: Template) -> None:
-        self._head, self._template = head, form
+        left = [pair for pair in head.headers if pair[0] != b"content-length"]
+        self._head, self._template = ResponseHead(head.status, left), form
 
     def read(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
         """Head and body of a response, where `data` is one with this head."""
         found = self._template.match(data)
-        if found is None:
-            return None
-        known, (digits, body) = self._head, found
-        head = ResponseHead(known.status, relengthed(known.headers, digits))
-        head.__dict__.update(names=known.names, media=known.media, passed=known.passed)
-        return head, body
+        return None if found is None else (self._head, found[1])
 
 
 def recognisable(head: ResponseHead, data: bytes) -> Known | None:

@@ -20,6 +20,7 @@ from typing import ClassVar
 from serve.engine.connection import READ, Connection, Malformed
 from serve.engine.response_head import ResponseHead
 from serve.http.coding import CODINGS, Decoder, Spoilt, coding
+from serve.http.head import Pairs
 
 
 class UpstreamError(Exception):
@@ -108,13 +109,23 @@ class Upstream:
 
     @property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """As they came, their names in lower case."""
+        """As they came, their names in lower case; perhaps without Content-Length."""
         return self._head.headers
 
     @property
-    def passed(self) -> list[tuple[bytes, bytes]]:
+    def passed(self) -> Pairs:
         """Those that go on to the client, without Content-Length. Not to be changed: other responses share them."""
         return self._head.passed
+
+    @property
+    def beside(self) -> Pairs:
+        """Of these, those that say nothing of the body, which is written anew. Not to be changed either."""
+        return self._head.beside
+
+    @property
+    def anew(self) -> Pairs:
+        """The same before a body that is written anew in JSON."""
+        return self._head.anew
 
     @property
     def coded(self) -> bool:

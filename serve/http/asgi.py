@@ -11,7 +11,7 @@ import httptools
 from serve.errors import ApiError
 from serve.http.body import Headers
 from serve.http.exchange import Exchange, Wire
-from serve.http.head import BODILESS, CHUNKED, CLOSE, JSON, head
+from serve.http.head import BODILESS, CHUNKED, CLOSE, JSON, head, lines
 from serve.http.shape import Shape
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Cycle(Exchange):
             pairs.append(CHUNKED)
         if not self.keep_alive:
             pairs.append(CLOSE)
-        top = head(status, pairs)
+        top = head(status, lines(pairs))
         self.started, self._expect = True, False
         return top
 

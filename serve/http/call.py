@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from serve.errors import ApiError
 from serve.http.body import BOM, Headers, check, expanded, header, media, too_large
 from serve.http.exchange import Exchange, Wire
-from serve.http.head import BODILESS, CHUNKED, CLOSE, JSON, head
+from serve.http.head import BODILESS, CHUNKS, CLOSES, JSON, Pairs, head, lines
 from serve.http.pace import PACE, PIECE
+from serve.http.recognition import relengthed
 from serve.http.shape import PLAIN, Shape
 from serve.observe.tracing import RequestSpan
 
@@ -23,6 +24,7 @@ log = logging.getLogger("trimtab.call")
 
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNBUFFERED = (b"x-accel-buffering", b"no")
+_JSON = Pairs([JSON])
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 
 
@@ -51,7 +53,7 @@ class Call(Exchange):
     )
     status = 0
     shape: Shape = PLAIN  # of errors
-    extra: Callable[[int], Headers] | None = None  # headers of ours, by the status of the answer that begins
+    extra: Callable[[int], bytes] | None = None  # the lines of our headers, by the status of the answer that begins
     span: RequestSpan | None = None  # where requests are traced
     turn: Callable[[], None] | None = None  # ends the turn of a large body
     grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
@@ -61,11 +63,14 @@ class Call(Exchange):
     _chunked = _left = False
     _task: asyncio.Task[object] | None = None  # to be cancelled when the client leaves
 
-    def __init__(self, wire: Wire, line: Callable[[Call], Awaitable[None]], head: RequestHead) -> None:
-        """`line` answers it."""
+    def __init__(
+        self, wire: Wire, line: Callable[[Call], Awaitable[None]], head: RequestHead, digits: bytes = b""
+    ) -> None:
+        """`line` answers it. `digits`: its Content-Length, where `head` is another request's with the same head."""
         super().__init__(wire, head)
         self.line, self.path, self.query = line, head.path, head.query
-        self.headers, self.named, self.granted, self.memo = head.headers, head.named, head.granted, head.memo
+        self.granted, self.memo = head.granted, head.memo
+        self._top, self._digits = head, digits
 
     def leave(self) -> None:
         """The client has left: wake the reader, and cancel the block that runs while it stays."""
@@ -88,9 +93,24 @@ class Call(Exchange):
 
     # -- what came
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As they came, their names in lower case."""
+        return relengthed(self._top.headers, self._digits) if self._digits else self._top.headers
+
+    @property
+    def named(self) -> Mapping[bytes, bytes]:
+        """The first header of each name."""
+        named = self._top.named
+        return {**named, b"content-length": self._digits} if self._digits else named
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is a header of that (lower-case) name."""
+        return name in self._top.named
+
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name."""
-        value = self.named.get(name)
+        value = self._digits if self._digits and name == b"content-length" else self._top.named.get(name)
         return None if value is None else value.decode("latin-1")
 
     @property
@@ -111,10 +131,8 @@ class Call(Exchange):
             UnsupportedMedia: its coding is unknown, or it is no JSON. TooLarge: it is longer. TooSlow: it does not
             come. BadRequest: its coding is damaged. ClientGone: it stops half-way.
         """
-        # Nearly every body: JSON of a known length, and no header stands twice.
-        named, length = self.named, self.named.get(b"content-length", b"")
-        plain = named.get(b"content-type") == JSON[1] and b"content-encoding" not in named
-        known = plain and len(named) == len(self.headers) and length.isdigit() and int(length) <= limit
+        # Nearly every body is here already: JSON behind a head in which no header stands twice.
+        known = self._top.plain and not self.more_body and len(self.body) <= limit
         coded = "" if known else check(self.headers, limit, json=json)
         pieces: list[bytes] = []  # not list[bytes](), inside which an exception is raised and swallowed
         size = len(self.body)
@@ -213,7 +231,7 @@ class Call(Exchange):
             chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(chunk), chunk) if chunk else b"0\r\n\r\n"
         self.finish(chunk)
 
-    def reply(self, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
+    def reply(self, status: int, body: bytes, headers: Headers = _JSON) -> None:
         """Send a whole answer; where a heartbeat has begun a stream, as its last event."""
         if self.started:
             return self.end(b"".join([b"data: %s\n" % line for line in body.splitlines()]) + b"\n")
@@ -239,18 +257,20 @@ class Call(Exchange):
             self.keep_alive = False
         if self.limited:
             headers = [pair for pair in headers if not pair[0].startswith(b"x-ratelimit-")]
-        pairs = [*headers, *self.extra(status)] if self.extra is not None else list(headers)  # noqa: S610  no Django
+        text = headers.lines if isinstance(headers, Pairs) else lines(tuple(headers))
+        if self.extra is not None:
+            text += self.extra(status)  # noqa: S610  no Django
         if self.granted:
-            pairs += self.granted
+            text += lines(self.granted)
         if status in BODILESS:
             pass
         elif length is not None:
-            pairs.append((b"content-length", b"%d" % length))
-        elif not self._old and header(pairs, b"content-length") is None:
+            text += b"content-length: %d\r\n" % length
+        elif not self._old and header(headers, b"content-length") is None:
             self._chunked = True
-            pairs.append(CHUNKED)
+            text += CHUNKS
         if not self.keep_alive:
-            pairs.append(CLOSE)
-        top = head(status, pairs)
+            text += CLOSES
+        top = head(status, text)
         self.started, self.status = True, status
         return top

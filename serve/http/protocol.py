@@ -95,11 +95,11 @@ class Protocol(asyncio.Protocol):
 
     # -- what comes
 
-    def begin(self, head: RequestHead, url: bytes) -> Exchange:
-        """Have a request answered in its turn."""
+    def begin(self, head: RequestHead, url: bytes, digits: bytes = b"") -> Exchange:
+        """Have a request answered in its turn. `digits`: its Content-Length, where the head is another's like it."""
         exchange: Exchange
         if head.line is not None:
-            exchange = Call(self, head.line, head)
+            exchange = Call(self, head.line, head, digits)
             exchange.shape = self._site.shape
         else:
             if head.expect:  # refused, it may send its body or its next request

@@ -10,7 +10,7 @@ import httptools
 from serve.errors import ApiError
 from serve.http.call import Call
 from serve.http.gate import Gate
-from serve.http.recognition import Template, relengthed, template
+from serve.http.recognition import Template, template
 from serve.http.site import Line, Site
 
 Pairs = Sequence[tuple[bytes, bytes]]
@@ -20,12 +20,14 @@ class RequestHead:
     """A head. `line` answers it, or the ASGI application where that is None; `named`: the first header of each name.
 
     `granted` are headers for the browser of a page of another origin. `keep` the connection after the answer; the
-    client `expect`s a 100; it speaks HTTP/1.0, which is `old`. `memo` is for what others make of these headers: heads
-    that differ in their Content-Length only share it.
+    client `expect`s a 100; it speaks HTTP/1.0, which is `old`. `plain`: the body is JSON without a coding, and no
+    header stands twice. `memo` is for what others make of these headers: requests whose heads differ in their
+    Content-Length only share it.
     """
 
     __slots__ = (
-        "expect", "granted", "headers", "keep", "line", "memo", "method", "named", "old", "path", "query", "version",
+        "expect", "granted", "headers", "keep", "line", "memo", "method", "named", "old", "path", "plain",
+        "query", "version",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,8 @@ class RequestHead:
         self.headers, self.named, self.granted = headers, named, granted
         self.method, self.version = b"POST", "1.1"
         self.keep, self.expect, self.old = True, False, False
+        once, coded = len(named) == len(headers), b"content-encoding" in named
+        self.plain = once and not coded and named.get(b"content-type") == b"application/json"
         self.memo: dict[object, Any] = {}
 
 
@@ -73,16 +77,10 @@ class Known:
     def __init__(self, head: RequestHead, gate: Gate | None, form: Template) -> None:
         self._head, self._gate, self._template = head, gate, form
 
-    def read(self, data: bytes, gate: Gate | None) -> tuple[RequestHead, bytes] | None:
-        """Head and body of a request, where `data` is one with this head."""
+    def read(self, data: bytes, gate: Gate | None) -> tuple[RequestHead, bytes, bytes] | None:
+        """The head, and the Content-Length and the body of a request that has the same one; None for any other."""
         found = self._template.match(data) if gate is self._gate else None
-        if found is None:
-            return None
-        known, (digits, body) = self._head, found
-        headers, named = relengthed(known.headers, digits), {**known.named, b"content-length": digits}
-        head = RequestHead(known.line, known.path, known.query, headers, named, known.granted)
-        head.memo = known.memo
-        return head, body
+        return None if found is None else (self._head, *found)
 
 
 def recognisable(head: RequestHead, gate: Gate | None, url: bytes, data: bytes) -> Known | None:

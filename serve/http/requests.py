@@ -23,8 +23,8 @@ _UNREADABLE = (httptools.HttpParserError, UnicodeDecodeError)
 class Taker(Protocol):
     """Who answers the requests."""
 
-    def begin(self, head: RequestHead, url: bytes) -> Exchange:
-        """A head has been read. Returns who takes the body."""
+    def begin(self, head: RequestHead, url: bytes, digits: bytes = b"") -> Exchange:
+        """A head has been read, or recognised as another's with this Content-Length. Returns who takes the body."""
 
     def complete(self) -> None:
         """The body is whole."""
@@ -71,8 +71,9 @@ class Requests:
         if found is None:
             return False
         self._learn = LEARN
-        exchange = self._taker.begin(found[0], b"")
-        exchange.body, exchange.more_body = found[1], False
+        head, digits, body = found
+        exchange = self._taker.begin(head, b"", digits)
+        exchange.body, exchange.more_body = body, False
         return True
 
     def _parse(self, data: bytes) -> None:

@@ -210,7 +210,7 @@ async def test_what_asks_for_nothing_special_is_rewritten(params: dict[str, Any]
 
 
 async def test_a_request_can_opt_out() -> None:
-    ctx = replace(context(policy()), options={"skip": ["bpo"]})
+    ctx = msgspec.structs.replace(context(policy()), options={"skip": ["bpo"]})
     _, (got,) = await advise(chat(), ctx, [stage(Scripted(BETTER))])
     assert str(got) == "bpo=skipped(request)"
 
@@ -280,7 +280,7 @@ async def test_two_keys_of_a_tenant_fall_on_sides_of_their_own_and_stay_there() 
     async def arms(key: str) -> list[str]:
         out = []
         for i in range(24):
-            ctx = replace(context(pol), key=key)
+            ctx = msgspec.structs.replace(context(pol), key=key)
             _, (outcome,) = await advise(chat(f"{QUESTION} {'!' * i}"), ctx, [bpo])
             out.append(str(outcome.detail["arm"]))
         return out

@@ -358,8 +358,8 @@ def test_each_shedding_makes_the_prompt_shorter() -> None:
 @pytest.mark.parametrize(
     ("talk", "names"),
     [
-        (replace(chat(TALK[1]), params={"tools": msgspec.Raw(b'[{"type":"function"}]')}), "tools"),
-        (replace(chat(TALK[1]), params={"tool_choice": msgspec.Raw(b'"required"')}), "tool_choice"),
+        (msgspec.structs.replace(chat(TALK[1]), params={"tools": msgspec.Raw(b'[{"type":"function"}]')}), "tools"),
+        (msgspec.structs.replace(chat(TALK[1]), params={"tool_choice": msgspec.Raw(b'"required"')}), "tool_choice"),
         (Chat((Message("user", "x"), Message("tool", "42", tool=True))), r"messages\[1\]"),
         (chat('{"role":"user","content":[' + IMAGE + "]}"), "image_url"),
         (chat(TALK[0]), "no turn"),
@@ -374,7 +374,7 @@ def test_what_a_base_prompt_cannot_hold_is_named(talk: Chat, names: str) -> None
 def test_tools_that_are_no_tools_are_no_hindrance() -> None:
     params = {"tools": msgspec.Raw(b"[ ]"), "tool_choice": msgspec.Raw(b' "auto"'), "functions": msgspec.Raw(b"null")}
     assert "Who wrote Emma?" in (
-        laid(replace(chat(TALK[1]), params=params), Advice(), profile.load("plain")).text or ""
+        laid(msgspec.structs.replace(chat(TALK[1]), params=params), Advice(), profile.load("plain")).text or ""
     )
 
 

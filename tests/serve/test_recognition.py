@@ -172,7 +172,8 @@ def test_an_engines_head_is_recognised_with_its_new_length() -> None:
     assert known is not None
     found = known.read(raw.replace(b": 2", b": 11") + b'{"a": null}')
     assert found is not None
-    assert (found[0].headers[2], found[1]) == ((b"content-length", b"11"), b'{"a": null}')
+    assert found[1] == b'{"a": null}'
+    assert b"content-length" not in found[0].names  # which was another's
     assert found[0].passed == [(b"content-type", b"application/json"), (b"x-a", b"1")]
     assert known.read(raw.replace(b": 2", b": 3") + b"{}") is None
     assert known.read(raw.replace(b"now", b"new") + b"{}") is None

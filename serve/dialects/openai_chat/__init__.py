@@ -48,6 +48,6 @@ def writer(request: Request, ident: str, model: str, created: int) -> ChatWriter
         BadRequest: `logprobs` or `stream_options` is of the wrong type.
     """
     return ChatWriter(
-        f"chatcmpl-{ident}", model, created, request.value("n", 1),
+        f"chatcmpl-{ident}", model, created, request.value("n", 1) if "n" in request.fields else 1,
         logprobs=logprobs(request) is not None, usage_chunk=includes_usage(request),
     )  # fmt: skip

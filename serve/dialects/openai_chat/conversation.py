@@ -18,6 +18,8 @@ _KEYS = frozenset({
     "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "type", "text",
     "reasoning_content", "reasoning", "thinking",
 })  # fmt: skip
+_NO_PARAMS = frozenset({"model", "messages", "stream"})
+_TOOLS = frozenset({"tool", "function"})
 _rows = msgspec.json.Decoder(list[Raw])
 
 
@@ -30,7 +32,15 @@ class _Head(msgspec.Struct):
     function_call: Any = None
 
 
+class _Bare(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of a role and a text and nothing else, as most are."""
+
+    role: str
+    content: str
+
+
 _head = msgspec.json.Decoder(_Head)
+_bare = msgspec.json.Decoder(list[_Bare])
 
 
 def chat(request: Request, limits: Server) -> Chat:
@@ -48,11 +58,26 @@ def chat(request: Request, limits: Server) -> Chat:
         rows = _rows.decode(request.fields["messages"])
     except msgspec.MsgspecError as error:
         raise BadRequest(f"messages must be a list: {error}", param="messages") from None
-    refuse_misspelled(request.fields["messages"], _KEYS, "messages")
     if not rows:
         raise BadRequest("messages is empty", param="messages")
-    params = {name: raw for name, raw in request.fields.items() if name not in ("model", "messages", "stream")}
-    return Chat(_messages(rows, limits.max_messages), request.model, request.stream, params)
+    messages = _bare_messages(request.fields["messages"], rows) if len(rows) <= limits.max_messages else None
+    if messages is None:
+        refuse_misspelled(request.fields["messages"], _KEYS, "messages")
+        messages = _messages(rows, limits.max_messages)
+    params = {name: raw for name, raw in request.fields.items() if name not in _NO_PARAMS}
+    return Chat(messages, request.model, request.stream, params)
+
+
+def _bare_messages(raw: Raw, rows: Sequence[Raw]) -> tuple[Message, ...] | None:
+    """The messages, where they are bare: their keys are known then, and read in one go. None where one is not."""
+    try:
+        heads = _bare.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    for i, head in enumerate(heads):
+        refuse_misspelled_role(head.role, f"messages[{i}].role")
+    pairs = zip(heads, rows, strict=True)
+    return tuple([Message(it.role, it.content, it.role in _TOOLS, bytes(row), bare=True) for it, row in pairs])
 
 
 def _messages(rows: Sequence[Raw], most: int) -> tuple[Message, ...]:
@@ -70,7 +95,7 @@ def _message(raw: Raw, i: int) -> Message:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"messages[{i}]: {error}", param=f"messages[{i}]") from None
     refuse_misspelled_role(head.role, f"messages[{i}].role")
-    tool = head.role in ("tool", "function") or bool(head.tool_calls) or bool(head.function_call)
+    tool = head.role in _TOOLS or bool(head.tool_calls) or bool(head.function_call)
     content = head.content
     if content is not None and not isinstance(content, str):
         content = _content(content)

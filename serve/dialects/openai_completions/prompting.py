@@ -62,12 +62,14 @@ def fields(request: Request, prompt: Prompt, policy: Policy, model: str, tokens:
     Stops: the layout's first, then the client's, as many as the engine takes; `Ending` enforces all of them.
     """
     out: dict[str, Any] = dict(policy.profile.decoding)
-    out |= {name: raw for name, raw in request.fields.items() if name not in _CHAT_ONLY and raw != NULL}
+    for name, raw in request.fields.items():
+        if name not in _CHAT_ONLY and raw != NULL:
+            out[name] = raw
     if model:
         out["model"] = model
     out["prompt"] = prompt.text
     out["max_tokens"] = tokens
-    wanted = list(dict.fromkeys([*prompt.stops, *stops(request)]))[:max_stop]
+    wanted = list(dict.fromkeys((*prompt.stops, *stops(request))))[:max_stop]
     out.pop("stop", None)
     if wanted:
         out["stop"] = wanted
