@@ -220,6 +220,7 @@ def test_a_writer_killed_before_its_note_leaves_nothing_twice(make: Callable[...
 
 
 _FILES = (".managed.json", "meta.json", "*.fast", "*.term", "*.idx", "*.fieldnorm", "*.store", "*.pos")
+_LONG = Passage("long", "The tenant pays the rent in the first week of every month. " * 60)
 
 
 def _garbage(path: Path) -> None:
@@ -229,22 +230,23 @@ def _garbage(path: Path) -> None:
 
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("harm", [_garbage, flip, Path.unlink])
-@pytest.mark.parametrize("name", [*_FILES, "../lexical.json"])
+@pytest.mark.parametrize("name", [*_FILES, "chunks/meta.json", "chunks/*.term", "chunks/*.idx", "../lexical.json"])
 def test_any_damage_to_the_lexical_cache_is_mended(
     make: Callable[..., Index], tmp_path: Path, name: str, harm: Callable[[Path], None], opened: bool
 ) -> None:
     index = make()
-    index.add(many(60))
+    index.add([*many(60), _LONG])
     assert index.search("number 17", 1, mode="lexical")[0].id == "r0017"
     if not opened:
         index.close()
     for place in (tmp_path / "index").glob("lexical-*"):
-        for path in place.glob(name) if "/" not in name else [tmp_path / "index" / "lexical.json"]:
+        for path in [tmp_path / "index" / "lexical.json"] if name.startswith("..") else place.glob(name):
             harm(path)
     index = index if opened else make()
     index.add([Passage("new", "xylophone orchard")])
     assert index.search("xylophone orchard", 1, mode="lexical")[0].id == "new"
     assert index.search("number 17", 1, mode="lexical")[0].id == "r0017"
+    assert index.search("tenant rent", 1, mode="lexical")[0].document == "long"
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,37 @@ def test_a_withdrawn_chunk_comes_back_when_its_document_is_added_again(index: In
     assert index.count() == count
 
 
+@pytest.mark.parametrize("gone", [["rent#1"], ["rent#2"], ["rent#1", "rent#2"]])
+def test_chunks_of_a_document_that_lost_some_are_still_found(local: Index, gone: list[str]) -> None:
+    text = "\n".join(f"Point {i}: every tenant number {i} must pay the rent of flat {i}." for i in range(20))
+    local.add([Passage("rent", text), Passage("dogs", "A dog must be kept on a leash.")])
+    chunks = {hit.id for hit in local.search("tenant rent", 10, mode="lexical")}
+    assert {"rent#1", "rent#2", "rent#3"} <= chunks
+    for key in gone:  # one at a time
+        local.withdraw([key])
+        local.refresh()
+    assert {hit.id for hit in local.search("tenant rent", 10, mode="lexical")} == chunks - set(gone)
+    last = max(chunks, key=lambda key: int(key.split("#")[1]))
+    assert local.search("tenant number 19 flat 19", 1, mode="lexical")[0].id == last
+    local.add([Passage("rent", text)])
+    assert {hit.id for hit in local.search("tenant rent", 10, mode="lexical")} == chunks
+
+
+def test_a_long_document_counts_once_among_the_terms(local: Index, rules: list[Passage]) -> None:
+    text = "\n".join(f"Point {i}: every tenant number {i} must pay the rent of flat {i}." for i in range(20))
+    local.add([Passage("rent", text), Passage("dogs", "A dog must be kept on a leash.")])
+    local.refresh()
+    assert local.backend._terms.reader.searcher.num_docs == len(rules) + 2
+
+
+def test_withdrawn_passages_leave_the_terms(local: Index, rules: list[Passage]) -> None:
+    local.add(rules)
+    local.refresh()
+    local.withdraw(["udhr-1", "udhr-3"])
+    local.refresh()
+    assert local.backend._terms.reader.searcher.num_docs == len(rules) - 2
+
+
 def test_passages_are_listed_page_by_page(standing: Index, rules: list[Passage]) -> None:
     found, after = [], ""
     while page := standing.list(after, 3):

@@ -1,7 +1,7 @@
 """The lexical side: BM25 (k1 1.2, b 0.75) over title and text, by tantivy.
 
-A chunk is ranked by the terms of its whole document (where that has few chunks), since that finds documents
-better than chunks alone do; among one document's chunks the one that has the query's terms itself comes first.
+A chunk is ranked by the terms of its whole document (where that has few chunks, see `postings`), since that finds
+documents better than chunks alone do; of one document's chunks the one that has the query's terms itself comes first.
 Term statistics count a withdrawn passage until its segment is merged; results never contain it.
 """
 
@@ -27,16 +27,18 @@ FEW = 2048  # allowed passages up to which they are named to tantivy instead of 
 TIE = 1e-5  # scores that differ by a smaller share are the same, summed in another order
 TIED_UPTO = 1024  # how far a tie at the cut is followed, to break it by age and not by where a segment lies
 READ, MOST = 20_000, 192  # characters of a query that are read, and how many terms, the rarest, are asked for
-Ranked = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+Numbers = npt.NDArray[np.int64]
+Ranked = tuple[Numbers, npt.NDArray[np.float32]]
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]  # rows, scores, ceiling
 NOTHING: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One moment of the terms. `languages` are those that passages were analysed in."""
+    """One moment of the terms: of documents, and of their chunks. `languages` are those that they were analysed in."""
 
     searcher: Any
+    chunks: Any
     schema: Any
     languages: frozenset[str]
     revision: int
@@ -47,7 +49,7 @@ def search(
 ) -> Found:
     """The k best of the rows that are allowed, and a bound on what any passage can score."""
     spoken = frozenset({primary(language)}) & reader.languages if language else reader.languages
-    counts, ceiling = _wanted(reader, query, spoken or reader.languages)
+    counts, ceiling = _wanted(reader, query, spoken or reader.languages, len(columns.n))
     if not counts or not allowed.count:
         return NOTHING
     wanted, mask = _any_of(reader.schema, counts), allowed.mask
@@ -56,22 +58,22 @@ def search(
     depth = int(1.3 * k * min(30.0, len(mask) / allowed.count)) + 8
     while True:  # k allowed ones should be among so many; if not, among more
         hits = reader.searcher.search(wanted, limit=depth, count=False).hits
-        rows, scores = _rows(reader, hits, columns)
+        rows, scores, entry = _rows(reader, hits, columns)
         kept = mask[rows]
-        rows, scores = rows[kept], scores[kept]
+        rows, scores, entry = rows[kept], scores[kept], entry[kept]
         apart = len(rows) > k and scores[-1] < scores[k - 1] * (1 - TIE)
         if apart or len(hits) < depth or (len(rows) > k and depth >= TIED_UPTO and not exact):
             break
         depth = max(4 * depth, int(1.3 * depth * k / max(1, len(rows))))
-    rows, scores = _tell_chunks_apart(reader, counts, rows[:k], scores[:k], columns)
+    rows, scores = _tell_chunks_apart(reader, counts, rows[:k], scores[:k], entry[:k], columns)
     return rows, scores, ceiling
 
 
-def _wanted(reader: Reader, query: str, languages: frozenset[str]) -> tuple[Counter[str], float]:
+def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int) -> tuple[Counter[str], float]:
     """The query's terms and the score that no passage reaches: each term so often that once more adds nothing."""
     counts = Counter(analysis.query_terms(query[:READ], languages))
     total = reader.searcher.num_docs + 1
-    if total <= TINY:
+    if passages < TINY:
         asking = frozenset().union(*(ordinary.words(language) for language in languages))
         counts = Counter({term: count for term, count in counts.items() if term not in asking}) or counts
     df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
@@ -93,23 +95,22 @@ def _slow(term: str) -> bool:
 
 
 def _tell_chunks_apart(
-    reader: Reader, counts: Counter[str], rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], columns: Columns
-) -> Ranked:
-    """Lower those chunks whose document owes its score to another of them: one document's chunks are tied."""
-    same = np.flatnonzero(-np.diff(scores) < TIE * scores[:-1])
-    tied = np.unique(np.concatenate([same, same + 1]))
+    reader: Reader, counts: Counter[str], rows: Numbers, scores: npt.NDArray[np.float32], entry: Numbers,
+    columns: Columns,
+) -> Ranked:  # fmt: skip
+    """Lower those chunks whose document owes its score to another of them; `entry` says which share a document."""
+    tied = np.flatnonzero(np.bincount(entry, minlength=1)[entry] > 1)
     if not len(tied):
         return rows, scores
-    numbers = columns.n[rows[tied]].tolist()
-    own = _among(reader.schema, _any_of(reader.schema, counts, "own"), numbers)
-    hits = reader.searcher.search(own, limit=len(numbers), count=False).hits
-    found = reader.searcher.fast_field_values("n", [address for _, address in hits])
+    numbers, entry = columns.n[rows[tied]].tolist(), entry[tied]
+    own = _among(reader.schema, _any_of(reader.schema, counts), numbers)
+    hits = reader.chunks.search(own, limit=len(numbers), count=False).hits
+    found = reader.chunks.fast_field_values("n", [address for _, address in hits])
     score_of = dict(zip(found, [score for score, _ in hits], strict=True))
     mine = np.array([score_of.get(n, 0.0) for n in numbers], np.float32)
-    group = np.cumsum(-np.diff(scores[tied], prepend=scores[tied[:1]]) >= TIE * scores[tied])
-    best = np.zeros(int(group[-1]) + 1, np.float32)
-    np.maximum.at(best, group, mine)
-    share = np.divide(mine, best[group], out=np.ones_like(mine), where=best[group] > 0)
+    best = np.zeros(int(entry.max()) + 1, np.float32)
+    np.maximum.at(best, entry, mine)
+    share = np.divide(mine, best[entry], out=np.ones_like(mine), where=best[entry] > 0)
     scores = scores.copy()
     scores[tied] *= 1.0 - ECHO * (1.0 - share)
     return best_first(rows, scores, TIE)
@@ -127,19 +128,23 @@ def _among(schema: Any, wanted: Any, numbers: list[int]) -> Any:
     return query.boolean_query([(must, wanted), (must, query.const_score_query(allowed, 0.0))])
 
 
-def _any_of(schema: Any, counts: Counter[str], field: str = "terms") -> Any:
+def _any_of(schema: Any, counts: Counter[str]) -> Any:
     import tantivy
 
     query, clauses = tantivy.Query, []
     for term, count in counts.items():
-        clause, weight = query.term_query(schema, field, term, "freq"), count * analysis.weight(term)
+        clause, weight = query.term_query(schema, "terms", term, "freq"), count * analysis.weight(term)
         clauses.append((tantivy.Occur.Should, clause if weight == 1.0 else query.boost_query(clause, weight)))
     return query.boolean_query(clauses)
 
 
-def _rows(reader: Reader, hits: Any, columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Of those hits that this process knows already."""
-    numbers = np.array(reader.searcher.fast_field_values("n", [address for _, address in hits]), np.int64)
-    scores = np.array([score for score, _ in hits], np.float32)
-    rows, known = columns.locate(numbers)
-    return best_first(rows, scores[known], TIE)
+def _rows(reader: Reader, hits: Any, columns: Columns) -> tuple[Numbers, npt.NDArray[np.float32], Numbers]:
+    """Rows, scores and entry of the chunks of those hits that this process knows already."""
+    addresses = [address for _, address in hits]
+    first, last = (np.array(reader.searcher.fast_field_values(f, addresses), np.int64) for f in ("n", "last"))
+    start, end = np.searchsorted(columns.n, first), np.searchsorted(columns.n, last, "right")
+    entry = np.repeat(np.arange(len(first)), end - start)
+    rows = np.arange(len(entry)) + (end - np.cumsum(end - start))[entry]
+    ordered, scores = best_first(rows, np.array([score for score, _ in hits], np.float32)[entry], TIE)
+    by_row = np.argsort(rows)
+    return ordered, scores, entry[by_row[np.searchsorted(rows, ordered, sorter=by_row)]]

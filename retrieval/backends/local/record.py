@@ -365,11 +365,14 @@ class Store:
             while batch := rows.fetchmany(8192):
                 yield [n for n, _ in batch], np.frombuffer(b"".join(v for _, v in batch), "<f2").reshape(-1, dimension)
 
-    def texts(self, after: int) -> Iterator[tuple[int, str, str, str, str]]:
-        """n, document, title, text, language of each passage behind `after`; a document's chunks are neighbours."""
-        sql = "SELECT n, document, title, text, language FROM passages WHERE n > ? ORDER BY n"
+    def texts(self, after: int, upto: int | None = None) -> Iterator[tuple[int, str, str, str, str]]:
+        """n, document, title, text, language of the passages behind `after`; a document's chunks are neighbours.
+
+        `upto` is the last one, None for all.
+        """
+        sql = "SELECT n, document, title, text, language FROM passages WHERE n > ? AND n <= ? ORDER BY n"
         with self._bulk() as db:
-            yield from db.execute(sql, (after,))
+            yield from db.execute(sql, (after, 2**62 if upto is None else upto))
 
     def withdrawn(self, since: int) -> list[int]:
         """The numbers of passages withdrawn after a revision."""

@@ -1,4 +1,4 @@
-"""What the lexical side reads: a tantivy index on disk that every process maps and one at a time writes.
+"""What the lexical side reads: tantivy indexes on disk that every process maps and one at a time writes.
 
 `lexical.json` names the folder in use, the revision that it holds and a checksum of each of its files; it is
 replaced only after tantivy's own commit. What it does not vouch for, or tantivy cannot read, is built anew from the
@@ -15,24 +15,26 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from retrieval.backends.local import postings
 from retrieval.backends.local.lexical import Reader
+from retrieval.backends.local.postings import Postings
 from retrieval.backends.local.record import Store
 from retrieval.lock import is_disk_full, locked, replace_durably
 from retrieval.passage import primary
-from retrieval.text import analysis, language
+from retrieval.text import language
 
 log = logging.getLogger("trimtab.lexical")
 RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
-VERSION = 7  # of the analysis and the fields; another number means: build anew
+VERSION = 8  # of the analysis and the fields; another number means: build anew
+LISTS = ("meta.json", "chunks/meta.json")  # of the files of each tantivy index
 SAMPLE = 2000  # characters of many short passages that their language is told by
-AROUND = 8  # chunks of a document up to which each is indexed with the terms of all
 Progress = Callable[[int], None] | None
 
 
@@ -43,10 +45,10 @@ class Terms:
         self._folder, self._store = folder, store
         self._note, self._lock = folder / "lexical.json", folder / "lexical.lock"
         self._mutex = threading.Lock()
-        self._index: Any = None
+        self._postings: Postings | None = None
         self._place = ""
         self._again = 0.0  # time.monotonic() before which nothing is tried after a failure
-        self.reader = Reader(None, None, frozenset(), -1)
+        self.reader = Reader(None, None, None, frozenset(), -1)
 
     def sync(self, revision: int, progress: Progress = None) -> None:
         """Make at least this revision searchable. Whoever comes first writes; the others wait and read.
@@ -88,9 +90,15 @@ class Terms:
         self._take(self._rebuild(progress))
 
     def _take(self, note: dict[str, Any]) -> None:
-        self._index.reload()
+        found = self._open_postings()
+        found.reload()
+        documents, chunks = found.documents.searcher(), found.chunks.searcher()
         languages = frozenset(note["languages"])
-        self.reader = Reader(self._index.searcher(), self._index.schema, languages, int(note["revision"]))
+        self.reader = Reader(documents, chunks, found.documents.schema, languages, int(note["revision"]))
+
+    def _open_postings(self) -> Postings:
+        assert self._postings is not None, "opened or built before"
+        return self._postings
 
     def _read_note(self) -> dict[str, Any] | None:
         try:
@@ -107,31 +115,27 @@ class Terms:
             return None
 
     def _open(self, note: dict[str, Any]) -> bool:
-        """False where the files are not what the note says: all are read once per process, then only the list of them.
+        """False where the files are not what the note says: all are read once per process, then only the lists of them.
 
-        That list differs when a writer was killed between tantivy's commit and its own note of it.
+        Those lists differ when a writer was killed between tantivy's commit and its own note of it.
         """
-        import tantivy
-
         place = self._folder / note["place"]
         if self._place == note["place"]:
-            return bool(_checksum(place / "meta.json") == note["files"].get("meta.json"))
+            return all(_checksum(place / name) == note["files"].get(name) for name in LISTS)
         if _checksums(place) != note["files"]:
             return False
-        self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), note["place"]
+        self._postings, self._place = postings.open_in(place), note["place"]
         return True
 
     def _rebuild(self, progress: Progress) -> dict[str, Any]:
-        import tantivy
-
         revision = self._store.revision()
         place = self._folder / f"lexical-{uuid.uuid4().hex[:12]}"
         place.mkdir()
         try:
-            self._index, self._place = _configured(tantivy.Index(_schema(), str(place))), place.name
+            self._postings, self._place = postings.create(place), place.name
             note = self._vouch(revision, self._write(0, [], progress))
         except BaseException:
-            self._index, self._place = None, ""
+            self._postings, self._place = None, ""
             shutil.rmtree(place, ignore_errors=True)  # it would only take up the room that is missing
             raise
         for old in self._folder.glob("lexical-*"):
@@ -145,25 +149,26 @@ class Terms:
         return self._vouch(revision, languages | set(note["languages"]), note["files"])
 
     def _write(self, after: int, withdrawn: list[int], progress: Progress, known: Iterable[str] = ()) -> set[str]:
-        writer = self._index.writer(heap_size=64_000_000, num_threads=1)
+        """Index the passages behind `after`, take out those withdrawn, and return the languages of the index."""
+        found = self._open_postings()
+        found.reload()
+        left = [chunk for ends in postings.torn(found, withdrawn) for chunk in self._store.texts(ends[0] - 1, ends[1])]
+        writer = postings.Writer(found)
         self._last = after
         votes, labels = self._votes(after)
         languages, commonest = language.settle(votes.values(), {*known, *labels})
-        for n in withdrawn:
-            writer.delete_documents_by_term("n", n)
-        for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
+        writer.delete([*withdrawn, *(n for n, *_ in left)])
+        for _, group in groupby(chain(left, self._store.texts(after)), key=itemgetter(1)):
             chunks = list(group)
             vote = votes.get(chunks[0][0], "")
             spoken = primary(chunks[0][4]) or (
                 vote if vote in languages else language.among(chunks[0][3], languages, commonest)
             )
-            for document in _documents(chunks, spoken):
-                writer.add_document(document)
-            self._last = chunks[-1][0]
+            writer.add(chunks, spoken)
+            self._last = max(self._last, chunks[-1][0])
             if progress:
                 progress(len(chunks))
         writer.commit()
-        writer.wait_merging_threads()
         return set(languages)
 
     def _votes(self, after: int) -> tuple[dict[int, str], set[str]]:
@@ -193,48 +198,14 @@ def is_failure(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def _documents(chunks: list[tuple[int, str, str, str, str]], language: str) -> Iterator[Any]:
-    """A document's chunks, each with the terms of all where they are few, and with its own."""
-    import tantivy
-
-    title, several = chunks[0][2], 1 < len(chunks) <= AROUND
-    text = "\n".join(chunk[3] for chunk in chunks) if several else ""
-    whole = analysis.passage_terms(title, text, language) if several else []
-    for n, _, own_title, text, _ in chunks:
-        own = analysis.passage_terms(own_title, text, language)
-        document = tantivy.Document()
-        document.add_unsigned("n", n)
-        document.add_text("terms", " ".join(whole or own))
-        if whole:
-            document.add_text("own", " ".join(own))
-        yield document
-
-
-def _schema() -> Any:
-    import tantivy
-
-    builder = tantivy.SchemaBuilder()
-    builder.add_unsigned_field("n", fast=True, indexed=True)
-    for field in ("terms", "own"):
-        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
-    return builder.build()
-
-
-def _configured(index: Any) -> Any:
-    index.config_reader(reload_policy="manual")
-    return index
-
-
 def _checksums(place: Path, known: dict[str, str] | None = None) -> dict[str, str]:
-    """Of every file but tantivy's own lists. But for meta.json, a file once written is never changed."""
+    """Of every file but tantivy's own notes. But for LISTS, a file once written is never changed."""
     found = {}
-    for path in sorted(place.iterdir()):
-        if path.suffix == ".lock" or path.name.startswith("."):
+    for path in sorted(place.rglob("*")):
+        name = path.relative_to(place).as_posix()
+        if path.suffix == ".lock" or path.name.startswith(".") or path.is_dir():
             continue
-        if known and path.name in known and path.name != "meta.json":
-            found[path.name] = known[path.name]
-        else:
-            found[path.name] = _checksum(path)
+        found[name] = known[name] if known and name in known and name not in LISTS else _checksum(path)
     return found
 
 
