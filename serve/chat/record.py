@@ -243,6 +243,8 @@ def _principles(advice: Advice) -> list[dict[str, Any]]:
 def _stage(outcome: Outcome, content: bool) -> dict[str, Any]:
     """A stage's part of the trace; texts only where content is kept."""
     row = {"stage": outcome.stage, "status": outcome.status, "reason": outcome.reason, "ms": outcome.ms}
+    if not outcome.detail:
+        return row
     detail = dict(outcome.detail)
     texts = detail.pop("content", None)
     if texts is not None and content:
@@ -271,10 +273,11 @@ def account(record: Record, status: int, traces: Traces) -> None:
     answer = record.answer
     if answer.first_byte is not None:
         metrics.waited(policy).observe(answer.first_byte)
-    for kind in ("prompt_tokens", "completion_tokens"):
-        count = answer.usage.get(kind) if answer.usage else None
-        if isinstance(count, int) and 0 < count < 2**53:  # whatever an engine may say there
-            metrics.counted(policy, kind.removesuffix("_tokens")).inc(count)
+    if usage := answer.usage:
+        for kind, name in (("prompt", "prompt_tokens"), ("completion", "completion_tokens")):
+            count = usage.get(name)
+            if isinstance(count, int) and 0 < count < 2**53:  # whatever an engine may say there
+                metrics.counted(policy, kind).inc(count)
     dropped = traces.dropped
     traces.put(record.ident, record.caller.tenant, record.body(status))
     if traces.dropped > dropped:
