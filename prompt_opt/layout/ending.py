@@ -41,6 +41,9 @@ class Ending:
         """Take the next piece; return what can be passed on. After `ended`, nothing is."""
         if self.ended or not piece:
             return ""
+        if self._passes(piece):
+            self.length = self._tail.at = self.length + len(piece)
+            return piece
         self._held.append(piece)
         i = 0
         while i < len(piece):
@@ -57,6 +60,15 @@ class Ending:
             return ""
         self.ended = True
         return self._pass(self._tail.cut)
+
+    def _passes(self, piece: str) -> bool:
+        """Whether it is more of a line of text, with nothing held back before it and nothing that matters in it."""
+        if not self._tail.plain or self.length != self._tail.at:
+            return False
+        for stop in self._stops:
+            if stop.size:
+                return False
+        return self._news.search(piece) is None
 
     def _skip(self, piece: str, i: int) -> int:
         """The next character that matters: inside a line of text, the newline or what a stop begins with."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any
 
 from prompt_opt.core import Prompt
@@ -70,6 +69,10 @@ async def translate(
         await upstream.done()
 
 
+class _Over(Exception):
+    """Nothing more is wanted of the engine."""
+
+
 async def _events(
     call: Call,
     answer: Answer,
@@ -80,18 +83,54 @@ async def _events(
     *,
     stream: bool,
 ) -> None:
-    async with aclosing(sse.events(upstream.chunks())) as events:
-        async for event in events:
-            answer.saw_first_byte()
-            if stream and answer.meter is not None:
-                answer.meter(1)
-            chunk = it.feed(event)
-            if it.reader.error is not None:
-                raise _reported(engine, it.reader)
-            if stream:
-                await call.write(chunk if edited is None else edited.feed(chunk))
-            if it.reader.finished:
-                break
+    """Translate events in the callback that brings them: no task is woken for one."""
+    events, reader = sse.Events(), it.reader
+    trouble: Exception | None = None
+    last = call.passed()
+    call.passed = lambda: last
+
+    def pass_on(found: list[bytes]) -> bool:
+        nonlocal last
+        chunk = b""
+        try:
+            for event in found:
+                answer.saw_first_byte()
+                if stream and answer.meter is not None:
+                    answer.meter(1)
+                piece = it.feed(event)
+                if reader.error is not None:
+                    raise _reported(engine, reader)
+                chunk = chunk + piece if chunk else piece
+                if reader.finished:
+                    break
+        finally:
+            if stream and chunk:
+                last = chunk if edited is None else edited.feed(chunk)
+                room = call.feed(last)
+            else:
+                room = True
+        return room
+
+    def take(piece: bytes) -> bool:
+        nonlocal trouble
+        try:
+            return pass_on(events.feed(piece)) and not events.ended and not reader.finished
+        except (BadEvent, sse.TooLong, ApiError) as error:
+            trouble = error
+            return False
+
+    async def ready() -> None:
+        if trouble is not None:
+            raise trouble
+        await call.drained()
+        if events.ended or reader.finished:
+            raise _Over
+
+    try:
+        await upstream.pump(take, ready)
+    except _Over:
+        return
+    pass_on(events.close())
 
 
 async def _only(

@@ -5,8 +5,7 @@ A line ends in LF or CRLF; comments and other fields than `data` are skipped. ht
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 
 DONE = b"[DONE]"  # the data that ends a stream of OpenAI's APIs
 _BOM = b"\xef\xbb\xbf"  # which a stream may begin with
@@ -22,34 +21,48 @@ def data_lines(stream: bytes) -> Iterator[bytes]:
     return (line[5:].strip() for line in stream.splitlines() if line.startswith(b"data:"))
 
 
-async def events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The data of each event as it comes, up to [DONE].
+class Events:
+    """The data of a stream's events, out of its pieces; `ended` once [DONE] has come, after which there are none."""
 
-    Raises:
-        TooLong: a line of more than 8 MiB.
-    """
-    data: list[bytes] = []
-    async with aclosing(_lines(chunks)) as lines:
-        async for line in lines:
-            line = line.removeprefix(_BOM)
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            if line or not data:
-                continue
-            event, data = b"\n".join(data), []
-            if event.strip() == DONE:
-                return
-            yield event
+    __slots__ = ("_buffer", "_data", "ended")
 
+    def __init__(self) -> None:
+        self.ended = False
+        self._buffer = b""  # a line that is not complete
+        self._data: list[bytes] = []  # the lines of an event that is not complete
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The lines of a stream; at its end an empty one, which ends an event that nothing else did."""
-    buffer = b""
-    async for chunk in chunks:
-        *lines, buffer = (buffer + chunk).split(b"\n")
-        if len(buffer) > _EVENT_LIMIT:
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The events that a piece completes.
+
+        Raises:
+            TooLong: a line of more than 8 MiB.
+        """
+        if self.ended:
+            return []
+        if not self._buffer and not self._data and piece[:6] == b"data: " and piece.find(b"\n") == len(piece) - 2:
+            line = piece[6:-2]  # one event, as most pieces are
+            if piece[-1] == 0x0A and not line.endswith((b"\r", DONE)):
+                return [line]
+        *lines, self._buffer = (self._buffer + piece).split(b"\n")
+        if len(self._buffer) > _EVENT_LIMIT:
             raise TooLong("the engine sent an event that is too long")
+        return self._events(lines)
+
+    def close(self) -> list[bytes]:
+        """The event that nothing but the stream's end has ended."""
+        rest, self._buffer = self._buffer, b""
+        return self._events([rest, b""])
+
+    def _events(self, lines: list[bytes]) -> list[bytes]:
+        out: list[bytes] = []
         for line in lines:
-            yield line.removesuffix(b"\r")
-    yield buffer
-    yield b""
+            line = line.removesuffix(b"\r").removeprefix(_BOM)
+            if line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+            if line or not self._data or self.ended:
+                continue
+            event, self._data = b"\n".join(self._data), []
+            self.ended = event.strip() == DONE
+            if not self.ended:
+                out.append(event)
+        return out

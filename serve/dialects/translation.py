@@ -46,4 +46,7 @@ class Translation:
 
     def _events(self, pieces: Sequence[Piece]) -> bytes:
         writer = self._writer
+        if len(pieces) == 1:
+            piece = pieces[0]
+            return writer.end(piece) if piece.finish else writer.delta(piece)
         return b"".join([writer.end(piece) if piece.finish else writer.delta(piece) for piece in pieces])

@@ -206,7 +206,8 @@ class Call(Exchange):
         if chunk:
             if self.heard is not None:
                 self.heard(chunk)
-            self._out(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+            if not self.disconnected:
+                self._wire.transport.write(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
         return not self._wire.full
 
     async def write(self, chunk: bytes) -> None:

@@ -67,9 +67,10 @@ class _Choice(Choice):
 
     def take(self, row: _Row) -> tuple[str, list[dict[str, Any]]]:
         """The text and the log-probabilities that this row sets free."""
-        for entry in _logprobs(row.logprobs, self._top):
-            self._seen += len(entry["token"])
-            self._waiting.append((self._seen, entry))
+        if row.logprobs is not None:
+            for entry in _logprobs(row.logprobs, self._top):
+                self._seen += len(entry["token"])
+                self._waiting.append((self._seen, entry))
         text = self.ending.feed(row.text or "")
         if self.ending.ended and not self.finish:
             self.finish, self.stop = "stop", self.ending.stop
@@ -87,6 +88,8 @@ class _Choice(Choice):
 
     def _free(self, text: str) -> list[dict[str, Any]]:
         self.texts.append(text)
+        if not self._waiting:
+            return []
         free = []
         while self._waiting and self._waiting[0][0] <= self.ending.length:
             free.append(self._waiting.popleft()[1])
@@ -125,7 +128,10 @@ class TextReader:
     @property
     def complete(self) -> bool:
         """Every choice has ended, by our stop or the engine's word."""
-        return "" not in [choice.finish for choice in self._rows]
+        for choice in self._rows:  # noqa: SIM110  as all() would be slower, for every event
+            if not choice.finish:
+                return False
+        return True
 
     def feed(self, data: bytes) -> list[Piece]:
         """A whole completion or one event of its stream in; pieces out, possibly none.
