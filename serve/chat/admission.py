@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 
 from serve.chat.record import Record
 from serve.chat.service import Service
 from serve.http.call import Call
+from serve.limits.limiter import Admission, Limiter
 
 
-async def admit(service: Service, call: Call, record: Record) -> None:
+def admit(service: Service, call: Call, record: Record) -> Awaitable[None] | None:
     """Let a request whose caller is known in, before its body is read; `leave` is owed for it in any case.
+
+    What it returns is to be awaited, if that is not None.
 
     Raises:
         TooMany: a limit is reached. Unavailable: the limits cannot be looked up.
     """
     if service.limiter is None:
-        return
+        return None
     caller, length = record.caller, call.length
-    record.admission = admission = await service.limiter.enter(caller.name, caller.tenant, length)
+    admission = service.limiter.at_once(caller.name, caller.tenant, length)
+    if admission is None:
+        return _enter(service.limiter, call, record, length)
+    _entered(admission, call, record, length)
+    return None
+
+
+async def _enter(limiter: Limiter, call: Call, record: Record, length: int | None) -> None:
+    admission = await limiter.enter(record.caller.name, record.caller.tenant, length)
     if admission is not None:
-        call.limited, record.answer.meter = True, admission.count
-        if length is None:
-            call.grown = admission.grow
+        _entered(admission, call, record, length)
+
+
+def _entered(admission: Admission, call: Call, record: Record, length: int | None) -> None:
+    record.admission = admission
+    call.limited, record.answer.meter = True, admission.count
+    if length is None:
+        call.grown = admission.grow
 
 
 async def take_turn(service: Service, call: Call, record: Record, size: int) -> None:

@@ -45,7 +45,8 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
     config = service.config
     record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
     form = call.path in _FORMS and call.media not in ("", "application/json")
-    await admit(service, call, record)
+    if (question := admit(service, call, record)) is not None:
+        await question
     body = await call.read(int(config.server.max_body_mb * 2**20), json=not form)
     if len(body) >= LARGE:
         await take_turn(service, call, record, len(body))

@@ -43,7 +43,8 @@ async def _ask(service: Service, call: Call, record: Record, method: str) -> Non
     if found is None or found["rest"] not in ASKED[method]:
         raise NotFound(f"no path {method} {path}", code="path_not_found")
     record.path = openai_responses.path + "/{id}" + found["rest"]  # one label for all ids
-    await admit(service, call, record)
+    if (question := admit(service, call, record)) is not None:
+        await question
     policy, _ = choose(config, caller, "", named(call.headers), {})
     engine = service.engines[policy.engine]
     record.selection = Selection(policy, engine.spec.name, "")

@@ -55,11 +55,15 @@ class Ledger(Protocol):
             LedgerFailed: nobody can say.
         """
 
+    def at_once(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing | None:
+        """The same without a question, where one before has left room for more; None where it has not."""
+
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
         """Count more tokens, or fewer, of a request that was admitted, at the latest a moment later. Never waits."""
 
-    def release(self, subjects: Sequence[Subject], body: int) -> None:
-        """A request that was admitted has ended, and its body is gone. Never waits."""
+    def release(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
+        """A request that was admitted has ended, used so many tokens more than are counted, and its body is gone.
+        Never waits."""
 
     def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
         """A request's body took `before` bytes and takes `now`, unless it is refused. Never waits."""

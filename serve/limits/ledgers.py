@@ -60,7 +60,8 @@ class Ledgers:
             self._local.sweep()
 
     async def close(self) -> None:
-        """Hand in what is owed to Redis."""
+        """Give back what is leased, and hand in what is owed to Redis."""
+        self.sweep()
         for ledger in (*self._retired, self._shared):
             if ledger is not None:
                 await ledger.close()

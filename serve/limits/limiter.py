@@ -1,6 +1,6 @@
 """What a request passes before its body is read, and gives back when it has ended.
 
-enter: one question to the ledger ── 429 ──▶ client
+at_once, else enter: one question to the ledger ── 429 ──▶ client
   └─ Admission ── count tokens as they come ── leave: what the engine counted takes the estimates' place
 """
 
@@ -36,6 +36,13 @@ class _Group(NamedTuple):
     tokens: bool
     bodies: bool
 
+    def size(self, length: int | None) -> tuple[int, int]:
+        """The tokens that a body of this length is taken for, and its bytes, as far as they count."""
+        return min(_MOST, (length or _BYTES) // _BYTES) or 1, (length or 0) if self.bodies else 0
+
+
+_UNLIMITED = _Group((), False, False)
+
 
 class Limiter:
     """The limits of one configuration."""
@@ -50,17 +57,25 @@ class Limiter:
         """All that are limited."""
         return frozenset(subject for group in self._groups.values() for subject in group.subjects)
 
+    def at_once(self, key: str, tenant: str, length: int | None) -> Admission | None:
+        """Let a request of a key in, if that needs no question; else `enter` has to ask one."""
+        group = self._groups.get((key, tenant), _UNLIMITED)
+        if not group.subjects:
+            return None
+        tokens, body = group.size(length)
+        standing = self._ledger.at_once(group.subjects, tokens, body)
+        return None if standing is None else Admission(self._ledger, group, standing, tokens, body)
+
     async def enter(self, key: str, tenant: str, length: int | None) -> Admission | None:
         """Let a request of a key in; None where nothing limits it. `length` is its body's, None where it says none.
 
         Raises:
             TooMany: a limit is reached. Unavailable: the limits cannot be looked up.
         """
-        group = self._groups.get((key, tenant))
-        if group is None or not group.subjects:
+        group = self._groups.get((key, tenant), _UNLIMITED)
+        if not group.subjects:
             return None
-        body = (length or 0) if group.bodies else 0
-        tokens = min(_MOST, (length or _BYTES) // _BYTES) or 1
+        tokens, body = group.size(length)
         try:
             standing = await self._ledger.admit(group.subjects, tokens, body)
         except LedgerFailed:
@@ -94,21 +109,19 @@ class Admission:
     def count(self, tokens: int) -> None:
         """Tokens of an answer that is on its way."""
         self._counted += tokens
-        if self._counted - self._charged >= _BATCH:
-            self._charge(self._counted)
+        if self._counted - self._charged >= _BATCH and self._group.tokens:
+            self._ledger.charge(self._group.subjects, self._counted - self._charged)
+            self._charged = self._counted
 
     def leave(self, usage: Mapping[str, Any] | None, *, served: bool) -> None:
         """The request has ended. `usage` is the engine's; where it says nothing our estimate stays.
 
         One that was not `served` costs no tokens.
         """
-        self._charge((_total(usage) or self._counted) if served else 0)
-        self._ledger.release(self._group.subjects, self._held)
-
-    def _charge(self, total: int) -> None:
-        if total != self._charged and self._group.tokens:
-            self._ledger.charge(self._group.subjects, total - self._charged)
-        self._charged = total
+        group, more = self._group, 0
+        if group.tokens:
+            more = ((_total(usage) or self._counted) if served else 0) - self._charged
+        self._ledger.release(group.subjects, more, self._held)
 
 
 def _group(limits: Limits, key: str, tenant: str) -> _Group:
@@ -150,18 +163,20 @@ def refused(refusal: Refusal, standing: Standing) -> TooMany:
 
 
 def _headers(standing: Standing) -> Headers:
-    out: list[tuple[bytes, bytes]] = []
-    if (level := standing.requests) is not None:
-        out += (
-            (b"x-ratelimit-limit-requests", _number(level.limit)),
-            (b"x-ratelimit-remaining-requests", b"%d" % level.remaining),
-            (b"x-ratelimit-reset-requests", _reset(math.ceil(level.reset_s * 1000))),
+    requests, tokens = standing.requests, standing.tokens
+    out: Headers = ()
+    if requests is not None:
+        out = (
+            (b"x-ratelimit-limit-requests", _number(requests.limit)),
+            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
+            (b"x-ratelimit-reset-requests", _reset(math.ceil(requests.reset_s * 1000))),
         )
-    if (level := standing.tokens) is not None:
-        out += (
-            (b"x-ratelimit-limit-tokens", _number(level.limit)),
-            (b"x-ratelimit-remaining-tokens", b"%d" % level.remaining),
-            (b"x-ratelimit-reset-tokens", _reset(math.ceil(level.reset_s * 1000))),
+    if tokens is not None:
+        out = (
+            *out,
+            (b"x-ratelimit-limit-tokens", _number(tokens.limit)),
+            (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
+            (b"x-ratelimit-reset-tokens", _reset(math.ceil(tokens.reset_s * 1000))),
         )
     return out
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from pathlib import Path
 
 from serve.limits.counts import BYTES, COUNT, REQUESTS, SPENT, TODAY, TOKENS, USED, Counts
+from serve.limits.lease import LEASE_S, Lease, part
 from serve.limits.ledger import Refusal, Standing, Subject
-from serve.limits.rate import DAY, MINUTE, level, moved, take
+from serve.limits.rate import DAY, MINUTE, Level, level, moved, take
 
-_DEFERRED = 256  # the part of a limit that a process may have used and not yet counted
+_ENOUGH = 2**50  # where nothing is limited
 
 
 class LocalLedger:
@@ -20,91 +21,162 @@ class LocalLedger:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Raises OSError where the file cannot be written, or there is no room for it."""
         self._counts, self._clock = Counts(path), clock
-        self._slots: dict[str, int] = {}  # by tag
-        self._owed: dict[str, int] = {}  # by tag: tokens that are counted under the next lock
-        self._owing: dict[str, Subject] = {}
+        self._leases: dict[str, Lease] = {}  # by tag
 
     def know(self, subjects: Sequence[Subject]) -> None:
         """Make room for the counts of these subjects. Raises OSError where there is none."""
-        self._slots |= self._counts.slots([subject.tag for subject in subjects])
+        slots = self._counts.slots([subject.tag for subject in subjects])
+        for subject in subjects:
+            known = self._leases.get(subject.tag)
+            if known is None or known.subject != subject:
+                if known is not None:
+                    self._return([known])
+                self._leases[subject.tag] = Lease(subject, slots[subject.tag])
 
     def sweep(self) -> None:
-        """Count what is owed, and forget what processes held that have died."""
-        self.settle()
+        """Give back what is leased, count what is owed, and forget what processes held that have died."""
+        self._return(self._leases.values())
         self._counts.sweep()
 
     async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
         """As `Ledger.admit`; it never waits."""
-        return self.take(subjects, tokens, body)
+        return self.take(subjects, tokens, body, leased=True)
 
-    def take(self, subjects: Sequence[Subject], tokens: int, body: int = 0, *, ask: bool = True) -> Standing:
-        """The same at once; without `ask` it is counted whether or not there is room."""
-        now = self._clock()
+    def at_once(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing | None:
+        """As `Ledger.at_once`: from what is leased."""
+        now, known = self._clock(), self._leases
+        for subject in subjects:
+            it = known[subject.tag]
+            if now >= it.until or it.requests < 1 or it.tokens < tokens or it.slots < 1 or it.bytes < body:
+                return None
+        requests = left = inf  # of the tightest bucket, as far as we know
+        rpm = tpm = 0
+        for subject in subjects:
+            it = known[subject.tag]
+            it.requests -= 1
+            it.tokens -= tokens
+            it.slots -= 1
+            it.bytes -= body
+            if (here := it.other_requests + it.requests) < requests:
+                requests, rpm = here, it.rpm
+            if (here := it.other_tokens + it.tokens) < left:
+                left, tpm = here, it.tpm
+        return Standing(
+            Level(rpm, int(requests), (rpm - requests) * MINUTE / rpm) if rpm else None,
+            Level(tpm, int(left), (tpm - left) * MINUTE / tpm) if tpm else None,
+        )
+
+    def take(
+        self, subjects: Sequence[Subject], tokens: int, body: int = 0, *, ask: bool = True, leased: bool = False
+    ) -> Standing:
+        """Ask the counts; without `ask` it is counted whether or not there is room. `leased`: take a lease as well."""
+        now, leases = self._clock(), [self._leases[subject.tag] for subject in subjects]
         self._counts.lock()
         try:
-            if self._owed:
-                self._settle(now)
-            return self._take(subjects, tokens, body, now, ask)
+            self._settle(leases, now)
+            standing = self._take(subjects, tokens, body, now, ask)
+            if leased and standing.refusal is None:
+                self._lease(leases, now)
+            return standing
         finally:
             self._counts.unlock()
 
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
         """As `Ledger.charge`."""
-        due = False
         for subject in subjects:
-            tag = subject.tag
-            self._owing[tag] = subject
-            self._owed[tag] = owed = self._owed.get(tag, 0) + tokens
-            _, tpm, budget, _, _ = subject.bounds
-            least = tpm if tpm and not 0 < budget < tpm else budget
-            due = due or abs(owed) * _DEFERRED > least
-        if due:
-            self.settle()
+            it = self._leases[subject.tag]
+            it.tokens -= tokens
+            if not it.low <= it.tokens <= it.high:
+                self._return([it])
 
-    def settle(self) -> None:
-        """Count the tokens that are owed."""
-        if self._owed:
-            self._counts.lock()
-            try:
-                self._settle(self._clock())
-            finally:
-                self._counts.unlock()
-
-    def release(self, subjects: Sequence[Subject], body: int = 0) -> None:
+    def release(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
         """As `Ledger.release`. No lock: nobody else writes our column."""
-        ints, column = self._counts.ints, self._counts.column
         for subject in subjects:
-            slot = self._slots[subject.tag]
-            ints[slot + COUNT + column] -= 1
-            if body:
-                ints[slot + BYTES + column] -= body
+            it = self._leases[subject.tag]
+            if it.slots < it.most_slots:
+                it.slots += 1
+            else:
+                self._counts.ints[it.slot + COUNT + self._counts.column] -= 1
+            if it.bytes + body <= it.most_bytes:
+                it.bytes += body
+            elif body:
+                self._counts.ints[it.slot + BYTES + self._counts.column] -= body
+            it.tokens -= tokens
+            if not it.low <= it.tokens <= it.high:
+                self._return([it])
 
     def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
         """As `Ledger.hold`."""
         used = self._counts.ints[USED]
         self._counts.lock()
         try:
+            if now > before:
+                self._settle([self._leases[subject.tag] for subject in subjects], self._clock())
             for subject in subjects if now > before else ():
-                limit, first = subject.bounds[4], self._slots[subject.tag] + BYTES
+                limit, first = subject.bounds[4], self._leases[subject.tag].slot + BYTES
                 if limit and sum(self._counts.ints[first : first + used]) - before + now > limit:
                     return Refusal(subject, "body_mb", 1.0)
             for subject in subjects:
-                self._counts.ints[self._slots[subject.tag] + BYTES + self._counts.column] += now - before
+                self._counts.ints[self._leases[subject.tag].slot + BYTES + self._counts.column] += now - before
             return None
         finally:
             self._counts.unlock()
 
+    def _return(self, leases: Iterable[Lease]) -> None:
+        """Give these back, and count what is owed; a lock only where there is something."""
+        due = [it for it in leases if it.until or it.tokens]
+        if due:
+            self._counts.lock()
+            try:
+                self._settle(due, self._clock())
+            finally:
+                self._counts.unlock()
+
     # -- under the lock
 
-    def _settle(self, now: float) -> None:
-        times, today = self._counts.floats, int(now // DAY)
-        for tag, tokens in self._owed.items():
-            slot, (_, tpm, budget, _, _) = self._slots[tag], self._owing[tag].bounds
-            if tpm:
-                times[slot + TOKENS] = moved(times[slot + TOKENS], now, tokens * MINUTE / tpm)
-            if budget:
-                self._spend(slot, today, self._spent(slot, today) + tokens)
-        self._owed.clear()
+    def _settle(self, leases: Iterable[Lease], now: float) -> None:
+        """Count what was used of these leases instead of what they were."""
+        ints, times, today, column = self._counts.ints, self._counts.floats, int(now // DAY), self._counts.column
+        for it in leases:
+            slot, (rpm, tpm, budget, _, _) = it.slot, it.subject.bounds
+            if it.tokens and tpm:
+                times[slot + TOKENS] = moved(times[slot + TOKENS], now, -it.tokens * MINUTE / tpm)
+            if it.tokens and budget:
+                self._spend(slot, today, self._spent(slot, today) - int(it.tokens))
+            if it.until:
+                if it.requests and rpm:
+                    times[slot + REQUESTS] = moved(times[slot + REQUESTS], now, -it.requests * MINUTE / rpm)
+                ints[slot + COUNT + column] -= int(it.slots)
+                ints[slot + BYTES + column] -= int(it.bytes)
+            it.clear()
+
+    def _lease(self, leases: Iterable[Lease], now: float) -> None:
+        """Take a part of what is free of each."""
+        ints, times, today, column = self._counts.ints, self._counts.floats, int(now // DAY), self._counts.column
+        used = ints[USED]
+        full = now + MINUTE
+        for it in leases:
+            slot, (rpm, tpm, budget, concurrent, most) = it.slot, it.subject.bounds
+            requests = tokens = inf
+            if rpm:
+                tat = times[slot + REQUESTS]
+                free = (full - tat) * rpm / MINUTE
+                requests = part(free, used)
+                times[slot + REQUESTS] = tat + requests * MINUTE / rpm
+                it.other_requests = free - requests
+            if tpm or budget:
+                free = (full - times[slot + TOKENS]) * tpm / MINUTE if tpm else inf
+                tokens = part(min(free, budget - self._spent(slot, today)) if budget else free, used)
+                if tpm:
+                    times[slot + TOKENS] += tokens * MINUTE / tpm
+                    it.other_tokens = free - tokens
+                if budget:
+                    self._spend(slot, today, self._spent(slot, today) + int(tokens))
+            slots = part((concurrent or _ENOUGH) - _sum(ints, slot + COUNT, used), used)
+            size = part((most or _ENOUGH) - _sum(ints, slot + BYTES, used), used)
+            ints[slot + COUNT + column] += int(slots)
+            ints[slot + BYTES + column] += int(size)
+            it.grant(now + LEASE_S, requests, tokens, slots, size)
 
     def _take(self, subjects: Sequence[Subject], tokens: int, body: int, now: float, ask: bool) -> Standing:
         """Ask all buckets and counters, then change them.
@@ -120,7 +192,7 @@ class LocalLedger:
         requests = left = (inf, 1, now)  # of the tightest bucket: what is left times a minute, its limit, its time
         refusal: Refusal | None = None
         for subject in subjects:
-            slot, (rpm, tpm, budget, concurrent, most) = self._slots[subject.tag], subject.bounds
+            slot, (rpm, tpm, budget, concurrent, most) = self._leases[subject.tag].slot, subject.bounds
             if most and body and _sum(ints, slot + BYTES, used) + body > most:
                 refusal = Refusal(subject, "body_mb", 1.0)
             if concurrent and _sum(ints, slot + COUNT, used) >= concurrent:
@@ -157,7 +229,7 @@ class LocalLedger:
                 self._spend(slot, today, total)
             column = self._counts.column
             for subject in subjects:
-                slot = self._slots[subject.tag]
+                slot = self._leases[subject.tag].slot
                 ints[slot + COUNT + column] += 1
                 if body:
                     ints[slot + BYTES + column] += body

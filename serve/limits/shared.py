@@ -87,6 +87,9 @@ class SharedLedger:
             self._local.hold(subjects, body, 0)
         return standing
 
+    def at_once(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
+        """As `Ledger.at_once`: Redis is asked for each request."""
+
     def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
         """As `Ledger.charge`; Redis learns of it a moment later."""
         self._local.charge(subjects, tokens)
@@ -94,9 +97,11 @@ class SharedLedger:
             self._subjects[subject.tag] = subject
             self._owed[subject.tag] += tokens
 
-    def release(self, subjects: Sequence[Subject], body: int) -> None:
+    def release(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
         """As `Ledger.release`; Redis learns of it a moment later."""
-        self._local.release(subjects, body)
+        if tokens:
+            self.charge(subjects, tokens)
+        self._local.release(subjects, 0, body)
         for subject in subjects:
             tag = subject.tag
             if self._elsewhere[tag]:
