@@ -148,7 +148,7 @@ class Record(msgspec.Struct):
         asked = self.request_id.encode("latin-1") if self.request_id else ident
         told = _told(policy, fallback, applied, labelled=self.labelled and status == 200)
         text = b"%sx-trimtab-trace: %s\r\nx-request-id: %s\r\n" % (told, ident, asked)
-        return text if self.admission is None else text + lines(tuple(self.admission.headers()))
+        return text if self.admission is None else text + self.admission.lines()
 
     def body(self, status: int) -> dict[str, Any]:
         """The whole trace."""

@@ -66,9 +66,8 @@ async def settle(
     """
     config = service.config
     record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
-    if service.limiter is not None:
-        if (question := admit(service, call, record)) is not None:
-            await question
+    if service.limiter is not None and (question := admit(service, call, record)) is not None:
+        await question
     body = await call.read(int(config.server.max_body_mb * 2**20))
     if len(body) < LARGE:
         request = dialect.parse(body, config.server)

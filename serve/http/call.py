@@ -257,7 +257,7 @@ class Call(Exchange):
         if self._expect and self.more_body:  # it may or may not send its body now
             self.keep_alive = False
         if self.limited:
-            headers = [pair for pair in headers if not pair[0].startswith(b"x-ratelimit-")]
+            headers = (headers if isinstance(headers, Pairs) else Pairs(headers)).unrated
         text = headers.lines if isinstance(headers, Pairs) else lines(tuple(headers))
         if self.extra is not None:
             text += self.extra(status)  # noqa: S610  no Django

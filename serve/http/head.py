@@ -26,6 +26,11 @@ class Pairs(list[tuple[bytes, bytes]]):
         """As they go over the wire. Raises ValueError for a header that would end the head."""
         return lines(self)
 
+    @cached_property
+    def unrated(self) -> Pairs:
+        """Without an engine's rate headers, before ours."""
+        return Pairs(pair for pair in self if not pair[0].startswith(b"x-ratelimit-"))
+
 
 def lines(pairs: Collection[tuple[bytes, bytes]]) -> bytes:
     """The lines of headers. Raises ValueError for a header that would end the head."""

@@ -28,6 +28,11 @@ _UNITS: Mapping[Bound, str] = {
     "body_mb": "MB of request bodies at once",
 }
 
+_REQUESTS, _TOKENS = (
+    b"x-ratelimit-limit-%s: %%d\r\nx-ratelimit-remaining-%s: %%d\r\nx-ratelimit-reset-%s: %%s\r\n" % (name, name, name)
+    for name in (b"requests", b"tokens")
+)
+
 
 class _Group(NamedTuple):
     """The subjects of a request, and whether its tokens and its body's bytes are limited at all."""
@@ -94,8 +99,12 @@ class Admission:
         self._ledger, self._group, self._standing = ledger, group, standing
         self._charged, self._counted, self._held = tokens, tokens, body
 
+    def lines(self) -> bytes:
+        """OpenAI's rate headers, as they go over the wire."""
+        return _lines(self._standing)
+
     def headers(self) -> Headers:
-        """OpenAI's rate headers."""
+        """The same as pairs."""
         return _headers(self._standing)
 
     def grow(self, size: int) -> None:
@@ -163,27 +172,17 @@ def refused(refusal: Refusal, standing: Standing) -> TooMany:
 
 
 def _headers(standing: Standing) -> Headers:
-    requests, tokens = standing.requests, standing.tokens
-    out: Headers = ()
+    pairs = [line.partition(b": ") for line in _lines(standing).splitlines()]
+    return [(name, value) for name, _, value in pairs]
+
+
+def _lines(standing: Standing) -> bytes:
+    text, requests, tokens = b"", standing.requests, standing.tokens
     if requests is not None:
-        out = (
-            (b"x-ratelimit-limit-requests", _number(requests.limit)),
-            (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
-            (b"x-ratelimit-reset-requests", _reset(math.ceil(requests.reset_s * 1000))),
-        )
+        text = _REQUESTS % (requests.limit, requests.remaining, _reset(math.ceil(requests.reset_s * 1000)))
     if tokens is not None:
-        out = (
-            *out,
-            (b"x-ratelimit-limit-tokens", _number(tokens.limit)),
-            (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
-            (b"x-ratelimit-reset-tokens", _reset(math.ceil(tokens.reset_s * 1000))),
-        )
-    return out
-
-
-@lru_cache(1024)
-def _number(limit: int) -> bytes:
-    return b"%d" % limit
+        text += _TOKENS % (tokens.limit, tokens.remaining, _reset(math.ceil(tokens.reset_s * 1000)))
+    return text
 
 
 @lru_cache(8192)

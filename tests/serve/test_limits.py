@@ -22,7 +22,7 @@ from serve.config import Allowance, ConfigError, Flags
 from serve.configure.reader import load
 from serve.errors import TooMany, Unavailable
 from serve.limits import rate
-from serve.limits.ledger import Standing, subject
+from serve.limits.ledger import Standing, Subject, subject
 from serve.limits.limiter import Limiter, _span
 from serve.limits.local import LocalLedger
 from serve.limits.turns import Turns
@@ -194,6 +194,105 @@ def test_a_refused_request_counts_for_neither_key_nor_tenant(tmp_path: Path) -> 
     for _ in range(20):
         assert ledger.take(both, 1).refusal is not None
     assert all(ledger.take(both[:1], 1).refusal is None for _ in range(9))
+
+
+# ---------------------------------------------------------------- leases
+
+
+def _ledgers(path: Path, may: Allowance, count: int = 2) -> tuple[list[Subject], list[LocalLedger], list[float]]:
+    """A key and a tenant of the same allowance, ledgers on one file, and the time in a list."""
+    who = [subject("key", "a", may), subject("tenant", "t", may)]
+    now = [86400.0 * 20000]
+    ledgers = [LocalLedger(path, lambda: now[0]) for _ in range(count)]
+    for ledger in ledgers:
+        ledger.know(who)
+    return who, ledgers, now
+
+
+async def _ask(ledger: LocalLedger, who: list[Subject], tokens: int = 1, body: int = 0) -> Standing:
+    return ledger.at_once(who, tokens, body) or await ledger.admit(who, tokens, body)
+
+
+async def test_leases_allow_what_is_configured_and_no_request_more(tmp_path: Path) -> None:
+    who, ledgers, _ = _ledgers(tmp_path / "limits.bin", Allowance(requests_per_minute=1000, tokens_per_day=10**6))
+    shown = [1000]
+    for i in range(1000):
+        standing = await _ask(ledgers[i * 7 // 10 % 2], who)
+        assert standing.refusal is None
+        assert standing.requests is not None
+        shown.append(standing.requests.remaining)
+    assert shown[1000] == 0
+    assert max(abs(1000 - i - left) for i, left in enumerate(shown)) <= 10  # what the other process has leased
+    for ledger in ledgers:
+        assert (await _ask(ledger, who)).refusal is not None
+
+
+async def test_most_requests_ask_nothing_and_what_is_left_goes_back(tmp_path: Path) -> None:
+    may = Allowance(10**5, 10**7, 10**8, 10**4, 100)
+    who, (one, other), now = _ledgers(tmp_path / "limits.bin", may)
+    asked = 0
+    for _ in range(500):
+        asked += one.at_once(who, 20, 100) is None and (await one.admit(who, 20, 100)).refusal is None
+        one.release(who, 30, 100)  # fifty tokens in all
+    assert asked < 10
+    for ledger in (one, other):
+        ledger.sweep()
+    standing = other.take(who, 20, 100)
+    assert standing.requests is not None
+    assert standing.requests.remaining == pytest.approx(10**5 - 501, abs=1)  # the clock's grain
+    assert _left(standing) == pytest.approx(10**7 - 500 * 50 - 20, abs=1)
+    other.release(who, -20, 100)
+    assert other.at_once(who, 1, 0) is None  # nothing is leased after a sweep
+    await one.admit(who, 1, 0)
+    now[0] += 1
+    assert one.at_once(who, 1, 0) is None  # nor for long
+
+
+@pytest.mark.parametrize("may", [Allowance(concurrent=1000), Allowance(body_mb=1000.0)])
+async def test_requests_and_bytes_at_once_are_exact_beside_leases(tmp_path: Path, may: Allowance) -> None:
+    who, (one, other), _ = _ledgers(tmp_path / "limits.bin", may)
+    size = 2**20
+    for _ in range(600):
+        assert (await _ask(one, who, 1, size)).refusal is None
+    for _ in range(300):
+        assert (await _ask(other, who, 1, size)).refusal is None
+    for _ in range(600):
+        one.release(who, 0, size)
+    one.sweep()
+    for _ in range(700):
+        assert (await _ask(other, who, 1, size)).refusal is None
+    assert (await _ask(other, who, 1, size)).refusal is not None
+    assert (await _ask(one, who, 1, size)).refusal is not None
+    other.release(who, 0, size)
+    assert (await _ask(one, who, 1, size)).refusal is None
+
+
+async def test_a_killed_process_costs_no_more_than_its_lease(tmp_path: Path) -> None:
+    who, (one, other), _ = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000))
+    assert (await one.admit(who, 10, 0)).refusal is None
+    assert other.take(who, 100_000 - 10 - 1000).refusal is None
+    one.sweep()  # not killed: all of it is there
+    assert other.take(who, 1000).refusal is None
+    assert other.take(who, 1).refusal is not None
+
+
+async def test_a_reload_keeps_what_was_used_of_a_lease(tmp_path: Path) -> None:
+    who, (one, _), _ = _ledgers(tmp_path / "limits.bin", Allowance(requests_per_minute=6000, concurrent=1000))
+    for _ in range(20):
+        assert (await _ask(one, who)).refusal is None
+    changed = [subject("key", "a", Allowance(requests_per_minute=6000, concurrent=25)), who[1]]
+    one.know(changed)
+    for _ in range(5):
+        standing = await _ask(one, changed)
+        assert standing.refusal is None
+    refusal = (await _ask(one, changed)).refusal
+    assert refusal is not None
+    assert refusal.bound == "concurrent"
+    assert standing.requests is not None
+    assert standing.requests.remaining == 6000 - 25
+    for _ in range(25):
+        one.release(who, 0, 0)
+    assert (await _ask(one, changed)).refusal is None
 
 
 # ---------------------------------------------------------------- the server
