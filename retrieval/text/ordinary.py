@@ -23,6 +23,11 @@ def questions(languages: frozenset[str]) -> list[str]:
     return [question for language in sorted(languages & known.keys()) or ["en"] for question in known[language]]
 
 
+def several(count: int) -> list[str]:
+    """So many of each language."""
+    return [question for language in _by_language().values() for question in language[:count]]
+
+
 @lru_cache(maxsize=256)
 def words(language: str) -> frozenset[str]:
     """The search terms that several of a language's questions have: "how", "the", "write"; none of an unknown language.
