@@ -48,6 +48,11 @@ def before_final() -> None:
     ppo_steps.save_networks = dying(ppo_steps.save_networks, 1)  # type: ignore[assignment]
 
 
+def after_a_checkpoint() -> None:
+    """The first one is written, and all processes know."""
+    ppo_steps.Run._save = dying(ppo_steps.Run._save, 1, after=True)  # type: ignore[method-assign]
+
+
 PLACES = (in_rollout, between_updates, in_checkpoint, before_final)
 
 
@@ -60,14 +65,14 @@ def nowhere() -> None:
     """A run that ends well."""
 
 
-def together(line: list[str], log: Path) -> list[int]:
-    """Two processes over gloo; their exit statuses."""
+def together(line: list[str], log: Path, place: Callable[[], None] = nowhere, **environment: str) -> list[int]:
+    """Two processes over gloo, which both die at the place; their exit statuses."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
     children = [
-        _started(line, log.with_suffix(f".{rank}"), nowhere, {**places, "RANK": rank, "LOCAL_RANK": rank})
+        _started(line, log.with_suffix(f".{rank}"), place, {**places, "RANK": rank, "LOCAL_RANK": rank})
         for rank in ("0", "1")
     ]
     return [_ended(child) for child in children]

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from trainers.ppo.networks import Actor, Critic
 from trainers.ppo.ppo_recipe import Recipe
+from trainers.ppo.shards import cut
 from trainers.run.adapter import lora, quantization
 from trainers.run.model import Base
 from trainers.run.recipe import RecipeError
@@ -66,6 +67,19 @@ def critic_of(recipe: Recipe, base: Base, device: torch.device) -> Critic | None
         )
         nn.init.zeros_(model.score.weight)
     return Critic(ready(adapted(model, recipe, "SEQ_CLS") if recipe.lora_rank else model, recipe)).to(device)
+
+
+def cut_networks(recipe: Recipe, actor: Actor, critic: Critic | None, mesh: Any) -> None:
+    """FSDP2: cut policy, reference and critic into pieces; their heads of one number stay whole.
+
+    Raises:
+        RecipeError: what needs whole weights in a process.
+    """
+    if recipe.quantize != "none" or recipe.sampler == "url":
+        raise RecipeError("FSDP2 cuts the weights into pieces, so quantize must be none and sampler must be here")
+    for model in (actor.bare, actor.frozen, None if critic is None else critic.trunk):
+        if model is not None:
+            cut(model, mesh)
 
 
 def check_folders(recipe: Recipe) -> None:

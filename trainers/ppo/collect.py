@@ -66,7 +66,7 @@ class HereSpeaker:
         with self.world.autocast():
             out = self.model.generate(
                 input_ids=ids.to(self.world.device), attention_mask=mask.to(self.world.device),
-                generation_config=sampling,
+                generation_config=sampling, synced_gpus=self.world.cut,
             )  # fmt: skip
         self.model.train(learning)
         rows = out[:, ids.shape[1] :].tolist()

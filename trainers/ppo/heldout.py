@@ -26,12 +26,18 @@ def measured(collector: Collector, actor: Actor, asks: Sequence[Ask], folder: Pa
     rows: list[dict[str, Any]] = []
     if mine:
         samples, scores = collector.answered(mine, first, 1, SEED, folder)
+    # Pieces are whole only while every process runs a pass, so one with fewer prompts answers some for nothing.
+    lacking = size // recipe.micro_batch - math.ceil(len(mine) / recipe.micro_batch) if world.cut else 0
+    spare = [collector.speaker.answers(asks[:1], 1, SEED, folder)[0][0].token_ids for _ in range(lacking)]
+    if mine:
         kls = divergence(collector, actor, mine, [group[0].token_ids for group in samples])
         rows = [
             {"prompt": ask.prompt, "answer": group[0].text, "finish": group[0].finish, "score": score[0], "kl": kl,
              "tokens": len(group[0].token_ids)}
             for ask, group, score, kl in zip(mine, samples, scores, kls, strict=True)
         ]  # fmt: skip
+    for ids in spare:
+        divergence(collector, actor, asks[:1], [ids])
     write_rows(folder.with_name(f"{folder.name}{f'-{world.rank}' if world.rank else ''}.jsonl"), rows)
     known = [row["score"] for row in rows if row["score"] is not None]
     sums = world.sums({

@@ -58,10 +58,20 @@ class Actor(nn.Module):
         self.model, self.head, self.temperature, self.stop_gradient = model, head, temperature, stop_gradient
         self._frozen = [frozen]  # in a list: its weights are none of this module's
 
+    @property
+    def bare(self) -> Any:
+        """The transformers model, which calls its adapter's layers itself."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def frozen(self) -> Any:
+        """The reference, where it is a model of its own."""
+        return self._frozen[0]
+
     def forward(self, batch: Batch) -> Told:
         """One pass; a distribution stands at the position before its token."""
         width = batch.width
-        out = self.model(**batch.asked, logits_to_keep=before(batch), output_hidden_states=self.head is not None)
+        out = self.bare(**batch.asked, logits_to_keep=before(batch), output_hidden_states=self.head is not None)
         values = None
         if self.head is not None:
             hidden = out.hidden_states[-1][:, -width - 1 : -1].float()
@@ -71,9 +81,8 @@ class Actor(nn.Module):
     @torch.no_grad()
     def reference(self, batch: Batch) -> Told:
         """What the actor said before it learned."""
-        [frozen] = self._frozen
-        with self.model.disable_adapter() if frozen is None else nullcontext():
-            out = (self.model if frozen is None else frozen)(**batch.asked, logits_to_keep=before(batch))
+        with self.model.disable_adapter() if self.frozen is None else nullcontext():
+            out = (self.frozen or self.bare)(**batch.asked, logits_to_keep=before(batch))
         return Told(out.logits.float() / self.temperature)
 
 
@@ -94,9 +103,18 @@ class Critic(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def bare(self) -> Any:
+        """The transformers model, which calls its adapter's layers itself."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def trunk(self) -> Any:
+        """The transformers model without its head."""
+        return getattr(self.bare, self.bare.base_model_prefix)
+
     def forward(self, batch: Batch) -> Tensor:
         """One pass."""
-        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        hidden = getattr(bare, bare.base_model_prefix)(**batch.asked).last_hidden_state
-        values: Tensor = bare.score(hidden[:, -batch.width - 1 : -1]).squeeze(-1).float()
+        hidden = self.trunk(**batch.asked).last_hidden_state
+        values: Tensor = self.bare.score(hidden[:, -batch.width - 1 : -1]).squeeze(-1).float()
         return values

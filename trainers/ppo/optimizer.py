@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from trainers.ppo.shards import clipped_norm, like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -22,7 +25,9 @@ class Optimizer:
     ) -> None:
         self.name, self.rate, self.ema, self.updates = name, rate, ema, 0
         self.named = {key: value for key, value in module.named_parameters() if value.requires_grad}
-        self._adam = torch.optim.AdamW(self.parameters, lr=rate(0), weight_decay=weight_decay)
+        self.cut = any(isinstance(value, DTensor) for value in self.parameters)
+        together = False if self.cut else None  # pieces and whole weights cannot be in one kernel
+        self._adam = torch.optim.AdamW(self.parameters, lr=rate(0), weight_decay=weight_decay, foreach=together)
         self.averages = {key: value.detach().clone() for key, value in self.named.items()} if ema else {}
 
     @property
@@ -32,6 +37,8 @@ class Optimizer:
 
     def clipped_norm(self, most: float) -> float:
         """Shorten the gradient to `most`; its norm before that."""
+        if self.cut:
+            return clipped_norm(self.parameters, most)
         return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
 
     def step(self) -> None:
@@ -45,26 +52,28 @@ class Optimizer:
             average.lerp_(self.named[key].detach(), 1 - self.ema)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, moments and averages by name; on the CPU."""
+        """Weights, moments and averages by name, whole and on the CPU; all processes have to ask where they are cut."""
         found: dict[str, Tensor] = {f"weight/{key}": value for key, value in self.named.items()}
         found |= {f"average/{key}": value for key, value in self.averages.items()}
         for key, value in self.named.items():
             moments = self._adam.state[value]
             found |= {f"{moment}/{key}": moments[moment] for moment in MOMENTS if moment in moments}
-        return {key: value.detach().cpu().contiguous().clone() for key, value in found.items()}
+        return {key: whole(value.detach()).cpu().contiguous().clone() for key, value in found.items()}
 
     def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a `state`, after so many updates. KeyError for a weight that it lacks."""
         self.updates = updates
         with torch.no_grad():
             for key, value in self.named.items():
-                value.copy_(state[f"weight/{key}"])
+                value.copy_(like(state[f"weight/{key}"], value))
                 moments = {moment: state[f"{moment}/{key}"] for moment in MOMENTS if f"{moment}/{key}" in state}
                 if moments:
-                    self._adam.state[value] = {moment: it.to(value.device if moment != "step" else "cpu").clone()
-                                               for moment, it in moments.items()}  # fmt: skip
+                    self._adam.state[value] = {
+                        moment: it.cpu().clone() if moment == "step" else like(it, value).clone()
+                        for moment, it in moments.items()
+                    }
             for key, average in self.averages.items():
-                average.copy_(state[f"average/{key}"])
+                average.copy_(like(state[f"average/{key}"], average))
 
 
 def schedule_of(name: str, peak: float, updates: int, warmup: float) -> Callable[[int], float]:

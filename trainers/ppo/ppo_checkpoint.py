@@ -35,13 +35,16 @@ class State:
     phases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def save(out: Path, state: State, optimizers: Sequence[Optimizer]) -> None:
-    """Write OUT/checkpoint-N, and remove all but the newest two."""
+def save(out: Path, state: State, optimizers: Sequence[Optimizer], first: bool = True) -> None:
+    """Write OUT/checkpoint-N, and remove all but the newest two. Not the first process: only hand it the pieces."""
+    tensors = {optimizer.name: optimizer.state() for optimizer in optimizers}
+    if not first:
+        return
     folder = out / f"checkpoint-{state.step}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for optimizer in optimizers:
-        save_file(optimizer.state(), folder / f"{optimizer.name}.safetensors")
+    for name, found in tensors.items():
+        save_file(found, folder / f"{name}.safetensors")
     updates = {optimizer.name: optimizer.updates for optimizer in optimizers}
     values = {**asdict(state), "updates": updates, "global_step": state.step}
     write_whole(folder / "trainer_state.json", json.dumps(finite(values), allow_nan=False) + "\n")

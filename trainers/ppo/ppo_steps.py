@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from trainers.ppo import ppo_checkpoint
-from trainers.ppo.build import actor_of, check_folders, critic_of, half, sampling_of
+from trainers.ppo.build import actor_of, check_folders, critic_of, cut_networks, half, sampling_of
 from trainers.ppo.collect import Collector, HereSpeaker, Speaker
 from trainers.ppo.engine_speaker import EngineSpeaker
 from trainers.ppo.health import sicknesses
 from trainers.ppo.heldout import measured
 from trainers.ppo.learner import Learner
+from trainers.ppo.networks import Actor, Critic
 from trainers.ppo.optimizer import Optimizer, schedule_of
 from trainers.ppo.phases import Phases
 from trainers.ppo.ppo_checkpoint import State
@@ -26,6 +27,7 @@ from trainers.ppo.ppo_outputs import record, save_networks, show_samples
 from trainers.ppo.ppo_prompts import asks_of
 from trainers.ppo.ppo_recipe import Recipe
 from trainers.ppo.ptx import Ptx
+from trainers.ppo.shards import asked_for
 from trainers.ppo.token_rewards import adapted
 from trainers.ppo.world import World, accelerator_of
 from trainers.rounds.prompt_set import stretch
@@ -44,8 +46,9 @@ class Run:
 
     def __init__(self, recipe: Recipe, out: Path, material: Material, resume: bool) -> None:
         self.recipe, self.out, self.material = recipe, out, material
+        cut = asked_for()
         self.accelerator = accelerator_of(recipe, out)
-        self.world = World(self.accelerator, half(recipe))
+        self.world = World(self.accelerator, half(recipe), cut)
         self.train, self.heldout = asks_of(recipe, material)
         self.per_step = recipe.batch // recipe.answers
         self.steps = recipe.steps or math.ceil(recipe.epochs * len(self.train) / self.per_step)
@@ -68,6 +71,8 @@ class Run:
         check_folders(recipe)
         self.actor = actor_of(recipe, base, device)
         self.critic = critic_of(recipe, base, device)
+        if self.world.cut:
+            cut_networks(recipe, self.actor, self.critic, self.world.mesh)
         per_step = recipe.inner_epochs * (recipe.batch // recipe.rows_per_update)
         steps = self.steps - (recipe.critic_warmup if self.critic is not None else 0)
         peak = recipe.learning_rate
@@ -113,12 +118,22 @@ class Run:
                 self._save()
         after = self._measure("heldout-after")
         if self.world.rank == 0:
-            save_networks(
-                self.recipe, self.actor, self.critic, self.optimizers[0], self.material.base.tokenizer, self.out
-            )
+            actor, critic, policy = self._whole_networks()
+            save_networks(self.recipe, actor, critic, policy, self.material.base.tokenizer, self.out)
             say(self.phases.lines())
         self.world.wait()
         return self._record(before, after)
+
+    def _whole_networks(self) -> tuple[Actor, Critic | None, Optimizer]:
+        """What is saved; where the networks are cut, whole ones on the CPU with the last checkpoint's weights."""
+        if not self.world.cut:
+            return self.actor, self.critic, self.optimizers[0]
+        recipe, base, device = self.recipe, self.material.base, torch.device("cpu")
+        actor, critic = actor_of(recipe, base, device), critic_of(recipe, base, device)
+        policy = Optimizer("policy", actor, lambda update: 0.0, ema=recipe.ema)
+        values = [] if critic is None else [Optimizer("critic", critic, lambda update: 0.0)]
+        ppo_checkpoint.restore(self.out / f"checkpoint-{self.steps}", [policy, *values])
+        return actor, critic, policy
 
     def _baseline(self) -> dict[str, Any]:
         path = self.out / "baseline.json"
@@ -179,8 +194,9 @@ class Run:
 
     def _save(self) -> None:
         self.state.phases = self.phases.state()
+        if self.world.rank == 0 or self.world.cut:
+            ppo_checkpoint.save(self.out, self.state, self.optimizers, self.world.rank == 0)
         if self.world.rank == 0:
-            ppo_checkpoint.save(self.out, self.state, self.optimizers)
             shutil.rmtree(self.out / "rollouts", ignore_errors=True)
         self.world.wait()
 
@@ -189,7 +205,7 @@ class Run:
         facts = {
             **self.material.facts, "heldout_before": before, "heldout": after, "steps": self.steps,
             "seconds": log[-1]["seconds"] if log else 0.0, "warnings": list(self.state.warnings.values()),
-            "phases": self.phases.table(), "log": log,
+            "phases": self.phases.table(), "fsdp2": self.world.cut, "log": log,
         }  # fmt: skip
         networks = [self.actor, *([self.critic] if self.critic is not None else [])]
         if self.world.rank:

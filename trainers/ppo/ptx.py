@@ -34,7 +34,7 @@ class Ptx:
         total = 0.0
         for at in range(0, size, self.recipe.micro_batch):
             ids, attention, labels = self._batch(mine[at : at + self.recipe.micro_batch])
-            logits = actor.model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
+            logits = actor.bare(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
             nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
             (weight * nll / tokens).backward()  # type: ignore[no-untyped-call]
             total += float(nll.detach()) / tokens

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from trainers.ppo.ppo_recipe import Recipe
 from trainers.ppo.rollout import Rollout
@@ -15,13 +17,18 @@ from trainers.run.recipe import RecipeError
 
 
 class World:
-    """accelerate's processes; each has whole copies of the networks, and gradients are added over all."""
+    """accelerate's processes; gradients are added over all.
 
-    def __init__(self, accelerator: Any = None, half: bool = False) -> None:
+    `cut`: the networks are in pieces (FSDP2), else every process has whole copies.
+    """
+
+    def __init__(self, accelerator: Any = None, half: bool = False, cut: bool = False) -> None:
         self._accelerator, self._half = accelerator, half
         self.number = accelerator.num_processes if accelerator else 1
         self.rank = accelerator.process_index if accelerator else 0
         self.device = accelerator.device if accelerator else torch.device("cpu")
+        self.cut = cut and self.number > 1
+        self.mesh = init_device_mesh(self.device.type, (self.number,)) if self.cut else None
 
     def autocast(self) -> Any:
         """Computes in bfloat16 where the recipe and the machine do."""
@@ -56,8 +63,11 @@ class World:
         return dict(zip(names, total, strict=True))
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Add the gradients of all processes, in one message; a parameter without one counts as 0."""
-        if self.number == 1:
+        """Add the gradients of all processes, in one message; a parameter without one counts as 0, and pieces have been
+        added already.
+        """
+        parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        if self.number == 1 or not parameters:
             return
         for parameter in parameters:
             if parameter.grad is None:
@@ -84,15 +94,15 @@ class World:
 
 
 def accelerator_of(recipe: Recipe, out: Path) -> Any:
-    """accelerate's processes and loggers; RecipeError for a launch that cuts the weights into pieces."""
+    """accelerate's processes and loggers; RecipeError for DeepSpeed."""
     from accelerate import Accelerator  # type: ignore[import-untyped]
     from accelerate.utils import DistributedType
 
     cpu = not torch.cuda.is_available()  # or accelerate would not join several CPU processes
     accelerator = Accelerator(cpu=cpu, log_with=list(recipe.report_to) or None, project_dir=str(out))
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise RecipeError("ppo keeps whole copies of its networks in every process, so it cannot be cut into pieces: "
-                          "launch it with one_gpu, two_cpus or eight_gpus")  # fmt: skip
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise RecipeError("ppo does not run on DeepSpeed: launch it with eight_gpus_fsdp2, or with whole copies of its "
+                          "networks in every process (one_gpu, two_cpus, eight_gpus)")  # fmt: skip
     if recipe.report_to:
         accelerator.init_trackers("logs")
     return accelerator
