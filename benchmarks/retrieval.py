@@ -1,7 +1,7 @@
 """What does retrieval find, for whom, and at what cost?
 
   python benchmarks/retrieval.py quality --data DIR [--corpora en spec zh] [--sample 15000] [--embedder NAME]
-  python benchmarks/retrieval.py floors --data DIR --unrelated PROMPTS.jsonl
+  python benchmarks/retrieval.py floors --data DIR --unrelated PROMPTS.jsonl [--corpora en fr] [--embedder NAME]
   python benchmarks/retrieval.py regions --data DIR
   python benchmarks/retrieval.py latency --data DIR [--sizes 10000 140000 1000000]
   python benchmarks/retrieval.py embedding --data DIR
@@ -43,6 +43,7 @@ from retrieval.embedding.embedder import Model, load
 from retrieval.passage import Filter, Passage
 from retrieval.search import evaluation
 from retrieval.search.build import batches
+from retrieval.search.calibration import calibrate
 from retrieval.search.index import Index
 from retrieval.search.intake import bar
 from retrieval.search.query import Ask
@@ -191,17 +192,21 @@ def floors(options: argparse.Namespace) -> None:
     """Of the scores of right finds among ten, and of the best find for prompts that no rule bears on."""
     rows_ = [json.loads(line) for line in options.unrelated.read_text("utf-8").splitlines()]
     unrelated = [row["turns"][0] if "turns" in row else row["text"] for row in rows_]
-    for name in ("en", "spec"):
+    for name in options.corpora:
         queries, qrels = questions(options.data, name)
-        with built(options.data, options.work, name, None, "minilm") as index:
-            right = []
+        label = f"{Path(options.embedder).name}-{options.sample or 'all'}" if options.embedder else "minilm"
+        with built(options.data, options.work, name, options.embedder, label, options.sample) as index:
+            calibrate(index)
+            index.refresh()
+            own, right = index.floor, []
             for query, text in queries.items():
                 found = (h.score for h in index.search(text, 10) if h.document in qrels.get(query, {}))
                 right += [score for _, score in zip(range(1), found, strict=False)]
-            best = [index.search(text, 1)[0].score for text in unrelated]
-        for floor_ in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+            best = [hits[0].score if (hits := index.search(text, 1)) else 0.0 for text in unrelated]
+        for floor_ in sorted({own, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3}):
             kept, dropped = np.mean(np.array(right) >= floor_), np.mean(np.array(best) < floor_)
-            print(f"{name}, floor {floor_}: keeps {kept:.1%} of right finds, drops {dropped:.1%} of unrelated ones")
+            label = "its own floor" if floor_ == own else "floor"
+            print(f"{name}, {label} {floor_}: keeps {kept:.1%} of right finds, drops {dropped:.1%} of unrelated ones")
 
 
 # 2. Regions
@@ -518,8 +523,8 @@ def main() -> None:
         made.add_argument("--work", type=Path, default=default, help=f"where indexes are kept (default {default})")
         made.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
         made.add_argument("--unrelated", type=Path, help="floors: prompts that no rule bears on (JSONL)")
-        made.add_argument("--embedder", help="quality: instead of the one that the texts choose")
-        made.add_argument("--sample", type=int, default=0, help="quality: passages beside those that answer")
+        made.add_argument("--embedder", help="quality: instead of the one that the texts choose; floors: instead of MiniLM")
+        made.add_argument("--sample", type=int, default=0, help="quality, floors: passages beside those that answer")
         made.add_argument("--sizes", nargs="+", type=int, default=[10_000, 140_000, 1_000_000])
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
