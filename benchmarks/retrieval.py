@@ -523,7 +523,7 @@ def main() -> None:
         made.add_argument("--work", type=Path, default=default, help=f"where indexes are kept (default {default})")
         made.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
         made.add_argument("--unrelated", type=Path, help="floors: prompts that no rule bears on (JSONL)")
-        made.add_argument("--embedder", help="quality: instead of the one that the texts choose; floors: instead of MiniLM")
+        made.add_argument("--embedder", help="instead of the one that the texts choose (floors: of MiniLM)")
         made.add_argument("--sample", type=int, default=0, help="quality, floors: passages beside those that answer")
         made.add_argument("--sizes", nargs="+", type=int, default=[10_000, 140_000, 1_000_000])
     options = parser.parse_args()
