@@ -16,6 +16,7 @@ import msgspec
 
 from serve.config import Server
 from serve.dialects import crowd, outline
+from serve.dialects.hollow import Hollow
 from serve.dialects.spelling import KNOWN, misspelled
 from serve.dialects.surrogates import shield
 from serve.errors import BadRequest
@@ -28,6 +29,7 @@ _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTA
 _NAME = 64  # bytes at a body's begin, where its first colon nearly always is
 _DECODED = 2**20  # bytes of a body that are looked at as text at a time
 _STEP = 2**18  # bytes that are compared at a time
+_LARGE = 2**19  # bytes of a body that is not parsed in one call, if it need not be
 _OPTIONS = ("policy", "region", "language", "date", "skip", "explain")
 
 
@@ -62,7 +64,7 @@ def parse(body: bytes, limits: Server) -> Request:
         crowd.refuse_fields(body)  # before half a million of them are objects
     try:
         try:
-            fields = _fields.decode(body)
+            fields = (_split(body) if len(body) > _LARGE else None) or _fields.decode(body)
         except msgspec.MsgspecError:
             body, fields = _shielded(body)
         if not body.isascii():  # the fields are decoded when they are needed; this must be known before
@@ -98,6 +100,27 @@ def parse(body: bytes, limits: Server) -> Request:
         if name in fields and not 1 <= typed(fields, name, int, 1) <= limits.max_n:
             raise BadRequest(f"{name} must be between 1 and {limits.max_n}", param=name)
     return request
+
+
+def _split(body: bytes) -> dict[str, Raw] | None:
+    """The fields of a large body, read in short steps; None where that cannot be, and it has to be parsed as one."""
+    try:
+        hollow = Hollow(body, _LARGE)
+        fields = _fields.decode(hollow.text)
+    except ValueError:  # too little of it is long strings, or it is no JSON (MsgspecError, UnicodeDecodeError)
+        return None
+    if _repeated(hollow.text, fields) is not None:
+        return None
+    whole, at = memoryview(body), 0
+    for name, raw in fields.items():
+        member = _MEMBER.match(hollow.text, at)
+        assert member is not None
+        begin = hollow.place(member.end())
+        if begin - hollow.place(at) != member.end() - at:  # its name is such a string
+            return None
+        at = member.end() + len(memoryview(raw))
+        fields[name] = Raw(whole[begin : hollow.place(at)])
+    return fields
 
 
 def _check_utf8(body: bytes) -> None:
