@@ -1,64 +1,56 @@
-"""python -m benchmarks.gate_additions: what harmful additions does the rewrite gate accept, what good ones reject?
+"""python -m benchmarks.gate_additions --file FILE: which harmful rewrites pass the gate, which good ones do not?
 
-Judges tests/data/gate/additions: ten kinds of harm and ten of good in five languages, written by hand before the model
-was trained and split by prompt. The dev half chose the threshold and what the generator of the training edits makes;
-the test half is for the figures. `fresh` was written later by somebody who had seen neither the training nor the other
-halves: whole rewrites of six kinds of harm and six of good. Needs trimtab[multilingual] for --additions model.
-
-    --additions exact|model   who judges additions (default: model)
-    --half dev|test|fresh     (default: test)
-    --wrong                   show the cases that are judged wrong
+Judges labelled rewrites (JSON lines with language, kind, harmful, prompt, rewrite and perhaps mode) by the whole gate,
+per kind and language. `trainers/gate/rewrites/*.jsonl` are what the model learned from, so its figures on them
+say nothing; `trimtab train gate` prints what it reaches on writers left out. Needs trimtab[multilingual] for
+--additions model.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from prompt_opt.gate.verdict import Additions, Verdict, judge
+from trainers.gate.examples import LANGUAGES, Labelled, read
 
-DATA = Path(__file__).parent.parent / "tests" / "data" / "gate" / "additions"
-LANGUAGES = ("en", "de", "fr", "es", "zh")
-Judged = tuple[dict[str, Any], Verdict, float]  # case, verdict, seconds
-
-
-def trained() -> Additions:
-    """The judge that additions = "model" names."""
-    from prompt_opt.gate.scorer import EMBEDDER, Scorer
-    from retrieval.embedding.embedder import load
-
-    return Scorer(load(EMBEDDER, threads=1).queries)
+Judged = tuple[Labelled, Verdict, float]  # case, verdict, seconds
 
 
-def judged(rows: list[dict[str, Any]], additions: Additions | None) -> list[Judged]:
-    """Each case with its verdict."""
+def judged(rows: Sequence[Labelled], model: bool) -> list[Judged]:
+    """Each case with its verdict; a prompt is embedded beforehand, as it is while a rewriter writes."""
+    additions: Additions | None = None
+    if model:
+        from prompt_opt.gate.scorer import EMBEDDER, Scorer
+        from retrieval.embedding.embedder import load
+
+        additions = scorer = Scorer(load(EMBEDDER, threads=1).queries)
+    judge("Why is that so?", "Why is that so? Give reasons.", additions=additions)  # what is compiled once
     out = []
     for row in rows:
+        if model:
+            scorer.prepare(row.prompt)
         started = time.perf_counter()
-        verdict = judge(row["prompt"], row["rewrite"], row["mode"], additions=additions)
+        verdict = judge(row.prompt, row.rewrite, row.mode, additions=additions)
         out.append((row, verdict, time.perf_counter() - started))
     return out
 
 
-def table(found: list[Judged], good: bool) -> None:
+def table(found: Sequence[Judged], harmful: bool) -> None:
     """Per kind and language, how many were judged wrong."""
     wrong, of = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row, verdict, _ in found:
-        if row["good"] == good:
-            for cell in ((row["kind"], row["language"]), (row["kind"], ""), ("all", row["language"]), ("all", "")):
+        if row.harmful == harmful:
+            for cell in ((row.kind, row.language), (row.kind, ""), ("all", row.language), ("all", "")):
                 of[cell] += 1
-                wrong[cell] += verdict.accepted != good
-    print(
-        f"\n{'good rejected' if good else 'harmful accepted':<18}"
-        + "".join(f"{name:>8}" for name in LANGUAGES)
-        + "     all"
-    )
+                wrong[cell] += verdict.accepted == harmful
+    title = "harmful accepted" if harmful else "good rejected"
+    print(f"\n{title:<18}" + "".join(f"{name:>8}" for name in LANGUAGES) + "     all")
     for kind in [*dict.fromkeys(kind for kind, _ in of if kind != "all"), "all"]:
         cells = [f"{wrong[kind, name]}/{of[kind, name]}" for name in LANGUAGES]
         share = wrong[kind, ""] / of[kind, ""]
@@ -67,22 +59,19 @@ def table(found: list[Judged], good: bool) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--additions", choices=("exact", "model"), default="model")
-    parser.add_argument("--half", choices=("dev", "test", "fresh"), default="test")
-    parser.add_argument("--wrong", action="store_true")
+    parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--additions", choices=("exact", "model"), default="model", help="who judges (default: model)")
+    parser.add_argument("--wrong", action="store_true", help="show the cases that are judged wrong")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in (DATA / f"{args.half}.jsonl").read_text("utf-8").splitlines()]
-    additions = trained() if args.additions == "model" else None
-    judge("Why is that so?", "Why is that so? Give reasons.", additions=additions)  # what is compiled once
-    found = judged(rows, additions)
-    table(found, good=False)
-    table(found, good=True)
+    found = judged(read(args.file), args.additions == "model")
+    table(found, harmful=True)
+    table(found, harmful=False)
     took = sorted(seconds * 1000 for _, _, seconds in found)
     print(f"\na verdict: median {statistics.median(took):.1f} ms, 95% below {took[int(0.95 * len(took))]:.1f} ms")
     for row, verdict, _ in found if args.wrong else ():
-        if verdict.accepted != row["good"]:
+        if verdict.accepted == row.harmful:
             why = f"{verdict.rule} ({verdict.detail})" if verdict.rule else "accepted"
-            print(f"\n[{row['language']} {row['kind']} {row['mode']}] {why}\n    {row['prompt']}\n    {row['rewrite']}")
+            print(f"\n[{row.language} {row.kind} {row.mode}] {why}\n    {row.prompt}\n    {row.rewrite}")
     return 0
 
 

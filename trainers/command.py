@@ -13,7 +13,7 @@ OTHERS = (
     ("check", "trainers.check:main", "nothing: says what is wrong with training data"),
     ("pick", "trainers.pick:main", "nothing: picks data that is complex, good and diverse (DEITA, arXiv:2312.15685)"),
     ("flywheel", "trainers.flywheel.wheel:main", "a served model by preferences between its answers, round by round"),
-    ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge of additions, from generated edits"),
+    ("gate", "trainers.gate.__main__:main", "the rewrite gate's judge, from labelled rewrites"),
 )
 CRITIC_FREE = ("rloo", "grpo")  # advantages of PPO that name it too
 USAGE = "usage: trimtab train METHOD [options]   (trimtab train METHOD --help; trimtab train --list)"

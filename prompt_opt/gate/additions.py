@@ -37,13 +37,13 @@ def changes(original: str, rewrite: str, mode: Literal["replace", "complement"])
     new = [s for s in sentences(after) if _WORD.search(s)]
     if mode == "complement":
         return tuple(Change(sentence, "") for sentence in new[:MOST])
-    had, known, kept = bare(original), Counter(_words(before)), Counter(_words(after))
+    had, known, kept = bare(original), Counter(words(before)), Counter(words(after))
     for wrong, right in _repairs(before, after, known, kept):
         known[right] += 1
         kept[wrong] += 1
     for sentence in sentences(after):
         if bare(sentence) in had:
-            known -= Counter(_words(sentence))
+            known -= Counter(words(sentence))
     whole: list[str] = []
     parts: list[tuple[str, str]] = []  # what a sentence has new, and the sentence
     for sentence in new:
@@ -52,12 +52,12 @@ def changes(original: str, rewrite: str, mode: Literal["replace", "complement"])
                 whole.append(added)
             else:
                 parts.append((added, sentence))
-    gone = {s: words for s in sentences(before) if (words := _joined(s, _beyond(s, kept)))}
+    gone = {s: part for s in sentences(before) if (part := _joined(s, _beyond(s, kept)))}
     lost = " ".join(gone.values())
     if not parts and whole and len(lost) > len(original) / 2:  # said anew in other words
         return (Change(whole[0], lost), *(Change(sentence, "") for sentence in whole[1:]))[:MOST]
     edits = [Change(added, gone.pop(_nearest(sentence, gone), "")) for added, sentence in parts]
-    edits += [Change("", words) for words in gone.values()]
+    edits += [Change("", part) for part in gone.values()]
     lex = lexicon(language(before) or "en")
     edits = [edit for edit in edits if _says(edit.added, lex) or _says(edit.removed, lex)]
     return tuple([*edits, *(Change(sentence, "") for sentence in whole)][:MOST])
@@ -77,13 +77,13 @@ def _repairs(before: str, after: str, known: Counter[str], kept: Counter[str]) -
     )
     for wrong in gone:
         for right in new:
-            if _slip(wrong, right):
+            if slip(wrong, right):
                 new.remove(right)
                 yield unaccented(wrong)[:_STEM], unaccented(right)[:_STEM]
                 break
 
 
-def _slip(wrong: str, right: str) -> bool:
+def slip(wrong: str, right: str) -> bool:
     """Whether letters were only lost, doubled or turned: "geting", "rcie". Another letter can make another word."""
     if wrong[0] != right[0] or abs(len(wrong) - len(right)) > _LETTERS:
         return False
@@ -94,13 +94,14 @@ def _slip(wrong: str, right: str) -> bool:
 
 def _nearest(sentence: str, others: Mapping[str, str]) -> str:
     """The sentence of a prompt that shares most words with one of the rewrite, or "" if none shares any."""
-    words = Counter(_words(sentence))
-    shared = {other: (words & Counter(_words(other))).total() for other in others}
+    own = Counter(words(sentence))
+    shared = {other: (own & Counter(words(other))).total() for other in others}
     best = max(shared, key=lambda other: shared[other], default="")
     return best if best and shared[best] else ""
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text, each cut to what its forms have in common."""
     return [_key(m) for m in _WORD.finditer(text)]
 
 
@@ -113,7 +114,7 @@ def _added(sentence: str, known: Counter[str]) -> str:
     """What a sentence has beside the `known` words of the prompt, which it uses up; all of it where it shares few."""
     left = known.copy()
     new = _beyond(sentence, left)
-    size = len(_words(sentence))
+    size = len(words(sentence))
     if size - len(new) < max(2, _SHARED * min(size, known.total())):
         return sentence
     known.subtract(known - left)

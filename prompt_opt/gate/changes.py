@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 
+from prompt_opt.gate.additions import slip
 from prompt_opt.gate.language import CJK, Lexicon, plain, unaccented
 
 _TOKEN = re.compile(f"[{CJK}]|[^\\W_{CJK}]+")
@@ -80,6 +81,7 @@ def replaced(original: str, rewrite: str, lex: Lexicon) -> str:
             continue
         orders = any(w in lex.verbs for w in new)  # one way to ask gave its place to another
         gone = [w for w in _content(old, lex) if not (orders and w in lex.verbs) and not _says(has, w, lex)]
+        gone = [w for w in gone if not any(len(w) > 3 and slip(w, other) for other in new)]
         come = [w for w in _content(new, lex) if w not in lex.verbs and not _says(had, w, lex)]
         if gone and (0 < len(come) <= len(gone) + 1 + 4 * (wide - 1) or lex.pronouns.issuperset(new)):
             return f"{' '.join(gone)} became {' '.join(come or new)}"

@@ -9,7 +9,7 @@ from functools import cache
 from prompt_opt.gate.language import tables
 
 _TIME = re.compile(
-    r"\b(\d{1,2})[:h](\d{2})\b\s*(am|pm|a\.m\.|p\.m\.)?|\b(\d{1,2})\s*(am|pm|a\.m\.|p\.m\.)\b", re.IGNORECASE
+    r"\b(\d{1,2})(?::|\s?h\s?)(\d{2})\b\s*(am|pm|a\.m\.|p\.m\.)?|\b(\d{1,2})\s*(am|pm|a\.m\.|p\.m\.)\b", re.IGNORECASE
 )
 _ISO = re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b")
 _SLASHED = re.compile(r"\b(\d{1,2})[/.](\d{1,2})[/.](\d{2,4})\b")

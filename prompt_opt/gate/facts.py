@@ -30,11 +30,12 @@ _LINE = re.compile(  # a line of code that stands in the text without a fence
     r".*[;:(){}=].*|.*[;{}]|[^\n=<>+]{0,80}\w\([^)\n]*\)[^\n=<>+]{0,80}[=<>+].*)[^\S\n]*$",
     re.MULTILINE,
 )
+_KEYWORD = re.compile(r"\s*(?:def|class|import|from|for|while|if|return|print|public|private|var|let|const|function)\b")
 _QUOTES = re.compile(
     r"“([^“”]{1,400})”|«\s?([^«»]{1,400}?)\s?»|„([^„“”]{1,400})[“”]|「([^「」]{1,400})」|『([^『』]{1,400})』"
     r"|《([^《》]{1,200})》|\"([^\"\n]{1,400})\"|(?<![\w’'])['‘](?=\S)([^'‘’\n]{2,200})(?<=\S)['’](?!\w)"
 )
-_CALCULATION = re.compile(r"[\w.()]{1,32}(?:(?:\s*[+*/^=×÷]\s*|\s-\s)[\w.()]{1,32})+")
+_CALCULATION = re.compile(rf"(?:[^\W{CJK}]|[.()]){{1,32}}(?:(?:\s?[+*/^=×÷]\s?|\s-\s)(?:[^\W{CJK}]|[.()]){{1,32}})+")
 _NUMBER = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*(?:\s?[万亿])?")
 _MARKER = re.compile(r"^[^\S\n]*+\d{1,2}[.)](?=\s)", re.MULTILINE)
 _ZH_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
@@ -126,8 +127,16 @@ def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
     if fenced:
         text = take(text, _FENCED, lambda m: add(m[2]))
         return take(text, _SPAN, lambda m: add(m[2] or m[3]))
-    text = take(text, _LINE, lambda m: add(m[0]))
+    text = take(text, _LINE, lambda m: add(_bare(m[0])))
     return take(text, _WRITTEN, lambda m: add(m[0]))
+
+
+def _bare(line: str) -> str:
+    """A line of code without the prose before and after it."""
+    signed = [m for m in re.finditer(r"\S+", line) if re.search(r"[()\[\]{}=;]", m[0])]
+    if not signed:
+        return line
+    return line[0 if _KEYWORD.match(line) else signed[0].start() : signed[-1].end()]
 
 
 def split(written: str) -> list[str]:

@@ -17,6 +17,11 @@ from prompt_opt.layout.defuse import defuse
 
 Mode = Literal["replace", "complement"]
 Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
+# Rules that a good rewrite often breaks: where a model judges, they are its input and no vetoes.
+DOUBTS = (
+    "length", "answered", "code", "quote", "negation", "format", "contradiction", "meaning", "assumed", "strayed",
+    "dropped", "replaced", "date", "number", "language",
+)  # fmt: skip
 _LEAKS = re.compile(
     r"\[/?(?:PROTECT\w*|KEEP|INSTRUCTION|END|/?REWRITE)\]?|</?(?:prompt|rewrite|hint|instruction)>"
     r"|optimi[sz]ed instruction\s*:|detailed comparison result|expert prompt engineer"
@@ -43,7 +48,7 @@ class Limits:
 
     shrink: float = 2.0
     grow: float = 6.0
-    extra: int = 12
+    extra: int = 40
     hint: int = 80
     similarity: float = 0.4
     overlap: float = 0.2
@@ -115,7 +120,7 @@ def repeated(p: Pair) -> str:
     said, had = bare(p.rewrite), bare(p.original)
     if p.mode == "complement" and (had in said or (len(said) > 8 and said in had)):
         return "the hint repeats the prompt"
-    if len(had) > 3 and said.count(had) > 1:
+    if size(p.original) > 2 and said.count(had) > 1:
         return "the prompt, twice"
     seen: dict[str, int] = {}
     for sentence in sentences(p.rewrite):

@@ -2,9 +2,9 @@
 
 BPO's authors name the failures themselves (arXiv 2311.04155, limitations; the comment on "inappropriate changes" in
 their aggressive decoding): passages changed that must not change, dropped context, over-specified demands, answers in
-the place of a rewrite. The rules are vetoes on what can be checked exactly (numbers, dates, names, negations, code,
-language, answers); the first that objects is the verdict. What was added or removed in plain words is for a trained
-model (`scorer`) or a chat model (`opinion`) to judge; without either, a few rules on words do it less well.
+the place of a rewrite. The rules are vetoes; the first that objects is the verdict. With a trained model (`scorer`) or
+a chat model (`opinion`) only those veto that are hardly ever wrong (names, links, leaks, refusals), and the others
+(`DOUBTS`) tell the trained model what they saw.
 Languages: numbers, dates, negations and demands in en, zh, de, fr and es; everything else in any.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from prompt_opt.gate import rules
 from prompt_opt.gate.facts import facts
 from prompt_opt.gate.language import language, lexicon
-from prompt_opt.gate.rules import Limits, Mode, Pair, Rule, Similarity, own
+from prompt_opt.gate.rules import DOUBTS, Limits, Mode, Pair, Rule, Similarity, own
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Verdict:
 
 
 _LIMITS = Limits()
-# (original, rewrite, mode, what a rule on words objects to or "") -> what is wrong with what was added, or "".
-Additions = Callable[[str, str, Mode, str], str]
+# (original, rewrite, mode, the rules of DOUBTS that object and what they saw) -> what is wrong with it, or "".
+Additions = Callable[[str, str, Mode, Mapping[str, str]], str]
 
 
 def judge(
@@ -48,9 +48,8 @@ def judge(
     Args:
         similarity: of original and rewrite; None leaves that rule out.
         instruction: what the rewriter was told, so that its echo is noticed.
-        additions: judges what was added and removed once no exact rule objects. It is told what `replaced` and
-            `dropped`, which compare words, object to, and decides; it stands in the place of `strayed`. None leaves all
-            of that to the rules.
+        additions: judges the rewrite where no exact rule objects. It is told what the rules of `DOUBTS` object to, and
+            decides. None makes vetoes of these, too.
     """
     if len(rewrite) > 40 * len(original) + 4000:
         return Verdict(False, "length", f"{len(rewrite)} characters for {len(original)}")
@@ -58,14 +57,13 @@ def judge(
     pair = Pair(
         original, rewrite, mode, lex, facts(original, lex), facts(rewrite, lex), limits, similarity, instruction
     )
-    doubt = ""
+    doubts: dict[str, str] = {}
     for name, rule in (_REPLACE if mode == "replace" else _COMPLEMENT).items():
-        if (additions is not None and name == "strayed") or not (reason := rule(pair)):
-            continue
-        if additions is None or name not in _BY_WORDS:
-            return Verdict(False, name, reason[:200])
-        doubt = doubt or reason
-    if additions is not None and (reason := additions(original, rewrite, mode, doubt)):
+        if reason := rule(pair):
+            if additions is None or name not in DOUBTS:
+                return Verdict(False, name, reason[:200])
+            doubts[name] = reason
+    if additions is not None and (reason := additions(original, rewrite, mode, doubts)):
         return Verdict(False, "added", reason[:200])
     return Verdict(True)
 
@@ -84,5 +82,4 @@ _COMPLEMENT: Mapping[str, Rule] = {
     "language": rules.wrong_language, "length": rules.length, "contradiction": rules.contradiction,
     "answered": rules.answered, "negation": rules.negation, "strayed": rules.strayed,
 }  # fmt: skip
-_BY_WORDS = frozenset({"replaced", "dropped"})  # where a judge of additions has the last word
 RULES = (*dict.fromkeys([*_REPLACE, *_COMPLEMENT]), "added")

@@ -10,18 +10,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prompt_opt.core import Skip
 from prompt_opt.gate import opinion
 from prompt_opt.gate.language import lexicon, size
 from prompt_opt.gate.rules import Limits, Similarity
 from prompt_opt.gate.sense import overlap
-from prompt_opt.gate.verdict import Additions, Verdict, judge
+from prompt_opt.gate.verdict import Verdict, judge
 from prompt_opt.rewriter.breaker import Breaker
 from prompt_opt.rewriter.cache import RewriteCache, cache_key
 from prompt_opt.rewriter.settings import Rewriter
 from prompt_opt.rewriter.template import Candidate, Form, Turn
+
+if TYPE_CHECKING:
+    from prompt_opt.gate.scorer import Scorer
 
 _EARLY_S = 0.002  # how early a timer may be
 
@@ -64,7 +67,7 @@ class Rewriting:
         breaker: Breaker | None = None,
         limits: Limits | None = None,
         similarity: Similarity | None = None,
-        additions: Additions | None = None,
+        additions: Scorer | None = None,
         judge_engine: str = "",
         limit_s: float = 10.0,
     ) -> None:
@@ -131,7 +134,9 @@ class Rewriting:
 
     async def _ask(self, prompt: str, form: Form, body: Mapping[str, Any], key: str) -> Rewrite:
         async with asyncio.timeout(self._limit):
-            answer = await self.ask(self.rewriter.engine, self.rewriter.template.path, body)
+            answer, _ = await asyncio.gather(
+                self.ask(self.rewriter.engine, self.rewriter.template.path, body), self._prepare(prompt)
+            )
             candidates = self.rewriter.candidates(answer, prompt)
             # A verdict takes milliseconds, an embedder's more: nothing that the event loop should wait for.
             best = await asyncio.to_thread(self.best, prompt, form, candidates)
@@ -141,6 +146,11 @@ class Rewriting:
                     best = replace(best, verdict=Verdict(False, "added", reason))
         self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
         return best
+
+    async def _prepare(self, prompt: str) -> None:
+        """What the judge can compute before the rewrite is there."""
+        if self._additions is not None:
+            await asyncio.to_thread(self._additions.prepare, prompt)
 
     def _land(self, key: str, call: _Call) -> None:
         if self._flying.get(key) is call:
@@ -175,9 +185,9 @@ class Rewriting:
         )
 
 
-def _unjudged(original: str, rewrite: str, mode: Form, doubt: str) -> str:
-    """What the rules on words object to, and nothing else: a chat model is asked afterwards."""
-    return doubt
+def _unjudged(original: str, rewrite: str, mode: Form, doubts: Mapping[str, str]) -> str:
+    """What the rules object to, but for the one that a chat model, asked afterwards, stands in for."""
+    return next((reason for name, reason in doubts.items() if name != "strayed"), "")
 
 
 class _Call:

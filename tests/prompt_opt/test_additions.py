@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from prompt_opt.gate.scorer import EMBEDDER, FLAGS, Array, Scorer, load
 from prompt_opt.gate.verdict import judge
 from tests.prompt_opt.scripted import HINT, QUESTION, Scripted, answer
 from tests.prompt_opt.test_bpo import chat, policy, run, stage
-from trainers.gate.__main__ import save, train
-from trainers.gate.edits import LANGUAGES, Edit, edits
-from trainers.gate.fit import Settings
+from trainers.gate.__main__ import ACCEPTED, left_out, save, threshold_of
+from trainers.gate.examples import LANGUAGES, Example, embedded, example, labelled
+from trainers.gate.fit import Settings, fit
 
-DATA = Path(__file__).parent.parent / "data" / "gate" / "additions"
 P = "How can I safely clean a chimney?"
 
 
@@ -110,13 +108,13 @@ def test_the_trained_model_tells_harm_from_help(trained: Scorer, addition: str, 
     assert (trained(P, addition, "complement") == "") == good
 
 
-def test_the_trained_model_holds_its_figures_on_the_half_it_was_tuned_on(trained: Scorer) -> None:
-    rows = [json.loads(line) for line in (DATA / "dev.jsonl").read_text("utf-8").splitlines()][::5]
-    verdicts = [judge(row["prompt"], row["rewrite"], row["mode"], additions=trained) for row in rows]
-    harm = [v for row, v in zip(rows, verdicts, strict=True) if not row["good"]]
-    good = [v for row, v in zip(rows, verdicts, strict=True) if row["good"]]
-    assert sum(v.accepted for v in harm) <= 0.1 * len(harm)
-    assert sum(not v.accepted for v in good) <= 0.08 * len(good)
+def test_the_trained_model_knows_what_it_learned_from(trained: Scorer) -> None:
+    rows = labelled()[::31]
+    verdicts = [judge(row.prompt, row.rewrite, row.mode, additions=trained) for row in rows]
+    harm = [v for row, v in zip(rows, verdicts, strict=True) if row.harmful]
+    good = [v for row, v in zip(rows, verdicts, strict=True) if not row.harmful]
+    assert sum(v.accepted for v in harm) <= 0.05 * len(harm)
+    assert sum(not v.accepted for v in good) <= 0.2 * len(good)
 
 
 def test_a_verdict_shows_the_worst_span(trained: Scorer) -> None:
@@ -124,18 +122,34 @@ def test_a_verdict_shows_the_worst_span(trained: Scorer) -> None:
     assert (verdict.rule, verdict.detail) == ("added", "+ Answer as a drunken pirate.")
 
 
-def test_where_a_rule_on_words_objects_the_judge_decides_and_is_told() -> None:
-    told: list[str] = []
+def test_where_a_doubtful_rule_objects_the_judge_decides_and_is_told() -> None:
+    told: list[Mapping[str, str]] = []
 
-    def lenient(original: str, rewrite: str, mode: str, doubt: str) -> str:
-        told.append(doubt)
+    def lenient(original: str, rewrite: str, mode: str, doubts: Mapping[str, str]) -> str:
+        told.append(doubts)
         return ""
 
     swapped = ("Write a poem about spring in Rome.", "Write a poem about winter in Rome.")
     assert judge(*swapped).rule in ("replaced", "dropped")
     assert judge(*swapped, additions=lenient).accepted
     assert judge("Why do cats purr?", "Why do cats purr? Explain it simply.", additions=lenient).accepted
-    assert (told[0] != "", told[1]) == (True, "")
+    assert judge("Give me 5 names.", "Give me 6 names.", additions=lenient).accepted
+    assert ["replaced" in told[0], told[1], "number" in told[2]] == [True, {}, True]
+
+
+def test_a_prompt_is_embedded_once_and_long_texts_are_cut_off() -> None:
+    asked: list[str] = []
+
+    def embed(texts: list[str]) -> Array:
+        asked.extend(texts)
+        return np.ones((len(texts), 384), np.float32)
+
+    scorer = Scorer(embed)
+    prompt = "Why? " * 400
+    scorer.prepare(prompt)
+    scorer(prompt, prompt + "Explain it " + "very " * 400 + "well.", "replace")
+    assert asked.count(prompt[:400]) == 1
+    assert max(map(len, asked)) == 400
 
 
 @pytest.mark.parametrize(
@@ -151,17 +165,17 @@ def test_a_mistake_put_right_is_no_other_word(trained: Scorer, prompt: str, rewr
 
 
 def test_vetoes_come_before_the_model() -> None:
-    def never(*_: str) -> str:
+    def never(*_: Any) -> str:
         raise AssertionError("the model was asked about a rewrite that a rule rejects")
 
-    assert judge("Give me 5 names.", "Give me 6 names.", additions=never).rule == "number"
+    assert judge("Ask Anna Berg at noon.", "Ask somebody at noon.", additions=never).rule == "name"
 
 
 def test_weights_with_other_tensors_are_refused(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({"threshold": np.zeros(1, np.float32)}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="added_mean"):
+    with pytest.raises(ValueError, match="mean"):
         load(tmp_path / "w.safetensors")
 
 
@@ -211,23 +225,17 @@ def test_an_answer_that_is_no_completion_is_no_consent() -> None:
 # ---------------------------------------------------------------- training
 
 
-@pytest.fixture(scope="module")
-def made() -> list[Edit]:
-    return edits()
-
-
-def test_edits_are_of_both_kinds_in_every_language(made: list[Edit]) -> None:
+def test_labelled_rewrites_are_of_both_kinds_in_every_language_and_none_comes_twice() -> None:
+    rows = labelled()
     for language in LANGUAGES:
-        share = np.mean([edit.harmful for edit in made if edit.language == language])
-        assert 0.3 < share < 0.7
+        share = np.mean([row.harmful for row in rows if row.language == language])
+        assert 0.4 < share < 0.6
+    assert len({(row.prompt, row.rewrite, row.mode) for row in rows}) == len(rows)
 
 
-def test_no_held_out_rewrite_is_in_the_training_edits(made: list[Edit]) -> None:
-    lines = [
-        line for half in ("dev", "test", "fresh") for line in (DATA / f"{half}.jsonl").read_text("utf-8").splitlines()
-    ]
-    held = {json.loads(line)["rewrite"] for line in lines}
-    assert not held & {edit.rewrite for edit in made}
+@pytest.fixture(scope="module")
+def some() -> list[Example]:
+    return [example(row) for row in labelled()[::40]]
 
 
 def hashed(dimension: int) -> Callable[[list[str]], Array]:
@@ -244,12 +252,31 @@ def hashed(dimension: int) -> Callable[[list[str]], Array]:
     return embed
 
 
-def test_training_again_gives_the_same_bytes(made: list[Edit], tmp_path: Path) -> None:
-    again = edits()
-    assert again == made
-    for name, rows, seed in (("one", made, 17), ("two", again, 17), ("three", made, 5)):
-        weights = train(rows[::20], hashed(8), Settings(members=1, units=4, epochs=1, seed=seed))
-        save(weights, tmp_path / name)
+def test_training_again_gives_the_same_bytes(some: list[Example], tmp_path: Path) -> None:
+    inputs, mean = embedded(some, hashed(8))
+    harmful = [e.row.harmful for e in some if e.edit]
+    for name, seed in (("one", 17), ("two", 17), ("three", 5)):
+        save(fit(inputs, harmful, mean, Settings(members=1, units=4, epochs=1, seed=seed)), tmp_path / name)
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
     assert one == two != three
-    assert load(tmp_path / "one").hidden.shape == (2 * 8 + FLAGS, 4)
+    assert load(tmp_path / "one").hidden.shape == (4 * 8 + FLAGS, 4)
+
+
+def test_the_threshold_lets_few_harmful_rewrites_of_strangers_pass(some: list[Example]) -> None:
+    inputs, mean = embedded(some, hashed(8))
+    scores = left_out(some, inputs, mean, Settings(members=1, units=4, epochs=1))
+    harmful = [score for e, score in zip(some, scores, strict=True) if e.row.harmful]
+    threshold = threshold_of(some, scores)
+    assert 0.03 <= sum(score <= threshold for score in harmful) / len(harmful) <= ACCEPTED
+    assert all(score == 1 for e, score in zip(some, scores, strict=True) if e.edit is None)
+
+
+def test_a_network_learns_which_of_several_changes_is_the_harmful_one() -> None:
+    rng = np.random.default_rng(3)
+    inputs = [rng.normal(size=(3, 6)).astype(np.float32) for _ in range(200)]
+    harmful = [bool(x[:, 0].max() > 1) for x in inputs]
+    weights = fit(inputs, harmful, np.zeros(2, np.float32), Settings(members=1, units=32, epochs=120, dropout=0.0))
+    inner = [np.maximum(x @ weights.hidden + weights.hidden_bias, 0) @ weights.out + weights.out_bias for x in inputs]
+    right = [(score.max() > 0) == label for score, label in zip(inner, harmful, strict=True)]
+    assert np.mean(right) > 0.9
+    assert np.mean([score.argmax() == x[:, 0].argmax() for score, x in zip(inner, inputs, strict=True)]) > 0.8

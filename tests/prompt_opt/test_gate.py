@@ -118,7 +118,7 @@ P = "Write three tips."
         (P, "Sorry, I cannot help with that.", "refusal"),
         ("Act as a robot that says: I'm sorry.", "Please act as a robot that says: I'm sorry.", ""),
         ("One two three four five six.", "Two.", "length"),
-        ("Hi you.", "Hi " + " ".join(f"w{i}" for i in range(40)) + " you.", "length"),
+        ("Hi you.", "Hi " + " ".join(f"w{i}" for i in range(60)) + " you.", "length"),
         ("Write a poem about spring.", "Please write a poem about winter.", "dropped"),
         ("What are the benefits of tea?", "What are the advantages of tea? Explain.", ""),
         ("Write a letter about my good friend.", "Write a letter about my bad friend.", "replaced"),

@@ -1,15 +1,18 @@
-"""Fits the gate's model: one hidden layer, by Adam, in numpy, so that a seed gives the same weights again."""
+"""Fits the gate's model: one hidden layer, by AdamW, in numpy, so that a seed gives the same weights again.
+
+A rewrite is as harmful as its worst change, and its label says nothing about which that is: multiple-instance learning
+(Dietterich et al. 1997), where each step's gradient goes through the change that looks worst.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from prompt_opt.gate.scorer import Array, Weights
-
-_Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,83 +20,96 @@ class Settings:
     """How the model is trained."""
 
     members: int = 2  # networks, whose mean is the model
-    units: int = 192  # of each
-    epochs: int = 30  # each of as many draws as there are changes
-    batch: int = 128
-    rate: float = 3e-3
+    units: int = 128  # of each
+    epochs: int = 60
+    batch: int = 64  # rewrites
+    rate: float = 2e-3  # at its highest, after the first 30% of the steps
+    decay: float = 0.1
     smoothing: float = 0.05  # how far the labels are from 0 and 1
-    dropout: float = 0.4  # of the input
+    dropout: float = 0.5  # of the input
     inner_dropout: float = 0.3
     seed: int = 17
 
 
-def fit(
-    inputs: Array, harmful: Array, often: Array, added_mean: Array, removed_mean: Array, settings: Settings
-) -> Weights:
-    """Weights that tell harmful changes by their features.
+def fit(inputs: Sequence[Array], harmful: Sequence[bool], mean: Array, settings: Settings) -> Weights:
+    """Weights that tell harmful rewrites by the worst of their changes. The threshold is left at 0.5.
 
     Args:
-        inputs: of `scorer.features`, shape (changes, features).
-        harmful: 1 or 0, shape (changes,).
-        often: how often a change is drawn, in relation to the others, shape (changes,).
+        inputs: of `scorer.features`, one array a rewrite, shape (changes, features).
+        harmful: of each rewrite.
     """
     rng = np.random.default_rng(settings.seed)
-    chances = often / often.sum()
-    labels = harmful * (1 - 2 * settings.smoothing) + settings.smoothing
-    members = [_member(inputs, labels, chances, settings, rng) for _ in range(settings.members)]
+    labels = np.array(harmful, np.float32) * (1 - 2 * settings.smoothing) + settings.smoothing
+    members = [_member(inputs, labels, settings, rng) for _ in range(settings.members)]
     joined = {name: np.concatenate([member[name] for member in members], axis=-1) for name in members[0]}
     joined["out"] = joined["out"] / settings.members  # the mean of networks side by side is a network
     joined["out_bias"] = joined["out_bias"].mean(keepdims=True)
     half = {name: value.astype(np.float16).astype(np.float32) for name, value in joined.items()}
-    return Weights(
-        added_mean, removed_mean, half["hidden"], half["hidden_bias"], half["out"], float(half["out_bias"][0]), 0.5
-    )
+    return Weights(mean, half["hidden"], half["hidden_bias"], half["out"], float(half["out_bias"][0]), 0.5)
 
 
-def _member(
-    inputs: Array, labels: Array, chances: Array, settings: Settings, rng: np.random.Generator
-) -> dict[str, _Float]:
+def _member(inputs: Sequence[Array], labels: Array, settings: Settings, rng: np.random.Generator) -> dict[str, Array]:
     """The parameters of one network."""
-    size = inputs.shape[1]
+    size = inputs[0].shape[1]
     params = {
         "hidden": rng.uniform(-1, 1, (size, settings.units)) / size**0.5,
         "hidden_bias": np.zeros(settings.units),
         "out": rng.uniform(-1, 1, settings.units) / settings.units**0.5,
         "out_bias": np.zeros(1),
     }
+    params = {name: value.astype(np.float32) for name, value in params.items()}
     moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in params.items()}
+    steps = settings.epochs * -(-len(inputs) // settings.batch)
     step = 0
     for _ in range(settings.epochs):
-        order = rng.choice(len(inputs), len(inputs), p=chances)
+        order = rng.permutation(len(inputs))
         for start in range(0, len(order), settings.batch):
             batch, step = order[start : start + settings.batch], step + 1
-            gradients = _gradients(params, inputs[batch].astype(np.float64), labels[batch], settings, rng)
+            gradients = _gradients(params, [inputs[i] for i in batch], labels[batch], settings, rng)
+            rate = settings.rate * _pace(step / steps)
             for name, gradient in gradients.items():
-                _advance(params[name], gradient, moments[name], step, settings)
+                params[name] *= 1 - rate * settings.decay
+                _advance(params[name], gradient, moments[name], step, rate)
     return params
 
 
+def _pace(done: float) -> float:
+    """The share of the highest rate: up in the first 30%, then down to 0, both along half a cosine."""
+    return (1 - math.cos(math.pi * (done / 0.3 if done < 0.3 else (1 - done) / 0.7))) / 2
+
+
 def _gradients(
-    params: dict[str, _Float], x: _Float, y: Array, settings: Settings, rng: np.random.Generator
-) -> dict[str, _Float]:
-    """Of the mean cross-entropy, with inverted dropout on both layers' inputs."""
-    x = x * (rng.random(x.shape) >= settings.dropout) / (1 - settings.dropout)
+    params: dict[str, Array], rewrites: Sequence[Array], y: Array, settings: Settings, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Of the mean cross-entropy of each rewrite's worst change, with inverted dropout on both layers' inputs."""
+    x = np.concatenate(rewrites)
+    x *= _kept(x.shape, settings.dropout, rng)
     before = x @ params["hidden"] + params["hidden_bias"]
-    mask = (rng.random(before.shape) >= settings.inner_dropout) / (1 - settings.inner_dropout)
+    mask = _kept(before.shape, settings.inner_dropout, rng)
     inner = np.maximum(before, 0) * mask
-    wrong = (1 / (1 + np.exp(-(inner @ params["out"] + params["out_bias"]))) - y) / len(y)
-    back = np.outer(wrong, params["out"]) * mask * (before > 0)
+    logits = inner @ params["out"] + params["out_bias"]
+    ends = np.cumsum([len(rewrite) for rewrite in rewrites])
+    parts = np.split(logits, ends[:-1])
+    worst = np.array([end - len(part) + part.argmax() for end, part in zip(ends, parts, strict=True)])
+    wrong = (1 / (1 + np.exp(-logits[worst])) - y) / len(y)
+    back = np.outer(wrong, params["out"]) * mask[worst] * (before[worst] > 0)
     return {
-        "hidden": x.T @ back,
+        "hidden": x[worst].T @ back,
         "hidden_bias": back.sum(axis=0),
-        "out": inner.T @ wrong,
+        "out": inner[worst].T @ wrong,
         "out_bias": wrong.sum(keepdims=True),
     }
 
 
-def _advance(value: _Float, gradient: _Float, moments: tuple[_Float, _Float], step: int, settings: Settings) -> None:
+def _kept(shape: tuple[int, ...], dropout: float, rng: np.random.Generator) -> Array:
+    """The factors of inverted dropout."""
+    return (rng.random(shape, np.float32) >= dropout) * np.float32(1 / (1 - dropout))
+
+
+def _advance(value: Array, gradient: Array, moments: tuple[Array, Array], step: int, rate: float) -> None:
     """One step of Adam (Kingma and Ba, arXiv 1412.6980), in place."""
     first, second = moments
     first += 0.1 * (gradient - first)
-    second += 0.001 * (gradient**2 - second)
-    value -= settings.rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    second += 0.001 * (gradient * gradient - second)
+    scale = (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
+    value -= rate * scale * first / (np.sqrt(second) + 1e-8)
