@@ -134,9 +134,10 @@ class Rewriting:
 
     async def _ask(self, prompt: str, form: Form, body: Mapping[str, Any], key: str) -> Rewrite:
         async with asyncio.timeout(self._limit):
-            answer, _ = await asyncio.gather(
-                self.ask(self.rewriter.engine, self.rewriter.template.path, body), self._prepare(prompt)
-            )
+            embedded = self._embedded(prompt)  # while the rewriter writes
+            answer = await self.ask(self.rewriter.engine, self.rewriter.template.path, body)
+            if embedded is not None:
+                await embedded
             candidates = self.rewriter.candidates(answer, prompt)
             # A verdict takes milliseconds, an embedder's more: nothing that the event loop should wait for.
             best = await asyncio.to_thread(self.best, prompt, form, candidates)
@@ -147,10 +148,11 @@ class Rewriting:
         self._cache.put(key, best, len(best.text.encode("utf-8", "replace")) + len(best.verdict.detail) * 4)
         return best
 
-    async def _prepare(self, prompt: str) -> None:
-        """What the judge can compute before the rewrite is there."""
-        if self._additions is not None:
-            await asyncio.to_thread(self._additions.prepare, prompt)
+    def _embedded(self, prompt: str) -> asyncio.Task[None] | None:
+        """What the trained judge can compute before the rewrite is there, begun."""
+        if self._additions is None:
+            return None
+        return asyncio.create_task(asyncio.to_thread(self._additions.prepare, prompt))
 
     def _land(self, key: str, call: _Call) -> None:
         if self._flying.get(key) is call:
