@@ -236,7 +236,7 @@ class Watch:
                 return row
             if held(row) != held(last):
                 last, since = row, time.monotonic()
-            elif least is None and time.monotonic() - since > 20:  # longer than an idle connection is kept
+            elif least is None and time.monotonic() - since > 65:  # longer than an idle connection is kept
                 return row
         return await asyncio.to_thread(self.look)
 
@@ -276,7 +276,7 @@ async def soak(options: argparse.Namespace, watch: Watch, mixture: list[Ask], po
         for ask in mixture:  # what is opened once is open before the rest is measured
             await one(first, ask)
     first.close()
-    least = await watch.rested(None, 120)
+    least = await watch.rested(None, 180)
     began = time.monotonic()
     weights = [ask.weight for ask in mixture]
 
@@ -291,7 +291,7 @@ async def soak(options: argparse.Namespace, watch: Watch, mixture: list[Ask], po
     took = time.monotonic() - began
     stop.set()
     await looking
-    return sent, wrong, least, await watch.rested(least, 120), took
+    return sent, wrong, least, await watch.rested(least, 180), took
 
 
 def slope(rows: list[dict[str, float]], key: str) -> float:

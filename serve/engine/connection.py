@@ -22,7 +22,7 @@ from serve.http.recognition import LEARN
 
 READ = 2**16  # stop reading when so much waits for a slow client
 _HEAD = 2**16  # bytes that a response's head may take
-_IDLE_S = 15.0  # an unused connection is kept so long
+_IDLE_S = 50.0  # an unused connection is kept so long: a new one costs as much as a request; balancers close at 60
 _LARGE = 2**16  # a body from here on is not copied behind its head
 _BOUNDED = (b"content-length", b"transfer-encoding")
 _NOTHING = memoryview(b"")
@@ -95,7 +95,9 @@ class Connection(asyncio.Protocol):
             return
         piece, self._rest = self._rest[:PIECE], self._rest[PIECE:]
         self._transport.write(piece)
-        if self._rest and not self._full:
+        if not self._rest:
+            self._rest = _NOTHING  # an empty view would hold the body for as long as the connection is kept
+        elif not self._full:
             PACE.soon(self._send_piece)
 
     def abort(self, error: Exception | None = None) -> None:

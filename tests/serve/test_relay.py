@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,7 +24,7 @@ import pytest
 import uvloop
 
 from serve.engine import relay as serve_relay
-from serve.engine.connection import Closed, Malformed
+from serve.engine.connection import Closed, Connection, Malformed
 from serve.engine.relay import Relay
 from serve.engine.upstream import (
     FAILURES,
@@ -37,6 +38,7 @@ from serve.engine.upstream import (
     upstream_error,
 )
 from serve.http.headers import request_headers, response_headers
+from serve.http.pace import PIECE
 from tests.upstream import FakeUpstream
 
 JSON = {"content-type": "application/json"}
@@ -778,3 +780,24 @@ def test_response_headers_drop_what_concerns_the_connection_and_the_host() -> No
     ]  # fmt: skip
     assert response_headers(engine) == kept
     assert (b"content-length", b"3") in response_headers(engine, length=True)
+
+
+class Sink(asyncio.Transport):
+    """Takes everything and keeps nothing."""
+
+    sent = 0
+
+    def write(self, data: Any) -> None:
+        self.sent += len(data)
+
+
+async def test_a_connection_lets_go_of_a_large_body_once_it_is_sent() -> None:
+    connection, sink, body = Connection(5.0, lambda _: None, lambda _: None), Sink(), bytes(3 * PIECE)
+    connection.connection_made(sink)
+    held = sys.getrefcount(body)
+    connection.ask(b"", body, Upstream(connection))
+    async with asyncio.timeout(30):
+        while sink.sent < len(body):
+            await asyncio.sleep(0.01)
+    assert sys.getrefcount(body) == held
+    connection.connection_lost(None)
