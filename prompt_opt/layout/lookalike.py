@@ -82,8 +82,15 @@ def visible(char: str) -> str:
 
 def _is(match: re.Match[str], key: str) -> bool:
     """Whether what was found is a marker: the pattern lets some visible characters pass as invisible."""
-    seen = "".join(map(visible, match[0]))
-    return seen.startswith(key) or (seen == key.rstrip(":") and _ends_line(match.string, match.end()))
+    seen, bare = "", key.rstrip(":")
+    for at, char in enumerate(match[0], match.start() + 1):
+        if more := visible(char):
+            seen += more
+            if seen.startswith(key) or (seen == bare and _ends_line(match.string, at)):
+                return True
+            if not key.startswith(seen):
+                break
+    return False
 
 
 def _ends_line(text: str, at: int) -> bool:

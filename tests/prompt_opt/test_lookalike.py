@@ -55,6 +55,10 @@ def test_every_line_that_looks_like_a_marker_is_escaped_and_no_other(text: str, 
     assert escape(text, marker) == slowly(text, marker)
 
 
+def test_a_marker_at_a_lines_end_is_seen_whatever_stands_before_a_colon_in_the_next() -> None:
+    assert escape("#问题\r😀:", "# 问题：") == "\\#问题\r😀:"
+
+
 @pytest.mark.parametrize("split", [c for c in BREAKS if c != "\n"])
 def test_a_marker_is_seen_though_a_line_separator_splits_it(split: str) -> None:
     assert escape(f"hello\n## Que{split}stion\nno", "## Question") == f"hello\n\\## Que{split}stion\nno"
