@@ -14,6 +14,7 @@ from pathlib import Path
 # which then has to zero as many pages for the next copy: three quarters of the time that a copy takes.
 THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**27), "MALLOC_ARENA_MAX": "1"}
 KEPT = 2**25  # bytes of freed memory that a worker keeps
+_CHANGED = 2**20  # bytes by which it must have grown since the last time
 
 
 class _Info(ctypes.Structure):
@@ -45,7 +46,7 @@ class Heap:
         self._info = getattr(library, "mallinfo2", None)
         if self._info is not None:
             self._info.restype = _Info
-        self._least = 0  # bytes that were resident when it was last given back, or fewer since
+        self._left = 0  # bytes that were resident once it had last been given back
 
     def give_back(self) -> bool:
         """Return freed memory to the kernel, where there is much of it; whether it was done.
@@ -55,13 +56,11 @@ class Heap:
         """
         if self._trim is None or self._info is None:
             return False
-        resident = _resident()
-        self._least = min(self._least or resident, resident)
         # What has been given back counts as free all the same.
-        if resident - self._least < KEPT or self._info().fordblks < KEPT:
+        if _resident() - self._left < _CHANGED or self._info().fordblks < KEPT:
             return False
         self._trim(0)
-        self._least = _resident()
+        self._left = _resident()
         return True
 
 
