@@ -2,14 +2,17 @@
 
 One call of a parser on 26 MB holds the interpreter's lock for 7 ms, in which all other requests wait. Nearly always
 such a body is large by a few long strings (images, sound), so their insides are cut out first, which takes no more than
-to look for quotes; what is left is small, is parsed as one, and says where the fields stand in the whole. Of what is
-cut out, whether it is UTF-8 and has no raw control characters is for whoever decodes the string.
+to look for quotes; what is left is small, is parsed as one, and says where the fields stand in the whole. What is cut
+out is looked at for raw control characters, a window at a time; whether it is UTF-8 is for whoever decodes the string.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
+import msgspec
+
+_string = msgspec.json.Decoder(msgspec.Raw)
 _WINDOW = 2**16  # bytes of a string that are cut out at a time
 _MARGIN = 16  # bytes that stay before a cut: an escape that began before it may go on in them
 
@@ -18,7 +21,7 @@ class Hollow:
     """A JSON text without the insides of its long strings: `text`, and where its places are in the whole."""
 
     def __init__(self, body: bytes, most: int) -> None:
-        """Raises ValueError where more than `most` bytes are no such insides."""
+        """Raises ValueError where more than `most` bytes are no such insides, or one has a raw control character."""
         cuts = _cuts(body, most)
         kept, at = list[bytes](), 0
         self._places, self._missing = list[int](), list[int]()  # in `text`; bytes that are missing before each
@@ -45,6 +48,8 @@ def _cuts(body: bytes, most: int) -> list[tuple[int, int]]:
         end = at + _WINDOW
         if body.find(b'"', at, end) < 0 and (not inside or body.find(b"\\", at, end) < 0):
             end = min(end, len(body))
+            if inside:
+                _string.decode(b'"%b"' % body[at:end])
             if inside and cuts and cuts[-1][1] == at:
                 cuts[-1] = cuts[-1][0], end
             elif inside and end - at > _MARGIN:

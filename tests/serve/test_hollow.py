@@ -70,3 +70,13 @@ def test_what_is_wrong_beside_a_long_string_is_refused_as_ever(body: bytes, code
         with pytest.raises(BadRequest) as refused:
             wire.parse(body.replace(b"%s", b"x" * size), Server())
         assert refused.value.code == code
+
+
+@pytest.mark.parametrize("raw", [b"\0", b"\t", b"\n", b"\x1f"])
+def test_a_raw_control_character_in_a_long_string_is_refused_where_it_stands(raw: bytes) -> None:
+    for before in (2**20, 2**20 + 2**16 - 8, 3 * 2**20):
+        body = b'{"a": "' + b"x" * before + raw + b"x" * 2**20 + b'"}'
+        with pytest.raises(BadRequest) as refused:
+            wire.parse(body, Server())
+        assert refused.value.code == "invalid_json"
+        assert f"invalid character (byte {body.index(raw)})" in str(refused.value)

@@ -267,13 +267,55 @@ async def test_requests_and_bytes_at_once_are_exact_beside_leases(tmp_path: Path
     assert (await _ask(one, who, 1, size)).refusal is None
 
 
-async def test_a_killed_process_costs_no_more_than_its_lease(tmp_path: Path) -> None:
+async def test_a_sweep_gives_back_the_whole_lease(tmp_path: Path) -> None:
     who, (one, other), _ = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000))
     assert (await one.admit(who, 10, 0)).refusal is None
     assert other.take(who, 100_000 - 10 - 1000).refusal is None
-    one.sweep()  # not killed: all of it is there
+    one.sweep()
     assert other.take(who, 1000).refusal is None
     assert other.take(who, 1).refusal is not None
+
+
+LEASED = """
+import asyncio, sys
+from pathlib import Path
+from serve.config import Allowance
+from serve.limits.ledger import subject
+from serve.limits.local import LocalLedger
+
+may = Allowance(tokens_per_day=100_000, concurrent=1000)
+ledger = LocalLedger(Path(sys.argv[1]), lambda: 86400.0 * 20000)
+who = [subject("key", "a", may), subject("tenant", "t", may)]
+ledger.know(who)
+asyncio.run(ledger.admit(who, 10, 0))
+print(ledger.at_once(who, 10, 0) is not None, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_killed_process_costs_no_more_than_its_lease(tmp_path: Path) -> None:
+    """Of requests in flight only until the sweep; of tokens until they would have been free again."""
+    who, (ours,), now = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000, concurrent=1000), 1)
+    argv = [sys.executable, "-c", LEASED, str(tmp_path / "limits.bin")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"  # its second request came from a lease
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+
+    def in_flight() -> int:
+        return sum(iter(lambda: ours.take(who, 0).refusal is None, False))
+
+    before = in_flight()
+    assert 1000 - 2 - 10 <= before < 1000 - 2  # two requests, and what was leased for more
+    ours.sweep()
+    assert before + in_flight() == 1000
+    for _ in range(1000):
+        ours.release(who, 0, 0)
+    assert ours.take(who, 100_000 - 20 - 1000).refusal is None
+    assert ours.take(who, 1000).refusal is not None
+    now[0] += 86400
+    assert ours.take(who, 100_000).refusal is None
 
 
 async def test_a_reload_keeps_what_was_used_of_a_lease(tmp_path: Path) -> None:
