@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.page.conftest import Tab
+from tests.page.conftest import CHROMIUM, FLAGS, Tab
 from tests.serve.conftest import Served, chat
 from tests.upstream import FakeUpstream
 
@@ -71,3 +71,39 @@ def test_a_foreign_page_spends_nothing_and_stores_nothing(
 def test_the_servers_own_page_still_asks(tab: Tab, open_tab: Callable[..., Tab]) -> None:
     tab.ask("Is it legal to record a phone call?")
     tab.answered()
+
+
+# A page of a domain that resolved to its owner's machine, and resolves to this one by the time its script runs.
+REBOUND = """async (chat) => {
+  const codes = [];
+  for (const path of ["/v1/traces", "/v1/models", "/v1/principles?index=law", "/readyz", "/metrics"]) {
+    const answer = await fetch(path);
+    codes.push([answer.status, (await answer.json()).error.code]);
+  }
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch("/v1/chat/completions", { method: "POST", headers, body: chat });
+  codes.push([answer.status, (await answer.json()).error.code]);
+  return codes;
+}"""
+
+
+def test_a_domain_rebound_to_this_machine_reads_and_spends_nothing(
+    browser: Any, server: Served, upstream: FakeUpstream
+) -> None:
+    before = len(upstream.requests)
+    site = server.url.replace("127.0.0.1", "rebound.example")
+    flags = [
+        *FLAGS,
+        "--host-resolver-rules=MAP rebound.example 127.0.0.1",
+        "--disable-features=LocalNetworkAccessChecks",
+    ]
+    rebinding = browser.browser_type.launch(executable_path=CHROMIUM, args=flags)
+    try:
+        page = rebinding.new_page()
+        page.route(f"{site}/page.html", lambda route: route.fulfill(content_type="text/html", body="<p>Hello</p>"))
+        page.goto(f"{site}/page.html")
+        assert page.evaluate("location.origin") == site
+        assert page.evaluate(REBOUND, json.dumps(chat())) == [[403, "host_not_allowed"]] * 6
+    finally:
+        rebinding.close()
+    assert not [r.path for r in upstream.requests[before:] if r.method == "POST"]

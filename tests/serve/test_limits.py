@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -394,6 +395,44 @@ async def test_a_refusal_says_when_to_come_again(start: Start) -> None:
         assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
         assert "the key 'k0' has reached its limit of 2 requests per minute" in error["message"]
         assert (await http.post(PATH, json=chat(), headers=by("k1"))).status_code == 200
+
+
+async def test_tokens_a_minute_are_limited_and_metrics_count_the_refusals(start: Start) -> None:
+    key = keys("k0", "k1").replace('["raw"]', '["raw", "metrics"]')
+    served = start(more=f"[limits.keys.k0]\ntokens_per_minute = 100\n{key}")
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        used, since = 0, time.monotonic()
+        while (answer := await http.post(PATH, json=chat(), headers=by("k0"))).status_code == 200:
+            used += answer.json()["usage"]["total_tokens"]
+            assert used <= 120 * (1 + (time.monotonic() - since) / 60)  # the estimate of a body is 18
+        refused = answer
+        assert used > 80
+        assert refused.status_code == 429
+        assert refused.json()["error"]["type"] == "tokens"
+        assert refused.headers["x-ratelimit-limit-tokens"] == "100"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert (await http.post(PATH, json=chat(), headers=by("k1"))).status_code == 200
+        told = (await http.get("/metrics", headers=by("k1"))).text
+    assert 'trimtab_limited_total{limit="tokens_per_minute",scope="key"} 1.0' in told
+
+
+async def test_a_flood_of_large_bodies_waits_in_turns_and_others_chat_meanwhile(start: Start) -> None:
+    key = keys("k0", "k1").replace('["raw"]', '["raw", "metrics"]')
+    config = 'state_dir = "{state}"\n[server]\nlarge_bodies_mb = 30\n[engine.main]\nurl = "{url}"\n'
+    served = start(file=config + key)
+    large = chat("x" * 26_000_000, model="slow_first")
+    depth = re.compile(r"^trimtab_queue_depth (\S+)$", re.MULTILINE)
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=60) as http:
+        flood = [asyncio.create_task(http.post(PATH, json=large, headers=by("k0"))) for _ in range(8)]
+        waiting, statuses = [0.0], []
+        while not all(it.done() for it in flood):
+            statuses.append((await http.post(PATH, json=chat(), headers=by("k1"))).status_code)
+            found = depth.search((await http.get("/metrics", headers=by("k1"))).text)
+            assert found is not None
+            waiting.append(float(found[1]))
+        assert {(await it).status_code for it in flood} == {200}
+    assert set(statuses) == {200}
+    assert 0 < max(waiting) < 8
 
 
 async def test_an_explanation_is_a_request_too(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import socket
 import subprocess
@@ -99,7 +100,8 @@ async def test_without_redis_requests_are_refused_where_the_file_says_fail(tmp_p
 
 
 async def test_the_server_says_that_the_limits_cannot_be_looked_up(start: Start, redis: Redis) -> None:
-    more = f'[limits]\nredis_env = "LIMITS"\non_error = "fail"\n[limits.key]\nconcurrent = 9\n{keys("k0")}'
+    key = keys("k0").replace('["raw"]', '["raw", "metrics"]')
+    more = f'[limits]\nredis_env = "LIMITS"\non_error = "fail"\n[limits.key]\nconcurrent = 9\n{key}'
     served = start(more=more, env={"LIMITS": redis.url})
     async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=10) as http:
         assert (await http.post(PATH, json=chat(), headers=by("k0"))).status_code == 200
@@ -108,6 +110,9 @@ async def test_the_server_says_that_the_limits_cannot_be_looked_up(start: Start,
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "limits_unavailable"
         assert "limits: Redis failed" in served.wait_for("limits: Redis failed")
+        told = (await http.get("/metrics", headers=by("k0"))).text
+        assert "trimtab_limits_local 1.0" in told
+        assert re.search(r"^trimtab_limits_failed_total [1-9]", told, re.MULTILINE)
         redis.start()
 
 
