@@ -18,10 +18,7 @@ from prompt_opt.layout.defuse import defuse
 Mode = Literal["replace", "complement"]
 Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
 # Rules that a good rewrite often breaks: where a model judges, they are its input and no vetoes.
-DOUBTS = (
-    "length", "answered", "code", "quote", "negation", "format", "contradiction", "meaning", "assumed", "strayed",
-    "dropped", "replaced", "date", "number", "language",
-)  # fmt: skip
+DOUBTS = ("length", "negation", "format", "contradiction", "meaning", "assumed", "strayed", "dropped", "replaced")
 _LEAKS = re.compile(
     r"\[/?(?:PROTECT\w*|KEEP|INSTRUCTION|END|/?REWRITE)\]?|</?(?:prompt|rewrite|hint|instruction)>"
     r"|optimi[sz]ed instruction\s*:|detailed comparison result|expert prompt engineer"

@@ -133,8 +133,20 @@ def test_where_a_doubtful_rule_objects_the_judge_decides_and_is_told() -> None:
     assert judge(*swapped).rule in ("replaced", "dropped")
     assert judge(*swapped, additions=lenient).accepted
     assert judge("Why do cats purr?", "Why do cats purr? Explain it simply.", additions=lenient).accepted
-    assert judge("Give me 5 names.", "Give me 6 names.", additions=lenient).accepted
-    assert ["replaced" in told[0], told[1], "number" in told[2]] == [True, {}, True]
+    assert ["replaced" in told[0], told[1]] == [True, {}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rewrite", "rule"),
+    [
+        ("Give me 5 names.", "Give me 6 names.", "number"),
+        ("What happened on 3 May 1968?", "What happened on 4 May 1968? Explain.", "date"),
+        ("What does `f(4)` do?", "What does `f(5)` do? Explain it step by step.", "code"),
+        ("How do I boil an egg so that it stays soft?", "Wie koche ich ein Ei, damit es weich bleibt?", "language"),
+    ],
+)
+def test_exact_facts_are_vetoes_whatever_the_judge_says(prompt: str, rewrite: str, rule: str) -> None:
+    assert judge(prompt, rewrite, additions=lambda *_: "").rule == rule
 
 
 def test_a_prompt_is_embedded_once_and_long_texts_are_cut_off() -> None:

@@ -21,7 +21,7 @@ from prompt_opt.gate.scorer import EMBEDDER, Array, Weights, rated
 from trainers.gate.examples import Example, embedded, example, labelled
 from trainers.gate.fit import Settings, fit
 
-ACCEPTED = 0.065  # of the harmful rewrites of writers left out, at the threshold
+ACCEPTED = 0.08  # of the harmful rewrites of writers left out, at the threshold
 
 
 def main(argv: list[str] | None = None) -> int:
