@@ -5,6 +5,8 @@ import { NONE, added, count, ms, percent, summed } from "./figures.js";
 import { chat, get } from "./server.js";
 import { Verdict } from "./verdict.js";
 
+const TRIES = 5;
+
 const FIGURES = {
   first: "First token", total: "Total", tokens: "Tokens", added: "Prompt added", cached: "Cached",
 };
@@ -130,7 +132,11 @@ export class Answer {
   /** What only the trace says: how much of the prompt is the policy's. */
   async #explain() {
     if (this.state !== "done" || !this.trace || !this.key.rights.includes("traces")) return;
-    const trace = await get(`v1/traces/${this.trace}`).catch(() => null);
+    let trace = null;
+    for (let tries = 0; !trace && tries < TRIES; tries++) {
+      if (tries) await new Promise((done) => setTimeout(done, 1000));
+      trace = await get(`v1/traces/${this.trace}`).catch(() => null); // a busy server writes it some seconds later
+    }
     const tokens = trace && added(trace);
     if (tokens === null) return;
     const whole = trace.usage?.prompt_tokens;
