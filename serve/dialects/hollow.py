@@ -12,6 +12,8 @@ from bisect import bisect_right
 
 import msgspec
 
+from serve.dialects.outline import step
+
 _string = msgspec.json.Decoder(msgspec.Raw)
 _WINDOW = 2**16  # bytes of a string that are cut out at a time
 _MARGIN = 16  # bytes that stay before a cut: an escape that began before it may go on in them
@@ -55,12 +57,7 @@ def _cuts(body: bytes, most: int) -> list[tuple[int, int]]:
             elif inside and end - at > _MARGIN:
                 cuts.append((at + _MARGIN, end))
         else:
-            piece = body[at:end]
-            if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last one escapes belongs to it
-                end += 1
-                piece = body[at:end]
-            if b"\\" in piece:
-                piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+            piece, end = step(body, at, _WINDOW)
             inside ^= piece.count(b'"') % 2 == 1
             most -= len(piece)
             if most < 0:

@@ -84,17 +84,21 @@ def fields(body: bytes, most: int) -> int:
     return found
 
 
+def step(raw: bytes, at: int, size: int) -> tuple[bytes, int]:
+    """So many bytes of a JSON text from `at` on, without escaped quotes and backslashes; and where they end."""
+    end = at + size
+    piece = raw[at:end]
+    if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last one escapes belongs to it
+        end += 1
+        piece = raw[at:end]
+    return piece.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in piece else piece, end
+
+
 def _outside(raw: bytes) -> Iterator[bytes]:
     """The text without its strings, piece by piece."""
     at, inside = 0, False
     while at < len(raw):
-        end = at + _SLICE
-        piece = raw[at:end]
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last one escapes belongs to it
-            end += 1
-            piece = raw[at:end]
-        if b"\\" in piece:
-            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        piece, end = step(raw, at, _SLICE)
         parts = piece.split(b'"')
         yield b" ".join(parts[inside::2])
         inside ^= len(parts) % 2 == 0

@@ -5,11 +5,10 @@ import { NONE, added, count, ms, percent, summed } from "./figures.js";
 import { chat, get } from "./server.js";
 import { Verdict } from "./verdict.js";
 
-const TRIES = 5;
-
 const FIGURES = {
   first: "First token", total: "Total", tokens: "Tokens", added: "Prompt added", cached: "Cached",
 };
+const TRIES = 5; // a second apart, to get an answer's trace
 
 export class Answer {
   /** `column` says policy and model, `key` what the caller may; `turn` knows the answers beside this one. */
