@@ -1,12 +1,16 @@
 """`--launch`: the same recipe in several processes; two of them on this CPU (gloo) give what one gives."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -82,6 +86,34 @@ def launched(method: str, line: list[str]) -> None:
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_a_stop_signal_to_the_launcher_alone_ends_every_process(toy: str, tmp_path: Path) -> None:
+    """As `docker stop` sends it; a terminal would send it to the whole group."""
+    keys = {
+        "model": toy,
+        "train": str(write(tmp_path / "train.jsonl", pair_rows(20))),
+        "batch": 4,
+        "steps": 100_000,
+        "heldout_fraction": 0,
+    }
+    line = [sys.executable, "-m", "trainers.command", "sft", *arguments(tmp_path / "out", **keys)]
+    launcher = psutil.Popen([*line, "--launch", "two_cpus"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    below: list[psutil.Process] = []
+    try:
+        while not (tmp_path / "out" / "checkpoint-2").exists():
+            assert launcher.poll() is None
+            time.sleep(0.2)
+        below = launcher.children(recursive=True)
+        assert len(below) >= 3  # accelerate and two trainers
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(60) != 0
+        assert not psutil.wait_procs(below, 30)[1]
+    finally:
+        for process in [launcher, *below]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.mark.slow

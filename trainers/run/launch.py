@@ -8,7 +8,9 @@ what the file says. The recipe stays the same: its `batch` counts over all proce
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from retrieval.extra import install, lacking
 from trainers.run.recipe import RecipeError
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "launch"
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What differs from machine to machine; the rest belongs in a file.
 PLACES = ("machine_rank", "main_process_ip", "main_process_port", "num_machines", "num_processes", "gpu_ids")
 
@@ -85,9 +88,17 @@ def start(method: str, rest: Sequence[str]) -> int:
         print(f"train {method}: {error}", file=sys.stderr)
         return 2
     # torchrun would set one thread per process and say so at length; a recipe's `threads` comes after this.
-    process = subprocess.Popen(line, env={"OMP_NUM_THREADS": "1"} | os.environ)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # it went to the whole group, so they are ending
-            continue
+    # In a group of their own, the processes get each stop signal once, from here: a terminal sends it to the group in
+    # front, `docker stop` and `kill` to this process alone.
+    process = subprocess.Popen(line, env={"OMP_NUM_THREADS": "1"} | os.environ, process_group=0)
+
+    def stop(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    before = {number: signal.signal(number, stop) for number in STOPS}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

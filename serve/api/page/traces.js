@@ -6,6 +6,8 @@ import { get } from "./server.js";
 
 const OUTCOMES = { "": "any", applied: "applied", skipped: "skipped", timed_out: "timed out", failed: "failed", none: "no stage", error: "request failed" };
 
+const TRIES = 5;
+
 export class Traces {
   constructor(server) {
     const policies = [["", "any"], ...server.policies.map(({ id }) => [id, id])];
@@ -60,7 +62,8 @@ export class Traces {
     return undefined;
   }
 
-  async #load(after) {
+  /** A page of the list; an empty list is asked for again, since a busy server writes a trace some seconds later. */
+  async #load(after, tries = 1) {
     const asked = this.#asked;
     this.trouble.hidden = true;
     try {
@@ -70,6 +73,9 @@ export class Traces {
       this.next = next;
       this.older.hidden = !next;
       this.table.hidden = !this.body.childElementCount;
+      if (!after && !data.length && tries < TRIES) {
+        setTimeout(() => this.root.isConnected && JSON.stringify(asked) === JSON.stringify(this.#asked) && this.#load("", tries + 1), 1000);
+      }
       this.told.textContent = this.body.childElementCount ? "" : next ? "None among the latest; older ones may match." : "No request yet that matches.";
     } catch (error) {
       this.trouble.textContent = error.message;
