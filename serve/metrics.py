@@ -1,11 +1,13 @@
 """What Prometheus sees: requests, stages, times, tokens and upstream errors.
 
-With several workers the supervisor sets PROMETHEUS_MULTIPROC_DIR, and `exposition` adds them up.
+With several workers the supervisor sets PROMETHEUS_MULTIPROC_DIR, and `exposition` adds them up. A single worker counts
+in its own memory, which costs less, and adds what the process for large bodies counts in such a folder.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import ClassVar
 
@@ -18,11 +20,14 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
+beside = ""  # the folder in which the process for large bodies counts, where this is the only worker
 requests = Counter("trimtab_requests", "Requests answered", ["path", "policy", "status"], registry=REGISTRY)
 stages = Counter("trimtab_stage_outcomes", "Outcomes of stages", ["stage", "status"], registry=REGISTRY)
 stage_seconds = Histogram("trimtab_stage_seconds", "Time in a stage", ["stage"], buckets=_SECONDS, registry=REGISTRY)
@@ -124,10 +129,34 @@ def counted(policy: str, kind: str) -> Tally:
     return Tally(tokens.labels(policy, kind))
 
 
+class _Both(CollectorRegistry):
+    """This process's metrics and those of a folder, added up."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Families by name, samples by name and labels."""
+        families = {family.name: family for family in REGISTRY.collect()}
+        for family in multiprocess.MultiProcessCollector(None, self._folder).collect():  # type: ignore[no-untyped-call]
+            own = families.setdefault(family.name, family)
+            if own is not family:
+                more = {_identity(sample): sample for sample in family.samples}
+                both = [(it, more.pop(_identity(it), None)) for it in own.samples]
+                own.samples = [it if other is None else it._replace(value=it.value + other.value) for it, other in both]
+                own.samples += more.values()
+        yield from families.values()
+
+
+def _identity(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:
+    return sample.name, frozenset(sample.labels.items())
+
+
 def exposition() -> bytes:
     """All metrics of all workers, in the text format."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
-    return generate_latest(REGISTRY)
+    return generate_latest(_Both(beside) if beside else REGISTRY)

@@ -19,6 +19,7 @@ from serve.http.request import RequestHead, refusing
 from serve.http.requests import Requests
 from serve.http.site import Site
 
+LARGE = 2**20  # bytes of a body that is another process's, where there is one for them
 _HEAD_S = 30.0  # for a request's head to be complete
 _LINGER_S = 10.0  # for a client that is still sending to take the answer that it gets instead
 
@@ -109,6 +110,19 @@ class Protocol(asyncio.Protocol):
         if len(self.due) > 1:  # pipelined
             self.behind()
         return exchange
+
+    def gave(self, head: RequestHead, data: bytes) -> bool:
+        """Hand the connection to another process, where this is the only request on it and its body is large."""
+        give, length = self._site.give, head.named.get(b"content-length")
+        if give is None or length is None or int(length) < LARGE or head.line is None:
+            return False
+        transport = self.transport
+        if self.due or transport.get_write_buffer_size():
+            return False
+        if not give(transport.get_extra_info("socket").fileno(), data):
+            return False
+        transport.abort()  # of our descriptor: the other process has one of its own
+        return True
 
     def complete(self) -> None:
         """Read on, to see the client leave, unless requests wait."""

@@ -64,7 +64,7 @@ def judged(
     head = RequestHead(line, path, query, headers, named, granted)
     head.method, head.version = method, parser.get_http_version()
     head.old = head.version < "1.1"
-    head.keep = not head.old and parser.should_keep_alive()
+    head.keep = not head.old and not site.once and parser.should_keep_alive()
     head.expect = b"expect" in named and named[b"expect"].lower() == b"100-continue"
     return head
 

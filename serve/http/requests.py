@@ -26,6 +26,9 @@ class Taker(Protocol):
     def begin(self, head: RequestHead, url: bytes, digits: bytes = b"") -> Exchange:
         """A head has been read, or recognised as another's with this Content-Length. Returns who takes the body."""
 
+    def gave(self, head: RequestHead, data: bytes) -> bool:
+        """Whether a request, of which `data` has been read, is answered elsewhere. Nothing more is read then."""
+
     def complete(self) -> None:
         """The body is whole."""
 
@@ -52,6 +55,7 @@ class Requests:
         self._url, self._headers, self._data = b"", list[tuple[bytes, bytes]](), b""
         self._known: Known | None = None  # the head that nearly all its requests have
         self._learn, self._messages = LEARN, 0  # heads still to be remembered; requests that begin in `_data`
+        self._between = False  # `_data` begins where a request does
         self._outside = self._inside = 0  # bytes of the request now read, without and within its body
 
     def stop(self) -> None:
@@ -81,6 +85,7 @@ class Requests:
             return
         self._outside += len(data)
         self._data, self._messages = data, 0
+        self._between = self.receiving is None and not self.begun
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -118,6 +123,8 @@ class Requests:
             return  # a request that nobody answers; or it comes again, without the offer
         headers, self._headers = self._headers, []
         head = judged(self._site, parser, self._url, headers)
+        if self._between and self._messages == 1 and self._taker.gave(head, self._data):
+            return self.stop()
         self.last = not head.keep
         if self._messages == 1 and self._learn and head.keep:
             self._learn -= 1

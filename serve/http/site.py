@@ -32,8 +32,12 @@ class Site:
     """The lines by method and path, the ASGI application of all other paths, and who is connected.
 
     The `gate` of now sees every request's head first, whatever its path, and says what browsers are told. `shape` is
-    that of an error where no line says it. `keep_alive_s`: how long a connection may be idle between requests.
+    that of an error where no line says it. `keep_alive_s`: how long a connection may be idle between requests; `once`
+    that it closes after the first. `give`, where it is set, hands the socket of a request with a large body, and what
+    has been read of it, to another process, or returns False.
     """
+
+    give: Callable[[int, bytes], bool] | None = None
 
     def __init__(
         self,
@@ -43,8 +47,10 @@ class Site:
         shape: Shape = PLAIN,
         gate: Callable[[], Gate] | None = None,
         keep_alive_s: float = 75.0,
+        once: bool = False,
     ) -> None:
         self.lines, self.app, self.shape, self.gate, self.keep_alive_s = lines, app, shape, gate, keep_alive_s
+        self.once = once
         self.connections: set[Protocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # of connections; one may outlive its connection by what it ends
         self._exact = {(method.encode(), path.encode()): (line, path) for (method, path), line in lines.items()}

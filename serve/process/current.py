@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from serve import metrics
 from serve.api.catalog import listed
 from serve.approval.desk import Desk
 from serve.chat.indexes import Indexes
@@ -33,6 +34,7 @@ from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
 from serve.observe import logs, tracing
 from serve.process.following import Following
+from serve.process.handover import Giver
 from serve.process.loading import desk_of, loaded
 from serve.process.parts import Parts, drain_s, parts_of, recorded, relay_of, stored, timeouts, turns_of
 from serve.store.place import open_traces
@@ -60,6 +62,7 @@ class Worker:
             config = self._caught_up(config, indexes)
         self.gate = Gate(config)
         self.server: Listener | None = None  # that we are, once it exists
+        self.giver: Giver | None = None
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
         self._ended: list[Recorder] = []  # of earlier configurations, for requests that they began
@@ -200,6 +203,9 @@ class Worker:
 
     def _state(self, told: Mapping[str, Any]) -> None:
         self._revision, self._engines = told["revision"], told["engines"]
+        if self.giver is not None:
+            self.giver.ready = bool(told.get("large"))
+            metrics.beside = told.get("metrics", "")
         for name, state in self._engines.items():
             if name in self.service.engines:
                 self.service.engines[name].update(state)

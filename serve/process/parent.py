@@ -1,6 +1,7 @@
 """The parent process: it owns the port, the workers, the launched engines and the signals. It answers no request.
 
     parent ── worker 0…n    one JSON object per line on stdin; its reports on a pipe of its own
+           ├─ one for large bodies beside four workers, from the first body on (`serve.process.handover`)
            └─ guard ── engine ── whatever it starts
 
 SIGTERM, SIGINT: the workers drain for up to `drain_s`, then the engines stop. A second one kills at once.
@@ -10,15 +11,17 @@ kill -9: the pipes to workers and guards close, which is what they watch; nothin
 What a worker reads (each line is the whole truth; only the highest `revision` counts):
 
     {"config": [...], "fd": 3, "report_fd": 5, "worker": 0, "revision": 7,
-     "host": "0.0.0.0", "keyed": true,
+     "host": "0.0.0.0", "keyed": true, "large": false, "large_fd": 7, "metrics": "",
      "engines": {"main": {"url": "http://127.0.0.1:4711", "model": "tiny", "kind": "transformers",
                           "state": "starting" | "ready" | "down", "reason": ""}}}
 
 with `"reload": true` where it must load its configuration again. `host` is what the socket is bound to, `keyed` whether
 callers need keys, and the first line's `grants` what keys may do: a configuration that would open the server further
-is refused.
+is refused. `large` says that the worker for large bodies is ready, `large_fd` is the socket on the way to it, `metrics`
+the folder in which it counts if the others do not; with `"for_large": true` the worker is that one.
 End of file: the parent is dead, leave at once.
-What it reports: {"ready": true} once it listens; {"reloaded": REVISION}; {"error": "…"}, then the old stays.
+What it reports: {"ready": true} once it listens; {"reloaded": REVISION}; {"error": "…"}, then the old stays;
+{"large": true} when it has read the head of a request with a large body for the first time.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -40,13 +44,14 @@ from typing import Any
 from serve.config import Config, ConfigError, Engine
 from serve.configure.grants import grants, refuse_widening
 from serve.configure.server import refuse_opening
-from serve.process import heap
+from serve.process import handover, heap
 from serve.process.console import Console
 from serve.process.engine_child import EngineChild, Pace
 from serve.process.launcher import resolve
 from serve.process.pipes import pause
 from serve.process.worker_child import WorkerChild
 
+_BESIDE = 4  # workers that one worker for large bodies is enough for: it moves some 100 MB of them a second
 WORKER = (sys.executable, "-P", "-m", "serve.process.worker")
 
 
@@ -64,8 +69,8 @@ def run(
         listener = stack.enter_context(_listen(config.server.host, config.server.port))
         env = {**heap.THRESHOLDS, **os.environ}
         if config.server.workers > 1:
-            env["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-"))
-        return asyncio.run(_Supervisor(load, config, argv, worker, pace or Pace(), listener, env).serve(engines))
+            env["PROMETHEUS_MULTIPROC_DIR"] = _counts(stack)
+        return asyncio.run(_Supervisor(load, config, argv, worker, pace or Pace(), listener, env, stack).serve(engines))
 
 
 class _Supervisor:
@@ -80,6 +85,7 @@ class _Supervisor:
         pace: Pace,
         listener: socket.socket,
         env: dict[str, str],
+        stack: contextlib.ExitStack,
     ) -> None:
         self.load, self.config, self.pace = load, config, pace
         self.listener, self.fd = listener, listener.fileno()
@@ -92,7 +98,12 @@ class _Supervisor:
         self.revision, self.told = 1, ""
         self.engines: dict[str, EngineChild] = {}  # those of the configuration in force
         self.children: set[EngineChild] = set()  # these, the ones being tried and the ones being retired
-        self.workers = [WorkerChild(i, self, worker, list(argv), env) for i in range(config.server.workers)]
+        self.worker, self.argv, self.env, self.stack = worker, list(argv), env, stack
+        self.metrics = ""  # where the worker for large bodies counts, beside a single worker
+        give, take = handover.pair() or (None, None)
+        self.take = take
+        self.workers = [WorkerChild(i, self, worker, self.argv, env, give) for i in range(config.server.workers)]
+        self.running: list[asyncio.Task[None]] = []  # of these
 
     async def serve(self, engines: Mapping[str, Engine]) -> int:
         loop = asyncio.get_running_loop()
@@ -102,14 +113,14 @@ class _Supervisor:
         # Should one of these tasks raise, the group ends the others, we end, and what is left sees its pipe close.
         async with asyncio.TaskGroup() as self.tasks:
             self.engines = {name: self._start(engine) for name, engine in engines.items()}
-            running = [self.tasks.create_task(worker.run()) for worker in self.workers]
+            self.running = [self.tasks.create_task(worker.run()) for worker in self.workers]
             aside = [self.tasks.create_task(self._reloads()), self.tasks.create_task(self._show_progress())]
             await self.stopping.wait()
             self.console.say(f"trimtab: stopping; running answers have {self.config.server.drain_s:g} s")
             self.listener.close()
             for worker in self.workers:
                 worker.signal(signal.SIGTERM)
-            await asyncio.wait(running, timeout=self.config.server.drain_s + 5)
+            await asyncio.wait(self.running, timeout=self.config.server.drain_s + 5)
             for worker in self.workers:
                 worker.signal(signal.SIGKILL)
             for task in aside:
@@ -143,17 +154,35 @@ class _Supervisor:
     def message(self) -> dict[str, Any]:
         """What every worker must know now."""
         engines = {name: child.state for name, child in self.engines.items()}
-        return {"revision": self.revision, "host": self.bound, "keyed": bool(self.config.keys), "engines": engines}
+        told = {"revision": self.revision, "host": self.bound, "keyed": bool(self.config.keys), "engines": engines}
+        large = any(worker.ready and worker.for_large for worker in self.workers)
+        return told | {"large": large, "metrics": self.metrics}
 
     def tell(self, *, reload: bool = False) -> None:
-        """Send the workers the state of the engines, if it is news."""
+        """Send the workers the state of the engines and of the worker for large bodies, if it is news."""
         self.news.set()
-        news = json.dumps(self.message()["engines"])
+        message = self.message()
+        news = json.dumps([message["engines"], message["large"]])
         if news != self.told or reload:
             self.told = news
             self.revision += 1
             for worker in self.workers:
                 worker.tell(reload=reload)
+
+    def start_large(self) -> None:
+        """Start the workers for large bodies, if there are none."""
+        if not self.stopping.is_set() and not any(worker.for_large for worker in self.workers):
+            if "PROMETHEUS_MULTIPROC_DIR" not in self.env:
+                try:
+                    self.metrics = _counts(self.stack)
+                except OSError as error:
+                    self.console.say(f"trimtab: no worker for large bodies, nowhere to count: {error}")
+                    return
+            env = {"PROMETHEUS_MULTIPROC_DIR": self.metrics, **self.env}
+            for index in range(len(self.workers), len(self.workers) + math.ceil(len(self.workers) / _BESIDE)):
+                large = WorkerChild(index, self, self.worker, self.argv, env, self.take, for_large=True)
+                self.workers.append(large)
+                self.running.append(self.tasks.create_task(large.run()))
 
     def worker_ready(self) -> None:
         if not self.announced:
@@ -238,6 +267,11 @@ class _Supervisor:
                 for text in texts:
                     self.console.say(text)
             await asyncio.sleep(0.25)
+
+
+def _counts(stack: contextlib.ExitStack) -> str:
+    """A folder for counts of several processes, until the stack is left."""
+    return stack.enter_context(tempfile.TemporaryDirectory(prefix="trimtab-"))
 
 
 def _check_writable(folder: Path) -> None:

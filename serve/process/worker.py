@@ -27,6 +27,7 @@ from serve.engine.watch import watch
 from serve.http.listener import Listener, context, run
 from serve.http.site import Site
 from serve.observe import logs
+from serve.process import handover
 from serve.process.current import Worker
 from serve.process.heap import Heap
 from serve.process.parts import drain_s
@@ -51,7 +52,13 @@ async def serve(told: Mapping[str, Any]) -> None:
     except ConfigError as error:  # the file has changed since the parent read it
         os.write(told["report_fd"], json.dumps({"error": str(error)}).encode() + b"\n")
         sys.exit(2)
-    worker.server = server = _server(worker)
+    large = bool(told.get("for_large"))
+    worker.server = server = _server(worker, large=large)
+    if large:
+        handover.Taker(socket.socket(fileno=told["large_fd"]), server.site)
+    elif "large_fd" in told and server.tls is None:  # what TLS knows of a connection stays in the process
+        channel = socket.socket(fileno=told["large_fd"])
+        worker.giver = server.site.give = handover.Giver(channel, lambda: worker.report({"large": True}))
 
     async def announce() -> None:
         worker.report({"ready": True})
@@ -83,9 +90,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     # What is alive now lives as long as the process: the collector needn't look at it again and again.
     gc.collect()
     gc.freeze()
-    await server.start(
-        [socket.socket(fileno=told["fd"]), *(socket.socket(fileno=os.dup(told["fd"])) for _ in range(_ACCEPT - 1))]
-    )
+    await server.start([] if large else [socket.socket(fileno=os.dup(told["fd"])) for _ in range(_ACCEPT)])
     stopping = asyncio.create_task(stopped.wait())
     tasks = [asyncio.create_task(it) for it in parts]
     # None of the others ends before the server does, unless by a bug: then we go, and the parent starts us again.
@@ -94,12 +99,13 @@ async def serve(told: Mapping[str, Any]) -> None:
         if task.done():
             task.result()
         task.cancel()
+    server.site.give = None
     await server.stop()
     metrics.Tally.flush()
     await worker.close()
 
 
-def _server(worker: Worker) -> Listener:
+def _server(worker: Worker, *, large: bool) -> Listener:
     config = worker.service.config
     shown = config.server
     site = Site(
@@ -107,6 +113,7 @@ def _server(worker: Worker) -> Listener:
         Application(lambda: worker.service, worker.desk),
         shape=openai,
         gate=lambda: worker.gate,
+        once=large,  # its next request may be a small one, which a worker answers sooner
     )
     tls = context(shown.tls_cert, shown.tls_key or None) if shown.tls_cert else None
     return Listener(site, tls=tls, drain_s=drain_s(config))
@@ -126,6 +133,8 @@ def main() -> None:
         sys.exit(1)
     told = msgspec.json.decode(line)
     sys.setswitchinterval(_SWITCH_S)
+    if told.get("for_large"):
+        os.nice(handover.NICE)
     run(serve(told))
 
 

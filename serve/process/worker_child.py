@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,23 @@ if TYPE_CHECKING:
 
 
 class WorkerChild:
-    """One worker process after another, in the same place."""
+    """One worker process after another, in the same place. `channel` is an end of the socket pair for large bodies: one
+    that gives, or, where the worker is `for_large` bodies, the one that takes."""
 
-    def __init__(self, index: int, owner: _Supervisor, argv: Sequence[str], config: list[str], env: dict[str, str]):
+    def __init__(
+        self,
+        index: int,
+        owner: _Supervisor,
+        argv: Sequence[str],
+        config: list[str],
+        env: dict[str, str],
+        channel: socket.socket | None = None,
+        *,
+        for_large: bool = False,
+    ) -> None:
         self.index, self.owner, self.argv, self.config, self.env = index, owner, argv, config, env
+        self.channel, self.for_large = channel, for_large
+        self.name = "worker for large bodies" if for_large else f"worker {index}"
         self.process: asyncio.subprocess.Process | None = None
         self.orders: asyncio.WriteTransport | None = None
         self.report_fd = -1
@@ -41,7 +55,7 @@ class WorkerChild:
                 retry_s = pace.worker_retry[0]
             self.owner.worker_failed(hopeless=bool(error))
             again = "" if stopping.is_set() else f"; starting again in {retry_s:g} s"
-            self.owner.console.say(f"worker {self.index}: {exit_reason(code)}{again}")
+            self.owner.console.say(f"{self.name}: {exit_reason(code)}{again}")
             await pause(retry_s, stopping)
             retry_s = min(2 * retry_s, pace.worker_retry[1])
 
@@ -53,7 +67,7 @@ class WorkerChild:
         self.process = process = await asyncio.create_subprocess_exec(
             *self.argv,
             stdin=stdin,
-            pass_fds=(self.owner.fd, self.report_fd),
+            pass_fds=(self.owner.fd, self.report_fd, *([self.channel.fileno()] if self.channel else [])),
             start_new_session=True,  # the terminal's Ctrl-C is ours to pass on
             env=self.env,
         )
@@ -73,13 +87,17 @@ class WorkerChild:
             self.orders.close()
             self.orders, self.ready = None, False
             self.owner.news.set()
+            if self.for_large:
+                self.owner.tell()
             self._forget(process.pid)
 
     def tell(self, *, reload: bool = False, **more: Any) -> None:
         """Write a line to the worker, if it lives, with `more` in it."""
         if self.orders:
             fds = {"fd": self.owner.fd, "report_fd": self.report_fd}
+            fds |= {"large_fd": self.channel.fileno()} if self.channel else {}
             line = {"config": self.config, **fds, "worker": self.index, **self.owner.message(), **more}
+            line |= {"for_large": True} if self.for_large else {}
             line |= {"reload": True} if reload else {}
             self.orders.write(json.dumps(line).encode() + b"\n")
 
@@ -97,10 +115,14 @@ class WorkerChild:
                 if "error" in report:
                     error = "" if self.ready else str(report["error"])
                     self.answered = self.owner.revision
-                    self.owner.console.say(f"worker {self.index}: {report['error']}")
+                    self.owner.console.say(f"{self.name}: {report['error']}")
                 elif report.get("ready"):
                     self.ready, self.answered = True, self.owner.revision
                     self.owner.worker_ready()
+                    if self.for_large:
+                        self.owner.tell()
+                elif report.get("large"):
+                    self.owner.start_large()
                 self.answered = max(self.answered, report.get("reloaded", 0))
                 self.owner.news.set()
         return error
