@@ -168,24 +168,24 @@ async def _pass_events(
     whole: bool,
 ) -> None:
     call.start(upstream.status, upstream.passed, events=True)
-    begin, tail, kept, meter, last = bytearray(), bytearray(), bytearray(), answer.meter, b""
+    begin, tail, kept, last = bytearray(), bytearray(), bytearray(), b""
     call.passed = lambda: last
-    passing = filters.passing
+    passing, keep, meter, feed = filters.passing, answer.keep, answer.meter, call.feed
 
     def take(chunk: bytes) -> bool:
         nonlocal last
-        last = chunk
-        if answer.first_byte is None:
+        if not last:
             answer.saw_first_byte()
+        last = chunk
         if meter is not None:
             meter(chunk.count(b"data:"))  # an event is about a token; the usage, at the end, is exact
-        if answer.keep and len(kept) <= _KEPT:
+        if keep and len(kept) <= _KEPT:
             kept.extend(chunk)
         tail.extend(chunk)
         if len(tail) > 2 * _TAIL:
             begin.extend(tail[: 0 if begin else _BEGIN])
             _shorten(tail)
-        return call.feed(chunk if passing is None else passing(chunk))
+        return feed(chunk if passing is None else passing(chunk))
 
     try:
         await upstream.pump(take, call.drained)

@@ -16,7 +16,7 @@ from serve.dialects.translation import Translation
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream, UpstreamError
 from serve.errors import ApiError
-from serve.http.call import EVENTS, Call
+from serve.http.call import Call
 
 
 async def translate(
@@ -38,7 +38,7 @@ async def translate(
     reader = it.reader
     edited = EditedStream(editor) if editor is not None else None
     if stream:
-        call.start(200, [EVENTS, (b"cache-control", b"no-cache"), *upstream.beside], events=True)
+        call.start(200, upstream.events, events=True)
         chunk = it.opening() if edited is None else edited.feed(it.opening())
         call.passed = lambda: chunk
         await call.write(chunk)

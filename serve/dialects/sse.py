@@ -21,6 +21,24 @@ def data_lines(stream: bytes) -> Iterator[bytes]:
     return (line[5:].strip() for line in stream.splitlines() if line.startswith(b"data:"))
 
 
+def last_lines(stream: bytes, most: int) -> Iterator[bytes]:
+    """The same of at most so many events at its end, the last one first."""
+    end = len(stream)
+    for _ in range(most):
+        start = stream.rfind(b"\ndata:", 0, end)
+        if start < 0:
+            if stream.startswith(b"data:"):
+                yield _line(stream, 5)
+            return
+        yield _line(stream, start + 6)
+        end = start
+
+
+def _line(stream: bytes, start: int) -> bytes:
+    end = stream.find(b"\n", start)
+    return stream[start : end if end >= 0 else None].strip()
+
+
 class Events:
     """The data of a stream's events, out of its pieces; `ended` once [DONE] has come, after which there are none."""
 

@@ -22,6 +22,8 @@ _MARKS = _TELLING, _SPACED, _BARE, _BARE_SPACED = (
     b'finish_reason":"', b'finish_reason": "', b'choices":[]', b'choices": []',
 )  # fmt: skip
 _OVERLAP = max(map(len, _MARKS))
+_REASON = b"finish_reason"
+_NONE = re.compile(rb'finish_reason": ?null[^\n]*\n\n')  # how an event of a choice ends that goes on
 _BOUNDARY = re.compile(rb"\n\r?\n")
 
 
@@ -60,15 +62,26 @@ class UsageFilter:
         self._last = b""  # the end of what has passed
         self._held: bytes | None = None  # an event that is not complete, once the end has begun
         self._torn = False  # the event that is passing had begun before that
+        self._usual = b""  # where an event may begin now: how the one before it ended, which held no mark
 
     def feed(self, chunk: bytes) -> bytes:
         """What of this piece of the stream the client gets now."""
         if self._held is not None:
             return self._sift(chunk)
+        find = chunk.find  # `in` would try to take a mark for a number first, at the cost of an exception
+        if (
+            self._usual
+            and chunk.endswith(self._usual)
+            and find(_REASON) == len(chunk) - len(self._usual)
+            and find(b"\n") == len(chunk) - 2
+        ):
+            return chunk  # one event like those before it, as most pieces are
         seen = self._last + chunk
-        find = seen.find  # `in` would try to take a mark for a number first, at the cost of an exception
+        find = seen.find
         if find(_TELLING) < 0 and find(_SPACED) < 0 and find(_BARE) < 0 and find(_BARE_SPACED) < 0:
             self._last = seen[-_OVERLAP:]
+            usual = _NONE.fullmatch(chunk, max(chunk.rfind(_REASON), 0))
+            self._usual = usual[0] if usual is not None else b""
             return chunk
         self._held = b""
         self._torn = bool(self._last) and not self._last.endswith((b"\n\n", b"\n\r\n"))

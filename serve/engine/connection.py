@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from serve.engine.response_head import Known, ResponseHead, recognisable
+from serve.engine.response_head import Known, ResponseHead, recognisable, shared
 from serve.http.pace import PACE, PIECE
 from serve.http.recognition import LEARN
 
@@ -43,7 +43,7 @@ class Listener(Protocol):
     def head(self, head: ResponseHead) -> None:
         """The response's head is in."""
 
-    def pieces(self, parts: list[bytes]) -> None:
+    def piece(self, data: bytes) -> None:
         """What one read from the socket brought of the body."""
 
     def end(self, error: Exception | None) -> None:
@@ -58,10 +58,12 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout_s, self._spare, self._lost = timeout_s, spare, lost
+        self._parts: list[bytes] = []  # of the body, from one read
+        self.on_body = self._parts.append  # the parser's word for a piece
+        self._own = 0  # of the parts, those that came before the answer was complete
         self._parser = httptools.HttpResponseParser(self)
         self._listener: Listener | None = None
         self._headers: list[tuple[bytes, bytes]] = []
-        self._parts: list[bytes] = []
         self._head_bytes, self._head_size, self._headed, self._complete = 0, 0, False, False
         self._until_close, self._keep = False, True
         self._heard, self._paused = self._loop.time(), False
@@ -130,16 +132,9 @@ class Connection(asyncio.Protocol):
         """Parse what came; data that nobody asked for ends the connection."""
         if self._listener is None:  # nobody has asked for anything
             return self.abort()
-        first, self._heard, self.silent = self.silent, self._loop.time(), False
-        if first and self._known is not None and (known := self._known.read(data)) is not None:
-            self._learn, self._headed, self._complete, self._keep = LEARN, True, True, True
-            self._listener.head(known[0])
-            self._parts.append(known[1])
-            self._hand_over()
-            return self._finish(None)
-        self._first = data if first else b""
-        if not self._headed:
-            self._head_bytes += len(data)
+        self._heard = self._loop.time()
+        if not self._headed and self._begins(data):
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -151,9 +146,24 @@ class Connection(asyncio.Protocol):
             self._keep = False  # the answer is whole; what stands behind it is nobody's
         if not self._headed and self._head_bytes > _HEAD:
             return self.abort(Malformed("the head is too long"))
-        self._hand_over()
+        if self._parts:
+            self._hand_over()
         if self._complete:
             self._finish(None)
+
+    def _begins(self, data: bytes) -> bool:
+        """Look at data that comes before the head is complete; whether it is a whole answer whose head is known."""
+        assert self._listener is not None
+        first, self.silent = self.silent, False
+        if first and self._known is not None and (known := self._known.read(data)) is not None:
+            self._learn, self._headed, self._complete, self._keep = LEARN, True, True, True
+            self._listener.head(known[0])
+            self._listener.piece(known[1])
+            self._finish(None)
+            return True
+        self._first = data if first else b""
+        self._head_bytes += len(data)
+        return False
 
     def pause_writing(self) -> None:
         """The engine is behind."""
@@ -217,30 +227,28 @@ class Connection(asyncio.Protocol):
             self._headers = []
             return
         self._headed, self._keep = True, self._parser.should_keep_alive()  # which the parser forgets at the end
-        head = ResponseHead(status, self._headers)
+        head = shared(self._first, status, self._headers)
         self._until_close = head.names.isdisjoint(_BOUNDED)
         if self._first and self._learn and self._keep:
             self._learn -= 1
             self._known = recognisable(head, self._first) or self._known
         self._listener.head(head)
 
-    def on_body(self, body: bytes) -> None:
-        """Collect a piece of the body."""
-        if not self._complete:
-            self._parts.append(body)
-
     def on_message_complete(self) -> None:
         """The answer is whole."""
-        if self._headed:
-            self._complete = True
+        if self._headed and not self._complete:
+            self._complete, self._own = True, len(self._parts)
 
     # -- passing it on
 
     def _hand_over(self) -> None:
-        if self._parts:
-            parts, self._parts = self._parts, []
-            if self._listener is not None:
-                self._listener.pieces(parts)
+        parts = self._parts
+        if self._complete:
+            del parts[self._own :]  # of another answer that nobody has asked for
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        if data and self._listener is not None:
+            self._listener.piece(data)
 
     def _finish(self, error: Exception | None) -> None:
         listener, self._listener = self._listener, None

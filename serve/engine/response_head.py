@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 
-from serve.http.head import JSON, Pairs
+from serve.http.head import EVENTS, JSON, Pairs
 from serve.http.headers import response_headers
 from serve.http.recognition import Template, template
 
@@ -58,6 +58,35 @@ class ResponseHead:
     def anew(self) -> Pairs:
         """The same before a body that is written anew in JSON."""
         return Pairs((JSON, *self.beside))
+
+    @cached_property
+    def events(self) -> Pairs:
+        """The same before a stream of events that is written anew."""
+        return Pairs((*EVENTS, *self.beside))
+
+
+_heads: dict[bytes, ResponseHead] = {}  # by their bytes; the second half of them is the latest
+_HEADS, _LONGEST = 64, 2048
+
+
+def shared(data: bytes, status: int, headers: list[tuple[bytes, bytes]]) -> ResponseHead:
+    """A head that has been read from the beginning of `data`, for all responses of late that have the same one.
+
+    What is made of it is made once. A stream's head differs from the next one's in its date at most.
+    """
+    end = data.find(b"\r\n\r\n", 0, _LONGEST)
+    if end < 0:
+        return ResponseHead(status, headers)
+    raw = data[:end]
+    if raw.count(b"\r\n") != len(headers) or not raw.startswith(b"HTTP/1.1 %d" % status):
+        return ResponseHead(status, headers)  # a folded header, or one behind a 100
+    head = _heads.get(raw)
+    if head is None:
+        if len(_heads) >= _HEADS:
+            for old in list(_heads)[: _HEADS // 2]:
+                del _heads[old]
+        head = _heads[raw] = ResponseHead(status, headers)
+    return head
 
 
 class Known:

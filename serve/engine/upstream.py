@@ -128,6 +128,11 @@ class Upstream:
         return self._head.anew
 
     @property
+    def events(self) -> Pairs:
+        """The same before a stream of events that is written anew."""
+        return self._head.events
+
+    @property
     def coded(self) -> bool:
         """Whether the body has a content coding."""
         return self._head.coded
@@ -160,7 +165,8 @@ class Upstream:
                 self._head = ResponseHead(self.status, left)
                 self.__dict__.pop("headers", None)
                 parts, self._parts, self._size = self._parts, [], 0
-                self.pieces(parts)
+                for part in parts:
+                    self.piece(part)
                 if self._ended:
                     self.end(self._error)
                 return
@@ -172,23 +178,23 @@ class Upstream:
         self.status, self._head = head.status, head
         self._wake()
 
-    def pieces(self, parts: list[bytes]) -> None:
-        """Take pieces of the body, decoded if they are compressed."""
+    def piece(self, data: bytes) -> None:
+        """Take a piece of the body, decoded if it is compressed."""
         if self._decoder is not None:
             try:
-                parts = [step for part in parts for step in self._decoder.feed(part) if step]
+                data = b"".join(self._decoder.feed(data))
             except Spoilt as error:
                 return self._spoil(Malformed(f"its coding: {error}"))
-            if not parts:
+            if not data:
                 return
         if self._take is not None and not self._parts:
-            if not self._take(parts[0] if len(parts) == 1 else b"".join(parts)):
+            if not self._take(data):
                 self._take = None  # it is behind: from here on the task goes on
                 self._connection.pause()
                 self._wake()
             return
-        self._parts += parts
-        self._size += sum(map(len, parts))
+        self._parts.append(data)
+        self._size += len(data)
         if self._size > READ:
             self._connection.pause()
         self._wake()

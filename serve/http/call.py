@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trimtab.call")
 
-EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
-UNBUFFERED = (b"x-accel-buffering", b"no")
 _JSON = Pairs([JSON])
 STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 
@@ -190,15 +188,12 @@ class Call(Exchange):
     # -- what goes out
 
     def start(self, status: int, headers: Headers, *, events: bool = False) -> None:
-        """Send the status and the headers, unless a heartbeat has done that.
-
-        A stream of events asks proxies such as nginx not to hold it back.
-        """
+        """Send the status and the headers, unless a heartbeat has done that."""
         if self.started:
             return
         if events:
-            headers = [*(pair for pair in headers if pair[0] != UNBUFFERED[0]), UNBUFFERED]
-        self._out(self._head(status, headers))
+            headers = (headers if isinstance(headers, Pairs) else Pairs(headers)).unbuffered
+        self.hold(self._head(status, headers))
         self.events = events
 
     def feed(self, chunk: bytes) -> bool:
@@ -206,8 +201,12 @@ class Call(Exchange):
         if chunk:
             if self.heard is not None:
                 self.heard(chunk)
-            if not self.disconnected:
-                self._wire.transport.write(b"%x\r\n%s\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+            if self._chunked:
+                chunk = b"%x\r\n%s\r\n" % (len(chunk), chunk)
+            if self._held:
+                self._out(chunk)
+            elif not self.disconnected:
+                self._wire.transport.write(chunk)
         return not self._wire.full
 
     async def write(self, chunk: bytes) -> None:

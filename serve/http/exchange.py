@@ -41,6 +41,7 @@ class Exchange(ABC):
     started = ended = disconnected = False
     more_body = True
     body: bytes | bytearray = b""
+    _held = b""  # the answer's head
     _waiter: asyncio.Future[None] | None = None
 
     def __init__(self, wire: Wire, head: RequestHead) -> None:
@@ -105,9 +106,16 @@ class Exchange(ABC):
             self._waiter = None
 
     def _out(self, data: bytes) -> None:
-        """Write to a client that is still there."""
+        """Write to a client that is still there, behind what is held back."""
+        if self._held:
+            data, self._held = self._held + data, b""
         if data and not self.disconnected:
             self._wire.transport.write(data)
+
+    def hold(self, data: bytes) -> None:
+        """Write this with what follows it in the same turn of the event loop, if anything does."""
+        self._held = data
+        asyncio.get_running_loop().call_soon(self._out, b"")
 
     def finish(self, last: bytes) -> None:
         """Write the end of the answer."""
@@ -119,6 +127,7 @@ class Exchange(ABC):
     def break_off(self) -> None:
         """Close a connection whose answer was not written to its end, so that no client takes it for whole."""
         if not self.ended and not self.disconnected:
+            self._out(b"")
             if self.started and self._old:  # to which an orderly end would be the answer's
                 self._wire.transport.abort()
             else:

@@ -9,6 +9,8 @@ from functools import cached_property
 from serve.http.headers import NOSNIFF
 
 JSON = (b"content-type", b"application/json")
+EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+_UNBUFFERED = (b"x-accel-buffering", b"no")  # proxies such as nginx hold a stream back, unless asked not to
 BODILESS = (204, 304)  # answers without a body, and without a length of one
 CLOSE = (b"connection", b"close")
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -30,6 +32,11 @@ class Pairs(list[tuple[bytes, bytes]]):
     def unrated(self) -> Pairs:
         """Without an engine's rate headers, before ours."""
         return Pairs(pair for pair in self if not pair[0].startswith(b"x-ratelimit-"))
+
+    @cached_property
+    def unbuffered(self) -> Pairs:
+        """Of a stream of events, which proxies are not to hold back."""
+        return Pairs([*(pair for pair in self if pair[0] != _UNBUFFERED[0]), _UNBUFFERED])
 
 
 def lines(pairs: Collection[tuple[bytes, bytes]]) -> bytes:

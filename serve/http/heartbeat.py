@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from serve.http.call import EVENTS, Call
+from serve.http.call import Call
+from serve.http.head import EVENTS, Pairs
 
 _BEAT = b": waiting for the engine\n\n"
+_HEAD = Pairs(EVENTS)
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n")
 
 
@@ -46,7 +48,7 @@ class Heartbeat:
         last, call = self._call.passed(), self._call
         if last is self._last and (not last or last.endswith(_BOUNDARIES)) and not call.ended:
             if not call.started:
-                call.start(200, (EVENTS, (b"cache-control", b"no-cache")), events=True)
+                call.start(200, _HEAD, events=True)
             if call.events:
                 call.feed(_BEAT)
         self._last = last

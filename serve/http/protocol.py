@@ -43,6 +43,7 @@ class Protocol(asyncio.Protocol):
         self._parked: asyncio.Future[None] | None = None  # the task waits for the next request
         self._writable: asyncio.Event | None = None
         self._paused = self._lost = False
+        self._waits = False  # for its turn to answer
 
     # -- what the event loop says
 
@@ -70,10 +71,9 @@ class Protocol(asyncio.Protocol):
         self.requests.feed(data)
         if self.due:
             self.clock.pause()
-            if self._parked is not None:
-                self._unpark()
-            elif self.task is None:
-                self._start()
+            if not self._waits and (self._parked is not None or self.task is None):
+                self._waits = True
+                self._site.turns.soon(self._go)
         elif self.requests.begun and not self.clock.heads:  # most heads come in one piece, and need no clock
             self.clock.wait(_HEAD_S, self.transport, heads=True)
 
@@ -158,6 +158,14 @@ class Protocol(asyncio.Protocol):
             self.transport.resume_reading()
 
     # -- answering
+
+    def _go(self) -> None:
+        """Answer what has come."""
+        self._waits = False
+        if self._parked is not None:
+            self._unpark()
+        elif self.task is None and self.due:
+            self._start()
 
     def _start(self) -> None:
         self.task = self._loop.create_task(self._answer())

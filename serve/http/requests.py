@@ -54,6 +54,7 @@ class Requests:
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._url, self._headers, self._data = b"", list[tuple[bytes, bytes]](), b""
         self._known: Known | None = None  # the head that nearly all its requests have
+        self._fresh = True  # not a request has come
         self._learn, self._messages = LEARN, 0  # heads still to be remembered; requests that begin in `_data`
         self._between = False  # `_data` begins where a request does
         self._outside = self._inside = 0  # bytes of the request now read, without and within its body
@@ -64,6 +65,9 @@ class Requests:
 
     def feed(self, data: bytes) -> None:
         """Read what has come."""
+        if self._fresh:
+            self._fresh = False
+            self._known = next((known for known in self._site.heads if known.fits(data)), None)
         if self._known is None or not self.recognised(data):
             self._parse(data)
 
@@ -128,7 +132,10 @@ class Requests:
         self.last = not head.keep
         if self._messages == 1 and self._learn and head.keep:
             self._learn -= 1
-            self._known = recognisable(head, self._gate(), self._url, self._data) or self._known
+            known = recognisable(head, self._gate(), self._url, self._data)
+            if known is not None:
+                self._known = known
+                self._site.heads.appendleft(known)
         self.receiving = self._taker.begin(head, self._url)
 
     def on_body(self, body: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ import httptools
 from serve.http.call import Call
 from serve.http.gate import Gate
 from serve.http.shape import PLAIN, Shape
+from serve.http.turns import Turns
 
 if TYPE_CHECKING:
     from serve.http.protocol import Protocol
+    from serve.http.request import Known
 
+_HEADS = 16  # a program that opens a connection for each request sends the same head over all of them
 Line = Callable[[Call], Awaitable[None]]
 Lines = Mapping[tuple[str, str], Line]
 Message = MutableMapping[str, Any]
@@ -53,6 +57,8 @@ class Site:
         self.once = once
         self.connections: set[Protocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # of connections; one may outlive its connection by what it ends
+        self.turns = Turns()
+        self.heads: deque[Known] = deque(maxlen=_HEADS)  # of late, for connections that have had none
         self._exact = {(method.encode(), path.encode()): (line, path) for (method, path), line in lines.items()}
 
     def find(self, method: bytes, target: bytes) -> tuple[Line | None, str, bytes]:

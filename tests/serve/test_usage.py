@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import httpx
@@ -61,6 +62,36 @@ def test_only_the_usage_chunk_is_taken_out_wherever_the_stream_is_torn(name: str
         it = UsageFilter()
         out = b"".join([it.feed(stream[at : at + size]) for at in range(0, len(stream), size)])
         assert out + it.close() == wanted
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("torn", range(8))
+def test_the_same_where_events_come_one_by_one_and_one_of_them_torn(name: str, torn: int) -> None:
+    before, usage, after = STREAMS[name]
+    pieces = [*before, *usage, *after]
+    cut = pieces[torn % len(pieces)]
+    pieces[torn % len(pieces)] = cut[: len(cut) // 2]
+    pieces.insert(torn % len(pieces) + 1, cut[len(cut) // 2 :])
+    it = UsageFilter()
+    assert b"".join([*map(it.feed, pieces), it.close()]) == b"".join([*before, *after])
+
+
+LINES = [
+    chunk([choice("a")]), chunk([choice("a")], usage={"prompt_tokens": 3}), chunk([choice("", "stop")]), USAGE, DONE,
+    b": ping\n\n", b'data: {"error": {"message": "x"}}\n\n', b'data: {"error": null}\n\n', b"data: {torn\n\n",
+]  # fmt: skip
+
+
+def test_a_streams_end_is_read_from_behind_as_it_would_be_from_its_front() -> None:
+    dice = random.Random(3)
+    for _ in range(500):
+        rows = dice.choices(LINES, k=dice.randrange(12))
+        found = openai_chat.ending(b"".join(rows))
+        events = [json.loads(row[6:]) for row in rows if row.startswith(b"data: {") and b"torn" not in row]
+        assert found.ended == (DONE in rows)
+        assert found.finished == any(c["finish_reason"] for e in events for c in e.get("choices", ()))
+        assert found.usage == next((e["usage"] for e in reversed(events) if e.get("usage")), None)
+        assert found.failure == next((e["error"] for e in events if e.get("error")), None)
 
 
 def test_nothing_is_held_back_before_the_end() -> None:

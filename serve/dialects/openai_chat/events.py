@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from serve.dialects.dialect import BadEvent, Choice, Ending, Piece, ToolCall, described
-from serve.dialects.sse import DONE, data_lines
+from serve.dialects.sse import DONE, data_lines, last_lines
 
 _T = TypeVar("_T")
 _LAST = 16  # events at a stream's end that are looked at
@@ -99,12 +99,14 @@ def ending(tail: bytes) -> Ending:
     ended, finished = False, False
     usage: Mapping[str, Any] | None = None
     failure: Any = None
-    for data in list(data_lines(tail))[-_LAST:]:
+    for data in last_lines(tail, _LAST):
         if data == DONE:
             ended = True
+        elif finished and (usage is not None or b'"usage"' not in data) and b'"error"' not in data:
+            continue  # which nothing can be learned from
         elif (event := _read(_last, data)) is not None:
-            usage = _counted(event.usage) if isinstance(event.usage, dict) else usage
-            failure = event.error if failure is None else failure
+            usage = _counted(event.usage) if usage is None and isinstance(event.usage, dict) else usage
+            failure = event.error if event.error is not None else failure
             finished = finished or any(row.finish_reason for row in event.choices or ())
     return Ending(ended, finished, failure, usage)
 
