@@ -1,9 +1,10 @@
 """Text to search terms: stems where a language has a stemmer, pairs of characters where words are not spaced.
 
 A word's stem finds its other forms, and the word itself tells apart what shares a stem: both together find more
-than either, with the word at half weight. Long words also have their parts (see `PARTED`), and cited articles terms of
-their own. Everything ends in one space-separated string, so that one field can hold every language. A passage is
-analysed in its own language; a query in each language of the index that it may be in.
+than either, with the word at half weight. Words that follow one another, stop words apart, are a term too (Metzler and
+Croft, A Markov Random Field Model for Term Dependencies, SIGIR 2005). Long words also have their parts (see `PARTED`),
+and cited articles terms of their own. Everything ends in one space-separated string, so that one field can hold every
+language. A passage is analysed in its own language; a query in each language of the index that it may be in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 from retrieval.passage import primary
@@ -29,25 +31,29 @@ _STEMMERS = {
     "de": "german", "el": "greek", "hu": "hungarian", "it": "italian", "no": "norwegian", "pt": "portuguese",
     "ro": "romanian", "ru": "russian", "es": "spanish", "sv": "swedish", "ta": "tamil", "tr": "turkish",
 }  # fmt: skip
+_UNSTOPPED = frozenset({"arabic", "greek", "romanian", "tamil", "turkish"})  # of which tantivy has no stop words
 # Languages that write compounds as one word, whose parts must be found. In French parts cost more than they find.
 PARTED = frozenset({"de", "nl", "da", "sv", "no", "fi", "hu"})
+PAIR = "&"
 PART, LONG = 5, 7  # letters of a part, and of the shortest word that has some
 
 
 def terms(text: str, language: str) -> list[str]:
-    """Stems, each word also as it stands (`=word`), parts (`~part`), characters and their pairs; repeats kept.
+    """Stems, words as they stand (`=word`), pairs of stems (`&a_b`), parts (`~part`), characters and their pairs.
 
-    A language without a stemmer gets lower-cased words only.
+    Repeats are kept.
+    A language without a stemmer gets lower-cased words and pairs of them.
     """
     language = primary(language)
     stemmer = _STEMMERS.get(language, "")
-    words, stems = _words(""), _words(stemmer)
+    words, stems, content = _words(""), _words(stemmer), _words(stemmer, stop=True)
     found: list[str] = []
     for i, run in enumerate(_PAIRED.split(_plain(text))):
         if i % 2 == 0:
             whole = words.analyze(run) if run and stemmer else []
             found += stems.analyze(run) if run else []
             found += [f"={word}" for word in whole]
+            found += [f"{PAIR}{a}_{b}" for a, b in pairwise(content.analyze(run))] if run else []
             if language in PARTED:
                 found += [part for word in whole for part in _parts(word)]
         else:
@@ -75,12 +81,12 @@ def weight(term: str) -> float:
     """Of a term in a query."""
     if term.startswith(citation.WHOLE):
         return 8.0
-    return {"=": 0.5, "~": 0.3, citation.MARK: 0.5}.get(term[0], 1.0)
+    return {"=": 0.5, "~": 0.3, PAIR: 0.3, citation.MARK: 0.5}.get(term[0], 1.0)
 
 
 def optional(term: str) -> bool:
-    """Whether a passage may lack the term without having less of the query: an article that is nowhere cited."""
-    return term.startswith((citation.MARK, "~"))
+    """Whether a query may ask for the term in vain: words that stand apart everywhere, an article nowhere cited."""
+    return term.startswith((citation.MARK, "~", PAIR))
 
 
 def query_terms(text: str, languages: frozenset[str]) -> list[str]:
@@ -92,10 +98,12 @@ def query_terms(text: str, languages: frozenset[str]) -> list[str]:
     return list(counts.elements())
 
 
-@lru_cache(maxsize=32)
-def _words(stemmer: str) -> Any:
+@lru_cache(maxsize=64)
+def _words(stemmer: str, stop: bool = False) -> Any:
     import tantivy
 
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple()).filter(tantivy.Filter.lowercase())
     builder = builder.filter(tantivy.Filter.remove_long(100))
+    if stop and stemmer and stemmer not in _UNSTOPPED:
+        builder = builder.filter(tantivy.Filter.stopword(stemmer))
     return (builder.filter(tantivy.Filter.stemmer(stemmer)) if stemmer else builder).build()

@@ -111,7 +111,7 @@ def query_terms(text: str, words: Callable[[str], list[str]]) -> list[str]:
 
 def _terms(cited: Citation, words: Callable[[str], list[str]]) -> Iterator[str]:
     yield f"{MARK}:{cited.number}"
-    found = dict.fromkeys(w for w in words(_bare(cited.name)) if len(w) > 1 and w not in _SMALL and w[0] not in "=~")
+    found = dict.fromkeys(w for w in words(_bare(cited.name)) if len(w) > 1 and w not in _SMALL and w[0] not in "=~&")
     for word in list(found)[:MOST]:
         yield f"{MARK}{word}:{cited.number}"
     yield from _whole_terms(cited)

@@ -84,3 +84,31 @@ def test_german_compounds_find_each_other(tmp_path: Path) -> None:
 def test_soft_hyphens_and_marks_do_not_cut_words() -> None:
     assert analysis.terms("Kranken\u00adver\u200bsicherung", "de") == analysis.terms("Krankenversicherung", "de")
     assert len([t for t in analysis.terms("अनुच्छेद", "hi") if not t.startswith("=")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("together", "apart", "query"),
+    [
+        ("The power of the minister ends. Inspectors appeal.", "The inspector has power. The minister may appeal.",
+         "powers of ministers"),
+        ("Le droit de la défense est garanti aux enfants.", "Le droit des enfants est garanti par la défense.",
+         "droits de la défense"),
+        ("Каждый ребёнок имеет право на защиту суда.", "Защита суда каждому даёт право иметь ребёнка.",
+         "право на защиту"),
+        ("Biznes ma prawo własności do ziemi.", "Prawo ma biznes do ziemi i własności.", "prawo własności"),
+    ],
+)  # fmt: skip
+def test_words_that_follow_one_another_count_more_than_words_apart(
+    tmp_path: Path, together: str, apart: str, query: str
+) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add([Passage("apart", apart), Passage("together", together)])
+        index.refresh()
+        assert [hit.id for hit in index.search(query, 2)] == ["together", "apart"]
+
+
+def test_a_query_of_too_many_terms_keeps_its_words(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add([Passage("words", "The inspector may appeal."), Passage("other", "Nobody shall enter the garden.")])
+        query = " ".join(f"filler{i}" for i in range(190)) + " appeal to the inspector"
+        assert [hit.id for hit in index.search(query, 2)] == ["words"]

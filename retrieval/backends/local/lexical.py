@@ -78,7 +78,8 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int
         counts = Counter({term: count for term, count in counts.items() if term not in asking}) or counts
     df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
     counts = Counter({term: count for term, count in counts.items() if df[term] or not analysis.optional(term)})
-    if len(counts) > MOST:
+    if len(counts) > MOST:  # of so long a text the words count, not what follows what
+        counts = Counter({term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)})
         counts = Counter({term: counts[term] for term in sorted(counts, key=lambda t: (df[t] == 0, df[t], t))[:MOST]})
     rare = {t: count for t, count in counts.items() if df[t] <= max((SLOW if _slow(t) else COMMON) * total, SMALL)}
     counts = Counter(rare) if rare else counts

@@ -379,8 +379,12 @@ def _row(document: Passage, chunk: Passage, language: str) -> dict[str, Any]:
 
 
 def _plain(terms: Iterable[str]) -> str:
-    """Terms that no tokenizer cuts further: what is not ASCII letters and digits becomes the hex of its bytes."""
-    return " ".join(term if term.isascii() and term.isalnum() else f"x{term.encode().hex()}" for term in terms)
+    """Terms that no tokenizer cuts further: what is not ASCII letters and digits becomes the hex of its bytes.
+
+    Pairs of words are left out, since Milvus cannot weigh a term.
+    """
+    kept = (term for term in terms if not term.startswith(analysis.PAIR))
+    return " ".join(term if term.isascii() and term.isalnum() else f"x{term.encode().hex()}" for term in kept)
 
 
 def _passage(row: dict[str, Any]) -> Passage:
