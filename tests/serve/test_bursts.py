@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 from typing import Any
 
 from serve.http.call import Call
 from serve.http.protocol import Protocol
 from serve.http.site import Site
+from serve.http.turns import Turns
 
 ASKED = b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -155,3 +158,17 @@ async def test_a_head_is_out_before_an_answer_breaks_off() -> None:
     assert client.closed
     assert b"".join(client.writes).startswith(b"HTTP/1.1 200")
     client.protocol.connection_lost(None)
+
+
+async def test_who_has_waited_for_long_begins_with_all_the_others_who_have() -> None:
+    begun: list[int] = []
+    turns = Turns()
+    for i in range(40):
+        turns.soon(partial(begun.append, i))
+    assert begun == [*range(8)]
+    time.sleep(0.02)  # the loop is busy
+    await turn()
+    assert begun == [*range(40)]
+    await turn()
+    turns.soon(partial(begun.append, 40))
+    assert begun[-1] == 40
