@@ -12,7 +12,7 @@ from serve.limits.limiter import Admission, Limiter
 
 
 def admit(service: Service, call: Call, record: Record) -> Awaitable[None] | None:
-    """Let a request whose caller is known in, before its body is read; `leave` is owed for it in any case.
+    """Let a request whose caller is known in, before its body is read; its admission has to `leave` in any case.
 
     What it returns is to be awaited, if that is not None.
 
@@ -21,25 +21,20 @@ def admit(service: Service, call: Call, record: Record) -> Awaitable[None] | Non
     """
     if service.limiter is None:
         return None
-    caller, length = record.caller, call.length
+    caller, length = record.caller, call.length if call.more_body else len(call.body)
     admission = service.limiter.at_once(caller.name, caller.tenant, length)
-    if admission is None:
-        return _enter(service.limiter, call, record, length)
-    _entered(admission, call, record, length)
+    if admission is None or length is None:
+        return _enter(service.limiter, call, record, length, admission)
+    record.admission, record.answer.meter, call.limited = admission, admission.count, True
     return None
 
 
-async def _enter(limiter: Limiter, call: Call, record: Record, length: int | None) -> None:
-    admission = await limiter.enter(record.caller.name, record.caller.tenant, length)
+async def _enter(limiter: Limiter, call: Call, record: Record, length: int | None, admission: Admission | None) -> None:
+    admission = admission or await limiter.enter(record.caller.name, record.caller.tenant, length)
     if admission is not None:
-        _entered(admission, call, record, length)
-
-
-def _entered(admission: Admission, call: Call, record: Record, length: int | None) -> None:
-    record.admission = admission
-    call.limited, record.answer.meter = True, admission.count
-    if length is None:
-        call.grown = admission.grow
+        record.admission, record.answer.meter, call.limited = admission, admission.count, True
+        if length is None:
+            call.grown = admission.grow
 
 
 async def take_turn(service: Service, call: Call, record: Record, size: int) -> None:
@@ -51,10 +46,3 @@ async def take_turn(service: Service, call: Call, record: Record, size: int) -> 
     with call:  # that is, while the client stays
         await service.turns.take(record.caller.name, size)
     call.turn = partial(service.turns.give, record.caller.name, size)
-
-
-def leave(call: Call, record: Record, *, served: bool) -> None:
-    """The request has ended: give back what it held, and charge what it used."""
-    call.end_turn()
-    if record.admission is not None:
-        record.admission.leave(record.answer.usage, served=served)

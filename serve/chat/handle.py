@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from prompt_opt.core import Advice, Outcome
 from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
-from serve.chat.admission import leave
 from serve.chat.align import Order, align, goes_native, holds, outgoing, translation, without
 from serve.chat.annotate import annotate
 from serve.chat.beside import LARGE, beside
@@ -219,8 +218,10 @@ async def run(service: Service, call: Call, line: Line) -> None:
         raise
     finally:
         status = call.status or unanswered
-        if record.admission is not None or call.turn is not None:
-            leave(call, record, served=status < 400)
+        if call.turn is not None:
+            call.end_turn()
+        if record.admission is not None:
+            record.admission.leave(record.answer.usage, served=status < 400)
         account(record, status, service.traces)
         if service.recorder is not None and record.trail is not None:
             service.recorder.close(record, record.trail, status)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 
 from serve.config import Allowance
 from serve.limits.rate import Level
+
+if TYPE_CHECKING:
+    from serve.limits.lease import Lease
 
 Bound = Literal["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent", "body_mb"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
@@ -47,7 +50,11 @@ class LedgerFailed(Exception):
 class Ledger(Protocol):
     """Keeps the counts. A refused request counts for nothing."""
 
-    async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
+    def know(self, groups: Sequence[Sequence[Subject]]) -> list[Lease]:
+        """Make room for the counts of these subjects; for each group, whose requests count for all of its subjects, the
+        lease that stands for it from here on. Raises OSError where there is none."""
+
+    async def admit(self, lease: Lease, tokens: int, body: int) -> Standing:
         """Count one more request in flight, one of this minute, its `tokens` and the bytes of its `body`, for all
         subjects or for none.
 
@@ -55,17 +62,14 @@ class Ledger(Protocol):
             LedgerFailed: nobody can say.
         """
 
-    def at_once(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing | None:
-        """The same without a question, where one before has left room for more; None where it has not."""
-
-    def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
+    def charge(self, lease: Lease, tokens: int) -> None:
         """Count more tokens, or fewer, of a request that was admitted, at the latest a moment later. Never waits."""
 
-    def release(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
+    def release(self, lease: Lease, tokens: int, body: int) -> None:
         """A request that was admitted has ended, used so many tokens more than are counted, and its body is gone.
         Never waits."""
 
-    def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
+    def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
         """A request's body took `before` bytes and takes `now`, unless it is refused. Never waits."""
 
 

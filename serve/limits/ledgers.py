@@ -38,11 +38,9 @@ class Ledgers:
             ledger: Ledger = self._local
             if limits.redis_env:
                 ledger = self._redis(environ[limits.redis_env], config)
-            limiter = Limiter(limits, config.keys, ledger)
-            self._local.know(sorted(limiter.subjects))
+            return Limiter(limits, config.keys, ledger)
         except OSError as error:
             raise ConfigError(f"limits: {path}: cannot be written: {error.strerror or error}") from None
-        return limiter
 
     def _redis(self, url: str, config: Config) -> SharedLedger:
         assert self._local is not None

@@ -6,19 +6,26 @@ at_once, else enter: one question to the ledger ── 429 ──▶ client
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from math import ceil
+from time import time
+from typing import Any
+
+import msgspec
 
 from serve import metrics
 from serve.config import Key, Limits
 from serve.errors import TooMany, Unavailable
+from serve.limits.lease import Lease
 from serve.limits.ledger import BOUNDS, Bound, Ledger, LedgerFailed, Refusal, Standing, Subject, subject
+from serve.limits.rate import MINUTE
 
 Headers = Sequence[tuple[bytes, bytes]]
+_MINUTE_MS = MINUTE * 1000
 _BYTES = 4  # of a body that make a token, until the engine has counted
 _MOST = 16384  # tokens that a body is taken for; most of a longer one may be an image
+_ABSURD = 2**31  # tokens that no request has used
 _BATCH = 32  # tokens of a stream that are charged together
 _UNITS: Mapping[Bound, str] = {
     "requests_per_minute": "requests per minute",
@@ -32,44 +39,27 @@ _REQUESTS, _TOKENS = (
     b"x-ratelimit-limit-%s: %%d\r\nx-ratelimit-remaining-%s: %%d\r\nx-ratelimit-reset-%s: %%s\r\n" % (name, name, name)
     for name in (b"requests", b"tokens")
 )
-
-
-class _Group(NamedTuple):
-    """The subjects of a request, and whether its tokens and its body's bytes are limited at all."""
-
-    subjects: tuple[Subject, ...]
-    tokens: bool
-    bodies: bool
-
-    def size(self, length: int | None) -> tuple[int, int]:
-        """The tokens that a body of this length is taken for, and its bytes, as far as they count."""
-        return min(_MOST, (length or _BYTES) // _BYTES) or 1, (length or 0) if self.bodies else 0
-
-
-_UNLIMITED = _Group((), False, False)
+_BOTH = _REQUESTS + _TOKENS
 
 
 class Limiter:
     """The limits of one configuration."""
 
     def __init__(self, limits: Limits, keys: Sequence[Key], ledger: Ledger) -> None:
+        """Raises OSError where the ledger has no room."""
         self._ledger = ledger
-        pairs = [(key.id, key.tenant) for key in keys] or [("", "")]
-        self._groups = {pair: _group(limits, *pair) for pair in pairs}
-
-    @property
-    def subjects(self) -> frozenset[Subject]:
-        """All that are limited."""
-        return frozenset(subject for group in self._groups.values() for subject in group.subjects)
+        groups = {pair: _limited(limits, *pair) for pair in [(key.id, key.tenant) for key in keys] or [("", "")]}
+        groups = {pair: group for pair, group in groups.items() if group}
+        self._leases = dict(zip(groups, ledger.know(list(groups.values())), strict=True))
 
     def at_once(self, key: str, tenant: str, length: int | None) -> Admission | None:
         """Let a request of a key in, if that needs no question; else `enter` has to ask one."""
-        group = self._groups.get((key, tenant), _UNLIMITED)
-        if not group.subjects:
+        lease = self._leases.get((key, tenant))
+        if lease is None:
             return None
-        tokens, body = group.size(length)
-        standing = self._ledger.at_once(group.subjects, tokens, body)
-        return None if standing is None else Admission(self._ledger, group, standing, tokens, body)
+        tokens = length // _BYTES if length and 2 * _BYTES <= length <= _MOST * _BYTES else _tokens(length)
+        body = length if length and lease.bodies else 0
+        return Admission(self._ledger, lease, tokens, tokens, body) if lease.take(time(), tokens, body) else None
 
     async def enter(self, key: str, tenant: str, length: int | None) -> Admission | None:
         """Let a request of a key in; None where nothing limits it. `length` is its body's, None where it says none.
@@ -77,80 +67,92 @@ class Limiter:
         Raises:
             TooMany: a limit is reached. Unavailable: the limits cannot be looked up.
         """
-        group = self._groups.get((key, tenant), _UNLIMITED)
-        if not group.subjects:
+        lease = self._leases.get((key, tenant))
+        if lease is None:
             return None
-        tokens, body = group.size(length)
+        tokens, body = _tokens(length), (length or 0) if lease.bodies else 0
         try:
-            standing = await self._ledger.admit(group.subjects, tokens, body)
+            standing = await self._ledger.admit(lease, tokens, body)
         except LedgerFailed:
             raise Unavailable("the limits of this key cannot be looked up", code="limits_unavailable") from None
         if standing.refusal is not None:
             raise refused(standing.refusal, standing)
-        return Admission(self._ledger, group, standing, tokens, body)
+        return Admission(self._ledger, lease, tokens, tokens, body, standing)
 
 
-class Admission:
-    """A request that was let in."""
+class Admission(msgspec.Struct, gc=False):
+    """A request that was let in. Where no question was asked, the lease says how its subjects stand."""
 
-    __slots__ = ("_charged", "_counted", "_group", "_held", "_ledger", "_standing")
-
-    def __init__(self, ledger: Ledger, group: _Group, standing: Standing, tokens: int, body: int) -> None:
-        self._ledger, self._group, self._standing = ledger, group, standing
-        self._charged, self._counted, self._held = tokens, tokens, body
+    ledger: Ledger
+    lease: Lease
+    charged: int  # tokens
+    counted: int  # tokens, of which some may not be charged yet
+    held: int  # bytes of its body
+    standing: Standing | None = None
 
     def lines(self) -> bytes:
         """OpenAI's rate headers, as they go over the wire."""
-        return _lines(self._standing)
-
-    def headers(self) -> Headers:
-        """The same as pairs."""
-        return _headers(self._standing)
+        if self.standing is not None:
+            return _lines(self.standing)
+        lease = self.lease
+        rpm, tpm = lease.rpm, lease.tpm
+        if not rpm or not tpm:
+            return _lines(lease.standing())
+        requests, tokens = lease.other_requests + lease.requests, lease.other_tokens + lease.tokens
+        return _BOTH % (
+            rpm, requests, _reset(ceil((rpm - requests) * _MINUTE_MS / rpm)),
+            tpm, tokens, _reset(ceil((tpm - tokens) * _MINUTE_MS / tpm)),
+        )  # fmt: skip
 
     def grow(self, size: int) -> None:
         """The body has `size` bytes now, or will have. Raises TooMany where that is more than there is room for."""
-        if size == self._held or not self._group.bodies:
+        if size == self.held or not self.lease.bodies:
             return
-        if (refusal := self._ledger.hold(self._group.subjects, self._held, size)) is not None:
-            raise refused(refusal, self._standing)
-        self._held = size
+        if (refusal := self.ledger.hold(self.lease, self.held, size)) is not None:
+            raise refused(refusal, self.standing or self.lease.standing())
+        self.held = size
 
     def count(self, tokens: int) -> None:
         """Tokens of an answer that is on its way."""
-        self._counted += tokens
-        if self._counted - self._charged >= _BATCH and self._group.tokens:
-            self._ledger.charge(self._group.subjects, self._counted - self._charged)
-            self._charged = self._counted
+        self.counted += tokens
+        if self.counted - self.charged >= _BATCH and self.lease.counted:
+            self.ledger.charge(self.lease, self.counted - self.charged)
+            self.charged = self.counted
 
     def leave(self, usage: Mapping[str, Any] | None, *, served: bool) -> None:
         """The request has ended. `usage` is the engine's; where it says nothing our estimate stays.
 
         One that was not `served` costs no tokens.
         """
-        group, more = self._group, 0
-        if group.tokens:
-            more = ((_total(usage) or self._counted) if served else 0) - self._charged
-        self._ledger.release(group.subjects, more, self._held)
+        more = 0
+        if self.lease.counted:
+            total = 0
+            if served:
+                if usage:
+                    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+                    if type(prompt) is int and 0 < prompt < _ABSURD:  # whatever an engine may say there
+                        total = prompt
+                    if type(completion) is int and 0 < completion < _ABSURD:
+                        total += completion
+                total = total or self.counted
+            more = total - self.charged
+        if not self.lease.put_back(more, self.held):
+            self.ledger.release(self.lease, more, self.held)
 
 
-def _group(limits: Limits, key: str, tenant: str) -> _Group:
+def _limited(limits: Limits, key: str, tenant: str) -> tuple[Subject, ...]:
     both = (
         subject("key", key, limits.keys.get(key, limits.key)),
         subject("tenant", tenant, limits.tenants.get(tenant, limits.tenant)),
     )
-    limited = tuple(it for it in both if any(it.bounds))
-    tokens = any(it.bounds[1] or it.bounds[2] for it in limited)
-    return _Group(limited, tokens, any(it.bounds[4] for it in limited))
+    return tuple(it for it in both if any(it.bounds))
 
 
-def _total(usage: Mapping[str, Any] | None) -> int:
-    """The tokens of a request as the engine counted them, whatever it may say there; 0 where it says nothing."""
-    total = 0
-    if usage:
-        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens")):
-            if isinstance(count, int) and 0 < count < 2**31:
-                total += count
-    return total
+def _tokens(length: int | None) -> int:
+    """What a body of this length is taken for."""
+    if length is None or length < 2 * _BYTES:
+        return 1
+    return length // _BYTES if length < _MOST * _BYTES else _MOST
 
 
 def refused(refusal: Refusal, standing: Standing) -> TooMany:
@@ -162,10 +164,10 @@ def refused(refusal: Refusal, standing: Standing) -> TooMany:
     message = f"the {who.kind}{name} has reached its limit of {limit:g} {_UNITS[bound]}; try again in {_span(wait)}"
     error = TooMany(message, code="insufficient_quota" if bound == "tokens_per_day" else "rate_limit_exceeded")
     error.type = "tokens" if "tokens" in bound else "requests"
-    error.sentence, error.words = "limit", {"seconds": str(max(1, math.ceil(wait)))}
+    error.sentence, error.words = "limit", {"seconds": str(max(1, ceil(wait)))}
     error.headers = (
-        (b"retry-after", b"%d" % max(1, math.ceil(wait))),
-        (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1000))),
+        (b"retry-after", b"%d" % max(1, ceil(wait))),
+        (b"retry-after-ms", b"%d" % max(1, ceil(wait * 1000))),
         *_headers(standing),
     )
     return error
@@ -179,9 +181,9 @@ def _headers(standing: Standing) -> Headers:
 def _lines(standing: Standing) -> bytes:
     text, requests, tokens = b"", standing.requests, standing.tokens
     if requests is not None:
-        text = _REQUESTS % (requests.limit, requests.remaining, _reset(math.ceil(requests.reset_s * 1000)))
+        text = _REQUESTS % (requests.limit, requests.remaining, _reset(ceil(requests.reset_s * 1000)))
     if tokens is not None:
-        text += _TOKENS % (tokens.limit, tokens.remaining, _reset(math.ceil(tokens.reset_s * 1000)))
+        text += _TOKENS % (tokens.limit, tokens.remaining, _reset(ceil(tokens.reset_s * 1000)))
     return text
 
 
@@ -193,9 +195,9 @@ def _reset(milliseconds: int) -> bytes:
 def _span(seconds: float) -> str:
     """A time as OpenAI writes it: 6m0s, 1.5s, 120ms."""
     if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
+        return f"{ceil(seconds * 1000)}ms"
     hours, rest = divmod(seconds, 3600)
     minutes, rest = divmod(rest, 60)
     if hours:
         return f"{hours:.0f}h{minutes:.0f}m{rest:.0f}s"
-    return f"{minutes:.0f}m{rest:.0f}s" if minutes else f"{math.ceil(rest * 1000) / 1000:g}s"
+    return f"{minutes:.0f}m{rest:.0f}s" if minutes else f"{ceil(rest * 1000) / 1000:g}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from serve.limits.counts import BYTES, COUNT, REQUESTS, SPENT, TODAY, TOKENS, USED, Counts
 from serve.limits.lease import LEASE_S, Lease, part
 from serve.limits.ledger import Refusal, Standing, Subject
-from serve.limits.rate import DAY, MINUTE, Level, level, moved, take
+from serve.limits.rate import DAY, MINUTE, level, moved, take
 
 _ENOUGH = 2**50  # where nothing is limited
 
@@ -21,168 +22,137 @@ class LocalLedger:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Raises OSError where the file cannot be written, or there is no room for it."""
         self._counts, self._clock = Counts(path), clock
-        self._leases: dict[str, Lease] = {}  # by tag
+        self._leases: dict[tuple[Subject, ...], Lease] = {}  # those of earlier configurations, too
 
-    def know(self, subjects: Sequence[Subject]) -> None:
-        """Make room for the counts of these subjects. Raises OSError where there is none."""
-        slots = self._counts.slots([subject.tag for subject in subjects])
-        for subject in subjects:
-            known = self._leases.get(subject.tag)
-            if known is None or known.subject != subject:
-                if known is not None:
-                    self._return([known])
-                self._leases[subject.tag] = Lease(subject, slots[subject.tag])
+    def know(self, groups: Sequence[Sequence[Subject]]) -> list[Lease]:
+        """As `Ledger.know`."""
+        slots = self._counts.slots(sorted({subject.tag for group in groups for subject in group}))
+        known = {tuple(group) for group in groups}
+        self._return(lease for group, lease in self._leases.items() if group not in known)
+        for group in known - self._leases.keys():
+            self._leases[group] = Lease(group, [slots[subject.tag] for subject in group])
+        sharing = Counter(subject.tag for group in known for subject in group)
+        for group in known:
+            self._leases[group].sharing = max((sharing[subject.tag] for subject in group), default=1)
+        return [self._leases[tuple(group)] for group in groups]
 
     def sweep(self) -> None:
         """Give back what is leased, count what is owed, and forget what processes held that have died."""
         self._return(self._leases.values())
         self._counts.sweep()
 
-    async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
+    async def admit(self, lease: Lease, tokens: int, body: int) -> Standing:
         """As `Ledger.admit`; it never waits."""
-        return self.take(subjects, tokens, body, leased=True)
+        return self.take(lease, tokens, body, leased=True)
 
-    def at_once(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing | None:
-        """As `Ledger.at_once`: from what is leased."""
-        now, known = self._clock(), self._leases
-        for subject in subjects:
-            it = known[subject.tag]
-            if now >= it.until or it.requests < 1 or it.tokens < tokens or it.slots < 1 or it.bytes < body:
-                return None
-        requests = left = inf  # of the tightest bucket, as far as we know
-        rpm = tpm = 0
-        for subject in subjects:
-            it = known[subject.tag]
-            it.requests -= 1
-            it.tokens -= tokens
-            it.slots -= 1
-            it.bytes -= body
-            if (here := it.other_requests + it.requests) < requests:
-                requests, rpm = here, it.rpm
-            if (here := it.other_tokens + it.tokens) < left:
-                left, tpm = here, it.tpm
-        return Standing(
-            Level(rpm, int(requests), (rpm - requests) * MINUTE / rpm) if rpm else None,
-            Level(tpm, int(left), (tpm - left) * MINUTE / tpm) if tpm else None,
-        )
-
-    def take(
-        self, subjects: Sequence[Subject], tokens: int, body: int = 0, *, ask: bool = True, leased: bool = False
-    ) -> Standing:
+    def take(self, lease: Lease, tokens: int, body: int = 0, *, ask: bool = True, leased: bool = False) -> Standing:
         """Ask the counts; without `ask` it is counted whether or not there is room. `leased`: take a lease as well."""
-        now, leases = self._clock(), [self._leases[subject.tag] for subject in subjects]
+        now = self._clock()
         self._counts.lock()
         try:
-            self._settle(leases, now)
-            standing = self._take(subjects, tokens, body, now, ask)
+            self._settle(lease, now)
+            standing = self._take(lease, tokens, body, now, ask)
             if leased and standing.refusal is None:
-                self._lease(leases, now)
+                self._lease(lease, now)
             return standing
         finally:
             self._counts.unlock()
 
-    def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
+    def charge(self, lease: Lease, tokens: int) -> None:
         """As `Ledger.charge`."""
-        for subject in subjects:
-            it = self._leases[subject.tag]
-            it.tokens -= tokens
-            if not it.low <= it.tokens <= it.high:
-                self._return([it])
+        lease.tokens -= tokens
+        if not lease.low <= lease.tokens <= lease.high:
+            self._return([lease])
 
-    def release(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
+    def release(self, lease: Lease, tokens: int, body: int) -> None:
         """As `Ledger.release`. No lock: nobody else writes our column."""
-        for subject in subjects:
-            it = self._leases[subject.tag]
-            if it.slots < it.most_slots:
-                it.slots += 1
-            else:
-                self._counts.ints[it.slot + COUNT + self._counts.column] -= 1
-            if it.bytes + body <= it.most_bytes:
-                it.bytes += body
-            elif body:
-                self._counts.ints[it.slot + BYTES + self._counts.column] -= body
-            it.tokens -= tokens
-            if not it.low <= it.tokens <= it.high:
-                self._return([it])
+        column = self._counts.column
+        if not lease.put_back(tokens, body):
+            for slot in lease.places:
+                self._counts.ints[slot + COUNT + column] -= 1
+                self._counts.ints[slot + BYTES + column] -= body
+            self.charge(lease, tokens)
 
-    def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
+    def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
         """As `Ledger.hold`."""
         used = self._counts.ints[USED]
         self._counts.lock()
         try:
             if now > before:
-                self._settle([self._leases[subject.tag] for subject in subjects], self._clock())
-            for subject in subjects if now > before else ():
-                limit, first = subject.bounds[4], self._leases[subject.tag].slot + BYTES
+                self._settle(lease, self._clock())
+            for subject, slot in zip(lease.subjects, lease.places, strict=True) if now > before else ():
+                limit, first = subject.bounds[4], slot + BYTES
                 if limit and sum(self._counts.ints[first : first + used]) - before + now > limit:
                     return Refusal(subject, "body_mb", 1.0)
-            for subject in subjects:
-                self._counts.ints[self._leases[subject.tag].slot + BYTES + self._counts.column] += now - before
+            for slot in lease.places:
+                self._counts.ints[slot + BYTES + self._counts.column] += now - before
             return None
         finally:
             self._counts.unlock()
 
     def _return(self, leases: Iterable[Lease]) -> None:
         """Give these back, and count what is owed; a lock only where there is something."""
-        due = [it for it in leases if it.until or it.tokens]
+        due = [lease for lease in leases if lease.until or lease.tokens]
         if due:
+            now = self._clock()
             self._counts.lock()
             try:
-                self._settle(due, self._clock())
+                for lease in due:
+                    self._settle(lease, now)
             finally:
                 self._counts.unlock()
 
     # -- under the lock
 
-    def _settle(self, leases: Iterable[Lease], now: float) -> None:
-        """Count what was used of these leases instead of what they were."""
+    def _settle(self, lease: Lease, now: float) -> None:
+        """Count what was used of a lease instead of what it was."""
         ints, times, today, column = self._counts.ints, self._counts.floats, int(now // DAY), self._counts.column
-        for it in leases:
-            slot, (rpm, tpm, budget, _, _) = it.slot, it.subject.bounds
-            if it.tokens and tpm:
-                times[slot + TOKENS] = moved(times[slot + TOKENS], now, -it.tokens * MINUTE / tpm)
-            if it.tokens and budget:
-                self._spend(slot, today, self._spent(slot, today) - int(it.tokens))
-            if it.until:
-                if it.requests and rpm:
-                    times[slot + REQUESTS] = moved(times[slot + REQUESTS], now, -it.requests * MINUTE / rpm)
-                ints[slot + COUNT + column] -= int(it.slots)
-                ints[slot + BYTES + column] -= int(it.bytes)
-            it.clear()
+        for subject, slot in zip(lease.subjects, lease.places, strict=True):
+            rpm, tpm, budget, _, _ = subject.bounds
+            if lease.tokens and tpm:
+                times[slot + TOKENS] = moved(times[slot + TOKENS], now, -lease.tokens * MINUTE / tpm)
+            if lease.tokens and budget:
+                self._spend(slot, today, self._spent(slot, today) - int(lease.tokens))
+            if lease.until:
+                if lease.requests and rpm:
+                    times[slot + REQUESTS] = moved(times[slot + REQUESTS], now, -lease.requests * MINUTE / rpm)
+                ints[slot + COUNT + column] -= int(lease.slots)
+                ints[slot + BYTES + column] -= int(lease.bytes)
+        lease.clear()
 
-    def _lease(self, leases: Iterable[Lease], now: float) -> None:
-        """Take a part of what is free of each."""
+    def _lease(self, lease: Lease, now: float) -> None:
+        """Take a part of what is free to all subjects, once `_take` has noted how the tightest buckets stand."""
         ints, times, today, column = self._counts.ints, self._counts.floats, int(now // DAY), self._counts.column
         used = ints[USED]
-        full = now + MINUTE
-        for it in leases:
-            slot, (rpm, tpm, budget, concurrent, most) = it.slot, it.subject.bounds
-            requests = tokens = inf
+        free = lease.other_tokens if lease.tpm else inf
+        slots = size = _ENOUGH
+        for subject, slot in zip(lease.subjects, lease.places, strict=True):
+            _, _, budget, concurrent, most = subject.bounds
+            free = min(free, budget - self._spent(slot, today)) if budget else free
+            slots = min(slots, (concurrent or _ENOUGH) - _sum(ints, slot + COUNT, used))
+            size = min(size, (most or _ENOUGH) - _sum(ints, slot + BYTES, used))
+        leases = used * lease.sharing
+        requests, tokens = part(lease.other_requests if lease.rpm else inf, leases), part(free, leases)
+        slots, size = int(part(slots, leases)), int(part(size, leases))
+        for subject, slot in zip(lease.subjects, lease.places, strict=True):
+            rpm, tpm, budget, _, _ = subject.bounds
             if rpm:
-                tat = times[slot + REQUESTS]
-                free = (full - tat) * rpm / MINUTE
-                requests = part(free, used)
-                times[slot + REQUESTS] = tat + requests * MINUTE / rpm
-                it.other_requests = free - requests
-            if tpm or budget:
-                free = (full - times[slot + TOKENS]) * tpm / MINUTE if tpm else inf
-                tokens = part(min(free, budget - self._spent(slot, today)) if budget else free, used)
-                if tpm:
-                    times[slot + TOKENS] += tokens * MINUTE / tpm
-                    it.other_tokens = free - tokens
-                if budget:
-                    self._spend(slot, today, self._spent(slot, today) + int(tokens))
-            slots = part((concurrent or _ENOUGH) - _sum(ints, slot + COUNT, used), used)
-            size = part((most or _ENOUGH) - _sum(ints, slot + BYTES, used), used)
-            ints[slot + COUNT + column] += int(slots)
-            ints[slot + BYTES + column] += int(size)
-            it.grant(now + LEASE_S, requests, tokens, slots, size)
+                times[slot + REQUESTS] += requests * MINUTE / rpm
+            if tpm:
+                times[slot + TOKENS] += tokens * MINUTE / tpm
+            if budget:
+                self._spend(slot, today, self._spent(slot, today) + int(tokens))
+            ints[slot + COUNT + column] += slots
+            ints[slot + BYTES + column] += size
+        lease.other_requests -= requests if lease.rpm else 0
+        lease.other_tokens -= tokens if lease.tpm else 0
+        lease.grant(now + LEASE_S, requests, tokens, slots, size)
 
-    def _take(self, subjects: Sequence[Subject], tokens: int, body: int, now: float, ask: bool) -> Standing:
+    def _take(self, lease: Lease, tokens: int, body: int, now: float, ask: bool) -> Standing:
         """Ask all buckets and counters, then change them.
 
-        This is most of what limits cost a request, so buckets that are neither damaged nor short of anything are
-        reckoned here rather than by `rate.take`.
+        This is most of what a question costs, so buckets that are neither damaged nor short of anything are reckoned
+        here rather than by `rate.take`.
         """
         ints, times, today = self._counts.ints, self._counts.floats, int(now // DAY)
         used = ints[USED]
@@ -191,8 +161,8 @@ class LocalLedger:
         spent: list[tuple[int, int]] = []  # what the budgets become
         requests = left = (inf, 1, now)  # of the tightest bucket: what is left times a minute, its limit, its time
         refusal: Refusal | None = None
-        for subject in subjects:
-            slot, (rpm, tpm, budget, concurrent, most) = self._leases[subject.tag].slot, subject.bounds
+        for subject, slot in zip(lease.subjects, lease.places, strict=True):
+            rpm, tpm, budget, concurrent, most = subject.bounds
             if most and body and _sum(ints, slot + BYTES, used) + body > most:
                 refusal = Refusal(subject, "body_mb", 1.0)
             if concurrent and _sum(ints, slot + COUNT, used) >= concurrent:
@@ -228,11 +198,12 @@ class LocalLedger:
             for slot, total in spent:
                 self._spend(slot, today, total)
             column = self._counts.column
-            for subject in subjects:
-                slot = self._leases[subject.tag].slot
+            for slot in lease.places:
                 ints[slot + COUNT + column] += 1
                 if body:
                     ints[slot + BYTES + column] += body
+        lease.rpm, lease.other_requests = (requests[1], requests[0] / MINUTE) if requests[0] < inf else (0, 0.0)
+        lease.tpm, lease.other_tokens = (left[1], left[0] / MINUTE) if left[0] < inf else (0, 0.0)
         return Standing(
             level(requests[2], now, requests[1]) if requests[0] < inf else None,
             level(left[2], now, left[1]) if left[0] < inf else None,

@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import Any, Literal, cast
 
 from serve import metrics
+from serve.limits.lease import Lease
 from serve.limits.ledger import Bound, LedgerFailed, Refusal, Standing, Subject
 from serve.limits.local import LocalLedger
 from serve.limits.rate import Level, level
@@ -64,45 +65,46 @@ class SharedLedger:
         """Whether the next question goes to Redis, which gets a rest after a failure."""
         return time.monotonic() >= self._rest_until
 
-    async def admit(self, subjects: Sequence[Subject], tokens: int, body: int) -> Standing:
+    def know(self, groups: Sequence[Sequence[Subject]]) -> list[Lease]:
+        """As `Ledger.know`: this machine's counts, which decide where Redis is gone."""
+        return self._local.know(groups)
+
+    async def admit(self, lease: Lease, tokens: int, body: int) -> Standing:
         """As `Ledger.admit`. Where Redis fails this machine's counts decide, or LedgerFailed is raised."""
         if self._task is None:
             self._task = asyncio.create_task(self._keep_handing_in())
         standing = None
-        if body and (refusal := self._local.hold(subjects, 0, body)) is not None:
+        if body and (refusal := self._local.hold(lease, 0, body)) is not None:
             return Standing(refusal=refusal)
         if self.asks:
-            standing = await self._ask("ask", subjects, tokens)
+            standing = await self._ask("ask", lease.subjects, tokens)
         if standing is None:
             if self._on_error == "fail":
-                self._local.hold(subjects, body, 0)
+                self._local.hold(lease, body, 0)
                 raise LedgerFailed
-            standing = self._local.take(subjects, tokens)
+            standing = self._local.take(lease, tokens)
             if standing.refusal is None:
-                self._elsewhere.update(s.tag for s in subjects)
+                self._elsewhere.update(s.tag for s in lease.subjects)
         elif standing.refusal is None:
-            self._local.take(subjects, tokens, ask=False)
-            self._flying.update(s.tag for s in subjects)
+            self._local.take(lease, tokens, ask=False)
+            self._flying.update(s.tag for s in lease.subjects)
         if standing.refusal is not None:
-            self._local.hold(subjects, body, 0)
+            self._local.hold(lease, body, 0)
         return standing
 
-    def at_once(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
-        """As `Ledger.at_once`: Redis is asked for each request."""
-
-    def charge(self, subjects: Sequence[Subject], tokens: int) -> None:
+    def charge(self, lease: Lease, tokens: int) -> None:
         """As `Ledger.charge`; Redis learns of it a moment later."""
-        self._local.charge(subjects, tokens)
-        for subject in subjects:
+        self._local.charge(lease, tokens)
+        for subject in lease.subjects:
             self._subjects[subject.tag] = subject
             self._owed[subject.tag] += tokens
 
-    def release(self, subjects: Sequence[Subject], tokens: int, body: int) -> None:
+    def release(self, lease: Lease, tokens: int, body: int) -> None:
         """As `Ledger.release`; Redis learns of it a moment later."""
         if tokens:
-            self.charge(subjects, tokens)
-        self._local.release(subjects, 0, body)
-        for subject in subjects:
+            self.charge(lease, tokens)
+        self._local.release(lease, 0, body)
+        for subject in lease.subjects:
             tag = subject.tag
             if self._elsewhere[tag]:
                 self._elsewhere[tag] -= 1
@@ -111,9 +113,9 @@ class SharedLedger:
                 self._flying[tag] -= 1
                 self._ended[tag] += 1
 
-    def hold(self, subjects: Sequence[Subject], before: int, now: int) -> Refusal | None:
+    def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
         """As `Ledger.hold`: memory is a machine's own, so this machine decides."""
-        return self._local.hold(subjects, before, now)
+        return self._local.hold(lease, before, now)
 
     async def close(self) -> None:
         """Hand in what is owed, and leave."""

@@ -105,7 +105,7 @@ async def serve(told: Mapping[str, Any]) -> None:
     await worker.close()
 
 
-def _server(worker: Worker, *, large: bool) -> Listener:
+def _server(worker: Worker, *, large: bool = False) -> Listener:
     config = worker.service.config
     shown = config.server
     site = Site(

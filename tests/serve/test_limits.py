@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from serve.config import Allowance, ConfigError, Flags
 from serve.configure.reader import load
 from serve.errors import TooMany, Unavailable
 from serve.limits import rate
+from serve.limits.lease import Lease
 from serve.limits.ledger import Standing, Subject, subject
 from serve.limits.limiter import Limiter, _span
 from serve.limits.local import LocalLedger
@@ -76,6 +77,37 @@ def test_times_are_written_as_openai_writes_them(seconds: float, text: str) -> N
     assert _span(seconds) == text
 
 
+class Leased:
+    """A ledger, and a lease of these subjects in it."""
+
+    def __init__(self, path: Path, who: list[Subject], now: Callable[[], float] = time.time) -> None:
+        self.ledger, self.now = LocalLedger(path, now), now
+        self.know(who)
+
+    def know(self, who: list[Subject]) -> None:
+        [self.lease] = self.ledger.know([who])
+
+    def take(self, tokens: int, body: int = 0) -> Standing:
+        return self.ledger.take(self.lease, tokens, body)
+
+    def at_once(self, tokens: int, body: int) -> Standing | None:
+        return self.lease.standing() if self.lease.take(self.now(), tokens, body) else None
+
+    async def admit(self, tokens: int, body: int) -> Standing:
+        return await self.ledger.admit(self.lease, tokens, body)
+
+    def charge(self, tokens: int) -> None:
+        self.ledger.charge(self.lease, tokens)
+
+    def release(self, tokens: int, body: int, lease: Lease | None = None) -> None:
+        lease = lease or self.lease
+        if not lease.put_back(tokens, body):
+            self.ledger.release(lease, tokens, body)
+
+    def sweep(self) -> None:
+        self.ledger.sweep()
+
+
 # ---------------------------------------------------------------- one machine
 
 CHILD = """
@@ -87,10 +119,10 @@ from serve.limits.local import LocalLedger
 
 ledger = LocalLedger(Path(sys.argv[1]))
 who = [subject("key", "a", Allowance(requests_per_minute=700)), subject("tenant", "t", Allowance(concurrent=10**6))]
-ledger.know(who)
+[lease] = ledger.know([who])
 print("ready", flush=True)
 sys.stdin.readline()
-allowed = sum(ledger.take(who, 1).refusal is None for _ in range(int(sys.argv[2])))
+allowed = sum(ledger.take(lease, 1).refusal is None for _ in range(int(sys.argv[2])))
 print(allowed, flush=True)
 sys.stdin.readline()
 """
@@ -128,45 +160,41 @@ def test_processes_share_one_count_and_the_dead_give_back(
     allowed = sum(map(int, lines(children, "go")))
     most = 700 + 700 / 60 * (time.monotonic() - since)
     assert 700 <= allowed <= most + 1
-    ledger = LocalLedger(tmp_path / "limits.bin")
-    tenant = [subject("tenant", "t", Allowance(concurrent=allowed))]
-    ledger.know(tenant)
-    refusal = ledger.take(tenant, 1).refusal
+    ledger = Leased(tmp_path / "limits.bin", [subject("tenant", "t", Allowance(concurrent=allowed))])
+    refusal = ledger.take(1).refusal
     assert refusal is not None
     assert refusal.bound == "concurrent"  # those of the four are in flight
     for it in children:
         it.send_signal(signal.SIGKILL)
         it.wait(10)
     ledger.sweep()
-    assert ledger.take(tenant, 1).refusal is None
+    assert ledger.take(1).refusal is None
 
 
 def test_a_budget_outlives_a_restart(tmp_path: Path) -> None:
     who = [subject("key", "a", Allowance(tokens_per_day=100))]
     now = 86400.0 * 20000 + 5
     for tokens, fits in ((60, True), (60, False), (40, True), (1, False)):
-        ledger = LocalLedger(tmp_path / "limits.bin", lambda: now)
-        ledger.know(who)
-        assert (ledger.take(who, tokens).refusal is None) == fits
+        ledger = Leased(tmp_path / "limits.bin", who, lambda: now)
+        assert (ledger.take(tokens).refusal is None) == fits
     now += 86400
-    assert ledger.take(who, 100).refusal is None  # the next day
+    assert ledger.take(100).refusal is None  # the next day
 
 
 def test_tokens_that_were_used_count_for_the_next_request_of_any_process(tmp_path: Path) -> None:
     who = [subject("key", "a", Allowance(tokens_per_minute=1000, tokens_per_day=2000))]
-    ours, theirs = (LocalLedger(tmp_path / "limits.bin", lambda: 1e9) for _ in range(2))
+    ours, theirs = (Leased(tmp_path / "limits.bin", who, lambda: 1e9) for _ in range(2))
     for ledger in (ours, theirs):
-        ledger.know(who)
-        assert ledger.take(who, 1).refusal is None
-    ours.charge(who, 3)  # few: counted with the process's own next question
-    assert _left(ours.take(who, 1)) == 1000 - 6
-    ours.charge(who, 100)  # many: counted at once
-    assert _left(theirs.take(who, 1)) == 1000 - 107
-    ours.charge(who, 2)
+        assert ledger.take(1).refusal is None
+    ours.charge(3)  # few: counted with the process's own next question
+    assert _left(ours.take(1)) == 1000 - 6
+    ours.charge(100)  # many: counted at once
+    assert _left(theirs.take(1)) == 1000 - 107
+    ours.charge(2)
     ours.sweep()  # or after a moment
-    assert _left(theirs.take(who, 1)) == 1000 - 110
-    ours.charge(who, -80)
-    assert _left(theirs.take(who, 1)) == 1000 - 31
+    assert _left(theirs.take(1)) == 1000 - 110
+    ours.charge(-80)
+    assert _left(theirs.take(1)) == 1000 - 31
 
 
 def _left(standing: Standing) -> int:
@@ -178,103 +206,111 @@ def _left(standing: Standing) -> int:
 def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "limits.bin"
     path.write_bytes(damage)
-    ledger = LocalLedger(path)
-    who = [subject("key", "a", Allowance(requests_per_minute=1))]
-    ledger.know(who)
-    assert ledger.take(who, 1).refusal is None
-    assert ledger.take(who, 1).refusal is not None
+    ledger = Leased(path, [subject("key", "a", Allowance(requests_per_minute=1))])
+    assert ledger.take(1).refusal is None
+    assert ledger.take(1).refusal is not None
     assert bool(list(tmp_path.glob("limits.bin.damaged-*"))) == bool(damage)
 
 
 def test_a_refused_request_counts_for_neither_key_nor_tenant(tmp_path: Path) -> None:
     ledger = LocalLedger(tmp_path / "limits.bin")
     key, tenant = Allowance(requests_per_minute=10), Allowance(requests_per_minute=1)
-    both = [subject("key", "a", key), subject("tenant", "t", tenant)]
-    ledger.know(both)
+    subjects = [subject("key", "a", key), subject("tenant", "t", tenant)]
+    both, one = ledger.know([subjects, subjects[:1]])
     assert ledger.take(both, 1).refusal is None
     for _ in range(20):
         assert ledger.take(both, 1).refusal is not None
-    assert all(ledger.take(both[:1], 1).refusal is None for _ in range(9))
+    assert all(ledger.take(one, 1).refusal is None for _ in range(9))
 
 
 # ---------------------------------------------------------------- leases
 
 
-def _ledgers(path: Path, may: Allowance, count: int = 2) -> tuple[list[Subject], list[LocalLedger], list[float]]:
+def _ledgers(path: Path, may: Allowance, count: int = 2) -> tuple[list[Leased], list[float]]:
     """A key and a tenant of the same allowance, ledgers on one file, and the time in a list."""
     who = [subject("key", "a", may), subject("tenant", "t", may)]
     now = [86400.0 * 20000]
-    ledgers = [LocalLedger(path, lambda: now[0]) for _ in range(count)]
-    for ledger in ledgers:
-        ledger.know(who)
-    return who, ledgers, now
+    return [Leased(path, who, lambda: now[0]) for _ in range(count)], now
 
 
-async def _ask(ledger: LocalLedger, who: list[Subject], tokens: int = 1, body: int = 0) -> Standing:
-    return ledger.at_once(who, tokens, body) or await ledger.admit(who, tokens, body)
+async def _ask(ledger: Leased, tokens: int = 1, body: int = 0) -> Standing:
+    return ledger.at_once(tokens, body) or await ledger.admit(tokens, body)
 
 
 async def test_leases_allow_what_is_configured_and_no_request_more(tmp_path: Path) -> None:
-    who, ledgers, _ = _ledgers(tmp_path / "limits.bin", Allowance(requests_per_minute=1000, tokens_per_day=10**6))
+    ledgers, _ = _ledgers(tmp_path / "limits.bin", Allowance(requests_per_minute=1000, tokens_per_day=10**6))
     shown = [1000]
     for i in range(1000):
-        standing = await _ask(ledgers[i * 7 // 10 % 2], who)
+        standing = await _ask(ledgers[i * 7 // 10 % 2])
         assert standing.refusal is None
         assert standing.requests is not None
         shown.append(standing.requests.remaining)
     assert shown[1000] == 0
     assert max(abs(1000 - i - left) for i, left in enumerate(shown)) <= 10  # what the other process has leased
     for ledger in ledgers:
-        assert (await _ask(ledger, who)).refusal is not None
+        assert (await _ask(ledger)).refusal is not None
 
 
 async def test_most_requests_ask_nothing_and_what_is_left_goes_back(tmp_path: Path) -> None:
     may = Allowance(10**5, 10**7, 10**8, 10**4, 100)
-    who, (one, other), now = _ledgers(tmp_path / "limits.bin", may)
+    (one, other), now = _ledgers(tmp_path / "limits.bin", may)
     asked = 0
     for _ in range(500):
-        asked += one.at_once(who, 20, 100) is None and (await one.admit(who, 20, 100)).refusal is None
-        one.release(who, 30, 100)  # fifty tokens in all
+        asked += one.at_once(20, 100) is None and (await one.admit(20, 100)).refusal is None
+        one.release(30, 100)  # fifty tokens in all
     assert asked < 10
     for ledger in (one, other):
         ledger.sweep()
-    standing = other.take(who, 20, 100)
+    standing = other.take(20, 100)
     assert standing.requests is not None
     assert standing.requests.remaining == pytest.approx(10**5 - 501, abs=1)  # the clock's grain
     assert _left(standing) == pytest.approx(10**7 - 500 * 50 - 20, abs=1)
-    other.release(who, -20, 100)
-    assert other.at_once(who, 1, 0) is None  # nothing is leased after a sweep
-    await one.admit(who, 1, 0)
+    other.release(-20, 100)
+    assert other.at_once(1, 0) is None  # nothing is leased after a sweep
+    await one.admit(1, 0)
     now[0] += 1
-    assert one.at_once(who, 1, 0) is None  # nor for long
+    assert one.at_once(1, 0) is None  # nor for long
 
 
 @pytest.mark.parametrize("may", [Allowance(concurrent=1000), Allowance(body_mb=1000.0)])
 async def test_requests_and_bytes_at_once_are_exact_beside_leases(tmp_path: Path, may: Allowance) -> None:
-    who, (one, other), _ = _ledgers(tmp_path / "limits.bin", may)
+    (one, other), _ = _ledgers(tmp_path / "limits.bin", may)
     size = 2**20
     for _ in range(600):
-        assert (await _ask(one, who, 1, size)).refusal is None
+        assert (await _ask(one, 1, size)).refusal is None
     for _ in range(300):
-        assert (await _ask(other, who, 1, size)).refusal is None
+        assert (await _ask(other, 1, size)).refusal is None
     for _ in range(600):
-        one.release(who, 0, size)
+        one.release(0, size)
     one.sweep()
     for _ in range(700):
-        assert (await _ask(other, who, 1, size)).refusal is None
-    assert (await _ask(other, who, 1, size)).refusal is not None
-    assert (await _ask(one, who, 1, size)).refusal is not None
-    other.release(who, 0, size)
-    assert (await _ask(one, who, 1, size)).refusal is None
+        assert (await _ask(other, 1, size)).refusal is None
+    assert (await _ask(other, 1, size)).refusal is not None
+    assert (await _ask(one, 1, size)).refusal is not None
+    other.release(0, size)
+    assert (await _ask(one, 1, size)).refusal is None
+
+
+async def test_keys_of_one_tenant_lease_no_more_than_a_hundredth_together(tmp_path: Path) -> None:
+    tenant = subject("tenant", "t", Allowance(concurrent=10_000, requests_per_minute=10_000))
+    ours, theirs = (LocalLedger(tmp_path / "limits.bin", lambda: 1e9) for _ in range(2))
+    names = [subject("key", name, Allowance(tokens_per_day=10**6)) for name in "abcde"]
+    for lease in ours.know([[name, tenant] for name in names]):
+        assert (await ours.admit(lease, 1, 0)).refusal is None
+        assert lease.slots > 0
+    [lease] = theirs.know([[tenant]])
+    standing = theirs.take(lease, 1)
+    assert standing.requests is not None
+    assert 10_000 - 100 - 6 <= standing.requests.remaining < 10_000 - 6
 
 
 async def test_a_sweep_gives_back_the_whole_lease(tmp_path: Path) -> None:
-    who, (one, other), _ = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000))
-    assert (await one.admit(who, 10, 0)).refusal is None
-    assert other.take(who, 100_000 - 10 - 1000).refusal is None
+    (one, other), _ = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000))
+    assert (await one.admit(10, 0)).refusal is None
+    assert other.take(100_000 - 10 - 1000).refusal is None
     one.sweep()
-    assert other.take(who, 1000).refusal is None
-    assert other.take(who, 1).refusal is not None
+    assert other.take(1000).refusal is None
+    assert other.take(1).refusal is not None
 
 
 LEASED = """
@@ -287,16 +323,16 @@ from serve.limits.local import LocalLedger
 may = Allowance(tokens_per_day=100_000, concurrent=1000)
 ledger = LocalLedger(Path(sys.argv[1]), lambda: 86400.0 * 20000)
 who = [subject("key", "a", may), subject("tenant", "t", may)]
-ledger.know(who)
-asyncio.run(ledger.admit(who, 10, 0))
-print(ledger.at_once(who, 10, 0) is not None, flush=True)
+[lease] = ledger.know([who])
+asyncio.run(ledger.admit(lease, 10, 0))
+print(lease.take(86400.0 * 20000, 10, 0), flush=True)
 sys.stdin.readline()
 """
 
 
 def test_a_killed_process_costs_no_more_than_its_lease(tmp_path: Path) -> None:
     """Of requests in flight only until the sweep; of tokens until they would have been free again."""
-    who, (ours,), now = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000, concurrent=1000), 1)
+    (ours,), now = _ledgers(tmp_path / "limits.bin", Allowance(tokens_per_day=100_000, concurrent=1000), 1)
     argv = [sys.executable, "-c", LEASED, str(tmp_path / "limits.bin")]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -305,37 +341,38 @@ def test_a_killed_process_costs_no_more_than_its_lease(tmp_path: Path) -> None:
         assert process.wait(10) == -signal.SIGKILL
 
     def in_flight() -> int:
-        return sum(iter(lambda: ours.take(who, 0).refusal is None, False))
+        return sum(iter(lambda: ours.take(0).refusal is None, False))
 
     before = in_flight()
     assert 1000 - 2 - 10 <= before < 1000 - 2  # two requests, and what was leased for more
     ours.sweep()
     assert before + in_flight() == 1000
     for _ in range(1000):
-        ours.release(who, 0, 0)
-    assert ours.take(who, 100_000 - 20 - 1000).refusal is None
-    assert ours.take(who, 1000).refusal is not None
+        ours.release(0, 0)
+    assert ours.take(100_000 - 20 - 1000).refusal is None
+    assert ours.take(1000).refusal is not None
     now[0] += 86400
-    assert ours.take(who, 100_000).refusal is None
+    assert ours.take(100_000).refusal is None
 
 
 async def test_a_reload_keeps_what_was_used_of_a_lease(tmp_path: Path) -> None:
-    who, (one, _), _ = _ledgers(tmp_path / "limits.bin", Allowance(requests_per_minute=6000, concurrent=1000))
+    (one, _), _ = _ledgers(tmp_path / "limits.bin", Allowance(requests_per_minute=6000, concurrent=1000))
     for _ in range(20):
-        assert (await _ask(one, who)).refusal is None
-    changed = [subject("key", "a", Allowance(requests_per_minute=6000, concurrent=25)), who[1]]
+        assert (await _ask(one)).refusal is None
+    changed = [subject("key", "a", Allowance(requests_per_minute=6000, concurrent=25)), one.lease.subjects[1]]
+    before = one.lease
     one.know(changed)
     for _ in range(5):
-        standing = await _ask(one, changed)
+        standing = await _ask(one)
         assert standing.refusal is None
-    refusal = (await _ask(one, changed)).refusal
+    refusal = (await _ask(one)).refusal
     assert refusal is not None
     assert refusal.bound == "concurrent"
     assert standing.requests is not None
     assert standing.requests.remaining == 6000 - 25
     for _ in range(25):
-        one.release(who, 0, 0)
-    assert (await _ask(one, changed)).refusal is None
+        one.release(0, 0, before)
+    assert (await _ask(one)).refusal is None
 
 
 # ---------------------------------------------------------------- the server
@@ -518,9 +555,7 @@ async def test_the_tokens_of_a_request_that_failed_are_given_back(tmp_path: Path
     path = tmp_path / "trimtab.toml"
     path.write_text(f"[limits.key]\ntokens_per_day = 100\nrequests_per_minute = 100\n{keys('k0')}")
     config = load(Flags(config=str(path), upstream="http://x"), {})
-    ledger = LocalLedger(tmp_path / "limits.bin")
-    limiter = Limiter(config.limits, config.keys, ledger)
-    ledger.know(sorted(limiter.subjects))
+    limiter = Limiter(config.limits, config.keys, LocalLedger(tmp_path / "limits.bin"))
     for _ in range(10):
         admission = await limiter.enter("k0", "k0", 360)
         assert admission is not None

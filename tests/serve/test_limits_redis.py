@@ -69,17 +69,17 @@ async def test_two_servers_share_what_is_configured(start: Start, redis: Redis) 
 async def test_without_redis_each_machine_counts_alone_and_then_together_again(tmp_path: Path, redis: Redis) -> None:
     who = [subject("key", "a", Allowance(requests_per_minute=5, concurrent=100))]
     one, other = (_ledger(redis, tmp_path / name) for name in ("one", "other"))
-    for local, _ in (one, other):
-        local.know(who)
+    (lease,), (others,) = (local.know([who]) for local, _ in (one, other))
     for _ in range(3):
-        assert (await one[1].admit(who, 1, 0)).refusal is None
+        assert (await one[1].admit(lease, 1, 0)).refusal is None
     redis.stop()
-    answers = [(await ledger.admit(who, 1, 0)).refusal for ledger in (one[1], other[1]) for _ in range(5)]
+    both = ((one[1], lease), (other[1], others))
+    answers = [(await ledger.admit(held, 1, 0)).refusal for ledger, held in both for _ in range(5)]
     # The one has counted its three here as well; the other has none.
     assert [refusal is None for refusal in answers] == [True, True, False, False, False, *[True] * 5]
     redis.start()
     await _back(one[1])
-    standing = await one[1].admit(who, 1, 0)
+    standing = await one[1].admit(lease, 1, 0)
     assert standing.refusal is None  # Redis has forgotten, and says so
     for _, ledger in (one, other):
         await ledger.close()
@@ -88,14 +88,14 @@ async def test_without_redis_each_machine_counts_alone_and_then_together_again(t
 async def test_without_redis_requests_are_refused_where_the_file_says_fail(tmp_path: Path, redis: Redis) -> None:
     who = [subject("key", "a", Allowance(requests_per_minute=5))]
     local, ledger = _ledger(redis, tmp_path, "fail")
-    local.know(who)
-    assert (await ledger.admit(who, 1, 0)).refusal is None
+    [lease] = local.know([who])
+    assert (await ledger.admit(lease, 1, 0)).refusal is None
     redis.stop()
     with pytest.raises(LedgerFailed):
-        await ledger.admit(who, 1, 0)
+        await ledger.admit(lease, 1, 0)
     redis.start()
     await _back(ledger)
-    assert (await ledger.admit(who, 1, 0)).refusal is None
+    assert (await ledger.admit(lease, 1, 0)).refusal is None
     await ledger.close()
 
 
@@ -120,20 +120,19 @@ async def test_requests_in_flight_and_tokens_reach_redis_and_are_given_back(tmp_
     who = [subject("key", "a", Allowance(concurrent=2, tokens_per_day=100))]
     local, ledger = _ledger(redis, tmp_path)
     other_local, other = _ledger(redis, tmp_path / "other")
-    local.know(who)
-    other_local.know(who)
+    (lease,), (others,) = local.know([who]), other_local.know([who])
     for _ in range(2):
-        assert (await ledger.admit(who, 10, 0)).refusal is None
-    refusal = (await other.admit(who, 10, 0)).refusal
+        assert (await ledger.admit(lease, 10, 0)).refusal is None
+    refusal = (await other.admit(others, 10, 0)).refusal
     assert refusal is not None
     assert refusal.bound == "concurrent"
-    ledger.release(who, 0, 0)
-    ledger.charge(who, 75)
+    ledger.release(lease, 0, 0)
+    ledger.charge(lease, 75)
     await ledger.close()  # hands in what is owed
-    refusal = (await other.admit(who, 10, 0)).refusal
+    refusal = (await other.admit(others, 10, 0)).refusal
     assert refusal is not None
     assert refusal.bound == "tokens_per_day"
-    assert (await other.admit(who, 5, 0)).refusal is None
+    assert (await other.admit(others, 5, 0)).refusal is None
     await other.close()
 
 
