@@ -112,9 +112,8 @@ def built(data: Path, work: Path, name: str, embedder: Any, label: str, sample: 
 
 def plain(text: str) -> list[str]:
     """Lower-cased words, or pairs of characters where words are not spaced."""
-    return [
-        term for term in analysis.terms(text, "") if len(term) > 1 or analysis.detect(term) not in {"zh", "ja", "ko"}
-    ]
+    found = (term for term in analysis.terms(text, "") if not term.startswith(analysis.PAIR))
+    return [term for term in found if len(term) > 1 or analysis.detect(term) not in {"zh", "ja", "ko"}]
 
 
 def floor(kept: Iterator[Passage], queries: dict[str, str]) -> dict[str, list[tuple[str, float]]]:

@@ -47,7 +47,7 @@ class Reader:
 def search(
     reader: Reader, query: str, k: int, columns: Columns, allowed: Allowed, *, language: str | None, exact: bool
 ) -> Found:
-    """The k best of the rows that are allowed, and a bound on what any passage can score."""
+    """The k best of the rows that are allowed, and the ceiling of their scores (see `_wanted`)."""
     spoken = frozenset({primary(language)}) & reader.languages if language else reader.languages
     counts, ceiling = _wanted(reader, query, spoken or reader.languages, len(columns.n))
     if not counts or not allowed.count:
@@ -70,7 +70,10 @@ def search(
 
 
 def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int) -> tuple[Counter[str], float]:
-    """The query's terms and the score that no passage reaches: each term so often that once more adds nothing."""
+    """The query's terms and its ceiling: what a passage scores that has each so often that once more adds nothing.
+
+    That words follow one another is not needed for the ceiling and comes on top.
+    """
     counts = Counter(analysis.query_terms(query[:READ], languages))
     total = reader.searcher.num_docs + 1
     if passages < TINY:
@@ -84,7 +87,8 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int
     rare = {t: count for t, count in counts.items() if df[t] <= max((SLOW if _slow(t) else COMMON) * total, SMALL)}
     counts = Counter(rare) if rare else counts
     idf = {term: math.log1p((total - df[term] + 0.5) / (df[term] + 0.5)) for term in counts}
-    return counts, sum(2.2 * count * analysis.weight(term) * idf[term] for term, count in counts.items())
+    needed = {term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)} or counts
+    return counts, sum(2.2 * count * analysis.weight(term) * idf[term] for term, count in needed.items())
 
 
 def _slow(term: str) -> bool:
