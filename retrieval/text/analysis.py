@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
 from retrieval.passage import primary
-from retrieval.text import citation
+from retrieval.text import citation, compound
 from retrieval.text.language import UNSPACED, detect, possible
 
 __all__ = ["detect", "passage_terms", "query_terms", "terms", "weight"]
@@ -36,6 +37,7 @@ _UNSTOPPED = frozenset({"arabic", "greek", "romanian", "tamil", "turkish"})  # o
 PARTED = frozenset({"de", "nl", "da", "sv", "no", "fi", "hu"})
 PAIR = "&"
 PART, LONG = 5, 7  # letters of a part, and of the shortest word that has some
+LONGEST, MOST = 60, 24  # letters of a compound, and words of a query, that are split: each asks for many words
 
 
 def terms(text: str, language: str) -> list[str]:
@@ -96,6 +98,17 @@ def query_terms(text: str, languages: frozenset[str]) -> list[str]:
         counts |= Counter(terms(text, language))
         counts |= Counter(citation.query_terms(text, partial(terms, language=language)))
     return list(counts.elements())
+
+
+def compound_terms(text: str, languages: frozenset[str], frequency: Callable[[str], int]) -> list[str]:
+    """Stems of the parts of a query's compounds, where a language has some. `frequency` counts passages of a term."""
+    known = lru_cache(maxsize=4096)(lambda word: frequency(f"={word}"))
+    found: list[str] = []
+    for language in sorted(languages & PARTED):
+        stems = _words(_STEMMERS[language])
+        whole = [word for word in _words("").analyze(_plain(text)) if LONG < len(word) <= LONGEST]
+        found += [stem for word in whole[:MOST] for part in compound.parts(word, known) for stem in stems.analyze(part)]
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ import pytest
 
 from retrieval.passage import Passage
 from retrieval.search.index import Index
-from retrieval.text import analysis
+from retrieval.text import analysis, compound
 from retrieval.text.language import among, detect, possible, settle
 
 ENGLISH = [f"The holder of licence {i} shall not be liable for the loss of any dog in the park." for i in range(60)]
@@ -112,3 +112,31 @@ def test_a_query_of_too_many_terms_keeps_its_words(tmp_path: Path) -> None:
         index.add([Passage("words", "The inspector may appeal."), Passage("other", "Nobody shall enter the garden.")])
         query = " ".join(f"filler{i}" for i in range(190)) + " appeal to the inspector"
         assert [hit.id for hit in index.search(query, 2)] == ["words"]
+
+
+GERMAN = [
+    *(f"Die Schuld der Partei {i} wird durch Zeugen bewiesen." for i in range(4)),
+    *(f"Die Urkunden der Partei {i} werden dem Gericht vorgelegt." for i in range(4)),
+]
+
+
+def test_compounds_are_split_into_words_of_the_index() -> None:
+    known = {"schuld": 9, "urkunden": 7, "verteilung": 5, "gerichts": 8, "verordnung": 90, "ordnung": 50, "haus": 1}
+    frequency = lambda word: known.get(word, 0)  # noqa: E731
+    assert compound.parts("schuldurkunden", frequency) == ["schuld", "urkunden"]
+    assert compound.parts("verteilungsgerichts", frequency) == ["verteilung", "gerichts"]
+    assert compound.parts("verordnung", frequency) == []  # the whole is more frequent
+    assert compound.parts("hausordnung", frequency) == []  # one passage tells no word from a misprint
+    assert compound.parts("verteilungsurkundenordnung", frequency) == ["verteilung", "urkunden", "ordnung"]
+
+
+def test_a_compound_of_a_query_finds_its_parts_apart(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", create=True, embedder="none") as index:
+        index.add(Passage(f"p{i}", text) for i, text in enumerate(GERMAN))
+        index.add(
+            [
+                Passage("right", "Über die Schuld ist eine Urkunde auszustellen."),
+                Passage("other", "Das Schulhaus ist zu schließen."),
+            ]
+        )
+        assert index.search("Schuldurkunden", 1, mode="lexical")[0].id == "right"

@@ -18,15 +18,18 @@ import numpy.typing as npt
 from retrieval.backends.local.columns import Allowed, Columns, best_first
 from retrieval.passage import primary
 from retrieval.text import analysis, ordinary
+from retrieval.text.language import possible
 
 COMMON, SLOW = 0.5, 0.2  # the share of passages beyond which a term, or a slow one, is left out of a query …
 SMALL = 20_000  # … of an index with more passages than this: in a small one no term is slow
 TINY = 100  # passages of an index in which the words of asking are as rare as any: they are left out of a query
+HALF = 0.5  # the weight of a part of a compound in a query
 ECHO = 0.3  # what a chunk without any term of the query loses of its document's score
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
 TIE = 1e-5  # scores that differ by a smaller share are the same, summed in another order
 TIED_UPTO = 1024  # how far a tie at the cut is followed, to break it by age and not by where a segment lies
 READ, MOST = 20_000, 192  # characters of a query that are read, and how many terms, the rarest, are asked for
+Counts = dict[str, float]  # how often a query asks for a term
 Numbers = npt.NDArray[np.int64]
 Ranked = tuple[Numbers, npt.NDArray[np.float32]]
 Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]  # rows, scores, ceiling
@@ -69,26 +72,38 @@ def search(
     return rows, scores, ceiling
 
 
-def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int) -> tuple[Counter[str], float]:
+def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int) -> tuple[Counts, float]:
     """The query's terms and its ceiling: what a passage scores that has each so often that once more adds nothing.
 
-    That words follow one another is not needed for the ceiling and comes on top.
+    That words follow one another, and the parts of compounds, are not needed for the ceiling and come on top.
     """
-    counts = Counter(analysis.query_terms(query[:READ], languages))
+    query, asked = query[:READ], possible(query[:READ], languages)
+    counts: Counts = {**Counter(analysis.query_terms(query, asked))}
     total = reader.searcher.num_docs + 1
     if passages < TINY:
         asking = frozenset().union(*(ordinary.words(language) for language in languages))
-        counts = Counter({term: count for term, count in counts.items() if term not in asking}) or counts
-    df = {term: min(reader.searcher.doc_freq("terms", term), total) for term in counts}
-    counts = Counter({term: count for term, count in counts.items() if df[term] or not analysis.optional(term)})
+        counts = {term: count for term, count in counts.items() if term not in asking} or counts
+
+    def frequency(term: str) -> int:
+        return int(min(reader.searcher.doc_freq("terms", term), total))
+
+    df = {term: frequency(term) for term in counts}
+    counts = {term: count for term, count in counts.items() if df[term] or not analysis.optional(term)}
     if len(counts) > MOST:  # of so long a text the words count, not what follows what
-        counts = Counter({term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)})
-        counts = Counter({term: counts[term] for term in sorted(counts, key=lambda t: (df[t] == 0, df[t], t))[:MOST]})
+        counts = {term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)}
+        counts = {term: counts[term] for term in sorted(counts, key=lambda t: (df[t] == 0, df[t], t))[:MOST]}
     rare = {t: count for t, count in counts.items() if df[t] <= max((SLOW if _slow(t) else COMMON) * total, SMALL)}
-    counts = Counter(rare) if rare else counts
-    idf = {term: math.log1p((total - df[term] + 0.5) / (df[term] + 0.5)) for term in counts}
+    counts = rare or counts
     needed = {term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)} or counts
-    return counts, sum(2.2 * count * analysis.weight(term) * idf[term] for term, count in needed.items())
+    ceiling = sum(2.2 * count * analysis.weight(term) * _idf(df[term], total) for term, count in needed.items())
+    for stem in analysis.compound_terms(query, asked, frequency):
+        if 0 < frequency(stem) <= max(COMMON * total, SMALL):
+            counts[stem] = counts.get(stem, 0.0) + HALF
+    return counts, ceiling
+
+
+def _idf(df: int, total: int) -> float:
+    return math.log1p((total - df + 0.5) / (df + 0.5))
 
 
 def _slow(term: str) -> bool:
@@ -100,7 +115,7 @@ def _slow(term: str) -> bool:
 
 
 def _tell_chunks_apart(
-    reader: Reader, counts: Counter[str], rows: Numbers, scores: npt.NDArray[np.float32], entry: Numbers,
+    reader: Reader, counts: Counts, rows: Numbers, scores: npt.NDArray[np.float32], entry: Numbers,
     columns: Columns,
 ) -> Ranked:  # fmt: skip
     """Lower those chunks whose document owes its score to another of them; `entry` says which share a document."""
@@ -133,7 +148,7 @@ def _among(schema: Any, wanted: Any, numbers: list[int]) -> Any:
     return query.boolean_query([(must, wanted), (must, query.const_score_query(allowed, 0.0))])
 
 
-def _any_of(schema: Any, counts: Counter[str]) -> Any:
+def _any_of(schema: Any, counts: Counts) -> Any:
     import tantivy
 
     query, clauses = tantivy.Query, []
