@@ -1,8 +1,9 @@
 """python benchmarks/kills.py [--rounds 10]: what do clients see when a worker, the engine or the parent is killed?
 
 Two workers and a launched engine serve streams and whole answers of three policies (raw, and URIAL in both renders)
-without pause. In each round three workers, then the engine twice, then the parent get SIGKILL, each a moment after all
-is well again. Every answer is one of
+without pause; every eighth client sends bodies of more than a megabyte, which have a process of their own. In each
+round three workers, that process, then the engine twice, then the parent get SIGKILL, each a moment after all is well
+again. Every answer is one of
 
     whole      all of the text and the protocol's end, as the engine sent it
     error      an error in OpenAI's shape, as a status or as a stream's last event
@@ -41,6 +42,7 @@ from benchmarks.targets import HERE, free_port
 
 PATH = "/v1/chat/completions"
 CHUNKS = 50
+LARGE = "x" * 1_100_000
 TEXT = "".join(f"{n}," for n in range(CHUNKS))
 POLICIES = ("raw", "chat", "base")
 CONFIG = """
@@ -86,9 +88,10 @@ def _is_error(body: bytes) -> bool:
     return False
 
 
-async def ask(http: aiohttp.ClientSession, url: str, policy: str, *, stream: bool) -> str:
+async def ask(http: aiohttp.ClientSession, url: str, policy: str, *, stream: bool, large: bool = False) -> str:
     """One request, and what came of it."""
     body = {"model": "bench", "stream": stream, "messages": [{"role": "user", "content": "Count, please."}]}
+    body |= {"user": LARGE} if large else {}
     try:
         async with http.post(url + PATH, json=body, headers={"x-trimtab-policy": policy}) as answer:
             return outcome(answer.status, await answer.read(), stream=stream)
@@ -112,7 +115,7 @@ class Load:
     async def _client(self, http: aiohttp.ClientSession, number: int) -> None:
         while not self.stopped:
             policy, stream = POLICIES[number % 3], number % 2 == 0
-            got = await ask(http, self._url, policy, stream=stream)
+            got = await ask(http, self._url, policy, stream=stream, large=number % 8 == 7)
             self.seen.setdefault(self.during, Counter())[got] += 1
             if got in ("WRONG", "HUNG"):
                 print(f"  {got}: policy {policy}, stream {stream}", flush=True)
@@ -143,8 +146,9 @@ async def well(url: str, within_s: float = 90.0) -> float:
 
 
 def workers(parent: psutil.Process) -> list[psutil.Process]:
-    """The server's workers."""
-    return [child for child in parent.children() if "serve.process.worker" in child.cmdline()]
+    """The server's workers, that for large bodies last."""
+    found = [child for child in parent.children() if "serve.process.worker" in child.cmdline()]
+    return sorted(found, key=lambda child: child.nice())
 
 
 def engine(parent: psutil.Process) -> psutil.Process:
@@ -166,7 +170,8 @@ async def life(parent: psutil.Process, url: str, rng: random.Random, times: dict
     """A server's life; how many of its descendants outlived it."""
     times.setdefault("new parent", []).append(await well(url))
     kinds: list[tuple[str, Callable[[], psutil.Process]]] = [
-        *[("worker", lambda: rng.choice(workers(parent)))] * 3,
+        *[("worker", lambda: rng.choice(workers(parent)[:2]))] * 3,
+        ("process for large bodies", lambda: workers(parent)[-1]),
         *[("engine", lambda: engine(parent))] * 2,
     ]
     for name, chosen in kinds:

@@ -5,7 +5,8 @@
     cost       CPU time of the worker a request: without limits, with all limits of key and tenant, with Redis;
                in interleaved rounds, by wrk; and the commands that Redis was sent a request
     neighbour  latency of one key's chats alone, and while another sends large bodies without pause; the keys' engines
-               and clients are processes of their own, and both states are measured in turns
+               and clients are processes of their own, and both states are measured in turns. The flood's client and
+               engine stand for other machines: they get what processor time is left (nice 19), unless --crowded
 
 Needs aiohttp and wrk; the parts with Redis need redis-server. What it does not cover: several machines, and a Redis
 that is far away.
@@ -66,9 +67,11 @@ def process(argv: Sequence[str], wait: str, env: dict[str, str] | None = None) -
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[str]:
+def engine(*, elsewhere: bool = False) -> Iterator[str]:
     port = free_port()
     child = subprocess.Popen(engine_command(port))
+    if elsewhere:
+        psutil.Process(child.pid).nice(19)
     try:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -195,8 +198,9 @@ def wrk(url: str, body: object, headers: Mapping[str, str], seconds: int = 3, co
     return int(re.search(r"(\d+) requests in", told)[1])  # type: ignore[index]
 
 
-def flood_bodies(url: str, megabytes: int, sent: Synchronized[int]) -> None:
+def flood_bodies(url: str, megabytes: int, sent: Synchronized[int], elsewhere: bool) -> None:
     """In a process of its own: eight threads that send a large body of one key again and again."""
+    os.nice(19 if elsewhere else 0)
     body = json.dumps({"model": "bench", "messages": [{"role": "user", "content": "x" * megabytes * 2**20}]}).encode()
     headers = {"authorization": "Bearer key-1", "content-type": "application/json", "x-trimtab-policy": "theirs"}
 
@@ -227,7 +231,7 @@ async def ours(url: str, chats: int, clock: int) -> list[tuple[float, float]]:
     return times
 
 
-def neighbour(upstream: str, theirs: str, megabytes: int, chats: int, rounds: int) -> None:
+def neighbour(upstream: str, theirs: str, megabytes: int, chats: int, rounds: int, elsewhere: bool) -> None:
     """Both keys have an engine of their own, and the flood a process: what is measured is the server."""
     policy = f'[engine.theirs]\nurl = "{theirs}"\n[policy.theirs]\nengine = "theirs"\nstages = []\nrender = "chat"\n'
     spawn = multiprocessing.get_context("spawn")
@@ -239,7 +243,7 @@ def neighbour(upstream: str, theirs: str, megabytes: int, chats: int, rounds: in
         asyncio.run(ours(url, 20, clock))
         for _ in range(rounds):
             alone += asyncio.run(ours(url, chats // rounds, clock))
-            flood = spawn.Process(target=flood_bodies, args=(url, megabytes, sent))
+            flood = spawn.Process(target=flood_bodies, args=(url, megabytes, sent, elsewhere))
             flood.start()
             before = sent.value
             while sent.value < before + 8 and flood.is_alive():
@@ -262,6 +266,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10000, help="of the part exact (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="of the parts cost and neighbour (default: %(default)s)")
     parser.add_argument("--megabytes", type=int, default=26, help="of the flood's bodies (default: %(default)s)")
+    parser.add_argument("--crowded", action="store_true", help="the flood's client and engine compete with the server")
     parser.add_argument("--chats", type=int, default=500, help="of the part neighbour (default: %(default)s)")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -273,8 +278,8 @@ def main() -> None:
         if "cost" in parts:
             cost(upstream, url, options.rounds)
         if "neighbour" in parts:
-            theirs = stack.enter_context(engine())
-            neighbour(upstream, theirs, options.megabytes, options.chats, options.rounds)
+            theirs = stack.enter_context(engine(elsewhere=not options.crowded))
+            neighbour(upstream, theirs, options.megabytes, options.chats, options.rounds, not options.crowded)
 
 
 if __name__ == "__main__":
