@@ -24,7 +24,8 @@ _CITED = re.compile(
     rf"|(?<![{HAN}\d])(?P<bare>[{HAN}]+|\d+)\s*[条條](?:[之の](?P<baresub>{_NUM}))?"
     # From a number's first digit only, and without giving digits back: a long number is read once, not once a digit.
     r"|(?:제\s?|\s(?=\d)|(?<!\d)(?=\d))(?P<ko>\d++)\s*조(?:의\s?(?P<kosub>\d+))?"
-    r"|(?:(?<!\w)(?:art(?:icle|ikel|ículo|iculo|icolo|igo|ykuł)?\.?|sections?|sect?\.?|ss?\.|regulation|rule|pasal|madde"
+    r"|(?:(?<!\w)(?:[ld]['’])?"
+    r"(?:art(?:icle|ikel|ículo|iculo|icolo|igo|ykuł)?\.?|sections?|sect?\.?|ss?\.|regulation|rule|pasal|madde"
     r"|điều|статья|статьи|статье|ст\.|المادة)|§{1,2})\s*"
     r"(?P<law>[LRDA]\*?\.?\s?(?=\d))?(?P<latin>\d+(?:[-.]\d+)*|[ivxlc]+(?!\w)|premier|1er)(?:er|[ºª°])?"
     rf"(?P<letter>\s?[a-z](?!\w))?(?:[ -](?P<suffix>{_SUFFIX})(?!\w))?(?:\s?\(\w{{1,4}}\))*"

@@ -43,7 +43,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
         ("刑法第一百三十三条第二款", "xing133"), ("Art. 6 GDPR", "gdpr6"), ("article 6 of the GDPR", "gdpr6"),
         ("§ 133 BGB", "bgb133"), ("§133 Abs. 1 StGB", "stgb133"), ("s. 4(2) Dangerous Dogs Act", "dogs4"),
         ("What does section 12 of the Dangerous Dogs Act say?", "dogs12"),
-        ("article 12 de la Loi sur les chiens", "loi12"),
+        ("article 12 de la Loi sur les chiens", "loi12"), ("Que dit l’article 12 de la Loi sur les chiens ?", "loi12"),
     ],
 )  # fmt: skip
 def test_a_cited_article_comes_first(index: Index, query: str, expected: str) -> None:
@@ -52,6 +52,12 @@ def test_a_cited_article_comes_first(index: Index, query: str, expected: str) ->
 
 def test_a_query_without_a_citation_has_no_such_terms() -> None:
     assert not list(citations("What happens to personal data of 12 dogs?"))
+
+
+def test_an_elided_article_belongs_to_the_citation() -> None:
+    assert [c.name.split() for c in citations("Que dit l'article 4 de la Loi sur les chiens ?")] == [
+        ["Que", "dit", "de", "la", "Loi", "sur", "les", "chiens", "?"]
+    ]
 
 
 @pytest.mark.parametrize(
