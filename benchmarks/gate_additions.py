@@ -26,10 +26,9 @@ def judged(rows: Sequence[Labelled], model: bool) -> list[Judged]:
     """Each case with its verdict; a prompt is embedded beforehand, as it is while a rewriter writes."""
     additions: Additions | None = None
     if model:
-        from prompt_opt.gate.scorer import EMBEDDER, Scorer
-        from retrieval.embedding.embedder import load
+        from serve.chat.rewriters import trained_judge
 
-        additions = scorer = Scorer(load(EMBEDDER, threads=1).queries)
+        additions = scorer = trained_judge()
     judge("Why is that so?", "Why is that so? Give reasons.", additions=additions)  # what is compiled once
     out = []
     for row in rows:

@@ -67,7 +67,7 @@ def _made(p: Prompt, thin: int) -> Iterator[Case]:
         text = edit(p, w, i)
         if text and text != p.text and size(text) <= 6 * size(p.text):
             yield Case(edit.__name__, "replace", p.language, p.half, p.text, text, "")
-    fact_rules = ("number", "date", "quote", "link", "code", "negation", "format", "name", "opposite", "dropped")
+    fact_rules = ("number", "date", "quote", "link", "code", "negation", "format", "name", "dropped")
     general = [row for row in BAD if row[1] not in fact_rules]
     for edit, rule, also in BAD:
         if rule not in fact_rules and turn % (thin * 4) != general.index((edit, rule, also)) % (thin * 4):
@@ -92,8 +92,7 @@ def _hinted(p: Prompt, thin: int) -> Iterator[Case]:
 def templates() -> Iterator[Case]:
     """Cases from `templates.json`: a prompt, the rewrite that harms it and one that does not, with what to fill in."""
     for language, table in json.loads(OWN.with_name("templates.json").read_text("utf-8")).items():
-        fills = {name: [{"a": a, "b": b} for a, b in table[name]] for name in ("pairs", "claims")}
-        fills["passages"] = [{"p": p, "q": q} for p, q in zip(table["passages"], table["changed"], strict=True)]
+        fills = {name: [{"a": a, "b": b} for a, b in pairs] for name, pairs in table.items() if name != "rows"}
         for rule, kind, prompt, bad, good in table["rows"]:
             for fill in fills[kind]:
                 p = Prompt(prompt.format(**fill), language)

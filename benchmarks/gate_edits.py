@@ -282,32 +282,6 @@ def change_name(p: Prompt, w: Phrases, i: int) -> str | None:
     return p.text.replace(*found, 1) if found else None
 
 
-def opposite(p: Prompt, w: Phrases, i: int) -> str | None:
-    """The first word of the table that stands in the prompt once becomes its opposite, unless that is there too."""
-    outside = re.sub(f"{_QUOTED}|{_URL}|{_MAIL}|`[^`]*`", lambda m: "\0" * len(m[0]), p.text)
-    edge = "" if p.language == "zh" else r"\b"
-    for pair in w.turned[i]:
-        for old, new in (pair, pair[::-1]):
-            found = list(re.finditer(edge + old + edge, outside, re.IGNORECASE))
-            if len(found) == 1 and not re.search(edge + new + edge, p.text, re.IGNORECASE):
-                at, text = found[0], new.capitalize() if found[0][0][0].isupper() else new
-                return p.text[: at.start()] + text + p.text[at.end() :]
-    return None
-
-
-def other_word(p: Prompt, w: Phrases, i: int) -> str | None:
-    """A word within the prompt, neither its first nor a short one, gives its place to one that does not belong."""
-    pattern = (
-        r"[\u4e00-\u9fff]{2}(?=[\u4e00-\u9fff，。？])" if p.language == "zh" else r"(?<=[^\W\d_] )[^\W\d_A-Z]{5,}\b"
-    )
-    outside = re.sub(f"{_QUOTED}|{_URL}|{_MAIL}|`[^`]*`|\\w*\\d\\w*", lambda m: "\0" * len(m[0]), p.text.split("\n")[0])
-    found = [m for m in re.finditer(pattern, outside) if m.start() > 8 and p.text.count(m[0]) == 1]
-    if not found:
-        return None
-    at = found[len(p.text) % len(found)]
-    return p.text[: at.start()] + w.stranger[i] + p.text[at.end() :]
-
-
 def drop_constraint(p: Prompt, w: Phrases, i: int) -> str | None:
     """Without its first "for my mother" or the like."""
     match = re.search(w.constraint, re.sub(_QUOTED, lambda m: "\0" * len(m[0]), p.text.split("\n")[0]))
@@ -402,8 +376,8 @@ def drifted(p: Prompt, w: Phrases, i: int) -> str | None:
 
 
 FACTS = (
-    "number", "date", "quote", "link", "code", "negation", "format", "meaning", "length", "name", "opposite", "swapped",
-    "assumed", "passage", "dropped", "replaced",
+    "number", "date", "quote", "link", "code", "negation", "format", "meaning", "length", "name", "assumed",
+    "dropped",
 )  # fmt: skip
 BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (drop_date, "date", ("length",)),
@@ -414,16 +388,14 @@ BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (change_quote, "quote", ()),
     (drop_link, "link", ()),
     (change_link, "link", ()),
-    (drop_code, "code", ("length", "meaning", "passage")),
+    (drop_code, "code", ("length", "meaning")),
     (change_code, "code", ()),
     (drop_negation, "negation", ("format",)),
     (add_negation, "negation", ()),
     (drop_format, "format", ("number", "length")),
-    (change_format, "format", ("number", "opposite")),
-    (drop_name, "name", ("length", "meaning", "replaced", "dropped", "format")),
-    (change_name, "name", ("meaning", "format", "replaced", "dropped")),
-    (opposite, "opposite", ("format", "negation", "replaced")),
-    (other_word, "replaced", FACTS),
+    (change_format, "format", ("number",)),
+    (drop_name, "name", ("length", "meaning", "dropped", "format")),
+    (change_name, "name", ("meaning", "format", "dropped")),
     (drop_constraint, "dropped", FACTS),
     (translated, "language", ()),
     (half_translated, "language", ()),

@@ -17,7 +17,7 @@ class Phrases:
     """One language's phrases. Of each pair the first is for tuning, the second for reporting.
 
     `equal`, `words`, `negated`, `negate`, `other_format` and `names` are (pattern, replacement), `formats` patterns to
-    drop. `turned` are words and their opposites.
+    drop.
     """
 
     space: str  # between two sentences
@@ -37,8 +37,6 @@ class Phrases:
     formats: tuple[str, ...]
     other_format: Swaps
     names: Swaps
-    turned: tuple[Swaps, Swaps]
-    stranger: Pair  # a word that takes another one's place
     constraint: str  # pattern
     thing: Pair  # what stands in for something dropped
     answer: Pair

@@ -67,7 +67,8 @@ def dates(text: str, out: dict[str, str]) -> str:
 
     def named(m: re.Match[str]) -> bool:
         day = m["before"] or m["after"]
-        if not day and not m["year"] and m["month"].lower() in _ALSO_WORDS:
+        beside = m["before"] or m["year"] or (day and m["month"][0].isupper())  # "al mar 5 segundos"
+        if not beside and m["month"].lower() in _ALSO_WORDS:
             return False
         if m["first"]:
             add(m, None, months[m["month"].lower()], m["first"])

@@ -12,7 +12,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from prompt_opt.gate.dates import dates, take
-from prompt_opt.gate.language import CJK, Lexicon, lexicons, plain
+from prompt_opt.gate.language import CJK, Lexicon, bare, lexicons, plain, unaccented
 from prompt_opt.gate.names import names
 
 Facts = Mapping[str, str]  # key -> the text that shows it
@@ -20,7 +20,9 @@ _LINK = re.compile(
     r"(?:https?://|www\.)[^\s<>\"'`，。；：！？、）】」』《》]+|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|(?<![\w&])[@#][A-Za-z]\w+"
 )
 _FENCED = re.compile(r"(```|~~~)[^\n]*\n(.*?)(?:\1|\Z)", re.DOTALL)
-_SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^\n]+?)\1(?!`)|\$([^$\n]{1,200})\$")
+_SPAN = re.compile(  # mathematics as pandoc tells it from sums of money
+    r"(?<!`)(`{1,2})(?!`)([^\n]+?)\1(?!`)|\$(?=\S)([^$\n]{1,200})(?<=\S)\$(?!\d)"
+)
 _WRITTEN = re.compile(  # identifiers, calls, placeholders, options, LaTeX
     r"\b[A-Za-z][A-Za-z0-9]{0,32}_\w+|\b[a-z]{2,32}[A-Z]\w*|\b[A-Za-z_][\w.]{0,64}\(\)|\{\{?\w+\}?\}|</?[A-Za-z][\w-]*>"
     r"|(?<!\S)--?[a-z][\w-]+|\\[a-z]+"
@@ -35,12 +37,14 @@ _QUOTES = re.compile(
     r"“([^“”]{1,400})”|«\s?([^«»]{1,400}?)\s?»|„([^„“”]{1,400})[“”]|「([^「」]{1,400})」|『([^『』]{1,400})』"
     r"|《([^《》]{1,200})》|\"([^\"\n]{1,400})\"|(?<![\w’'])['‘](?=\S)([^'‘’\n]{2,200})(?<=\S)['’](?!\w)"
 )
-_CALCULATION = re.compile(rf"(?:[^\W{CJK}]|[.()]){{1,32}}(?:(?:\s?[+*/^=×÷]\s?|\s-\s)(?:[^\W{CJK}]|[.()]){{1,32}})+")
+_OPERAND = r"\(*(?:\d[\d.,]{0,30}[A-Za-z]?|[A-Za-z])\)*"
+_CALCULATION = re.compile(rf"(?<![\w.,]){_OPERAND}(?:(?:\s?[+*/^=×÷]\s?|\s-\s){_OPERAND})+(?!\w)")
 _NUMBER = re.compile(r"(?<![\d.,])\d+(?:[.,]\d+)*(?:\s?[万亿])?")
+_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)")  # 1 640
 _MARKER = re.compile(r"^[^\S\n]*+\d{1,2}[.)](?=\s)", re.MULTILINE)
 _ZH_DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2}
 _ZH_COUNT = re.compile(
-    "[二两三四五六七八九十百]+(?=[个种点条道位本天年月岁名句行段次项章部首篇只张件家节步层倍周字元人份类小])"
+    "[二两三四五六七八九十百]+(?=[个种点条道位本天年月岁名句行段次项章部首篇只张件家节步层倍周字元人口份类小度摄])"
 )
 _FORMATS = re.compile(r"(?<![A-Za-z])(JSON|XML|YAML|CSV|HTML|Markdown|LaTeX|SQL|TSV)(?![A-Za-z])", re.IGNORECASE)
 CONTAINERS = frozenset({"JSON", "XML", "YAML", "CSV", "TSV", "HTML", "a table"})
@@ -85,7 +89,8 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
     out: dict[str, dict[str, str]] = {
         rule: {} for rule in ("link", "code", "quote", "name", "date", "number", "format")
     }
-    text = _code(text, out["code"], fenced=True)
+    source = text
+    text = _code(text, source, out["code"], fenced=True)
 
     def link(m: re.Match[str]) -> bool:
         found = m[0].rstrip(".,;:!?)")
@@ -93,7 +98,7 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
         return True
 
     text = take(text, _LINK, link)
-    text = _code(text, out["code"], fenced=False)
+    text = _code(text, source, out["code"], fenced=False)
 
     def quote(m: re.Match[str]) -> bool:
         inner = next(group for group in m.groups() if group)
@@ -114,11 +119,13 @@ def facts(text: str, lex: Lexicon) -> Mapping[str, Facts]:
 
 
 def folded(text: str) -> str:
-    """A quote without what a rewrite may change: case, spacing, the stop at its end."""
-    return re.sub(r"\s+", " ", plain(text)).strip(" .,;:!?。").casefold()
+    """A quote without what a rewrite may change: case, spacing, accents and punctuation that were left out."""
+    return unaccented(bare(text)) or squeeze(text)
 
 
-def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
+def _code(text: str, source: str, out: dict[str, str], *, fenced: bool) -> str:
+    """Takes code out of a text that is `source` with what was found before blanked out; `out` has it whole."""
+
     def add(shown: str) -> bool:
         if even(shown):
             out[even(shown)] = shown.strip()
@@ -127,7 +134,7 @@ def _code(text: str, out: dict[str, str], *, fenced: bool) -> str:
     if fenced:
         text = take(text, _FENCED, lambda m: add(m[2]))
         return take(text, _SPAN, lambda m: add(m[2] or m[3]))
-    text = take(text, _LINE, lambda m: add(_bare(m[0])))
+    text = take(text, _LINE, lambda m: add(_bare(source[m.start() : m.end()])))
     return take(text, _WRITTEN, lambda m: add(m[0]))
 
 
@@ -186,7 +193,10 @@ def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
     """The value of every number in a text, wherever it stands."""
     text = plain(text)
     found = {value(n) for m in re.finditer(r"\d+(?:[.,]\d+)*(?:\s?[万亿])?", text) for n in split(m[0])}
+    found |= {re.sub(r"\s", "", m[0]) for m in _SPACED.finditer(text)}
     found |= {str(n) for other in {lex, *lexicons()} for _, n in _number_words(text, other)}
+    if lex.language == "de":  # "elfjährig", "Dreizimmerwohnung"
+        found |= {str(n) for _, small in _words(text) for word, n in lex.numbers.items() if small.startswith(word)}
     ones = {"en": r"\bone\b", "de": r"\beine?[mnrs]?\b", "fr": r"\bune?\b", "es": r"\buna?\b", "zh": "一"}
     return frozenset(found | ({"1"} if re.search(ones.get(lex.language, "(?!)"), text, re.IGNORECASE) else set()))
 

@@ -61,8 +61,6 @@ class Lexicon:
     demands: tuple[tuple[str, Pattern], ...]
     into: Pattern
     tongues: Mapping[str, str]
-    same: Mapping[str, frozenset[str]]  # a word -> those that may stand for it
-    pronouns: frozenset[str]  # stand in for what was named
     binds: Pattern
     polar: Pattern
     undecided: Pattern
@@ -77,18 +75,6 @@ class Lexicon:
 def tables() -> Mapping[str, Mapping[str, object]]:
     """The tables of words.toml, by name."""
     return tomllib.loads(files("prompt_opt.gate").joinpath("words.toml").read_text("utf-8"))
-
-
-def _cell(words: str) -> frozenset[str]:
-    return frozenset(words.split("|"))
-
-
-def _same(text: str) -> Mapping[str, frozenset[str]]:
-    out: dict[str, frozenset[str]] = {}
-    for row in map(_cell, text.split()):
-        for word in row:
-            out[word] = out.get(word, frozenset()) | row
-    return out
 
 
 @cache
@@ -112,8 +98,6 @@ def lexicon(language: str) -> Lexicon:
         demands=tuple((what, re.compile(p, re.IGNORECASE)) for what, p in demands),
         into=re.compile(into, re.IGNORECASE),
         tongues=tongues,
-        pronouns=frozenset(str(table.get("pronouns", "")).split()),
-        same=_same(str(table.get("same", ""))),
         **{name: pattern(name) for name in _PATTERNS},
     )
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from prompt_opt.gate import changes, question, sense
+from prompt_opt.gate import question, sense
+from prompt_opt.gate.dates import dates
 from prompt_opt.gate.facts import Facts, all_numbers, even, folded, holds, squeeze, units
 from prompt_opt.gate.language import Lexicon, bare, language, plain, scores, script, sentences, size, uses
 from prompt_opt.gate.names import folded_names, keeps
@@ -18,7 +19,7 @@ from prompt_opt.layout.defuse import defuse
 Mode = Literal["replace", "complement"]
 Similarity = Callable[[str, str], float]  # cosine of two texts, or the like
 # Rules that a good rewrite often breaks: where a model judges, they are its input and no vetoes.
-DOUBTS = ("length", "negation", "format", "contradiction", "meaning", "assumed", "strayed", "dropped", "replaced")
+DOUBTS = ("stated", "length", "negation", "format", "contradiction", "meaning", "assumed", "strayed", "dropped")
 _LEAKS = re.compile(
     r"\[/?(?:PROTECT\w*|KEEP|INSTRUCTION|END|/?REWRITE)\]?|</?(?:prompt|rewrite|hint|instruction)>"
     r"|optimi[sz]ed instruction\s*:|detailed comparison result|expert prompt engineer"
@@ -29,6 +30,7 @@ _LEAKS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")
+_CODED = re.compile(r"\S*[=(){}\[\];<>*]\S*|\b[A-Z_]{2,}\b")
 _STUTTER = re.compile(r"(\w)\1{5}")
 
 
@@ -117,7 +119,7 @@ def repeated(p: Pair) -> str:
     said, had = bare(p.rewrite), bare(p.original)
     if p.mode == "complement" and (had in said or (len(said) > 8 and said in had)):
         return "the hint repeats the prompt"
-    if size(p.original) > 2 and said.count(had) > 1:
+    if size(p.original) > 2 and (said.startswith(had * 2) or (size(p.original) > 8 and said.count(had) > 1)):
         return "the prompt, twice"
     seen: dict[str, int] = {}
     for sentence in sentences(p.rewrite):
@@ -144,11 +146,15 @@ def wrong_language(p: Pair) -> str:
     before, after = own(p.original), own(p.rewrite)
     if (old := script(before)) and (new := script(after)) and old != new and not uses(p.original, new):
         return f"{old} script became {new}"
-    known = {language(before), *(language(own(s)) for s in sentences(p.original))} - {""}
+    hints = scores(before)
+    known = {language(before), *(language(s) for s in sentences(before))} - {""}
+    # Few words, and keywords of code, tell little: then any word of the rewrite's language in the prompt is enough.
+    if (coded := _CODED.search(before) is not None) or max(hints.values(), default=0.0) < 2:
+        known |= hints.keys() | ({"zh"} if uses(p.original, "han") else set())
+        if coded and max(scores(_CODED.sub(" ", before)).values(), default=0.0) < 2:
+            return ""
     if known and (found := language(after)) and found not in known:
         return f"{'/'.join(sorted(known))} became {found}"
-    if not known and (found := language(after, 2.0, 0.5)) and (hints := scores(before)) and found not in hints:
-        return f"{'/'.join(sorted(hints))} became {found}"
     kept = bare(p.original)
     for sentence in sentences(p.rewrite):
         found = language(own(sentence), 2.0, 0.4)
@@ -187,7 +193,7 @@ def code(p: Pair) -> str:
 def quote(p: Pair) -> str:
     """A quotation of the prompt is missing."""
     said = folded(p.rewrite)
-    return next((shown for key, shown in p.before["quote"].items() if key and not holds(said, key)), "")
+    return next((shown for key, shown in p.before["quote"].items() if key not in said), "")
 
 
 def name(p: Pair) -> str:
@@ -197,19 +203,29 @@ def name(p: Pair) -> str:
 
 
 def date(p: Pair) -> str:
-    """A date of the prompt is missing."""
+    """A date of the prompt is missing; of a weekday, only where another one came in."""
+    missing = p.before["date"].keys() - p.after["date"].keys()
+    if not missing:
+        return ""
     numbers = all_numbers(p.rewrite, p.lex)
+    now = dict(p.after["date"])
+    dates(plain(p.rewrite), now)  # those within quotes, too
+    came = any(key.startswith("weekday") for key in now.keys() - p.before["date"].keys())
     for key, shown in p.before["date"].items():
-        if key not in p.after["date"] and not (key.startswith("year ") and key[5:] in numbers):
+        if key in now or (key.startswith("year ") and key[5:] in numbers):
+            continue
+        if came or not key.startswith("weekday"):
             return shown
     return ""
 
 
 def number(p: Pair) -> str:
-    """A number of the prompt is missing, or its unit changed."""
+    """A number of the prompt is missing ("two", only where another one came in), or its unit changed."""
     have, said = all_numbers(p.rewrite, p.lex), squeeze(plain(p.rewrite))
+    came = have - all_numbers(p.original, p.lex) - {"1"}
     for key, shown in p.before["number"].items():
-        if key not in have and key not in said if re.search(r"\D", key) else key not in have:
+        kept = key in have or (key in said and re.search(r"\D", key))
+        if not kept and (came or key != "2" or shown == "2"):
             return shown
     had, has = units(p.original), units(p.rewrite)
     for key in had.keys() & has.keys():
@@ -227,22 +243,22 @@ def form(p: Pair) -> str:
 
 
 def answered(p: Pair) -> str:
-    """The rewrite answers the prompt, or asks the user back."""
-    if reason := sense.opened(p.original, p.rewrite):
-        return reason
-    if p.mode == "complement":
-        if reason := sense.asked_back(p.original, p.rewrite, 0.0):
-            return reason
-        asks = any(sense.is_request(s, p.lex) for s in sentences(p.rewrite))
-        # A statement on the prompt's own subject, or a long one; a verb that we do not know may well be an order.
-        tells = sense.overlap(p.original, p.rewrite, p.lex) >= 0.3 or size(p.rewrite) > 20
-        return sentences(p.rewrite)[0] if tells and not asks and size(p.rewrite) > 8 else ""
-    near = sense.overlap(p.original, p.rewrite, p.lex)
+    """The rewrite answers the prompt as answers begin, end or reckon, or asks the user back."""
+    near = 0.0 if p.mode == "complement" else sense.overlap(p.original, p.rewrite, p.lex)
     return (
-        sense.asked_back(p.original, p.rewrite, near)
-        or sense.states(p.original, p.rewrite, p.lex)
-        or question.solved(p.original, p.rewrite, p.lex)
+        sense.opened(p.original, p.rewrite)
+        or sense.asked_back(p.original, p.rewrite, near)
+        or (question.solved(p.original, p.rewrite, p.lex) if p.mode == "replace" else "")
     )
+
+
+def stated(p: Pair) -> str:
+    """The rewrite states where it should ask; a verb that the lists do not know may well be an order."""
+    if p.mode == "replace":
+        return sense.states(p.original, p.rewrite, p.lex)
+    asks = any(sense.is_request(s, p.lex) for s in sentences(p.rewrite))
+    tells = sense.overlap(p.original, p.rewrite, p.lex) >= 0.3 or size(p.rewrite) > 20
+    return sentences(p.rewrite)[0] if tells and not asks and size(p.rewrite) > 8 else ""
 
 
 def refusal(p: Pair) -> str:
@@ -263,19 +279,9 @@ def strayed(p: Pair) -> str:
     return sense.strayed(p.original, p.rewrite, p.lex, p.mode == "complement")
 
 
-def replaced(p: Pair) -> str:
-    """A content word was replaced by another."""
-    return changes.replaced(p.original, p.rewrite, p.lex)
-
-
 def dropped(p: Pair) -> str:
     """A part of the request was dropped."""
-    return changes.dropped(p.original, p.rewrite, p.lex)
-
-
-def swapped(p: Pair) -> str:
-    """Two roles were exchanged."""
-    return changes.swapped(p.original, p.rewrite, p.lex)
+    return sense.dropped(p.original, p.rewrite, p.lex)
 
 
 def assumed(p: Pair) -> str:

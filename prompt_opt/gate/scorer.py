@@ -1,47 +1,66 @@
-"""The trained judge of a rewrite: embeddings of what changed, and what the rules doubt, through one hidden layer.
+"""The trained judge of a rewrite: the words of both texts where they stand, and what the rules doubt.
 
+An embedder's middle layers give each word of the prompt and of the rewrite a vector. One hidden layer sees the means of
+the prompt's, of the rewrite's and of the new words', how near each text's words are to the other's, and some counts.
 The weights (`additions.safetensors`) come from `trimtab train gate`; `additions.md` says what they learned from
-and how well they do. A rewrite is as harmful as its worst change. Texts are cut off before they are embedded, so the
-cost of a verdict is bounded.
+and how well they do. Texts are cut off before they are embedded, so the cost of a verdict is bounded.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from prompt_opt.gate.additions import Change, changes, words
+from prompt_opt.gate.additions import Comparison, Span, compare, keys
 from prompt_opt.gate.rules import DOUBTS, Mode
 
 Array = npt.NDArray[np.float32]
-EMBEDDER = "multilingual-e5-small"
-FLAGS = 16 + len(DOUBTS)  # what `features` adds to the four vectors
-_COMPARED = 400  # characters of both spans together
-_SPAN, _PROMPT = 260, 400  # bytes of a text that are embedded: 65 and 100 tokens in any script
+EMBEDDER, LAYER = "multilingual-e5-small", 8
+MODES: tuple[Mode, ...] = ("replace", "complement")
+MOST = 192  # tokens of a text that are embedded
+_NEAR = 0.5  # a word whose nearest one has less is far from the other text
 _KEPT = 256  # prompts whose vectors are kept
-_SCALE = 8.0  # brings centred unit vectors of this embedder to about the flags' size
-Embed = Callable[[list[str]], Array]  # texts to unit vectors, shape (texts, dimension)
+
+
+class Tokens(Protocol):
+    """A text's tokens: their vectors, shape (tokens, dimension), and where each stands in it."""
+
+    @property
+    def vectors(self) -> Array: ...  # noqa: D102
+    @property
+    def spans(self) -> tuple[Span, ...]: ...  # noqa: D102
+
+
+class Embed(Protocol):
+    """Gives texts' tokens; `id` names what decides the vectors."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    def __call__(self, texts: Sequence[str]) -> Sequence[Tokens]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """One hidden layer. Shapes: mean (dimension,), hidden (4 * dimension + FLAGS, units), out (units,)."""
+    """One hidden layer. Shapes: mean and scale (inputs,), hidden (inputs, units), out (units,)."""
 
+    center: Array  # of token vectors, (dimension,)
     mean: Array
+    scale: Array
     hidden: Array
     hidden_bias: Array
     out: Array
     out_bias: float
-    threshold: float  # a rewrite with a higher score is rejected
+    thresholds: Array  # by MODES; a rewrite with a higher score is rejected
+    embedder: str  # the `id` of the one that they were trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,133 +77,134 @@ class Scorer:
     """Judges rewrites; made once, used from any thread that `embed` can be used from."""
 
     def __init__(self, embed: Embed, weights: Weights | None = None) -> None:
-        self._embed, self._weights = embed, weights or load()
-        self._prompt = lru_cache(_KEPT)(lambda text: embed([text])[0])
+        """Loads the weights that come with the package, where none are given.
+
+        Raises:
+            ValueError: the weights were trained on another embedder's vectors.
+        """
+        self._weights = weights or load()
+        if self._weights.embedder != embed.id:
+            raise ValueError(
+                f"the gate's weights were trained on the vectors of {self._weights.embedder}, and those here are of"
+                f' {embed.id}: train them anew (trimtab train gate) or use additions = "exact"'
+            )
+        self._embed = embed
+        self._prompt: Callable[[str], Tokens] = lru_cache(_KEPT)(lambda text: embed([text])[0])
 
     def prepare(self, prompt: str) -> None:
         """Embed a prompt before its rewrite is there, so that the verdict need not."""
-        self._prompt(opening(prompt))
+        self._prompt(prompt)
 
     def __call__(self, original: str, rewrite: str, mode: Mode, doubts: Collection[str] = ()) -> str:
-        """The worst of the changes, where that is worse than the threshold; else "".
+        """What the rewrite adds or takes that is furthest from the prompt, where it is judged harmful; else "".
 
         `doubts` are the rules that object without being sure.
         """
+        found = compare(original, rewrite, mode)
+        if not found.added and not found.removed and not doubts:
+            return ""
+        before, after = self._prompt(original), self._embed([rewrite])[0]
         edit = Edit(original, rewrite, mode, frozenset(doubts))
-        found = changes(original, rewrite, mode)
-        if not found and not doubts:
+        score = rated(features(edit, found, before, after, self._weights.center), self._weights)
+        if score <= self._weights.thresholds[MODES.index(mode)]:
             return ""
-        scores = self.scores(edit, found)
-        worst = max(range(len(scores)), key=lambda i: scores[i])
-        if scores[worst] <= self._weights.threshold:
-            return ""
-        change = found[worst] if found else Change("", "")
-        shown = [f"+ {change.added}" if change.added else "", f"- {change.removed}" if change.removed else ""]
-        return " ".join(part for part in shown if part) or ", ".join(sorted(doubts))
-
-    def scores(self, edit: Edit, found: tuple[Change, ...]) -> list[float]:
-        """How harmful each change looks, 0 to 1; one score where there is no change."""
-        w = self._weights
-        texts = spans(found)
-        vectors = dict(zip(texts, self._embed(texts), strict=True)) if texts else {}
-        inputs = features(edit, found, vectors, self._prompt(opening(edit.prompt)), w.mean)
-        return rated(inputs, w)
+        if found.added:
+            near = _nearest(after, before, self._weights.center).max(axis=1, initial=-1.0)
+            start, end = min(found.added, key=lambda row: _mean(near, _within(after.spans, row[1])))[0]
+            return f"+ {rewrite[start:end].strip()}"
+        return " ".join(f"- {original[a:b]}" for _, gone in found.removed for a, b in gone) or ", ".join(sorted(doubts))
 
 
-def rated(inputs: Array, w: Weights) -> list[float]:
-    """How harmful each change looks, 0 to 1. `inputs` are of `features`, shape (changes, 4 * dimension + FLAGS)."""
-    inner = np.maximum(inputs @ w.hidden + w.hidden_bias, 0.0)
-    return [1.0 / (1.0 + math.exp(-float(x))) for x in inner @ w.out + w.out_bias]
+def rated(inputs: Array, w: Weights) -> float:
+    """How harmful a rewrite looks, 0 to 1. `inputs` are of `features`, shape (inputs,)."""
+    inner = np.maximum((inputs - w.mean) / w.scale @ w.hidden + w.hidden_bias, 0.0)
+    logit = float(inner @ w.out + w.out_bias)
+    return 1.0 / (1.0 + math.exp(-max(-50.0, min(50.0, logit))))
 
 
-def spans(found: tuple[Change, ...]) -> list[str]:
-    """The texts that `features` wants vectors of."""
-    return [t for t in dict.fromkeys(_cut(t, _SPAN) for c in found for t in (c.added, c.removed)) if t]
-
-
-def opening(prompt: str) -> str:
-    """As much of a prompt as is embedded."""
-    return _cut(prompt, _PROMPT)
-
-
-def features(edit: Edit, found: tuple[Change, ...], vectors: dict[str, Array], prompt: Array, mean: Array) -> Array:
-    """The model's input, shape (changes, 4 * dimension + FLAGS).
-
-    Centred vectors of the added and the removed span, of the prompt and, as their mean, of all that is added; what the
-    spans are, and what the whole is.
-    """
-    whole = _whole(edit, len(found))
-    about = (prompt - mean) * _SCALE
-    pairs = [
-        tuple((vectors[_cut(t, _SPAN)] - mean) * _SCALE if t else np.zeros_like(mean) for t in (c.added, c.removed))
-        for c in found or (Change("", ""),)
+def features(edit: Edit, found: Comparison, before: Tokens, after: Tokens, center: Array) -> Array:
+    """The model's input: three mean vectors, then how near the texts' words are to each other, then counts."""
+    new = _within(after.spans, [span for _, spans in found.added for span in spans])
+    gone = _within(before.spans, [span for _, spans in found.removed for span in spans])
+    cosines = _nearest(after, before, center)
+    to_prompt, to_rewrite = cosines.max(axis=1, initial=-1.0), cosines.max(axis=0, initial=-1.0)
+    nearness = [*_spread(to_prompt[new]), *_spread(to_rewrite[gone]), *_spread(to_prompt), *_spread(to_rewrite)]
+    means = [
+        tokens.vectors[at].mean(axis=0) - center if len(at) else np.zeros_like(center)
+        for tokens, at in ((after, new), (before, range(len(before.spans))), (after, range(len(after.spans))))
     ]
-    everything = np.mean([added for added, _ in pairs], axis=0)
-    rows = []
-    for change, (added, removed) in zip(found or (Change("", ""),), pairs, strict=True):
-        flags = [*_flags(change), 2 * _cosine(added, about), 2 * _cosine(added, removed), *whole]
-        rows.append(np.concatenate([added, removed, about, everything, np.array(flags, np.float32)]))
-    return np.stack(rows).astype(np.float32)
+    return np.concatenate([*means, np.array([*nearness, *_counts(edit, found)])]).astype(np.float32)
 
 
-def _whole(edit: Edit, count: int) -> list[float]:
-    """What a rewrite is as a whole: the doubts, its form and length, and how many of the words are old and new."""
-    old, new = Counter(words(edit.prompt)), Counter(words(edit.rewrite))
+def _within(spans: Sequence[Span], changed: Sequence[Span]) -> list[int]:
+    """Which tokens overlap with what changed; both are in the order of the text."""
+    out, at = [], 0
+    for i, (start, end) in enumerate(spans):
+        while at < len(changed) and changed[at][1] <= start:
+            at += 1
+        if at < len(changed) and changed[at][0] < end:
+            out.append(i)
+    return out
+
+
+def _nearest(after: Tokens, before: Tokens, center: Array) -> Array:
+    """Cosines of the rewrite's tokens and the prompt's, shape (rewrite, prompt)."""
+    one, other = (_unit(tokens.vectors - center) for tokens in (after, before))
+    cosines: Array = one @ other.T
+    return cosines
+
+
+def _unit(vectors: Array) -> Array:
+    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return unit
+
+
+def _spread(near: Array) -> list[float]:
+    """Of some tokens' greatest cosines: the mean, the least, the share of far ones, the mean of the least three."""
+    if not len(near):
+        return [0.0] * 4
+    return [float(near.mean()), float(near.min()), float((near < _NEAR).mean()), float(np.sort(near)[:3].mean())]
+
+
+def _mean(values: Array, at: Sequence[int]) -> float:
+    return float(values[list(at)].mean()) if at else 1.0
+
+
+def _counts(edit: Edit, found: Comparison) -> list[float]:
+    """The doubts, the rewrite's form and length, and how much of the words is old and new."""
+    old, now = Counter(keys(edit.prompt)), Counter(keys(edit.rewrite))
+    length, own = (len(text.encode("utf-8", "replace")) for text in (edit.rewrite, edit.prompt))
+    (had, has), (gone, new) = found.words, found.changed
     return [
         *(float(name in edit.doubts) for name in DOUBTS),
         float(edit.mode == "complement"),
-        math.log((len(edit.rewrite.encode()) + 1) / (len(edit.prompt.encode()) + 1)),
-        math.log1p(len(edit.prompt.encode())) / 4 - 1,
-        math.log1p(count) - 1,
-        (old & new).total() / max(1, old.total()),
-        (new - old).total() / max(1, new.total()),
+        math.log((length + 1) / (own + 1)),
+        math.log1p(own),
+        float(len(found.added)), float(len(found.removed)), math.log1p(new), math.log1p(gone),
+        new / max(1, has), gone / max(1, had), (old & now).total() / max(1, old.total()),
         *(float(any(sign in text for sign in "?？")) for text in (edit.prompt, edit.rewrite)),
         float("\n" in edit.rewrite),
-    ]
-
-
-def _cut(text: str, most: int) -> str:
-    """A text's beginning, of so many bytes at most."""
-    return text if len(text) * 4 <= most else text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
-
-
-def _cosine(one: Array, other: Array) -> float:
-    norms = math.sqrt(float(one @ one) * float(other @ other))
-    return float(one @ other) / norms if norms else 0.0
-
-
-def _flags(change: Change) -> list[float]:
-    asks = any(sign in change.added for sign in "?？")
-    return [
-        float(bool(change.added)),
-        float(bool(change.removed)),
-        float(asks),
-        math.log1p(len(change.added.encode())) / 4 - 1,
-        _alike(change),
-    ]
-
-
-def _alike(change: Change) -> float:
-    """How many letters both spans share, in order, 0 to 1: much where a word was only spelt right."""
-    if not change.added or not change.removed or len(change.added) + len(change.removed) > _COMPARED:
-        return 0.0
-    return SequenceMatcher(None, change.added.lower(), change.removed.lower(), autojunk=False).ratio()
+    ]  # fmt: skip
 
 
 def load(path: Path | None = None) -> Weights:
     """The weights of a safetensors file, by default the ones that come with the package.
 
     Raises:
-        ValueError: the file holds other tensors.
+        ValueError: the file holds other tensors, or does not say which embedder it was trained on.
     """
+    import json
+
     from safetensors.numpy import load as deserialize
 
     data = path.read_bytes() if path else files("prompt_opt.gate").joinpath("additions.safetensors").read_bytes()
+    head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     tensors = {name: tensor.astype(np.float32) for name, tensor in deserialize(data).items()}
     try:
         return Weights(
-            tensors["mean"], tensors["hidden"], tensors["hidden_bias"], tensors["out"],
-            float(tensors["out_bias"][0]), float(tensors["threshold"][0]),
+            tensors["center"], tensors["mean"], tensors["scale"], tensors["hidden"], tensors["hidden_bias"],
+            tensors["out"], float(tensors["out_bias"][0]), tensors["thresholds"],
+            head["__metadata__"]["embedder"],
         )  # fmt: skip
     except KeyError as error:
-        raise ValueError(f"no tensor {error} in the weights of the gate") from None
+        raise ValueError(f"no {error} in the weights of the gate") from None

@@ -13,6 +13,7 @@ from prompt_opt.gate.facts import CONTAINERS, Facts, all_numbers
 from prompt_opt.gate.language import CJK, Lexicon, bare, lexicons, plain, sentences, size, stems
 
 _UNITS = frozenset({"words", "sentences", "lines", "characters"})
+_PHRASES = 40
 _MOST = 100  # negations of a text that are compared; what comes after them is not
 _CLAUSE = re.compile(r"[^.!?。！？;；\n]+")
 _BREAK = re.compile(r"[,，:：]|\b(?:and|but|und|aber|sondern|et|mais|y|pero|sino)\b", re.IGNORECASE)
@@ -103,6 +104,21 @@ def _directs(text: str, lex: Lexicon) -> bool:
         return text.startswith(lex.verbs)
     first = re.findall(r"[^\W\d_]+", text.lower())[:3]
     return text[0] not in "'‘" and any(w in lex.verbs and (at == 0 or w not in lex.stop) for at, w in enumerate(first))
+
+
+def dropped(original: str, rewrite: str, lex: Lexicon) -> str:
+    """A constraint ("for vegetarians", "when I read") of which no content word is left, or ""."""
+    if lex.language == "zh":
+        return ""
+    has, verbs = stems(rewrite, lex.language), stems(" ".join(lex.verbs), lex.language)
+    for clause in _CLAUSE.findall(plain(original)):
+        found = [*lex.binds.finditer(clause)][:_PHRASES]
+        for m, end in zip(found, [*(other.start() for other in found[1:]), len(clause)], strict=False):
+            phrase = re.split(r"[,:()\"“”]", clause[m.end() : max(end, m.end())])[0]
+            words = stems(phrase, lex.language) - verbs
+            if words and not words & has:
+                return phrase.strip()
+    return ""
 
 
 def _shared(some: frozenset[str], others: frozenset[str]) -> float:

@@ -70,16 +70,15 @@ def judge(
 
 _REPLACE: Mapping[str, Rule] = {
     "empty": rules.empty, "unchanged": rules.unchanged, "leak": rules.leak, "refusal": rules.refusal,
-    "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length, "answered": rules.answered,
-    "link": rules.link, "code": rules.code, "quote": rules.quote, "date": rules.date, "number": rules.number,
-    "negation": rules.negation, "format": rules.form, "contradiction": rules.contradiction,
-    "meaning": rules.meaning, "name": rules.name, "swapped": rules.swapped, "assumed": rules.assumed,
+    "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length,
+    "answered": rules.answered, "stated": rules.stated, "link": rules.link, "code": rules.code, "quote": rules.quote,
+    "date": rules.date, "number": rules.number, "negation": rules.negation, "format": rules.form,
+    "contradiction": rules.contradiction, "meaning": rules.meaning, "name": rules.name, "assumed": rules.assumed,
     "strayed": rules.strayed, "dropped": rules.dropped,
-    "replaced": rules.replaced,
 }  # fmt: skip
 _COMPLEMENT: Mapping[str, Rule] = {
     "empty": rules.empty, "leak": rules.leak, "refusal": rules.refusal, "repeated": rules.repeated,
     "language": rules.wrong_language, "length": rules.length, "contradiction": rules.contradiction,
-    "answered": rules.answered, "negation": rules.negation, "strayed": rules.strayed,
+    "answered": rules.answered, "stated": rules.stated, "negation": rules.negation, "strayed": rules.strayed,
 }  # fmt: skip
 RULES = (*dict.fromkeys([*_REPLACE, *_COMPLEMENT]), "added")

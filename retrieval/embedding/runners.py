@@ -77,7 +77,7 @@ class OnnxRunner:
     name = "onnx"
 
     def __init__(self, path: Path, threads: int) -> None:
-        self._path, self._threads = path, threads
+        self.path, self._threads = path, threads
 
     @cached_property
     def _session(self) -> Any:
@@ -90,7 +90,7 @@ class OnnxRunner:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other searches want the cores
         return onnxruntime.InferenceSession(
-            str(self._path), options, providers=["CPUExecutionProvider"],
+            str(self.path), options, providers=["CPUExecutionProvider"],
             disabled_optimizers=["SkipLayerNormFusion"],  # fused it goes number by number: a tenth of all time
         )  # fmt: skip
 

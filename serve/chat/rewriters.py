@@ -135,7 +135,7 @@ def _similarity(name: str) -> Callable[[str, str], float]:
 @cache
 def trained_judge() -> Scorer:
     """The gate's trained model with its embedder; one for all rewriters of a process."""
-    from prompt_opt.gate.scorer import EMBEDDER, Scorer
-    from retrieval.embedding.embedder import load
+    from prompt_opt.gate.scorer import EMBEDDER, LAYER, MOST, Scorer
+    from retrieval.embedding.middle import Middle
 
-    return Scorer(load(EMBEDDER, threads=1).queries)
+    return Scorer(Middle(EMBEDDER, LAYER, most=MOST))

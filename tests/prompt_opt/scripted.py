@@ -66,7 +66,7 @@ REPLACES: list[tuple[str, Any, str]] = [
     ("fences its text", f"```\n{PROMPT} Keep a neutral tone.\n```", "applied(replace)"),
     ("thinks aloud first", f"<think>Is a tone missing?</think>\n{PROMPT} Keep a neutral tone.", "applied(replace)"),
     ("answers", "The report finds that harbour traffic grew, mostly because of new routes. Its authors see no risk in "
-        "the near future. Overall the outlook is good for the whole region.", "skipped(rejected: answered)"),
+        "the near future. Overall the outlook is good for the whole region.", "skipped(rejected: stated)"),
     ("answers politely", "Sure! The report Blue Harbour finds that traffic in the harbour grew strongly in the first "
         "months, thanks to new routes.", "skipped(rejected: answered)"),
     ("keeps the prompt and answers it", PROMPT + "\n\nAnswer: Traffic in the harbour grew.",
@@ -126,7 +126,7 @@ COMPLEMENTS: list[tuple[str, Any, str]] = [
         "applied(complement)"),
     ("answers", "Sure! The report finds that harbour traffic grew.", "skipped(rejected: answered)"),
     ("answers plainly", "The harbour has grown strongly since the new routes opened to the north last year. Traffic "
-        "rose and the number of workers rose with it.", "skipped(rejected: answered)"),
+        "rose and the number of workers rose with it.", "skipped(rejected: stated)"),
     ("asks back", "Could you share more details about the report?", "skipped(rejected: answered)"),
     ("refuses", "I'm sorry, I can't help with that.", "skipped(rejected: refusal)"),
     ("repeats the prompt", PROMPT, "skipped(rejected: repeated)"),

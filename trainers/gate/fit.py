@@ -1,8 +1,4 @@
-"""Fits the gate's model: one hidden layer, by AdamW, in numpy, so that a seed gives the same weights again.
-
-A rewrite is as harmful as its worst change, and its label says nothing about which that is: multiple-instance learning
-(Dietterich et al. 1997), where each step's gradient goes through the change that looks worst.
-"""
+"""Fits the gate's model: one hidden layer, by AdamW, in numpy, so that a seed gives the same weights again."""
 
 from __future__ import annotations
 
@@ -12,45 +8,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prompt_opt.gate.scorer import Array, Weights
+from prompt_opt.gate.scorer import MODES, Array, Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How the model is trained."""
 
-    members: int = 2  # networks, whose mean is the model
-    units: int = 128  # of each
-    epochs: int = 60
-    batch: int = 64  # rewrites
+    members: int = 4  # networks, whose mean is the model
+    units: int = 64  # of each
+    epochs: int = 30
+    batch: int = 128  # rewrites
     rate: float = 2e-3  # at its highest, after the first 30% of the steps
     decay: float = 0.1
     smoothing: float = 0.05  # how far the labels are from 0 and 1
     dropout: float = 0.5  # of the input
     inner_dropout: float = 0.3
+    counts: float = 0.6  # the standard deviation of the inputs that are no vectors; the others' is 1
     seed: int = 17
 
 
-def fit(inputs: Sequence[Array], harmful: Sequence[bool], mean: Array, settings: Settings) -> Weights:
-    """Weights that tell harmful rewrites by the worst of their changes. The threshold is left at 0.5.
+def fit(inputs: Array, harmful: Sequence[bool], center: Array, embedder: str, settings: Settings) -> Weights:
+    """Weights that tell harmful rewrites. The thresholds are left at 0.5.
 
     Args:
-        inputs: of `scorer.features`, one array a rewrite, shape (changes, features).
+        inputs: of `scorer.features`, shape (rewrites, inputs).
         harmful: of each rewrite.
+        center: the mean of token vectors.
+        embedder: the `id` of what gave the vectors.
     """
     rng = np.random.default_rng(settings.seed)
+    mean, scale = inputs.mean(axis=0), inputs.std(axis=0) / settings.counts
+    vectors = 3 * len(center)
+    for start in range(0, vectors, len(center)):  # each vector as a whole, or small directions would be blown up
+        part = slice(start, start + len(center))
+        scale[part] = math.sqrt(float((scale[part] ** 2).mean())) * settings.counts
+    scale = np.maximum(scale, 1e-6).astype(np.float32)
+    x = ((inputs - mean) / scale).astype(np.float32)
     labels = np.array(harmful, np.float32) * (1 - 2 * settings.smoothing) + settings.smoothing
-    members = [_member(inputs, labels, settings, rng) for _ in range(settings.members)]
+    members = [_member(x, labels, settings, rng) for _ in range(settings.members)]
     joined = {name: np.concatenate([member[name] for member in members], axis=-1) for name in members[0]}
     joined["out"] = joined["out"] / settings.members  # the mean of networks side by side is a network
     joined["out_bias"] = joined["out_bias"].mean(keepdims=True)
     half = {name: value.astype(np.float16).astype(np.float32) for name, value in joined.items()}
-    return Weights(mean, half["hidden"], half["hidden_bias"], half["out"], float(half["out_bias"][0]), 0.5)
+    return Weights(
+        center, mean, scale, half["hidden"], half["hidden_bias"], half["out"], float(half["out_bias"][0]),
+        np.full(len(MODES), 0.5, np.float32), embedder,
+    )  # fmt: skip
 
 
-def _member(inputs: Sequence[Array], labels: Array, settings: Settings, rng: np.random.Generator) -> dict[str, Array]:
+def _member(x: Array, labels: Array, settings: Settings, rng: np.random.Generator) -> dict[str, Array]:
     """The parameters of one network."""
-    size = inputs[0].shape[1]
+    size = x.shape[1]
     params = {
         "hidden": rng.uniform(-1, 1, (size, settings.units)) / size**0.5,
         "hidden_bias": np.zeros(settings.units),
@@ -59,13 +68,13 @@ def _member(inputs: Sequence[Array], labels: Array, settings: Settings, rng: np.
     }
     params = {name: value.astype(np.float32) for name, value in params.items()}
     moments = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in params.items()}
-    steps = settings.epochs * -(-len(inputs) // settings.batch)
+    steps = settings.epochs * -(-len(x) // settings.batch)
     step = 0
     for _ in range(settings.epochs):
-        order = rng.permutation(len(inputs))
+        order = rng.permutation(len(x))
         for start in range(0, len(order), settings.batch):
             batch, step = order[start : start + settings.batch], step + 1
-            gradients = _gradients(params, [inputs[i] for i in batch], labels[batch], settings, rng)
+            gradients = _gradients(params, x[batch], labels[batch], settings, rng)
             rate = settings.rate * _pace(step / steps)
             for name, gradient in gradients.items():
                 params[name] *= 1 - rate * settings.decay
@@ -79,24 +88,20 @@ def _pace(done: float) -> float:
 
 
 def _gradients(
-    params: dict[str, Array], rewrites: Sequence[Array], y: Array, settings: Settings, rng: np.random.Generator
+    params: dict[str, Array], x: Array, y: Array, settings: Settings, rng: np.random.Generator
 ) -> dict[str, Array]:
-    """Of the mean cross-entropy of each rewrite's worst change, with inverted dropout on both layers' inputs."""
-    x = np.concatenate(rewrites)
-    x *= _kept(x.shape, settings.dropout, rng)
+    """Of the mean cross-entropy, with inverted dropout on both layers' inputs."""
+    x = x * _kept(x.shape, settings.dropout, rng)
     before = x @ params["hidden"] + params["hidden_bias"]
     mask = _kept(before.shape, settings.inner_dropout, rng)
     inner = np.maximum(before, 0) * mask
     logits = inner @ params["out"] + params["out_bias"]
-    ends = np.cumsum([len(rewrite) for rewrite in rewrites])
-    parts = np.split(logits, ends[:-1])
-    worst = np.array([end - len(part) + part.argmax() for end, part in zip(ends, parts, strict=True)])
-    wrong = (1 / (1 + np.exp(-logits[worst])) - y) / len(y)
-    back = np.outer(wrong, params["out"]) * mask[worst] * (before[worst] > 0)
+    wrong = (1 / (1 + np.exp(-logits)) - y) / np.float32(len(y))
+    back = np.outer(wrong, params["out"]) * mask * (before > 0)
     return {
-        "hidden": x[worst].T @ back,
+        "hidden": x.T @ back,
         "hidden_bias": back.sum(axis=0),
-        "out": inner[worst].T @ wrong,
+        "out": inner.T @ wrong,
         "out_bias": wrong.sum(keepdims=True),
     }
 
