@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-_AT_ONCE = 8  # requests in the first turn; in each one after it half as many more, until nobody waits
+_AT_ONCE = 16  # requests in the first turn; in each one after it a quarter more, until nobody waits
 
 
 class Turns:
@@ -29,12 +29,14 @@ class Turns:
         self._left -= 1
         if not self._counting:
             self._counting = True
-            asyncio.get_running_loop().call_soon(self._next)
+            loop = asyncio.get_running_loop()
+            # In the turn after the next: that one is for what is answered to those who begin in this one.
+            loop.call_soon(loop.call_soon, self._next)
         begin()
 
     def _next(self) -> None:
         """Begin those who have waited longest."""
-        self._room = self._room * 3 // 2 if self._waiting else _AT_ONCE
+        self._room = self._room * 5 // 4 if self._waiting else _AT_ONCE
         self._left, self._counting = self._room, False
         for _ in range(min(self._room, len(self._waiting))):
             self.soon(self._waiting.popleft())

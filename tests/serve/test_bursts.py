@@ -61,7 +61,7 @@ async def test_a_burst_begins_in_turns_that_grow_and_leaves_none_out() -> None:
         before = len(begun)
         await turn()
         counts.append(len(begun) - before)
-    assert [count for count in counts if count] == [8, 12, 18, 26]
+    assert [count for count in counts if count] == [16, 20, 25, 3]
     await turn()
     assert all(client.writes[0].startswith(b"HTTP/1.1 200") for client in clients)
     for client in clients:  # a connection that has been answered waits for its turn as a new one does
