@@ -246,7 +246,7 @@ def neighbour(upstream: str, theirs: str, megabytes: int, chats: int, rounds: in
             flood = spawn.Process(target=flood_bodies, args=(url, megabytes, sent, elsewhere))
             flood.start()
             before = sent.value
-            while sent.value < before + 8 and flood.is_alive():
+            while sent.value < before + 2 and flood.is_alive():
                 time.sleep(0.1)
             beside += asyncio.run(ours(url, chats // rounds, clock))
             flood.kill()
