@@ -60,9 +60,11 @@ _UNITS = {
         ["inches", "inch"], ["$", "dollar", "dollars", "usd", "美元"], ["€", "euro", "euros", "eur", "欧元"],
         ["£", "gbp"], ["¥", "yuan", "元"], ["%", "percent", "prozent", "pour cent", "por ciento"], ["°c"], ["°f"],
         ["minutes", "minute", "min", "minuten", "minutos", "分钟"],
-        ["hours", "hour", "h", "stunden", "heures", "horas", "小时"],
-        ["days", "day", "tage", "jours", "días", "天"], ["weeks", "week", "wochen", "semaines", "semanas", "周"],
-        ["months", "month", "monate", "mois", "meses", "个月"], ["years", "year", "jahre", "ans", "años", "年"],
+        ["hours", "hour", "h", "stunden", "stunde", "heures", "heure", "horas", "hora", "小时"],
+        ["days", "day", "tage", "tagen", "tag", "jours", "jour", "días", "día", "dias", "天"],
+        ["weeks", "week", "wochen", "woche", "semaines", "semaine", "semanas", "semana", "周"],
+        ["months", "month", "monate", "monaten", "monat", "mois", "meses", "mes", "个月"],
+        ["years", "year", "jahre", "jahren", "jahr", "ans", "an", "años", "año", "年"],
     )
     for name in names
 }  # fmt: skip

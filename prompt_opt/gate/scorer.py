@@ -1,7 +1,8 @@
 """The trained judge of a rewrite: the words of both texts where they stand, and what the rules doubt.
 
 An embedder's middle layers give each word of the prompt and of the rewrite a vector. One hidden layer sees the means of
-the prompt's, of the rewrite's and of the new words', how near each text's words are to the other's, and some counts.
+the prompt's, of the rewrite's and of the new words' (and the extremes of these), how near each text's words come to the
+other's, and some counts.
 The weights (`additions.safetensors`) come from `trimtab train gate`; `additions.md` says what they learned from
 and how well they do. Texts are cut off before they are embedded, so the cost of a verdict is bounded.
 """
@@ -27,6 +28,7 @@ Array = npt.NDArray[np.float32]
 EMBEDDER, LAYER = "multilingual-e5-small", 8
 MODES: tuple[Mode, ...] = ("replace", "complement")
 MOST = 192  # tokens of a text that are embedded
+VECTORS = 5  # of the new words the mean, the greatest and the least values; of the prompt and of the rewrite the mean
 _NEAR = 0.5  # a word whose nearest one has less is far from the other text
 _KEPT = 256  # prompts whose vectors are kept
 
@@ -123,17 +125,16 @@ def rated(inputs: Array, w: Weights) -> float:
 
 
 def features(edit: Edit, found: Comparison, before: Tokens, after: Tokens, center: Array) -> Array:
-    """The model's input: three mean vectors, then how near the texts' words are to each other, then counts."""
+    """The model's input: VECTORS pooled vectors, how near the texts' words are to each other, and counts."""
     new = _within(after.spans, [span for _, spans in found.added for span in spans])
     gone = _within(before.spans, [span for _, spans in found.removed for span in spans])
     cosines = _nearest(after, before, center)
     to_prompt, to_rewrite = cosines.max(axis=1, initial=-1.0), cosines.max(axis=0, initial=-1.0)
     nearness = [*_spread(to_prompt[new]), *_spread(to_rewrite[gone]), *_spread(to_prompt), *_spread(to_rewrite)]
-    means = [
-        tokens.vectors[at].mean(axis=0) - center if len(at) else np.zeros_like(center)
-        for tokens, at in ((after, new), (before, range(len(before.spans))), (after, range(len(after.spans))))
-    ]
-    return np.concatenate([*means, np.array([*nearness, *_counts(edit, found)])]).astype(np.float32)
+    added, zero = after.vectors[new] - center, np.zeros_like(center)
+    pooled = [added.mean(axis=0), added.max(axis=0), added.min(axis=0)] if new else [zero] * 3
+    pooled += [t.vectors.mean(axis=0) - center if t.spans else zero for t in (before, after)]
+    return np.concatenate([*pooled, np.array([*nearness, *_counts(edit, found)])]).astype(np.float32)
 
 
 def _within(spans: Sequence[Span], changed: Sequence[Span]) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 
 from prompt_opt.gate.additions import compare
 from prompt_opt.gate.opinion import objection, question
-from prompt_opt.gate.scorer import MODES, Array, Scorer, Weights, load, rated
+from prompt_opt.gate.scorer import MODES, VECTORS, Array, Scorer, Weights, load, rated
 from prompt_opt.gate.verdict import judge
 from tests.prompt_opt.scripted import HINT, QUESTION, Scripted, answer
 from tests.prompt_opt.test_bpo import chat, policy, run, stage
@@ -197,7 +197,10 @@ def test_a_prompt_is_embedded_once() -> None:
 def narrow(weights: Weights, dimension: int) -> Weights:
     """Weights for vectors of another dimension."""
     wide = len(weights.center)
-    kept = [*(at * wide + i for at in range(3) for i in range(dimension)), *range(3 * wide, len(weights.mean))]
+    kept = [
+        *(at * wide + i for at in range(VECTORS) for i in range(dimension)),
+        *range(VECTORS * wide, len(weights.mean)),
+    ]
     return replace(
         weights, center=weights.center[:dimension], mean=weights.mean[kept], scale=weights.scale[kept],
         hidden=weights.hidden[kept],
@@ -352,8 +355,8 @@ def test_the_thresholds_let_few_harmful_rewrites_of_strangers_pass(some: list[Ex
 
 
 def test_a_network_learns_what_no_single_input_tells() -> None:
-    inputs = np.random.default_rng(3).normal(size=(600, 8)).astype(np.float32)
-    harmful = inputs[:, 6] * inputs[:, 7] > 0
+    inputs = np.random.default_rng(3).normal(size=(600, 12)).astype(np.float32)
+    harmful = inputs[:, 10] * inputs[:, 11] > 0
     settings = Settings(members=2, units=32, epochs=150, dropout=0.0, inner_dropout=0.0)
     weights = fit(inputs, harmful, np.zeros(2, np.float32), "", settings)
     right = [(rated(x, weights) > 0.5) == label for x, label in zip(inputs, harmful, strict=True)]

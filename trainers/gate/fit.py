@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prompt_opt.gate.scorer import MODES, Array, Weights
+from prompt_opt.gate.scorer import MODES, VECTORS, Array, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Settings:
     """How the model is trained."""
 
     members: int = 4  # networks, whose mean is the model
-    units: int = 64  # of each
+    units: int = 48  # of each
     epochs: int = 30
     batch: int = 128  # rewrites
     rate: float = 2e-3  # at its highest, after the first 30% of the steps
@@ -39,8 +39,7 @@ def fit(inputs: Array, harmful: Sequence[bool], center: Array, embedder: str, se
     """
     rng = np.random.default_rng(settings.seed)
     mean, scale = inputs.mean(axis=0), inputs.std(axis=0) / settings.counts
-    vectors = 3 * len(center)
-    for start in range(0, vectors, len(center)):  # each vector as a whole, or small directions would be blown up
+    for start in range(0, VECTORS * len(center), len(center)):  # each as a whole, or small directions would be blown up
         part = slice(start, start + len(center))
         scale[part] = math.sqrt(float((scale[part] ** 2).mean())) * settings.counts
     scale = np.maximum(scale, 1e-6).astype(np.float32)
