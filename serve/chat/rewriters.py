@@ -13,7 +13,7 @@ from prompt_opt.rewriter.cache import RewriteCache
 from prompt_opt.rewriter.calls import PromptRefused, Rewriting
 from prompt_opt.rewriter.settings import rewriter
 from serve.chat.salt import on_behalf
-from serve.config import RewriterSpec
+from serve.config import ConfigError, RewriterSpec
 from serve.dialects.openai_chat import events
 from serve.dialects.surrogates import restore
 from serve.engine.live import LiveEngine
@@ -134,8 +134,15 @@ def _similarity(name: str) -> Callable[[str, str], float]:
 
 @cache
 def trained_judge() -> Scorer:
-    """The gate's trained model with its embedder; one for all rewriters of a process."""
+    """The gate's trained model with its embedder; one for all rewriters of a process.
+
+    Raises:
+        ConfigError: the embedder does not run here, or it is not the one that the model was trained on.
+    """
     from prompt_opt.gate.scorer import EMBEDDER, LAYER, MOST, Scorer
     from retrieval.embedding.middle import Middle
 
-    return Scorer(Middle(EMBEDDER, LAYER, most=MOST))
+    try:
+        return Scorer(Middle(EMBEDDER, LAYER, most=MOST))
+    except ValueError as error:
+        raise ConfigError(f'additions = "model": {error}') from None
