@@ -276,6 +276,7 @@ async def soak(options: argparse.Namespace, watch: Watch, mixture: list[Ask], po
         for ask in mixture:  # what is opened once is open before the rest is measured
             await one(first, ask)
     first.close()
+    watch.family[1:] = watch.family[0].children(recursive=True)  # that for large bodies starts with the first of these
     least = await watch.rested(None, 180)
     began = time.monotonic()
     weights = [ask.weight for ask in mixture]
