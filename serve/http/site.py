@@ -13,7 +13,7 @@ import httptools
 from serve.http.call import Call
 from serve.http.gate import Gate
 from serve.http.shape import PLAIN, Shape
-from serve.http.turns import Turns
+from serve.http.burst import Turns
 
 if TYPE_CHECKING:
     from serve.http.protocol import Protocol
