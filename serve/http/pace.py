@@ -21,13 +21,18 @@ class Pace:
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], object]] = deque()
         self._busy = False  # a piece is due, or its rest lasts
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def soon(self, work: Callable[[], object]) -> None:
         """Do this when it has its turn, after what waits already."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # the one before has ended, perhaps in the midst of a rest
+            self._loop, self._busy = loop, False
+            self._waiting.clear()
         self._waiting.append(work)
         if not self._busy:
             self._busy = True
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next)
 
     async def turn(self) -> None:
         """Wait for a turn."""

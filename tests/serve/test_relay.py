@@ -38,7 +38,7 @@ from serve.engine.upstream import (
     upstream_error,
 )
 from serve.http.headers import request_headers, response_headers
-from serve.http.pace import PIECE
+from serve.http.pace import PIECE, Pace
 from tests.upstream import FakeUpstream
 
 JSON = {"content-type": "application/json"}
@@ -801,3 +801,14 @@ async def test_a_connection_lets_go_of_a_large_body_once_it_is_sent() -> None:
             await asyncio.sleep(0.01)
     assert sys.getrefcount(body) == held
     connection.connection_lost(None)
+
+
+def test_a_turn_that_an_ended_loop_left_open_holds_up_nobody() -> None:
+    """As the next test's loop, after one whose last piece has just been sent."""
+    pace = Pace()
+
+    async def first() -> None:
+        await pace.turn()  # its rest outlives the loop
+
+    asyncio.run(first())
+    asyncio.run(asyncio.wait_for(first(), 5))
