@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
+from serve.http.burst import Turns
 from serve.http.call import Call
 from serve.http.gate import Gate
 from serve.http.shape import PLAIN, Shape
-from serve.http.burst import Turns
 
 if TYPE_CHECKING:
     from serve.http.protocol import Protocol
