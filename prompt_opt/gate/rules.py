@@ -30,7 +30,7 @@ _LEAKS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LOOP = re.compile(r"(\w[\w\s,.]{0,24}?)\1{5,}")
-_CODED = re.compile(r"\S*[=(){}\[\];<>*]\S*|\b[A-Z_]{2,}\b")
+_CODED = re.compile(r"(?<!\S)\S*[=(){}\[\];<>*]\S*|\b[A-Z_]{2,}\b")  # whole words, or each sign would begin a search
 _STUTTER = re.compile(r"(\w)\1{5}")
 
 

@@ -121,7 +121,7 @@ def test_metrics_of_a_single_worker_count_both(lane: Served) -> None:
     before = count()
     assert [apart(lane.url) for _ in range(3)] == [True] * 3
     httpx.post(lane.url + PATH, json=chat())
-    until(lambda: count() == before + 4, 10)
+    until(lambda: count() == before + 4)
 
 
 def test_a_killed_process_costs_its_own_requests_and_comes_back(start: Start) -> None:
