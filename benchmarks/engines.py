@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 from serve.config import DEMO, Engine
-from serve.engine.local.source import floats
+from serve.engine.local.gguf_file import floats
 from serve.engine.vocabulary import tokenizer
 from serve.gguf import located, metadata, tensors
 from serve.process.launcher import ask_health, command, free_port, resolve
