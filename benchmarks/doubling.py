@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.attack import hostile
 from prompt_opt import profile
 from prompt_opt.core import Advice, Chat, Message, Policy, Principle
+from prompt_opt.gate.additions import compare
 from prompt_opt.gate.verdict import judge
 from prompt_opt.layout.order import NoPlace, lay_out
 from retrieval.text import analysis, citation
@@ -196,6 +197,7 @@ def gate(most: int) -> Iterator[Subject]:
     for name, make in (("more", more), ("begun", begun), ("other", other), ("moved", cut)):
         for mode in ("replace", "complement"):
             yield Subject(f"{mode}: {name}", make, lambda made, mode=mode: judge(*made, mode), most)  # type: ignore[misc]
+    yield Subject("comparison", begun, lambda made: compare(*made, "replace"), most)  # type: ignore[misc]
 
 
 def retrieval(most: int) -> Iterator[Subject]:

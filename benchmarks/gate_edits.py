@@ -377,7 +377,7 @@ def drifted(p: Prompt, w: Phrases, i: int) -> str | None:
 
 FACTS = (
     "number", "date", "quote", "link", "code", "negation", "format", "meaning", "length", "name", "assumed",
-    "dropped",
+    "dropped", "stated",
 )  # fmt: skip
 BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (drop_date, "date", ("length",)),
@@ -400,7 +400,7 @@ BAD: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
     (translated, "language", ()),
     (half_translated, "language", ()),
     (answered, "answered", FACTS),
-    (answered_after, "answered", ()),
+    (answered_after, "answered", ("stated",)),
     (real_answer, "answered", FACTS),
     (asked_back, "answered", FACTS),
     (refused, "refusal", FACTS),
@@ -461,8 +461,8 @@ def hint_too_long(p: Prompt, w: Phrases, i: int) -> str | None:
 
 GOOD_HINTS: Sequence[Edit] = tuple(map(_hint, ("format_hint", "clarify", "careful", "no_jargon", "example")))
 BAD_HINTS: Sequence[tuple[Edit, str, tuple[str, ...]]] = (
-    (_hint("answer"), "answered", ("length",)),
-    (_hint("ask_back"), "answered", ()),
+    (_hint("answer"), "answered", ("length", "stated")),
+    (_hint("ask_back"), "answered", ("stated",)),
     (_hint("refusal"), "refusal", ()),
     (_hint("ignore"), "contradiction", ()),
     (hint_contradicts, "contradiction", ()),

@@ -16,9 +16,10 @@ TRIES = 4  # of a suspect: other tests beside us can slow one of them, but what 
 
 
 def subjects() -> Iterator[Subject]:
-    """One of each kind of work, and all of retrieval's."""
+    """One of each kind of work, the gate's comparison too, and all of retrieval's."""
     for make, most in ((dialects, 2**20), (layout, 2**18), (gate, 2**14)):
         yield next(make(most))
+    yield [*gate(2**14)][-1]
     yield from retrieval(2**16)
 
 

@@ -7,15 +7,18 @@ letters, so that forms of one word are one.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Literal
 
-from prompt_opt.gate.language import CJK, Lexicon, language, lexicon, plain, unaccented
+from prompt_opt.gate.language import CJK, Lexicon, folded, language, lexicon, plain, unaccented
 
 Span = tuple[int, int]  # of characters in a text
+Changed = tuple[tuple[Span, tuple[Span, ...]], ...]  # sentences, each with its words that changed
 _WORD = re.compile(f"[{CJK}]|[^\\W_{CJK}]+(?:[’'][^\\W_{CJK}]+)*")
 _SENTENCE = re.compile(r"(?:[^.!?。！？;；\n]|[.;](?=\S))+[.!?。！？;；]*")
 _STEM = 5  # letters
@@ -31,8 +34,8 @@ class Comparison:
     that differs in function words alone is left out. The counts are of all words.
     """
 
-    added: tuple[tuple[Span, tuple[Span, ...]], ...]
-    removed: tuple[tuple[Span, tuple[Span, ...]], ...]
+    added: Changed
+    removed: Changed
     words: tuple[int, int]  # of the prompt, of the rewrite
     changed: tuple[int, int]  # gone, new
 
@@ -66,7 +69,12 @@ def slip(wrong: str, right: str) -> bool:
 
 
 def _key(word: re.Match[str]) -> str:
-    return unaccented(plain(word[0]).lower())[:_STEM]
+    return _stem(word[0])
+
+
+@lru_cache(maxsize=4096)
+def _stem(word: str) -> str:
+    return unaccented(folded(word).lower())[:_STEM]
 
 
 def _beyond(words: Sequence[re.Match[str]], others: Sequence[re.Match[str]]) -> list[re.Match[str]]:
@@ -83,20 +91,23 @@ def _beyond(words: Sequence[re.Match[str]], others: Sequence[re.Match[str]]) -> 
 
 def _drop_slips(gone: list[re.Match[str]], new: list[re.Match[str]]) -> None:
     """Take out the words that only were spelt right."""
-    for wrong in [m for m in gone if len(m[0]) > 3 and m[0].isalpha()][:_PAIRED]:
-        for right in [m for m in new if len(m[0]) > 3 and m[0].isalpha()][:_PAIRED]:
-            if slip(wrong[0].lower(), right[0].lower()):
-                gone.remove(wrong)
-                new.remove(right)
-                break
+    for wrong in _spelt(gone):
+        right = next((m for m in _spelt(new) if slip(wrong[0].lower(), m[0].lower())), None)
+        if right is not None:
+            gone.remove(wrong)
+            new.remove(right)
 
 
-def _by_sentence(
-    text: str, changed: Sequence[re.Match[str]], lex: Lexicon
-) -> tuple[tuple[Span, tuple[Span, ...]], ...]:
-    out = []
+def _spelt(words: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+    """Those whose spelling is compared."""
+    return [m for m in words if len(m[0]) > 3 and m[0].isalpha()][:_PAIRED]
+
+
+def _by_sentence(text: str, changed: Sequence[re.Match[str]], lex: Lexicon) -> Changed:
+    """The sentences of a text that say something else now, with the changed words of each, which are in its order."""
+    out, starts = [], [m.start() for m in changed]
     for sentence in _SENTENCE.finditer(text):
-        own = [m for m in changed if sentence.start() <= m.start() < sentence.end()]
+        own = changed[bisect_left(starts, sentence.start()) : bisect_left(starts, sentence.end())]
         if any(_says(m[0].lower(), lex) for m in own):
             out.append((sentence.span(), tuple(m.span() for m in own)))
     return tuple(out)

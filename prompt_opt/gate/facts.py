@@ -126,7 +126,7 @@ def folded(text: str) -> str:
 
 
 def _code(text: str, source: str, out: dict[str, str], *, fenced: bool) -> str:
-    """Takes code out of a text that is `source` with what was found before blanked out; `out` has it whole."""
+    """Blank out code. Positions are those of `source`, where earlier finds still stand; `out` gets the code whole."""
 
     def add(shown: str) -> bool:
         if even(shown):

@@ -121,6 +121,11 @@ def _share() -> Mapping[str, tuple[tuple[str, float], ...]]:
 @lru_cache(maxsize=256)
 def plain(text: str) -> str:
     """The text as the patterns expect it: compatibility forms folded, one apostrophe."""
+    return folded(text)
+
+
+def folded(text: str) -> str:
+    """The same of a single word, of which there are too many to keep."""
     return re.sub("['‘´`]", "’", unicodedata.normalize("NFKC", text))
 
 

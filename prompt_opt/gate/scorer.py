@@ -4,7 +4,7 @@ An embedder's middle layers give each word of the prompt and of the rewrite a ve
 the prompt's, of the rewrite's and of the new words' (and the extremes of these), how near each text's words come to the
 other's, and some counts.
 The weights (`additions.safetensors`) come from `trimtab train gate`; `additions.md` says what they learned from
-and how well they do. Texts are cut off before they are embedded, so the cost of a verdict is bounded.
+and how well they do. Texts are cut off before they are embedded, so the cost of embedding them is bounded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODES: tuple[Mode, ...] = ("replace", "complement")
 MOST = 192  # tokens of a text that are embedded
 VECTORS = 5  # of the new words the mean, the greatest and the least values; of the prompt and of the rewrite the mean
 _NEAR = 0.5  # a word whose nearest one has less is far from the other text
-_KEPT = 256  # prompts whose vectors are kept
+_KEPT = 32  # prompts whose token vectors are kept, of 295 kB each at most
 
 
 class Tokens(Protocol):
@@ -98,7 +98,8 @@ class Scorer:
         self._prompt(prompt)
 
     def __call__(self, original: str, rewrite: str, mode: Mode, doubts: Collection[str] = ()) -> str:
-        """What the rewrite adds or takes that is furthest from the prompt, where it is judged harmful; else "".
+        """What makes a harmful rewrite so: its new sentence furthest from the prompt, or else the words that went, or
+        else the doubts; "" for a rewrite that is judged harmless.
 
         `doubts` are the rules that object without being sure.
         """

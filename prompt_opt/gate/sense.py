@@ -13,7 +13,7 @@ from prompt_opt.gate.facts import CONTAINERS, Facts, all_numbers
 from prompt_opt.gate.language import CJK, Lexicon, bare, lexicons, plain, sentences, size, stems
 
 _UNITS = frozenset({"words", "sentences", "lines", "characters"})
-_PHRASES = 40
+_PHRASES = 40  # constraints of a clause that are looked at
 _MOST = 100  # negations of a text that are compared; what comes after them is not
 _CLAUSE = re.compile(r"[^.!?。！？;；\n]+")
 _BREAK = re.compile(r"[,，:：]|\b(?:and|but|und|aber|sondern|et|mais|y|pero|sino)\b", re.IGNORECASE)
@@ -110,7 +110,7 @@ def dropped(original: str, rewrite: str, lex: Lexicon) -> str:
     """A constraint ("for vegetarians", "when I read") of which no content word is left, or ""."""
     if lex.language == "zh":
         return ""
-    has, verbs = stems(rewrite, lex.language), stems(" ".join(lex.verbs), lex.language)
+    has, verbs = stems(rewrite, lex.language), _verb_stems(lex)
     for clause in _CLAUSE.findall(plain(original)):
         found = [*lex.binds.finditer(clause)][:_PHRASES]
         for m, end in zip(found, [*(other.start() for other in found[1:]), len(clause)], strict=False):
@@ -119,6 +119,11 @@ def dropped(original: str, rewrite: str, lex: Lexicon) -> str:
             if words and not words & has:
                 return phrase.strip()
     return ""
+
+
+@cache
+def _verb_stems(lex: Lexicon) -> frozenset[str]:
+    return stems(" ".join(lex.verbs), lex.language)
 
 
 def _shared(some: frozenset[str], others: frozenset[str]) -> float:

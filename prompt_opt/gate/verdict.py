@@ -2,9 +2,9 @@
 
 BPO's authors name the failures themselves (arXiv 2311.04155, limitations; the comment on "inappropriate changes" in
 their aggressive decoding): passages changed that must not change, dropped context, over-specified demands, answers in
-the place of a rewrite. The rules are vetoes; the first that objects is the verdict. With a trained model (`scorer`) or
-a chat model (`opinion`) only those veto that are hardly ever wrong (names, links, leaks, refusals), and the others
-(`DOUBTS`) tell the trained model what they saw.
+the place of a rewrite. The rules are vetoes; the first that objects is the verdict. With a trained model (`scorer`)
+only exact facts veto (numbers, dates, names, links, code, quotes, the language, leaks, refusals, answers); what the
+others (`DOUBTS`) object to is the model's input. With a chat model (`opinion`) all veto but `strayed`.
 Languages: numbers, dates, negations and demands in en, zh, de, fr and es; everything else in any.
 """
 

@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from retrieval.embedding import runners
-from retrieval.embedding.embedder import find, weights_hash
+from retrieval.embedding.embedder import TOKENS, find, weights_hash
 
-TOKENS = 512  # the most tokens of a batch, padding included
 Vectors = npt.NDArray[np.float32]
 
 
@@ -71,15 +71,14 @@ class Middle:
             found |= self._run(batch, encoded)
         return [found[i] for i in range(len(texts))]
 
-    def _run(self, batch: Sequence[int], encoded: Sequence[object]) -> dict[int, Tokens]:
-        rows = [list(encoded[i].ids)[: self._most] for i in batch]  # type: ignore[attr-defined]
+    def _run(self, batch: Sequence[int], encoded: Sequence[Any]) -> dict[int, Tokens]:
+        rows = [list(encoded[i].ids)[: self._most] for i in batch]
         width = max(map(len, rows))
         ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
         mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int64)
-        out = {}
+        out, skip = {}, len(self._prompt)
         for i, vectors in zip(batch, self._runner(ids, mask), strict=True):
-            skip = len(self._prompt)
-            spans = [(a - skip, b - skip) for a, b in encoded[i].offsets[: self._most]]  # type: ignore[attr-defined]
+            spans = [(a - skip, b - skip) for a, b in encoded[i].offsets[: self._most]]
             own = [at for at, (a, b) in enumerate(spans) if 0 <= a < b]
             out[i] = Tokens(vectors[own], tuple(spans[at] for at in own))
         return out

@@ -19,9 +19,10 @@ from typing import Any
 
 from retrieval.passage import primary
 from retrieval.text import citation, compound
+from retrieval.text.citation import PAIR
 from retrieval.text.language import UNSPACED, detect, possible
 
-__all__ = ["detect", "passage_terms", "query_terms", "terms", "weight"]
+__all__ = ["PAIR", "compound_terms", "detect", "optional", "passage_terms", "query_terms", "terms", "weight"]
 
 # A word is not a run of letters there, or carries its particles with it.
 _PAIRED = re.compile(f"([{UNSPACED}]+)")
@@ -35,7 +36,6 @@ _STEMMERS = {
 _UNSTOPPED = frozenset({"arabic", "greek", "romanian", "tamil", "turkish"})  # of which tantivy has no stop words
 # Languages that write compounds as one word, whose parts must be found. In French parts cost more than they find.
 PARTED = frozenset({"de", "nl", "da", "sv", "no", "fi", "hu"})
-PAIR = "&"
 PART, LONG = 5, 7  # letters of a part, and of the shortest word that has some
 LONGEST, MOST = 60, 24  # letters of a compound, and words of a query, that are split: each asks for many words
 
@@ -87,7 +87,7 @@ def weight(term: str) -> float:
 
 
 def optional(term: str) -> bool:
-    """Whether a query may ask for the term in vain: words that stand apart everywhere, an article nowhere cited."""
+    """Whether a term that no passage has is left out of a query: an article nowhere cited, a pair nowhere adjacent."""
     return term.startswith((citation.MARK, "~", PAIR))
 
 
@@ -102,7 +102,10 @@ def query_terms(text: str, languages: frozenset[str]) -> list[str]:
 
 def compound_terms(text: str, languages: frozenset[str], frequency: Callable[[str], int]) -> list[str]:
     """Stems of the parts of a query's compounds, where a language has some. `frequency` counts passages of a term."""
-    known = lru_cache(maxsize=4096)(lambda word: frequency(f"={word}"))
+
+    def known(word: str) -> int:
+        return frequency(f"={word}")
+
     found: list[str] = []
     for language in sorted(languages & PARTED):
         stems = _words(_STEMMERS[language])

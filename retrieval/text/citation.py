@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from retrieval.text.numeral import HAN, value
 
 MARK, WHOLE = "@", "@="
+PAIR = "&"  # begins a term of two words in a row
 MOST = 16  # words of a name
 OFTEN = 6  # how often a passage has the term of its whole name: BM25 counts one that it has once for less than half
 _NUM = rf"[{HAN}\d]+(?:-\d+)?"
@@ -112,7 +113,9 @@ def query_terms(text: str, words: Callable[[str], list[str]]) -> list[str]:
 
 def _terms(cited: Citation, words: Callable[[str], list[str]]) -> Iterator[str]:
     yield f"{MARK}:{cited.number}"
-    found = dict.fromkeys(w for w in words(_bare(cited.name)) if len(w) > 1 and w not in _SMALL and w[0] not in "=~&")
+    found = dict.fromkeys(
+        w for w in words(_bare(cited.name)) if len(w) > 1 and w not in _SMALL and w[0] not in ("=", "~", PAIR)
+    )
     for word in list(found)[:MOST]:
         yield f"{MARK}{word}:{cited.number}"
     yield from _whole_terms(cited)

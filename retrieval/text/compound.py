@@ -35,7 +35,7 @@ def _split(word: str, frequency: Callable[[str], int], most: int) -> Split:
 
 
 def _first(head: str, frequency: Callable[[str], int]) -> str:
-    """The word that a compound begins with, without its joint; the most frequent that it may be."""
+    """The most frequent word that `head` may be without a joint, or ""."""
     bare = [head[: len(head) - len(joint)] for joint in JOINTS if head.endswith(joint)]
     known = [(frequency(word), word) for word in bare if len(word) >= LEAST]
     return max((pair for pair in known if pair[0] >= KNOWN), default=(0, ""))[1]

@@ -100,6 +100,7 @@ def among(text: str, languages: frozenset[str], otherwise: str) -> str:
     return found or (_ranked(text, languages) or [(otherwise, 0.0)])[0][0]
 
 
+@lru_cache(maxsize=64)  # asked for words and for compounds
 def possible(query: str, languages: frozenset[str]) -> frozenset[str]:
     """The languages of an index that a query may be in: one where that is clear, else all."""
     if len(languages) < 2:

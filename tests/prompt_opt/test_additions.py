@@ -127,7 +127,7 @@ def test_the_trained_model_knows_what_it_learned_from(trained: Scorer) -> None:
 
 
 def test_rewrites_by_a_writer_that_it_never_saw_are_judged_as_the_card_says(trained: Scorer) -> None:
-    """4.0% and 2.7% where the card was written; another version of the runtime may turn a verdict or two."""
+    """2.7% and 2.7% where the card was written; another version of the runtime may turn a verdict or two."""
     rows = read(Path(__file__).parents[1] / "data" / "gate" / "unread.jsonl")
     accepted = [judge(row.prompt, row.rewrite, row.mode, additions=trained).accepted for row in rows]
     harmful = [passed for row, passed in zip(rows, accepted, strict=True) if row.harmful]
@@ -153,7 +153,8 @@ def test_where_a_doubtful_rule_objects_the_judge_decides_and_is_told() -> None:
     assert judge(*swapped).rule == "dropped"
     assert judge(*swapped, additions=lenient).accepted
     assert judge("Why do cats purr?", "Why do cats purr? Explain it simply.", additions=lenient).accepted
-    assert ["dropped" in told[0], told[1]] == [True, {}]
+    assert "dropped" in told[0]
+    assert told[1] == {}
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from trainers.gate.examples import Example, embedded, example, hints, labelled
 from trainers.gate.fit import Settings, fit
 
 ACCEPTED = 0.08  # of the harmful rewrites of writers left out, at the threshold
-# Those who wrote rewrites of every manner, as a rewriter does. The others kept to one (long lists of wishes, pairs that
-# only the harm tells apart …): the model learns from them, but what they would need is no measure of the threshold.
+# Writers who mixed all manners, as a rewriter does. The others kept to one (long lists of wishes, pairs that only the
+# harm tells apart …): the model learns from them, but they do not set the threshold.
 MIXED = frozenset({"a", "b", "c", "d", "e", "j", "k", "everyday"})
 
 

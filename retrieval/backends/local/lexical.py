@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,20 +85,22 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int
         asking = frozenset().union(*(ordinary.words(language) for language in languages))
         counts = {term: count for term, count in counts.items() if term not in asking} or counts
 
+    @cache
     def frequency(term: str) -> int:
         return int(min(reader.searcher.doc_freq("terms", term), total))
 
-    df = {term: frequency(term) for term in counts}
-    counts = {term: count for term, count in counts.items() if df[term] or not analysis.optional(term)}
+    counts = {term: count for term, count in counts.items() if frequency(term) or not analysis.optional(term)}
     if len(counts) > MOST:  # of so long a text the words count, not what follows what
         counts = {term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)}
-        counts = {term: counts[term] for term in sorted(counts, key=lambda t: (df[t] == 0, df[t], t))[:MOST]}
-    rare = {t: count for t, count in counts.items() if df[t] <= max((SLOW if _slow(t) else COMMON) * total, SMALL)}
+        rarest = sorted(counts, key=lambda t: (frequency(t) == 0, frequency(t), t))[:MOST]
+        counts = {term: counts[term] for term in rarest}
+    slow, common = max(SLOW * total, SMALL), max(COMMON * total, SMALL)
+    rare = {t: count for t, count in counts.items() if frequency(t) <= (slow if _slow(t) else common)}
     counts = rare or counts
     needed = {term: count for term, count in counts.items() if not term.startswith(analysis.PAIR)} or counts
-    ceiling = sum(2.2 * count * analysis.weight(term) * _idf(df[term], total) for term, count in needed.items())
+    ceiling = sum(2.2 * count * analysis.weight(term) * _idf(frequency(term), total) for term, count in needed.items())
     for stem in analysis.compound_terms(query, asked, frequency):
-        if 0 < frequency(stem) <= max(COMMON * total, SMALL):
+        if 0 < frequency(stem) <= common:
             counts[stem] = counts.get(stem, 0.0) + HALF
     return counts, ceiling
 
