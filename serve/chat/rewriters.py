@@ -137,7 +137,7 @@ def trained_judge() -> Scorer:
     """The gate's trained model with its embedder; one for all rewriters of a process.
 
     Raises:
-        ConfigError: the embedder does not run or cannot be kept here, or it is not the one that the model was trained on.
+        ConfigError: the embedder does not run or cannot be kept here, or the model was trained on another one.
     """
     from prompt_opt.gate.scorer import EMBEDDER, LAYER, MOST, Scorer
     from retrieval.embedding.middle import Middle

@@ -62,7 +62,7 @@ class UsageFilter:
         self._last = b""  # the end of what has passed
         self._held: bytes | None = None  # an event that is not complete, once the end has begun
         self._torn = False  # the event that is passing had begun before that
-        self._usual = b""  # where an event may begin now: how the one before it ended, which held no mark
+        self._usual = b""  # how the last event ended, if an event begins next and that one held no mark
 
     def feed(self, chunk: bytes) -> bytes:
         """What of this piece of the stream the client gets now."""

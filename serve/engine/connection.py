@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timeout_s, self._spare, self._lost = timeout_s, spare, lost
         self._parts: list[bytes] = []  # of the body, from one read
-        self.on_body = self._parts.append  # the parser's word for a piece
+        self.on_body = self._parts.append  # which the parser takes when it is made, so `_parts` stays this list
         self._own = 0  # of the parts, those that came before the answer was complete
         self._parser = httptools.HttpResponseParser(self)
         self._listener: Listener | None = None

@@ -21,6 +21,10 @@ class Template:
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before, self._after = before, after
 
+    def same(self, other: Template) -> bool:
+        """Whether these are the same bytes."""
+        return (self._before, self._after) == (other._before, other._after)
+
     def match(self, data: bytes) -> tuple[bytes, bytes] | None:
         """The digits and the body, where `data` is one whole message with this head."""
         if not data.startswith(self._before):

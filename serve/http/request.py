@@ -77,9 +77,9 @@ class Known:
     def __init__(self, head: RequestHead, gate: Gate | None, form: Template) -> None:
         self._head, self._gate, self._template = head, gate, form
 
-    def fits(self, data: bytes) -> bool:
-        """Whether `data` is one whole request with this head."""
-        return self._template.match(data) is not None
+    def same(self, other: Known) -> bool:
+        """Whether it is the same head, perhaps judged by another gate."""
+        return self._template.same(other._template)
 
     def read(self, data: bytes, gate: Gate | None) -> tuple[RequestHead, bytes, bytes] | None:
         """The head, and the Content-Length and the body of a request that has the same one; None for any other."""

@@ -62,12 +62,14 @@ class Requests:
     def stop(self) -> None:
         """Discard all further input."""
         self._parser = self._known = self.receiving = None
+        self._fresh = False
 
     def feed(self, data: bytes) -> None:
         """Read what has come."""
         if self._fresh:
             self._fresh = False
-            self._known = next((known for known in self._site.heads if known.fits(data)), None)
+            gate = self._gate()
+            self._known = next((known for known in self._site.heads if known.read(data, gate)), None)
         if self._known is None or not self.recognised(data):
             self._parse(data)
 
@@ -135,7 +137,7 @@ class Requests:
             known = recognisable(head, self._gate(), self._url, self._data)
             if known is not None:
                 self._known = known
-                self._site.heads.appendleft(known)
+                self._site.remember(known)
         self.receiving = self._taker.begin(head, self._url)
 
     def on_body(self, body: bytes) -> None:

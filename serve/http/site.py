@@ -61,6 +61,13 @@ class Site:
         self.heads: deque[Known] = deque(maxlen=_HEADS)  # of late, for connections that have had none
         self._exact = {(method.encode(), path.encode()): (line, path) for (method, path), line in lines.items()}
 
+    def remember(self, known: Known) -> None:
+        """Keep a head for new connections, in the place of the same one."""
+        same = next((head for head in self.heads if head.same(known)), None)
+        if same is not None:
+            self.heads.remove(same)
+        self.heads.appendleft(known)
+
     def find(self, method: bytes, target: bytes) -> tuple[Line | None, str, bytes]:
         """The line of a request, or None, and its path and query.
 

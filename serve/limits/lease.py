@@ -84,8 +84,8 @@ class Lease:
         rpm, tpm = self.rpm, self.tpm
         requests, tokens = self.other_requests + self.requests, self.other_tokens + self.tokens
         return Standing(
-            Level(rpm, int(requests), (rpm - requests) * MINUTE / rpm) if rpm else None,
-            Level(tpm, int(tokens), (tpm - tokens) * MINUTE / tpm) if tpm else None,
+            Level(rpm, max(0, int(requests)), (rpm - requests) * MINUTE / rpm) if rpm else None,
+            Level(tpm, max(0, int(tokens)), (tpm - tokens) * MINUTE / tpm) if tpm else None,
         )
 
 

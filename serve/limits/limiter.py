@@ -100,8 +100,8 @@ class Admission(msgspec.Struct, gc=False):
             return _lines(lease.standing())
         requests, tokens = lease.other_requests + lease.requests, lease.other_tokens + lease.tokens
         return _BOTH % (
-            rpm, requests, _reset(ceil((rpm - requests) * _MINUTE_MS / rpm)),
-            tpm, tokens, _reset(ceil((tpm - tokens) * _MINUTE_MS / tpm)),
+            rpm, max(0, requests), _reset(ceil((rpm - requests) * _MINUTE_MS / rpm)),
+            tpm, max(0, tokens), _reset(ceil((tpm - tokens) * _MINUTE_MS / tpm)),
         )  # fmt: skip
 
     def grow(self, size: int) -> None:
@@ -136,8 +136,7 @@ class Admission(msgspec.Struct, gc=False):
                         total += completion
                 total = total or self.counted
             more = total - self.charged
-        if not self.lease.put_back(more, self.held):
-            self.ledger.release(self.lease, more, self.held)
+        self.ledger.release(self.lease, more, self.held)
 
 
 def _limited(limits: Limits, key: str, tenant: str) -> tuple[Subject, ...]:

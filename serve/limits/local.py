@@ -202,8 +202,8 @@ class LocalLedger:
                 ints[slot + COUNT + column] += 1
                 if body:
                     ints[slot + BYTES + column] += body
-        lease.rpm, lease.other_requests = (requests[1], requests[0] / MINUTE) if requests[0] < inf else (0, 0.0)
-        lease.tpm, lease.other_tokens = (left[1], left[0] / MINUTE) if left[0] < inf else (0, 0.0)
+            lease.rpm, lease.other_requests = (requests[1], requests[0] / MINUTE) if requests[0] < inf else (0, 0.0)
+            lease.tpm, lease.other_tokens = (left[1], left[0] / MINUTE) if left[0] < inf else (0, 0.0)
         return Standing(
             level(requests[2], now, requests[1]) if requests[0] < inf else None,
             level(left[2], now, left[1]) if left[0] < inf else None,

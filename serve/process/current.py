@@ -204,12 +204,16 @@ class Worker:
     def _state(self, told: Mapping[str, Any]) -> None:
         self._revision, self._engines = told["revision"], told["engines"]
         if self.giver is not None:
-            self.giver.ready = bool(told.get("large"))
-            metrics.beside = told.get("metrics", "")
+            self.hand_over_by(self.giver, told)
         for name, state in self._engines.items():
             if name in self.service.engines:
                 self.service.engines[name].update(state)
         self._changed.set()
+
+    def hand_over_by(self, giver: Giver, told: Mapping[str, Any]) -> None:
+        """Hand large bodies over, where what the parent has told us says that somebody takes them."""
+        self.giver, giver.ready = giver, bool(told.get("large"))
+        metrics.beside = told.get("metrics", "")
 
     def report(self, message: Mapping[str, Any]) -> None:
         """Write a line to the parent, if there is one."""

@@ -2,9 +2,9 @@
 
 Whatever is done with a body of megabytes, copying it included, holds the interpreter's lock and the event loop for
 moments in which a worker's other requests wait. So a worker that has read the head of such a request hands over the
-socket, with what it has read of it, before anybody has looked at the key. The other process is a worker like itself,
-but it listens on no port, gives way to the others where the processor is short, and closes a connection after its
-answer.
+socket, with what it has read of it, before it authenticates the caller (host and origin have been checked). The
+other process is a worker like itself, but it listens on no port, gives way to the others where the processor is
+short, and closes a connection after its answer.
 
 The socket pair stays open in the parent, so what is handed over to a process that dies waits for the next one.
 """
@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from serve.http.protocol import Protocol
 from serve.http.site import Site
@@ -68,16 +67,18 @@ class Taker:
 
     def __init__(self, channel: socket.socket, site: Site) -> None:
         self._channel, self._site, self._loop = channel, site, asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
         channel.setblocking(False)
-        self._loop.add_reader(channel, self.take)
+
+    def start(self) -> None:
+        """Take what comes from now on."""
+        self._loop.add_reader(self._channel, self.take)
 
     def take(self) -> None:
         """Take what waits."""
         for connection, data in _received(self._channel):
             task = self._loop.create_task(self._answer(connection, data))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._site.tasks.add(task)  # which a server waits for before it ends
+            task.add_done_callback(self._site.tasks.discard)
 
     async def _answer(self, connection: socket.socket, data: bytes) -> None:
         try:

@@ -118,9 +118,13 @@ class _Supervisor:
             await self.stopping.wait()
             self.console.say(f"trimtab: stopping; running answers have {self.config.server.drain_s:g} s")
             self.listener.close()
-            for worker in self.workers:
-                worker.signal(signal.SIGTERM)
-            await asyncio.wait(self.running, timeout=self.config.server.drain_s + 5)
+            deadline = loop.time() + self.config.server.drain_s + 5
+            for large in (False, True):  # that for large bodies stops when nobody hands anything over to it any more
+                stopped = [it for it in zip(self.workers, self.running, strict=True) if it[0].for_large == large]
+                for worker, _ in stopped:
+                    worker.signal(signal.SIGTERM)
+                if stopped:
+                    await asyncio.wait([task for _, task in stopped], timeout=deadline - loop.time())
             for worker in self.workers:
                 worker.signal(signal.SIGKILL)
             for task in aside:

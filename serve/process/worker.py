@@ -54,11 +54,7 @@ async def serve(told: Mapping[str, Any]) -> None:
         sys.exit(2)
     large = bool(told.get("for_large"))
     worker.server = server = _server(worker, large=large)
-    if large:
-        handover.Taker(socket.socket(fileno=told["large_fd"]), server.site)
-    elif "large_fd" in told and server.tls is None:  # what TLS knows of a connection stays in the process
-        channel = socket.socket(fileno=told["large_fd"])
-        worker.giver = server.site.give = handover.Giver(channel, lambda: worker.report({"large": True}))
+    _share(worker, server, told)
 
     async def announce() -> None:
         worker.report({"ready": True})
@@ -103,6 +99,16 @@ async def serve(told: Mapping[str, Any]) -> None:
     await server.stop()
     metrics.Tally.flush()
     await worker.close()
+
+
+def _share(worker: Worker, server: Listener, told: Mapping[str, Any]) -> None:
+    """Hand requests with large bodies over, or take those that are handed over."""
+    if told.get("for_large"):
+        handover.Taker(socket.socket(fileno=told["large_fd"]), server.site).start()
+    elif "large_fd" in told and server.tls is None:  # what TLS knows of a connection stays in the process
+        channel = socket.socket(fileno=told["large_fd"])
+        server.site.give = handover.Giver(channel, lambda: worker.report({"large": True}))
+        worker.hand_over_by(server.site.give, told)
 
 
 def _server(worker: Worker, *, large: bool = False) -> Listener:

@@ -25,7 +25,7 @@ from serve.errors import TooMany, Unavailable
 from serve.limits import rate
 from serve.limits.lease import Lease
 from serve.limits.ledger import Standing, Subject, subject
-from serve.limits.limiter import Limiter, _span
+from serve.limits.limiter import Admission, Limiter, _span
 from serve.limits.local import LocalLedger
 from serve.limits.turns import Turns
 from tests.serve.conftest import Served, Start, chat
@@ -221,6 +221,28 @@ def test_a_refused_request_counts_for_neither_key_nor_tenant(tmp_path: Path) -> 
     for _ in range(20):
         assert ledger.take(both, 1).refusal is not None
     assert all(ledger.take(one, 1).refusal is None for _ in range(9))
+
+
+@pytest.mark.parametrize("limits", [{"requests_per_minute": 9}, {}])
+def test_what_is_left_is_never_said_to_be_below_zero(tmp_path: Path, limits: dict[str, int]) -> None:
+    ledger = LocalLedger(tmp_path / "limits.bin")
+    [lease] = ledger.know([[subject("key", "a", Allowance(tokens_per_minute=1000, **limits))]])
+    assert ledger.take(lease, 1).refusal is None
+    ledger.charge(lease, 100_000)  # an answer of a hundred minutes' tokens
+    headers = Admission(ledger, lease, 1, 1, 0).lines()
+    assert b"x-ratelimit-remaining-tokens: 0\r\n" in headers
+    assert re.search(rb"remaining-requests: [78]\r", headers) or not limits
+    assert b": -" not in headers
+
+
+def test_a_refusal_leaves_what_is_known_of_the_buckets(tmp_path: Path) -> None:
+    ledger = LocalLedger(tmp_path / "limits.bin")
+    one, other = (Allowance(tokens_per_minute=most) for most in (10, 1000))
+    [lease] = ledger.know([[subject("key", "a", one), subject("tenant", "t", other)]])
+    assert ledger.take(lease, 5).refusal is None
+    before = lease.standing()
+    assert ledger.take(lease, 9).refusal is not None
+    assert lease.standing() == before
 
 
 # ---------------------------------------------------------------- leases

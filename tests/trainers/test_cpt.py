@@ -17,6 +17,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from tests.trainers.toy import saved
 from trainers import command
 from trainers.export import release
 from trainers.methods import cpt
@@ -76,7 +77,7 @@ def test_killed_run_resumes_to_bitwise_the_same_weights(recipe: dict[str, Any], 
     line = [sys.executable, "-m", "trainers.methods.cpt", *arguments(recipe, out)]
     child = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoint-20")):
+    while not saved(out, 20):
         assert child.poll() is None, child.stderr and child.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.005)

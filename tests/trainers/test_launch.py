@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from safetensors.torch import load_file
 
-from tests.trainers.toy import ROOT, arguments, logged, pair_rows, write
+from tests.trainers.toy import ROOT, arguments, logged, pair_rows, saved, write
 from trainers import command
 from trainers.run import launch
 from trainers.run.recipe import RecipeError
@@ -102,8 +102,10 @@ def test_a_stop_signal_to_the_launcher_alone_ends_every_process(toy: str, tmp_pa
     launcher = psutil.Popen([*line, "--launch", "two_cpus"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     below: list[psutil.Process] = []
     try:
-        while not (tmp_path / "out" / "checkpoint-2").exists():
+        deadline = time.monotonic() + 240
+        while not saved(tmp_path / "out", 2):
             assert launcher.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.2)
         below = launcher.children(recursive=True)
         assert len(below) >= 3  # accelerate and two trainers

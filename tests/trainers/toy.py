@@ -88,15 +88,20 @@ def logged(out: Path, key: str) -> list[float]:
 
 def run_and_kill(method: str, out: Path, line: list[str]) -> None:
     """Start the run in a process of its own, and kill it as soon as a second checkpoint appears."""
-    kill_when(f"trainers.methods.{method}", line, out.with_name(out.name + ".log"), (out / "checkpoint-4").exists)
+    kill_when(f"trainers.methods.{method}", line, out.with_name(out.name + ".log"), lambda: saved(out, 4))
     assert not (out / "final").exists()
+
+
+def saved(out: Path, step: int) -> bool:
+    """Whether the run has a checkpoint of this step or a later one: only its two newest ones are kept."""
+    return any(int(path.name.rpartition("-")[2]) >= step for path in out.glob("checkpoint-*[0-9]"))
 
 
 def kill_when(module: str, line: list[str], log: Path, there: Callable[[], bool]) -> None:
     """Run the module's `main` in a process of its own, and kill -9 it as soon as `there`."""
     child = FORKS.Process(target=_main, args=(module, line, str(log)))
     child.start()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 240
     while not there():
         assert child.is_alive(), log.read_text()[-3000:]
         assert time.monotonic() < deadline

@@ -90,14 +90,21 @@ def start(method: str, rest: Sequence[str]) -> int:
     # torchrun would set one thread per process and say so at length; a recipe's `threads` comes after this.
     # In a group of their own, the processes get each stop signal once, from here: a terminal sends it to the group in
     # front, `docker stop` and `kill` to this process alone.
-    process = subprocess.Popen(line, env={"OMP_NUM_THREADS": "1"} | os.environ, process_group=0)
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
+        if process is None:
+            early.append(number)
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
     before = {number: signal.signal(number, stop) for number in STOPS}
     try:
+        process = subprocess.Popen(line, env={"OMP_NUM_THREADS": "1"} | os.environ, process_group=0)
+        for number in early:
+            stop(number, None)
         return process.wait()
     finally:
         for number, handler in before.items():
