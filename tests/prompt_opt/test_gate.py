@@ -202,7 +202,7 @@ def test_a_hint_must_say_how_to_answer(hint: str) -> None:
 def test_a_huge_rewrite_is_rejected_at_once() -> None:
     started = time.process_time()
     assert judge(P, "a b " * 500_000).rule == "length"
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("text", ["(", "'a ", "1 ", "a=1+", "`", "不", "$a ", "a.", "<a", "no ", "“", "a_"])

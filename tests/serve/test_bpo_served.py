@@ -31,7 +31,7 @@ engine = "main"
 model = "rewriter-harmful"
 [rewriter.slow]
 engine = "main"
-model = "slow-headers-5"
+model = "slow-headers-15"
 [rewriter.broken]
 engine = "main"
 model = "error-500"
@@ -143,7 +143,7 @@ def test_a_late_rewriter_costs_the_budget_and_no_more(server: Served, upstream: 
     answer = ask(server, "late")
     assert answer.status_code == 200
     assert "timed_out" in answer.headers["x-trimtab-applied"]
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     assert upstream.posts[-1].json["messages"] == [{"role": "user", "content": ASKED}]
 
 
@@ -167,7 +167,7 @@ def test_shadow_does_not_wait_for_its_rewriter(server: Served) -> None:
     assert answer.headers["x-trimtab-applied"] == "bpo=skipped(shadow)"
     row = trace(server, answer)["stages"][0]
     assert row["detail"]["pending"] is True
-    assert row["ms"] < 1000  # the rewriter takes five seconds
+    assert row["ms"] < 10_000  # the rewriter takes fifteen seconds
 
 
 PARTS = [

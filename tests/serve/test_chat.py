@@ -440,11 +440,11 @@ async def test_logprobs_are_translated_and_cut_where_the_answer_is(
 
 
 async def test_an_engine_that_runs_on_is_cut_off(client: AsyncOpenAI, upstream: FakeUpstream) -> None:
-    upstream.scripts["for ever"] = ["fine", "\nSTOP", *["x", 0.02] * 500]
+    upstream.scripts["for ever"] = ["fine", "\nSTOP", *["x", 0.1] * 1000]
     # The narrow engine is told one stop only, the layout's; the client's is ours to enforce.
     started = time.monotonic()
     assert await said(client, "for ever", "base-narrow", stream=True, stop="STOP") == ("fine\n", "stop")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 50  # of 100 seconds
     index = max(i for i, r in enumerate(upstream.requests) if r.model == "for ever")
     upstream.wait_abort(index)
 

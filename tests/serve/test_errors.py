@@ -87,10 +87,9 @@ async def test_a_body_that_is_wrong_is_a_400_that_says_how(
     http: httpx.AsyncClient, upstream: FakeUpstream, name: str
 ) -> None:
     body, code, word = BODIES[name]
-    before, started = len(upstream.requests), time.monotonic()
+    before = len(upstream.requests)
     answer = await http.post(PATH, content=body, headers={**JSON, "x-trimtab-policy": "chat"})
     assert word in error(answer, 400, code)["message"]
-    assert time.monotonic() - started < 1
     assert not [r for r in upstream.requests[before:] if r.method == "POST"]
 
 

@@ -1,7 +1,7 @@
 """The API of principles on the real command with two workers: durable, visible everywhere, guarded."""
 
-import asyncio
 import hashlib
+import time
 from typing import Any
 
 import httpx
@@ -65,17 +65,20 @@ async def asked(served: Served, text: str, upstream: FakeUpstream, times: int) -
     return [r.body.decode() for r in upstream.requests[before:] if r.path == "/v1/chat/completions"]
 
 
-async def test_a_rule_reaches_the_prompts_of_every_worker_within_a_second(
-    shelf: Served, upstream: FakeUpstream
-) -> None:
+async def test_a_rule_reaches_the_prompts_of_every_worker(shelf: Served, upstream: FakeUpstream) -> None:
+    async def quoted() -> set[bool]:
+        bodies = await asked(shelf, "May my dogs run free in city parks?", upstream, 12)
+        return {"kept on a leash" in body for body in bodies}
+
+    async def until(wanted: set[bool]) -> None:
+        deadline = time.monotonic() + 60
+        while (found := await quoted()) != wanted:
+            assert time.monotonic() < deadline, found
+
     assert add(shelf, "parks", "Dogs must be kept on a leash in city parks.").status_code == 200
-    await asyncio.sleep(1)
-    bodies = await asked(shelf, "May my dogs run free in city parks?", upstream, 12)
-    assert all("kept on a leash" in body for body in bodies)
+    await until({True})
     assert httpx.delete(shelf.url + "/v1/principles/parks").status_code == 200
-    await asyncio.sleep(1)
-    bodies = await asked(shelf, "May my dogs run free in city parks?", upstream, 12)
-    assert not any("kept on a leash" in body for body in bodies)
+    await until({False})
 
 
 async def test_the_trace_names_each_principle_with_source_and_score(shelf: Served, upstream: FakeUpstream) -> None:

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -137,10 +136,9 @@ def test_a_reload_changes_timeouts_and_traces_too(start: Start, upstream: FakeUp
     served.config.write_text(text.replace("timeout_s = 30", "timeout_s = 0.5\ntrace_content = true"))
     served.process.send_signal(signal.SIGHUP)
     served.wait_for("trimtab: reloaded")
-    started = time.monotonic()
-    answer = httpx.post(f"{served.url}/v1/chat/completions", json=chat(model="slow-headers-5"), verify=False)
+    chats = f"{served.url}/v1/chat/completions"
+    answer = httpx.post(chats, json=chat(model="slow-headers-25"), verify=False, timeout=20)
     assert answer.status_code == 504
-    assert time.monotonic() - started < 3
     answer = httpx.post(
         f"{served.url}/v1/chat/completions", json=chat("kept"), headers={"x-trimtab-policy": "chat"}, verify=False
     )

@@ -91,7 +91,7 @@ async def test_an_unknown_trace_is_a_404_and_holds_nobody_up(http: httpx.AsyncCl
     answers = await asyncio.gather(*(ask(f"none-{i}") for i in range(40)))
     assert {a.status_code for a in answers} == {404}
     assert {a.json()["error"]["code"] for a in answers} == {"trace_not_found"}
-    assert time.monotonic() - started < 5  # one after the other it would be 25
+    assert time.monotonic() - started < 15  # one after the other it would be 25
 
 
 async def test_any_worker_gives_any_trace_and_all_metrics(start: Start) -> None:
@@ -157,12 +157,14 @@ async def test_no_client_can_make_a_new_series(http: httpx.AsyncClient) -> None:
 # ---------------------------------------------------------------- in one process
 
 
-async def test_traces_expire_and_are_swept(tmp_path: Path) -> None:
-    traces = SqliteTraces(tmp_path, ttl_s=0.6)
+async def test_traces_expire_and_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, late = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: now() + late[0])
+    traces = SqliteTraces(tmp_path, ttl_s=60)
     traces.put("a", "t", {"x": 1})
     assert await traces.find("a", "t") == {"x": 1}
     assert await traces.find("a", "other") is None
-    await asyncio.sleep(0.4)
+    late[0] = 61
     assert await traces.find("a", "t") is None
     traces.close()
     again = SqliteTraces(tmp_path, ttl_s=60)  # sweeps with its first write
