@@ -26,7 +26,9 @@ def passages(arguments: argparse.Namespace, listings: list[formats.Listing], tal
              advance: Any) -> Iterator[Passage]:  # fmt: skip
     """The passages of all files, each id once. `advance` hears of the bytes that are read."""
     for path, reason in (pair for found in listings for pair in found.unread):
-        tally.unread(path, reason)
+        tally.unread(str(path), reason)
+    for path, reason in (pair for found in listings for pair in found.failed):
+        tally.problem(str(path), reason)
     defaults = _defaults(arguments)
     rows = (row for found in listings for file in found.files
             for row in formats.read(file, defaults, advance, found.root))  # fmt: skip
@@ -52,7 +54,14 @@ def _defaults(arguments: argparse.Namespace) -> formats.Defaults:
 
 def size(listings: list[formats.Listing]) -> int:
     """The bytes of all files that are read."""
-    return sum(file.stat().st_size for found in listings for file in found.files)
+    return sum(_size(file) for found in listings for file in found.files)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # it went away; reading it says so
+        return 0
 
 
 class Tally:
@@ -76,9 +85,9 @@ class Tally:
         self.duplicates += 1
         _say(self.duplicates, f"{key} has the same content as {other}", "duplicates")
 
-    def unread(self, path: Path, reason: str) -> None:
-        """Print a file of a folder that is not read."""
-        print(f"{path}: not read: {reason}", file=sys.stderr)
+    def unread(self, place: str, reason: str) -> None:
+        """Print a file of a folder, or a part of a file, that is not read."""
+        print(f"{place}: not read: {reason}", file=sys.stderr)
 
     def report(self, after: int, revision: int) -> None:
         """Print the sums."""
@@ -113,7 +122,7 @@ class Origins:
     def keep(self) -> None:
         """Write what is new to the index's settings."""
         if self._index is not None and self._paths != self._known:
-            self._index.backend.set("origins", json.dumps(self._paths, ensure_ascii=False))
+            self._index.backend.set("origins", json.dumps(self._paths))  # names may hold bytes that are no UTF-8
 
 
 def _distinct(rows: Iterable[Row], tally: Tally, origins: Origins) -> Iterator[Passage]:
@@ -151,6 +160,9 @@ def _good(rows: Iterable[Row], tally: Tally, strict: bool) -> Iterator[Row]:
     for row in rows:
         if row.passage is not None:
             yield row
+            continue
+        if row.note:
+            tally.unread(row.place, row.note)
             continue
         tally.problem(row.place, row.problem)
         if strict:

@@ -30,6 +30,7 @@ class Change:
     before: Passage | None = None
     after: Passage | None = None
     history: Passage | None = None
+    replaced: str = ""  # the id of a kept version whose last day has changed
 
     @property
     def passages(self) -> list[Passage]:
@@ -39,7 +40,8 @@ class Change:
     @property
     def withdrawn(self) -> list[str]:
         """The ids that are to go; a changed passage replaces the one with its id."""
-        return [self.before.id] if self.before is not None and self.op in ("gone", "renamed") else []
+        gone = [self.before.id] if self.before is not None and self.op in ("gone", "renamed") else []
+        return [*gone, self.replaced] if self.replaced else gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,14 @@ class Plan:
         return f"{counted}, {self.unchanged} unchanged"
 
 
-def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str) -> Plan:
-    """What makes the stored documents the wanted ones (by id), as of an ISO date."""
+def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str, *, first: bool | None = None) -> Plan:
+    """What makes the stored documents the wanted ones (by id), as of an ISO date.
+
+    In the `first` sync (told, else where nothing is stored) what states no date has always been in force. A kept
+    version that a source holds too, as an export does, is a passage like any other.
+    """
     everything = {p.id: p for p in stored}
-    current = {key: p for key, p in everything.items() if not is_history(p)}
+    current = {key: p for key, p in everything.items() if key in wanted or not is_history(p)}
     changes: list[Change] = []
     unchanged = 0
     for key in current.keys() & wanted.keys():
@@ -73,7 +79,7 @@ def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str) -> 
     renamed = _renamed(gone, new)
     changes += [Change("renamed", old, _dated(p, old)) for old, p in renamed]
     moved = {p.id for pair in renamed for p in pair}
-    began = day if current else ""
+    began = "" if first or (first is None and not current) else day
     changes += [Change("new", None, replace(p, in_force_from=p.in_force_from or _not_after(began, p)))
                 for p in new if p.id not in moved]  # fmt: skip
     changes += [Change("gone", p, None, ended(p, day)) for p in gone if p.id not in moved]
@@ -97,6 +103,8 @@ def ended(passage: Passage, start: str) -> Passage | None:
 
 def _compared(old: Passage, new: Passage, everything: Mapping[str, Passage], day: str) -> Change | None:
     own = new.in_force_from
+    if own and own < old.in_force_from > day and (change := _brought_forward(old, new, everything)):
+        return change
     # A start that a sync has set stays, until the source states a later one.
     before = f"{old.id}@{_day_before(old.in_force_from)}" if old.in_force_from else ""
     if not own or (before in everything and own < old.in_force_from):
@@ -107,6 +115,15 @@ def _compared(old: Passage, new: Passage, everything: Mapping[str, Passage], day
         return Change("corrected", old, new)
     start = own if own > old.in_force_from else max(day, old.in_force_from)
     return Change("changed", old, replace(new, in_force_from=_not_after(start, new)), ended(old, start))
+
+
+def _brought_forward(old: Passage, new: Passage, everything: Mapping[str, Passage]) -> Change | None:
+    """A version that was not in force yet begins earlier than was stated: the one before it ends earlier."""
+    before = everything.get(f"{old.id}@{_day_before(old.in_force_from)}")
+    if before is None or new.in_force_from <= before.in_force_from:
+        return None
+    history = ended(replace(before, id=old.id, in_force_to=""), new.in_force_from)
+    return Change("changed", old, new, history, before.id)
 
 
 def _day_before(day: str) -> str:

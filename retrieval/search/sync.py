@@ -19,6 +19,8 @@ from retrieval.search.intake import Origins, Tally, bar, passages, size
 from retrieval.search.plan import Change, Plan
 from retrieval.text import formats
 
+FIRST = " first"  # follows the day of a sync that fills a new index: its passages were in force before that day
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Sync an index with its sources, print the plan and the outcome, and return the exit status.
@@ -36,9 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         tally = Tally(0)
         with bar("reading", size(listings), "B") as advance:
             wanted = {p.id: p for p in passages(arguments, listings, tally, Origins(None), advance)}
-        return _report(plans.plan([], wanted, _today()), tally, "nothing was changed")
+        return _report(plans.plan([], wanted, ""), tally, "nothing was changed")
     asked = embedder(arguments, listings)
-    with Index.open(arguments.index, create=True, embedder=asked, threads=arguments.threads) as index:
+    with Index.open(
+        arguments.index, readonly=arguments.dry_run, create=True, embedder=asked, threads=arguments.threads
+    ) as index:
         return _sync(index, arguments, listings)
 
 
@@ -46,13 +50,15 @@ def _sync(index: Index, arguments: argparse.Namespace, listings: list[formats.Li
     tally, origins = Tally(index.count()), Origins(index)
     with bar("reading", size(listings), "B") as advance:
         wanted = {p.id: p for p in passages(arguments, listings, tally, origins, advance)}
-    day = arguments.on or index.backend.setting("sync_day") or _today()
-    found = plans.plan(index.documents(), wanted, day)
+    cut_off = index.backend.setting("sync_day")
+    day = arguments.on or cut_off.removesuffix(FIRST) or _today()
+    first = cut_off.endswith(FIRST) or (not cut_off and not index.count())
+    found = plans.plan(index.documents(), wanted, day, first=first)
     if tally.bad:
         found = _without_losses(found)
-    if arguments.dry_run or not wanted or not found.changes:
+    if arguments.dry_run or not wanted or not (found.changes or cut_off):
         return _report(found, tally, "nothing was changed")
-    index.backend.set("sync_day", day)
+    index.backend.set("sync_day", day + FIRST if first else day)
     with bar("syncing", len(found.changes), " changes") as advance:
         for batch in batches(iter(found.changes), BATCH):
             _apply(index, batch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -17,6 +18,8 @@ from typing import IO, Any
 
 from retrieval.extra import install
 from retrieval.passage import Passage
+from retrieval.text.encoding import decode
+from retrieval.text.folder import walk
 from retrieval.text.labels import column
 from retrieval.text.piece import Piece, Unreadable
 from retrieval.text.readers.rows import bytes_wrong
@@ -63,17 +66,22 @@ FORMATS = (
     Format("legal XML", (".xml", ".akn"), "lawxml:read"),
 )
 SUFFIXES = tuple(suffix for row in FORMATS for suffix in row.suffixes)
+_UNNAMEABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _BY_SUFFIX = {suffix: row for row in FORMATS for suffix in row.suffixes}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A passage, or why there is none. `place` is file:line; `file` the relative name that the id was made from."""
+    """A passage, or why there is none. `place` is file:line; `file` the relative name that the id was made from.
+
+    A `note` names a part of a file that holds no rules, such as a sheet without a column of texts.
+    """
 
     place: str
     passage: Passage | None
     problem: str = ""
     file: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +97,15 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A source's files: those to be read, the folder that ids count from, and those that are not read, with reasons."""
+    """A source's files: those to be read, the folder that ids count from, and those that are not read, with reasons.
+
+    What `failed` (a folder that cannot be opened, a broken link) may hold rules; `unread` files have no known format.
+    """
 
     root: Path
     files: tuple[Path, ...]
     unread: tuple[tuple[Path, str], ...] = ()
+    failed: tuple[tuple[Path, str], ...] = ()
 
 
 def listing(path: Path) -> Listing:
@@ -117,26 +129,30 @@ def listing(path: Path) -> Listing:
                 f"{path}: unknown kind of file; use {', '.join(SUFFIXES)} (also as .zst) or a folder of these"
             )
         return Listing(path.parent, (path,))
-    found = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+    found, unread, failed = walk(path)
     for name in ("corpus.jsonl", "corpus.jsonl.zst"):
         if path / name in found:
-            others = tuple((p, f"not part of the corpus in {name}") for p in found if p != path / name)
-            return Listing(path, (path / name,), others)
+            others = [(p, f"not part of the corpus in {name}") for p in found if p != path / name]
+            return Listing(path, (path / name,), (*others, *unread), failed)
     read = tuple(p for p in found if kind(p) in _BY_SUFFIX and not p.name.startswith("~$"))
     if not read:
+        for place, reason in failed:
+            raise ValueError(f"{place}: {reason}")
         raise ValueError(f"{path} holds no file that can be read; use {', '.join(SUFFIXES)}")
-    return Listing(path, read, tuple((p, _why_unread(p)) for p in found if p not in set(read)))
+    others = [(p, _why_unread(p)) for p in found if p not in set(read)]
+    return Listing(path, read, (*others, *unread), failed)
 
 
 def _listed(path: Path) -> Listing:
     """What the lines of a list name, relative to its folder; ids count from the folder that holds all of it."""
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [line.strip() for line in decode(path.read_bytes()).splitlines()]
     found = [listing(path.parent / name) for name in names if name and not name.startswith("#")]
     if not found:
         raise ValueError(f"{path} names no file")
     root = Path(os.path.commonpath([part.root.resolve() for part in found]))
     read = tuple(dict.fromkeys(file.resolve() for part in found for file in part.files))
-    return Listing(root, read, tuple(pair for part in found for pair in part.unread))
+    unread = tuple(pair for part in found for pair in part.unread)
+    return Listing(root, read, unread, tuple(pair for part in found for pair in part.failed))
 
 
 def files(path: Path) -> list[Path]:
@@ -146,8 +162,14 @@ def files(path: Path) -> list[Path]:
 
 def kind(path: Path) -> str:
     """The suffix by which a file's format is known, in lower case, without .zst."""
-    name = path.with_suffix("") if path.suffix == ".zst" else path
+    name = path.with_suffix("") if path.suffix.lower() == ".zst" else path
     return name.suffix.lower()
+
+
+def relative(path: Path, root: Path) -> str:
+    """A file's name in ids: composed letters; line breaks and bytes that are no UTF-8 become %0A."""
+    name = unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+    return _UNNAMEABLE.sub(lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), name)
 
 
 def read(
@@ -157,23 +179,29 @@ def read(
 
     `advance` hears of bytes read on disk, as they are. A file that cannot be read is a row with the problem.
     """
-    name = path.relative_to(root or path.parent).as_posix()
+    name = relative(path, root or path.parent)
     count = 0
-    with path.open("rb") as raw:
-        done = 0
-        try:
+    try:
+        with path.open("rb") as raw:
+            done = 0
             for piece in _BY_SUFFIX[kind(path)].read(_stream(path, raw), name):
                 count += 1
                 yield _row(path, name, piece, defaults)
                 if advance and raw.tell() > done:
                     advance(raw.tell() - done)
                     done = raw.tell()
-        except Unreadable as error:
-            count += 1
-            yield Row(str(path), None, str(error))
-        except ImportError as error:
-            count += 1
-            yield Row(str(path), None, f"{EXTRA} ({error})")
+    except Unreadable as error:
+        count += 1
+        yield Row(str(path), None, str(error))
+    except ImportError as error:
+        count += 1
+        yield Row(str(path), None, f"{EXTRA} ({error})")
+    except OSError as error:
+        count += 1
+        yield Row(str(path), None, f"cannot be read: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - libraries fail in many ways; one file must not end the others' reading
+        count += 1
+        yield Row(str(path), None, f"cannot be read: {type(error).__name__}: {error}")
     if not count:
         yield Row(str(path), None, "no text")
 
@@ -198,13 +226,13 @@ def row(place: str, fields: dict[str, Any], defaults: Defaults) -> Row:
 
 def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:
     place = f"{path}:{piece.line}"
-    if piece.problem:
-        return Row(place, None, piece.problem)
+    if piece.problem or piece.note:
+        return Row(place, None, piece.problem, note=piece.note)
     fields = dict(piece.fields)
     if piece.key is not None:
         fields["id"] = f"{name}:{piece.key}" if piece.key else name
         fields.pop("_id", None)
-        fields["source"] = defaults.source or fields.get("source") or path.name
+        fields["source"] = defaults.source or fields.get("source") or name.rpartition("/")[2]
         text = str(fields["text"])
         if bytes_wrong(text):
             lines = text.splitlines()
@@ -214,16 +242,28 @@ def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:
 
 
 def _stream(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    if path.suffix != ".zst":
-        return raw
-    import zstandard
-
-    stream: IO[bytes] = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-    return stream
+    return io.BufferedReader(_Decompressed(raw)) if path.suffix.lower() == ".zst" else raw
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+class _Decompressed(io.RawIOBase):
+    """The bytes inside a .zst; damage is an OSError, as for any file."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        import zstandard
+
+        self._reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        self._error = zstandard.ZstdError
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._reader.read(len(buffer))
+        except self._error as error:
+            raise OSError(f"not zstd: {error}") from None
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _why_unread(path: Path) -> str:

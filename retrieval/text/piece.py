@@ -35,7 +35,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The fields of one passage, or a problem.
+    """The fields of one passage, or a problem, or a note: a part of the file that holds no rules.
 
     `key` names the place in the file's structure, which becomes the id; None: the fields have an id, or their
     content is one.
@@ -45,3 +45,4 @@ class Piece:
     fields: Mapping[str, Any] = field(default_factory=dict)
     key: str | None = None
     problem: str = ""
+    note: str = ""

@@ -17,7 +17,7 @@ import pytest
 from retrieval.cli.command import main
 from retrieval.passage import Filter, Passage
 from retrieval.search.index import Index
-from retrieval.search.plan import ended, is_history, plan
+from retrieval.search.plan import Change, ended, is_history, plan
 
 ROOT = Path(__file__).parents[2]
 LITE = importlib.util.find_spec("milvus_lite") and importlib.util.find_spec("pymilvus")
@@ -191,3 +191,77 @@ def test_a_sync_that_was_killed_goes_on_to_the_same_index(tmp_path: Path, seed: 
     child.wait(60)
     assert sync(tmp_path / "killed", str(source)) == 0
     assert held(tmp_path / "killed") == held(tmp_path / "whole")
+
+
+def test_a_first_sync_that_was_cut_off_dates_nothing(
+    law: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.search import sync as module
+
+    index, apply, done = tmp_path / "i", module._apply, list[int]()
+
+    def once(opened: Index, batch: list[Change]) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        apply(opened, batch)
+
+    monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(module, "_apply", once)
+    assert sync(index, str(law), "--on", "2026-01-01") == 130
+    assert len(held(index)) == 1
+    monkeypatch.setattr(module, "_apply", apply)
+    assert sync(index, str(law), "--on", "2026-01-02") == 0
+    assert {start for _, start, _ in held(index).values()} == {""}
+
+
+def test_the_day_of_a_sync_that_was_cut_off_at_its_end_is_not_used_again(law: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i"
+    assert sync(index, str(law), "--on", "2026-01-01") == 0
+    with Index.open(index) as opened:
+        opened.backend.set("sync_day", "2026-01-01")  # as a kill after the last batch leaves it
+    assert sync(index, str(law)) == 0
+    (law / "act.md").write_text("# A\ndogs on a leash of 9 metres\n# B\ndogs bark\n# C\ncats roam\n")
+    assert sync(index, str(law)) == 0
+    (changed,) = [start for text, start, _ in held(index).values() if "9 metres" in text]
+    assert changed > "2026-01-01"
+
+
+def test_a_version_not_yet_in_force_may_be_brought_forward(law: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i"
+    assert sync(index, str(law), "--on", "2026-01-01") == 0
+    act = "---\neffective: {}\n---\n# A\ndogs on a leash of {} metres\n"
+    (law / "act.md").write_text(act.format("2027-01-01", 2))
+    assert sync(index, str(law), "--on", "2026-02-01") == 0
+    (law / "act.md").write_text(act.format("2026-09-01", 3))
+    assert sync(index, str(law), "--on", "2026-03-01") == 0
+    for day, metres in (("2026-08-31", 1), ("2026-09-01", 3), ("2027-01-01", 3)):
+        assert [t for t in as_of(index, day) if "leash" in t] == [f"dogs on a leash of {metres} metres"]
+
+
+def test_an_export_that_is_synced_again_changes_nothing(
+    law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "i"
+    sync(index, str(law), "--on", "2026-01-01")
+    (law / "act.md").write_text("# A\ndogs on a leash of 2 metres\n")
+    sync(index, str(law), "--on", "2026-02-01")
+    assert main(["export", str(index), "--output", str(tmp_path / "all.jsonl")]) == 0
+    assert sync(tmp_path / "j", str(tmp_path / "all.jsonl")) == 0
+    assert held(tmp_path / "j") == held(index)
+    capsys.readouterr()
+    assert sync(tmp_path / "j", str(tmp_path / "all.jsonl")) == 0
+    assert "0 new, 0 changed, 0 corrected, 0 gone, 0 renamed" in capsys.readouterr().out
+
+
+def test_a_dry_run_shows_what_is_then_done(law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = tmp_path / "i"
+    for text in ("# A\none\n# B\ntwo\n", "# A\nother\n# B\ntwo\n# C\nthree\n", "# C\nthree\n"):
+        (law / "act.md").write_text(text)
+        plans = []
+        for more in (["--dry-run"], []):
+            assert sync(index, str(law), *more) == 0
+            plans.append(
+                [line for line in capsys.readouterr().out.splitlines() if line[:2] in ("+ ", "~ ", "- ", "> ")]
+            )
+        assert plans[0] == plans[1] != []

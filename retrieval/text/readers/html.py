@@ -52,9 +52,12 @@ def _text(data: bytes) -> str:
     said = _CHARSET.search(data[:4096])
     if said and not data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         name = said[1].decode("ascii", "replace").lower()
-        name = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "big5": "big5hkscs"}.get(name, name)
+        name = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "big5": "big5hkscs",
+                "shift_jis": "cp932", "shift-jis": "cp932", "x-sjis": "cp932", "euc-kr": "cp949",
+                "ks_c_5601-1987": "cp949"}.get(name, name)  # fmt: skip
         try:
-            return data.decode(name)
+            if not name.startswith(("utf-16", "utf16", "utf-32")):  # the word itself could be read as ASCII
+                return data.decode(name)
         except (LookupError, UnicodeDecodeError):
             pass  # it says one thing and is another
     return decode(data)
