@@ -355,7 +355,7 @@ def test_a_corpus_folder_names_its_other_files(tmp_path: Path) -> None:
                              "This Act may be cited as the Dog Act."),
                             ("Section-2.1", "Dog Act, Leashes, Section 2.1 Leash",
                              "Rule\n(1) A dog is leashed\n(a) outdoors; and")]),
-        ("law_uk.xml", [("Section-1", "Dog Act 2006, Part 1 Leashes, Section 1 Short leash", "1 A dog is leashed.")]),
+        ("law_uk.xml", [("Section-1", "Dog Act 2006, Part 1 Leashes, Section 1 Short leash", "(1) A dog is leashed.")]),
     ],
 )  # fmt: skip
 def test_the_laws_own_xml_is_one_passage_an_article(name: str, expected: list[tuple[str, str, str]]) -> None:

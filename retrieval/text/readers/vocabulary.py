@@ -17,7 +17,7 @@ _LETTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """One vocabulary. A set of `units` is tried in order: a law without articles has sections."""
+    """One vocabulary. A set of `units` is tried in order; one that holds units of another name is a chapter."""
 
     roots: frozenset[str]
     units: tuple[frozenset[str], ...]
@@ -39,15 +39,16 @@ def _set(names: str) -> frozenset[str]:
 
 
 AKOMA_NTOSO = Vocabulary(
-    _set("akomaNtoso"), (_set("article"), _set("section"), _set("rule"), _set("paragraph hcontainer")),
-    _set("num"), _set("heading subheading"), ("docTitle", "shortTitle", "FRBRalias"),
-    _set("meta coverPage toc notes remark authorialNote conclusions"), country={"FRBRcountry": "value"},
+    _set("akomaNtoso"), (_set("article section rule"), _set("paragraph hcontainer")),
+    _set("num"), _set("heading subheading"), ("docTitle", "shortTitle", "FRBRalias", "longTitle"),
+    _set("meta coverPage toc notes remark authorialNote conclusions del"), country={"FRBRcountry": "value"},
     language={"FRBRlanguage": "language"}, names={"article": "Article", "section": "Section", "rule": "Rule"},
 )  # fmt: skip
 USLM = Vocabulary(
-    _set("uscDoc lawDoc pLaw bill resolution statutesAtLarge uslm"), (_set("section"),), _set("num"),
-    _set("heading"), ("shortTitle", "officialTitle", "title"),
-    _set("meta toc notes note sourceCredit preface legislativeHistory endnote footnote signatures"), "US",
+    _set("uscDoc lawDoc pLaw bill resolution statutesAtLarge uslm"), (_set("section courtRule"),), _set("num enum"),
+    _set("heading header"), ("shortTitle", "short-title", "officialTitle", "official-title", "title"),
+    _set("meta metadata form toc notes note sourceCredit preface legislativeHistory endnote footnote signatures"
+         " deletedText"), "US",
     language={"language": ""}, names={"section": "Section"},
 )  # fmt: skip
 FORMEX = Vocabulary(
@@ -58,7 +59,8 @@ FORMEX = Vocabulary(
 )  # fmt: skip
 CANADA = Vocabulary(
     _set("Statute Regulation"), (_set("Section"),), _set("Label"), _set("MarginalNote"),
-    ("ShortTitle", "LongTitle"), _set("Identification HistoricalNote RecentAmendments Footnote Note RelatedProvisions"),
+    ("ShortTitle", "LongTitle"), _set("Identification HistoricalNote RecentAmendments Footnote Note RelatedProvisions"
+                                      " RelatedOrNotInForce"),
     "Canada", floating="Heading", names={"en": "Section", "fr": "Article"},
     dates=("inforce-start-date", "inforce-end-date"),
 )  # fmt: skip
