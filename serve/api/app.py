@@ -6,7 +6,6 @@ Each group of routes is a module with `add_routes`; what they share stands here:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -28,6 +27,7 @@ from serve.api import (
     timeline,
     verdicts,
 )
+from serve.api.bodies import Held
 from serve.api.routes import PATHS, lines
 from serve.chat.keys import Caller, identify
 from serve.chat.service import Service
@@ -77,11 +77,13 @@ def _identifying(service: Callable[[], Service]) -> Callable[[Request], AsyncIte
         """Before any handler, and so before a byte of the body: whoever has no key, or no room within its limits, gets
         no work done."""
         request.state.caller = who = identify(service().config.keys, request.headers.get("authorization"))
-        if request.url.path.startswith("/v1/"):
-            async with _limited(service(), who, request):
-                yield
-        else:  # of the server itself, which is watched when it is busy above all
+        # What is of the server itself is watched when it is busy above all.
+        counts = request.url.path.startswith("/v1/")
+        request.state.held = held = await _held(service(), who, request, counts=counts)
+        try:
             yield
+        finally:
+            held.end()
 
     return identified
 
@@ -91,21 +93,15 @@ def _caller(request: Request) -> Caller:
     return known
 
 
-@asynccontextmanager
-async def _limited(service: Service, who: Caller, http: Request) -> AsyncIterator[None]:
-    """Within the limits of the caller: requests, and the bytes of their bodies; they cost no tokens.
+async def _held(service: Service, who: Caller, http: Request, *, counts: bool) -> Held:
+    """A place within the limits of the caller, where it `counts` there: requests, and the bytes of their bodies; they
+    cost no tokens.
 
     Raises:
         TooMany: one is reached. Unavailable: they cannot be looked up.
     """
-    if service.limiter is None:
-        yield
-        return
+    turn = service.turns.turn(who.name)
+    if service.limiter is None or not counts:
+        return Held(None, turn)
     length = http.headers.get("content-length", "" if "transfer-encoding" in http.headers else "0")
-    size = int(length) if length.isdecimal() else None
-    admission = await service.limiter.enter(who.name, who.tenant, size)
-    try:
-        yield
-    finally:
-        if admission is not None:
-            admission.leave(None, served=False)
+    return Held(await service.limiter.enter(who.name, who.tenant, int(length) if length.isdecimal() else None), turn)

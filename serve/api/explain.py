@@ -11,6 +11,7 @@ import msgspec
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt, Stage
 from prompt_opt.pipeline import advise, digest
 from serve.chat.align import laid_out
+from serve.chat.beside import beside
 from serve.chat.choose import choose
 from serve.chat.keys import Caller
 from serve.chat.record import states_of
@@ -26,13 +27,14 @@ async def explained(service: Service, who: Caller, request: wire.Request, header
         BadRequest: the chat has no place in a base model's prompt.
     """
     policy, _ = choose(service.config, who, request.model, header, request.options)
-    chat = openai_chat.chat(request, service.config.server)
+    size = len(request.body)
+    chat = await beside(size, openai_chat.chat, request, service.config.server)
     on_behalf.set(of_tenant(service.config, policy, who.tenant))
     advice, outcomes = await advised(chat, policy, service.stages[policy.name], who, request.options)
     engine = service.engines[policy.engine]
     prompt, outcomes = await laid_out(engine, request, chat, advice, outcomes, policy)
     whole = digest(policy, states_of(outcomes))
-    return {"policy": policy.name, "digest": whole, **show(prompt, policy, outcomes)}
+    return {"policy": policy.name, "digest": whole, **await beside(size, show, prompt, policy, outcomes)}
 
 
 async def advised(

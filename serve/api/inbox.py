@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 
-from serve.api.bodies import json_object
+from serve.api.bodies import json_object, read_json
 from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.errors import BadRequest, Unavailable
-from serve.http.body import read_json
 from serve.store.changes import STATES, Change
 
 if TYPE_CHECKING:
     from serve.approval.desk import Desk
 
 _BODY = 8 * 2**20  # bytes
+_CHAT = 2**20  # bytes of one that is tried under a change
 _CONTAINERS = 100_000  # objects and lists of a body: a hundred for each item
 _MOST = 200  # changes on one page
 Step = Callable[["Desk", Caller, str, Mapping[str, Any]], Change]
@@ -73,7 +73,7 @@ def add_routes(app: FastAPI, desk: Callable[[], Desk] | None, caller: Callable[[
 
         who = caller(request)
         at = opened(who)
-        body = await read_json(request, _BODY)
+        body = await read_json(request, _CHAT)
         return json_reply(await tried(at, who, ident, body, request.headers.get("x-trimtab-policy")))
 
     def add(step: str, summary: str) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from fastapi import FastAPI, Request, Response
 
+from serve.api.bodies import read_json
 from serve.api.explain import explained
 from serve.api.replies import json_reply
 from serve.chat.beside import beside
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.dialects import wire
-from serve.http.body import read_json
 
 
 def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[Request], Caller]) -> None:
@@ -25,4 +25,5 @@ def add_routes(app: FastAPI, service: Callable[[], Service], caller: Callable[[R
         limits = now.config.server
         body = await read_json(request, int(limits.max_body_mb * 2**20))
         parsed = await beside(len(body), wire.parse, body, limits)
-        return json_reply(await explained(now, who, parsed, request.headers.get("x-trimtab-policy")))
+        found = await explained(now, who, parsed, request.headers.get("x-trimtab-policy"))
+        return await beside(len(body), json_reply, found)

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
+from serve.api.bodies import read_json
 from serve.api.recent import found
 from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
 from serve.errors import BadRequest, NotFound
-from serve.http.body import read_json
 from serve.store.feedback import KINDS, Verdicts, same_answers
 from serve.store.place import open_verdicts
 

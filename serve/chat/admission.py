@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import partial
 
 from serve.chat.record import Record
 from serve.chat.service import Service
@@ -25,24 +24,29 @@ def admit(service: Service, call: Call, record: Record) -> Awaitable[None] | Non
     admission = service.limiter.at_once(caller.name, caller.tenant, length)
     if admission is None or length is None:
         return _enter(service.limiter, call, record, length, admission)
-    record.admission, record.answer.meter, call.limited = admission, admission.count, True
+    _let_in(call, record, admission)
     return None
 
 
 async def _enter(limiter: Limiter, call: Call, record: Record, length: int | None, admission: Admission | None) -> None:
     admission = admission or await limiter.enter(record.caller.name, record.caller.tenant, length)
     if admission is not None:
-        record.admission, record.answer.meter, call.limited = admission, admission.count, True
-        if length is None:
-            call.grown = admission.grow
+        _let_in(call, record, admission)
+
+
+def _let_in(call: Call, record: Record, admission: Admission) -> None:
+    record.admission, record.answer.meter, call.limited = admission, admission.count, True
+    call.grown = admission.grow
 
 
 async def take_turn(service: Service, call: Call, record: Record, size: int) -> None:
-    """Wait until a large body, which has been read, may be worked on; the turn ends when an engine gets it.
+    """Wait until a large body of `size` bytes may be worked on; the turn ends when an engine gets it. A body that has a
+    turn already keeps no more than so many of its bytes.
 
     Raises:
         Unavailable: too many large bodies wait. ClientGone: nobody waits for the answer any more.
     """
+    turn = call.turn or service.turns.turn(record.caller.name)
     with call:  # that is, while the client stays
-        await service.turns.take(record.caller.name, size)
-    call.turn = partial(service.turns.give, record.caller.name, size)
+        await turn.take(size)
+    call.turn = turn

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from serve.http.body import LARGE
+
 P = ParamSpec("P")
 R = TypeVar("R")
-LARGE = 2**20  # bytes; work on a smaller body holds the loop for less than 20 ms
 # One: each thread more that works would hold the interpreter's lock for a moment in which the loop waits.
 _thread = ThreadPoolExecutor(1, "large-body")
 

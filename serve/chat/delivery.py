@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from prompt_opt.core import Policy
-from serve.chat.beside import LARGE, beside
+from serve.chat.beside import beside
 from serve.chat.record import Record
 from serve.chat.reply import pass_on, read
 from serve.chat.service import Service, send
@@ -22,6 +22,7 @@ from serve.engine.budget import UNSERVED
 from serve.engine.live import LiveEngine
 from serve.engine.upstream import Upstream
 from serve.errors import ApiError, BadRequest
+from serve.http.body import LARGE
 from serve.http.call import Call
 
 log = logging.getLogger("trimtab.delivery")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import partial
 
 from prompt_opt.core import Outcome
 from serve.chat.admission import admit, take_turn
-from serve.chat.beside import LARGE, beside
+from serve.chat.beside import beside
 from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import Outgoing, counting, deliver, pass_through, unchanged
 from serve.chat.keys import ANYBODY, known
@@ -20,6 +21,7 @@ from serve.config import RAW
 from serve.dialects import multipart, openai, openai_chat, wire
 from serve.dialects.dialect import Dialect
 from serve.engine.live import LiveEngine
+from serve.http.body import LARGE
 from serve.http.call import Call
 
 # Paths whose bodies may be forms; every other body is JSON.
@@ -47,7 +49,8 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
     form = call.path in _FORMS and call.media not in ("", "application/json")
     if (question := admit(service, call, record)) is not None:
         await question
-    body = await call.read(int(config.server.max_body_mb * 2**20), json=not form)
+    room = partial(take_turn, service, call, record)
+    body = await call.read(int(config.server.max_body_mb * 2**20), json=not form, room=room)
     if len(body) >= LARGE:
         await take_turn(service, call, record, len(body))
     read: multipart.Form | wire.Request

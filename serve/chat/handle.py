@@ -21,7 +21,7 @@ from prompt_opt.pipeline import StageFailed
 from serve.chat import forms
 from serve.chat.align import Order, align, goes_native, holds, outgoing, translation, without
 from serve.chat.annotate import annotate
-from serve.chat.beside import LARGE, beside
+from serve.chat.beside import beside
 from serve.chat.delivery import Delivery, Outgoing, candidates, counting, deliver, unchanged
 from serve.chat.lines import Line
 from serve.chat.observe import begin, finish
@@ -37,6 +37,7 @@ from serve.dialects.dialect import Dialect
 from serve.engine.features import APIS, PARTS
 from serve.engine.live import LiveEngine
 from serve.errors import ApiError, Unavailable
+from serve.http.body import LARGE
 from serve.http.call import Call, ClientGone
 from serve.http.heartbeat import heartbeat
 from serve.observe.logs import sound_id
@@ -48,6 +49,7 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _REFUSALS = (400, 413, 422)
+_LEFT = 499  # nginx's number for a client that has left
 
 
 def speaking(dialect: Dialect, dialects: Sequence[Dialect]) -> Line:
@@ -203,7 +205,7 @@ async def run(service: Service, call: Call, line: Line) -> None:
     try:
         await line(service, call, record)
     except ClientGone:
-        unanswered, record.error = 499, "client left"  # nginx's number for it
+        unanswered, record.error = _LEFT, "client left"
     except ApiError as error:
         record.error = error.brief or error.message
         call.fail(spoken(error, call, record.chat, record.spoken))
@@ -221,7 +223,9 @@ async def run(service: Service, call: Call, line: Line) -> None:
         if call.turn is not None:
             call.end_turn()
         if record.admission is not None:
-            record.admission.leave(record.answer.usage, served=status < 400)
+            # Whoever leaves before the answer has had the engine work, as far as anybody knows.
+            left = status == _LEFT and record.selection is not None
+            record.admission.leave(record.answer.usage, served=status < 400 or left)
         account(record, status, service.traces)
         if service.recorder is not None and record.trail is not None:
             service.recorder.close(record, record.trail, status)

@@ -14,7 +14,7 @@ from serve.observe import logs, tracing
 def begin(service: Service, call: Call, record: Record) -> None:
     """A request has come."""
     if service.tracing is not None:
-        call.span = service.tracing.begin(call.path, call.headers)
+        call.span = service.tracing.begin(call.method, call.path, call.headers)
         tracing.current.set(call.span)
     if service.config.server.log == "json":
         logs.request_id.set(record.request_id or record.ident)
@@ -25,9 +25,11 @@ def finish(service: Service, call: Call, record: Record, status: int) -> None:
     if call.span is not None:
         answer, outcomes = record.answer, record.alignment.outcomes
         steps = (tracing.Step(o.stage, o.status, o.reason, o.ms) for o in outcomes)
-        call.span.end(status, steps, answer.usage, answer.first_byte, **_about(record))
+        call.span.end(status, steps, answer.usage, answer.first_byte, route=record.path, **_about(record))
     if service.config.server.access_log:
-        logs.access("POST", record.path, status, {"request_id": record.request_id or record.ident, **_fields(record)})
+        logs.access(
+            call.method, record.path, status, {"request_id": record.request_id or record.ident, **_fields(record)}
+        )
 
 
 def _about(record: Record) -> dict[str, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
 from prompt_opt.core import Policy
 from serve.chat.admission import admit, take_turn
-from serve.chat.beside import LARGE, beside
+from serve.chat.beside import beside
 from serve.chat.choose import choose, named, not_applicable
 from serve.chat.delivery import candidates
 from serve.chat.keys import ANYBODY, known
@@ -25,6 +26,7 @@ from serve.engine.features import APIS
 from serve.engine.fields import GUARDED
 from serve.engine.live import LiveEngine
 from serve.errors import BadRequest
+from serve.http.body import LARGE
 from serve.http.call import Call
 
 _CHOSEN = "chosen"  # under which it is remembered with a request's head
@@ -68,7 +70,7 @@ async def settle(
     record.caller = caller = known(config.keys, dialect.key(call.headers)) if config.keys else ANYBODY
     if service.limiter is not None and (question := admit(service, call, record)) is not None:
         await question
-    body = await call.read(int(config.server.max_body_mb * 2**20))
+    body = await call.read(int(config.server.max_body_mb * 2**20), room=partial(take_turn, service, call, record))
     if len(body) < LARGE:
         request = dialect.parse(body, config.server)
     else:

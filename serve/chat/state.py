@@ -19,6 +19,7 @@ from serve.http.call import Call
 
 # An id and a known suffix: nothing else may reach the engine's other paths.
 _PATH = re.compile(r"/v1/responses/[A-Za-z0-9_-]{1,200}(?P<rest>(?:/cancel|/input_items)?)")
+_BODY = 2**16  # bytes; these requests say nothing in theirs
 BELOW = openai_responses.path + "/*"  # how a table of lines names these paths
 ASKED = {"GET": ("", "/input_items"), "DELETE": ("",), "POST": ("/cancel",)}  # method -> how its paths end
 
@@ -38,11 +39,12 @@ def kept(method: str) -> Callable[[Service, Call, Record], Awaitable[None]]:
 async def _ask(service: Service, call: Call, record: Record, method: str) -> None:
     """Raises NotFound for any other path, and BadRequest if the engine stores no responses."""
     config, path = service.config, call.path
-    record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
     found = _PATH.fullmatch(path)
+    # One label for all ids, and one for what is no such path: whoever has no key could fill the metrics with others.
+    record.path = BELOW if found is None else f"{openai_responses.path}/{{id}}{found['rest']}"
+    record.caller = caller = known(config.keys, openai.bearer(call.headers)) if config.keys else ANYBODY
     if found is None or found["rest"] not in ASKED[method]:
         raise NotFound(f"no path {method} {path}", code="path_not_found")
-    record.path = openai_responses.path + "/{id}" + found["rest"]  # one label for all ids
     if (question := admit(service, call, record)) is not None:
         await question
     policy, _ = choose(config, caller, "", named(call.headers), {})
@@ -51,7 +53,7 @@ async def _ask(service: Service, call: Call, record: Record, method: str) -> Non
     if shared(config, engine):
         refuse_stored("previous_response_id", path, engine.spec.fields_pass, engine.spec.name)
     engine.require_ready()
-    body = await call.read(int(config.server.max_body_mb * 2**20), json=False)
+    body = await call.read(_BODY, json=False)
     with call:  # that is, while the client stays
         if engine.must_probe(openai_responses.path):
             await probe(service, call, engine, openai_responses.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ from serve.configure.toml import Toml, given
 from serve.store.changes import Managed
 from serve.store.place import STORES, open_changes
 
+_MOST = 2**22  # bytes of a file
 _SECTIONS = (
     "state_dir",
     "server",
@@ -85,16 +87,34 @@ def read(flags: Flags | None = None, environ: Mapping[str, str] | None = None) -
     text, where = "", "the command line"
     if flags.config is not None:
         where = flags.config
-        try:
-            text = Path(flags.config).read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{flags.config}: cannot be read: {error}") from None
+        text = _text(Path(flags.config))
     source = _read(Toml(text, where), flags, environ)
     changes = open_changes(source.store, source.state_dir)
     try:
         return source, changes.managed()
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"{changes.where} cannot be read: {error}") from None
+
+
+def _text(path: Path) -> str:
+    """What a configuration file says. A reload must not wait for a pipe's writer, nor read a device without an end.
+
+    Raises:
+        ConfigError: it cannot be read, is no ordinary file, or is far larger than any configuration.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path}: cannot be read: it is {_kind(found.st_mode)}, not an ordinary file")
+        if found.st_size > _MOST:
+            raise ConfigError(f"{path}: cannot be read: it is larger than {_MOST >> 20} MB")
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
 
 
 def _read(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> Source:

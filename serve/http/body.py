@@ -1,19 +1,17 @@
-"""A request's body, bounded: what its headers say before a byte of it is taken, and the reading off an ASGI request."""
+"""A request's body, bounded: what its headers say before a byte of it is taken, and the errors of one that is not."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
 
 from serve.errors import BadRequest, TooLarge, TooSlow, UnsupportedMedia
 from serve.http.coding import CODINGS, Oversized, Spoilt, coding, expand
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
 Headers = Iterable[tuple[bytes, bytes]]
+Room = Callable[[int], Awaitable[None]]  # waits until there is room for a body of so many bytes
 BOM = b"\xef\xbb\xbf"
+LARGE = 2**20  # bytes; work on a smaller body holds the loop for less than 20 ms
 BODY_S = 60.0  # a client that sends nothing of its body for so long holds a connection for nothing
 
 
@@ -64,13 +62,22 @@ def unknown_coding(name: str) -> UnsupportedMedia:
     return error
 
 
-async def expanded(coded: str, body: bytes, limit: int) -> bytes:
+async def expanded(coded: str, body: bytes, limit: int, room: Room | None = None) -> bytes:
     """A body without its content coding.
+
+    A few kilobytes may become `limit` bytes, so one that becomes large waits for `room` before it does.
 
     Raises:
         TooLarge: it is longer than `limit` bytes without it. BadRequest: it is damaged.
     """
     try:
+        try:
+            return await asyncio.to_thread(expand, coded, body, min(limit, LARGE))
+        except Oversized:
+            if limit <= LARGE:
+                raise
+        if room is not None:
+            await room(limit)
         return await asyncio.to_thread(expand, coded, body, limit)
     except Oversized:
         raise too_large(limit) from None
@@ -86,27 +93,3 @@ def too_large(limit: int) -> TooLarge:
 def too_slow() -> TooSlow:
     """The error for a body that stopped coming."""
     return TooSlow(f"nothing of the body came for {BODY_S:g} s", code="body_timeout")
-
-
-async def read_json(request: Request, limit: int) -> bytes:
-    """The whole body of a control call, which must be declared as JSON.
-
-    Raises:
-        UnsupportedMedia, TooLarge: as `check`. TooSlow: it does not come. ClientDisconnect: it stops half-way.
-    """
-    coded = check(request.headers.raw, limit, json=True)
-    parts: list[bytes] = []
-    size, pieces = 0, aiter(request.stream())
-    while True:
-        try:
-            async with asyncio.timeout(BODY_S):
-                part = await anext(pieces, None)
-        except TimeoutError:
-            raise too_slow() from None
-        if part is None:
-            body = b"".join(parts)
-            return (await expanded(coded, body, limit) if coded else body).removeprefix(BOM)
-        size += len(part)
-        if size > limit:
-            raise too_large(limit)
-        parts.append(part)

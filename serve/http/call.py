@@ -9,12 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from serve.errors import ApiError
-from serve.http.body import BOM, Headers, check, expanded, header, media, too_large
+from serve.http.body import BOM, Headers, Room, check, expanded, header, media, too_large
 from serve.http.exchange import Exchange, Wire
 from serve.http.head import BODILESS, CHUNKS, CLOSES, JSON, Pairs, head, lines
 from serve.http.pace import PACE, PIECE
 from serve.http.recognition import relengthed
 from serve.http.shape import PLAIN, Shape
+from serve.limits.turns import Turn
 from serve.observe.tracing import RequestSpan
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Call(Exchange):
     shape: Shape = PLAIN  # of errors
     extra: Callable[[int], bytes] | None = None  # the lines of our headers, by the status of the answer that begins
     span: RequestSpan | None = None  # where requests are traced
-    turn: Callable[[], None] | None = None  # ends the turn of a large body
-    grown: Callable[[int], None] | None = None  # told how long a body without a length is so far
+    turn: Turn | None = None  # a large body's
+    grown: Callable[[int], None] | None = None  # told how long a body is that is longer than its head says
     heard: Callable[[bytes], None] | None = None  # told of each piece of the answer's body
     pulse: Pulse | None = None  # sends comments while a stream is silent
     passed: Callable[[], bytes] = bytes  # the end of what was last passed on of a stream
@@ -112,6 +113,11 @@ class Call(Exchange):
         return None if value is None else value.decode("latin-1")
 
     @property
+    def method(self) -> str:
+        """As it came: GET, POST…"""
+        return self._top.method.decode("ascii")
+
+    @property
     def media(self) -> str:
         """The body's media type, in lower case; "" without one."""
         return media(self.headers)
@@ -122,8 +128,9 @@ class Call(Exchange):
         value = self.header(b"content-length")
         return int(value) if value is not None and value.isdigit() else None if self.more_body else len(self.body)
 
-    async def read(self, limit: int, *, json: bool = True) -> bytes:
-        """The whole body, of at most `limit` bytes; `json` says that it must be declared as JSON.
+    async def read(self, limit: int, *, json: bool = True, room: Room | None = None) -> bytes:
+        """The whole body, of at most `limit` bytes; `json` says that it must be declared as JSON. One that becomes
+        large without its coding waits for `room`.
 
         Raises:
             UnsupportedMedia: its coding is unknown, or it is no JSON. TooLarge: it is longer. TooSlow: it does not
@@ -144,7 +151,7 @@ class Call(Exchange):
             self._wire.resume_reading()
             await self.news()
             size = sum(map(len, pieces)) + len(self.body) if pieces else len(self.body)
-            if self.grown is not None:
+            if self.grown is not None and not self.has(b"content-length"):
                 self.grown(size)
         if self.disconnected:
             raise ClientGone
@@ -154,13 +161,15 @@ class Call(Exchange):
         if pieces:  # joined beside the event loop, without the interpreter's lock
             whole = await asyncio.to_thread(b"".join, [*pieces, whole])
         if coded:
-            whole = await expanded(coded, whole, limit)
+            whole = await expanded(coded, whole, limit, room)
+            if self.grown is not None:
+                self.grown(len(whole))
         return whole.removeprefix(BOM) if json else whole
 
     def end_turn(self) -> None:
         """The work on a large body is done, if there is one: the next may have its turn."""
         if self.turn is not None:
-            self.turn()
+            self.turn.end()
             self.turn = None
 
     def __enter__(self) -> Call:

@@ -12,6 +12,7 @@ from typing import cast
 
 from serve.errors import BadRequest
 from serve.http.asgi import Cycle, scope
+from serve.http.body import LARGE
 from serve.http.call import Call
 from serve.http.clock import Clock
 from serve.http.exchange import Exchange
@@ -19,7 +20,6 @@ from serve.http.request import RequestHead, refusing
 from serve.http.requests import Requests
 from serve.http.site import Site
 
-LARGE = 2**20  # bytes of a body that is another process's, where there is one for them
 _HEAD_S = 30.0  # for a request's head to be complete
 _LINGER_S = 10.0  # for a client that is still sending to take the answer that it gets instead
 

@@ -27,7 +27,12 @@ end
 
 local function text(number) return string.format("%.6f", number) end
 
+-- Of several limits that refuse the one that does so for longest: a client is told when to come again.
 local rows, refusal, who, wait = {}, "", 0, 0
+local function refuse(limit, i, seconds)
+  if seconds > wait then refusal, who, wait = limit, i, seconds end
+end
+
 for i = 1, #KEYS / 2 do
   local at = 4 + (i - 1) * 6
   local row = {rpm = tonumber(ARGV[at + 1]), tpm = tonumber(ARGV[at + 2]), budget = tonumber(ARGV[at + 3])}
@@ -49,17 +54,11 @@ for i = 1, #KEYS / 2 do
       all = all + tonumber(count)
     end
   end
-  if ask and refusal == "" then
-    if concurrent > 0 and all + row.mine >= concurrent then refusal, who, wait = "concurrent", i, 1 end
-    if row.rpm > 0 and early(row.requests, row.rpm, 1) > 0 then
-      refusal, who, wait = "requests_per_minute", i, early(row.requests, row.rpm, 1)
-    end
-    if row.tpm > 0 and early(row.tokens, row.tpm, tokens) > 0 then
-      refusal, who, wait = "tokens_per_minute", i, early(row.tokens, row.tpm, tokens)
-    end
-    if row.budget > 0 and row.spent + tokens > row.budget then
-      refusal, who, wait = "tokens_per_day", i, DAY - now % DAY
-    end
+  if ask then
+    if concurrent > 0 and all + row.mine >= concurrent then refuse("concurrent", i, 1) end
+    if row.rpm > 0 then refuse("requests_per_minute", i, early(row.requests, row.rpm, 1)) end
+    if row.tpm > 0 then refuse("tokens_per_minute", i, early(row.tokens, row.tpm, tokens)) end
+    if row.budget > 0 and row.spent + tokens > row.budget then refuse("tokens_per_day", i, DAY - now % DAY) end
   end
   rows[i] = row
 end

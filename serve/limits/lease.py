@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from serve.limits.ledger import Standing, Subject
 from serve.limits.rate import MINUTE, Level
+from serve.limits.subject import Standing, Subject
 
 LEASE_S = 0.1
 _PART = 100  # of what is free: all leases of a subject together are no more than one of so many parts

@@ -1,46 +1,12 @@
-"""Who counts what keys and tenants use: the nouns of a question, and the one seam to whoever keeps the counts."""
+"""The one seam to whoever keeps the counts of what keys and tenants use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
+from typing import Protocol
 
-import msgspec
-
-from serve.config import Allowance
-from serve.limits.rate import Level
-
-if TYPE_CHECKING:
-    from serve.limits.lease import Lease
-
-Bound = Literal["requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrent", "body_mb"]
-BOUNDS: tuple[Bound, ...] = get_args(Bound)
-
-
-class Subject(NamedTuple):
-    """A key or a tenant, and what it may use. `tag` is its name among those of all kinds; `bounds` its allowance in
-    the order of `Bound`, in bytes instead of megabytes."""
-
-    kind: Literal["key", "tenant"]
-    name: str
-    tag: str
-    bounds: tuple[int, int, int, int, int]
-
-
-class Refusal(NamedTuple):
-    """Why a request may not go now, and in how many seconds it might."""
-
-    subject: Subject
-    bound: Bound
-    wait_s: float
-
-
-class Standing(msgspec.Struct, frozen=True):
-    """Where a request's subjects stand once it is counted, the tightest of them; None for what nobody limits."""
-
-    requests: Level | None = None
-    tokens: Level | None = None
-    refusal: Refusal | None = None
+from serve.limits.lease import Lease
+from serve.limits.subject import Refusal, Standing, Subject
 
 
 class LedgerFailed(Exception):
@@ -71,9 +37,3 @@ class Ledger(Protocol):
 
     def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
         """A request's body took `before` bytes and takes `now`, unless it is refused. Never waits."""
-
-
-def subject(kind: Literal["key", "tenant"], name: str, may: Allowance) -> Subject:
-    """A subject with this allowance."""
-    bounds = (may.requests_per_minute, may.tokens_per_minute, may.tokens_per_day, may.concurrent)
-    return Subject(kind, name, f"{kind}:{name}", (*bounds, int(may.body_mb * 2**20)))

@@ -18,8 +18,9 @@ from serve import metrics
 from serve.config import Key, Limits
 from serve.errors import TooMany, Unavailable
 from serve.limits.lease import Lease
-from serve.limits.ledger import BOUNDS, Bound, Ledger, LedgerFailed, Refusal, Standing, Subject, subject
+from serve.limits.ledger import Ledger, LedgerFailed
 from serve.limits.rate import MINUTE
+from serve.limits.subject import BOUNDS, Bound, Refusal, Standing, Subject, subject
 
 Headers = Sequence[tuple[bytes, bytes]]
 _MINUTE_MS = MINUTE * 1000

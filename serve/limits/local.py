@@ -10,8 +10,8 @@ from pathlib import Path
 
 from serve.limits.counts import BYTES, COUNT, REQUESTS, SPENT, TODAY, TOKENS, USED, Counts
 from serve.limits.lease import LEASE_S, Lease, part
-from serve.limits.ledger import Refusal, Standing, Subject
 from serve.limits.rate import DAY, MINUTE, level, moved, take
+from serve.limits.subject import Refusal, Standing, Subject, longest
 
 _ENOUGH = 2**50  # where nothing is limited
 
@@ -160,19 +160,19 @@ class LocalLedger:
         changed: list[tuple[int, float]] = []  # what the buckets' times become
         spent: list[tuple[int, int]] = []  # what the budgets become
         requests = left = (inf, 1, now)  # of the tightest bucket: what is left times a minute, its limit, its time
-        refusal: Refusal | None = None
+        refusal: Refusal | None = None  # of several the one that lasts longest: a client is told when to come again
         for subject, slot in zip(lease.subjects, lease.places, strict=True):
             rpm, tpm, budget, concurrent, most = subject.bounds
             if most and body and _sum(ints, slot + BYTES, used) + body > most:
-                refusal = Refusal(subject, "body_mb", 1.0)
+                refusal = longest(refusal, subject, "body_mb", 1.0)
             if concurrent and _sum(ints, slot + COUNT, used) >= concurrent:
-                refusal = Refusal(subject, "concurrent", 1.0)
+                refusal = longest(refusal, subject, "concurrent", 1.0)
             if rpm:
                 tat = times[slot + REQUESTS]
                 tat = (tat if tat > now else now) + MINUTE / rpm
                 if not tat <= full:
                     tat, early = take(times[slot + REQUESTS], now, rpm, 1)
-                    refusal = Refusal(subject, "requests_per_minute", early) if early else refusal
+                    refusal = longest(refusal, subject, "requests_per_minute", early)
                 changed.append((slot + REQUESTS, tat))
                 if (here := (full - tat) * rpm) < requests[0]:
                     requests = here, rpm, tat
@@ -181,18 +181,16 @@ class LocalLedger:
                 tat = (tat if tat > now else now) + tokens * MINUTE / tpm
                 if not tat <= full:
                     tat, early = take(times[slot + TOKENS], now, tpm, tokens)
-                    refusal = Refusal(subject, "tokens_per_minute", early) if early else refusal
+                    refusal = longest(refusal, subject, "tokens_per_minute", early)
                 changed.append((slot + TOKENS, tat))
                 if (here := (full - tat) * tpm) < left[0]:
                     left = here, tpm, tat
             if budget:
                 total = self._spent(slot, today) + tokens
                 if total > budget:
-                    refusal = Refusal(subject, "tokens_per_day", DAY - now % DAY)
+                    refusal = longest(refusal, subject, "tokens_per_day", DAY - now % DAY)
                 spent.append((slot, total))
-            if refusal is not None and ask:
-                break
-        else:
+        if refusal is None or not ask:
             for at, tat in changed:
                 times[at] = tat
             for slot, total in spent:

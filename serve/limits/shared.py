@@ -19,9 +19,10 @@ from typing import Any, Literal, cast
 
 from serve import metrics
 from serve.limits.lease import Lease
-from serve.limits.ledger import Bound, LedgerFailed, Refusal, Standing, Subject
+from serve.limits.ledger import LedgerFailed
 from serve.limits.local import LocalLedger
 from serve.limits.rate import Level, level
+from serve.limits.subject import Bound, Refusal, Standing, Subject
 
 log = logging.getLogger("trimtab.limits")
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from serve import metrics
 from serve.errors import Unavailable
 
-LARGE = 2**20  # bytes from which on a body needs a turn
 _PATIENCE_S = 60.0
 
 
@@ -70,6 +69,10 @@ class Turns:
             del self._held[key]
         self._next()
 
+    def turn(self, key: str) -> Turn:
+        """The turn of a body that is large, or may become so."""
+        return Turn(self, key)
+
     def _next(self) -> None:
         """Give turns while there is room: to the key that holds least, and of its requests to the first."""
         while self._waiting:
@@ -83,3 +86,28 @@ class Turns:
     def _fits(self, size: int) -> bool:
         held = self._held.total()
         return held == 0 or held + size <= self._capacity
+
+
+class Turn:
+    """One large body's turn, from `take` to `end`."""
+
+    def __init__(self, turns: Turns, key: str) -> None:
+        self._turns, self._key, self._size = turns, key, 0
+
+    async def take(self, size: int) -> None:
+        """Wait for room for so many bytes; or, in the midst of a turn, keep no more than so many of its bytes.
+
+        Raises:
+            Unavailable: there was none for a minute.
+        """
+        if self._size:
+            self._turns.give(self._key, self._size - size)
+        else:
+            await self._turns.take(self._key, size)
+        self._size = size
+
+    def end(self) -> None:
+        """Give back what is held, if anything is."""
+        if self._size:
+            self._turns.give(self._key, self._size)
+            self._size = 0

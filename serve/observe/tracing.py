@@ -97,9 +97,9 @@ class Tracing:
         self.duration = histogram("gen_ai.client.operation.duration", "s", _SECONDS)
         self.first = histogram("gen_ai.client.operation.time_to_first_chunk", "s", _SECONDS)
 
-    def begin(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> RequestSpan:
+    def begin(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> RequestSpan:
         """A request has come."""
-        return RequestSpan(self, path, headers)
+        return RequestSpan(self, method, path, headers)
 
     def close(self) -> None:
         """Send what is left, for a few seconds at most."""
@@ -111,15 +111,16 @@ class Tracing:
 class RequestSpan:
     """One request's spans."""
 
-    def __init__(self, owner: Tracing, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(self, owner: Tracing, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._owner, self._path, self._carry = owner, path, TraceContextTextMapPropagator()
+        self._owner, self._method, self._path = owner, method, path
+        self._carry = TraceContextTextMapPropagator()
         carried = {n.decode(): v.decode("latin-1") for n, v in headers if n in (b"traceparent", b"tracestate")}
         parent = self._carry.extract(carried)
-        attributes: Attributes = {"http.request.method": "POST", "url.path": path, "http.route": path}
-        self._span = owner.tracer.start_span(f"POST {path}", parent, SpanKind.SERVER, attributes)
+        attributes: Attributes = {"http.request.method": method, "url.path": path}
+        self._span = owner.tracer.start_span(f"{method} {path}", parent, SpanKind.SERVER, attributes)
         self._stages: dict[str, Span] = {}
         self._aligning = 0  # when the stages began, in nanoseconds
         self._call: Span | None = None
@@ -167,9 +168,20 @@ class RequestSpan:
             self._fail(self._call, why)
 
     def end(
-        self, status: int, steps: Iterable[Step], usage: Mapping[str, Any] | None, first_s: float | None, **about: str
+        self,
+        status: int,
+        steps: Iterable[Step],
+        usage: Mapping[str, Any] | None,
+        first_s: float | None,
+        *,
+        route: str,
+        **about: str,
     ) -> None:
-        """The request has ended. `about` are attributes of ours, in the name space `trimtab`."""
+        """The request has ended. `route` is its path without ids; `about` are attributes of ours, in the name space
+        `trimtab`."""
+        self._span.set_attribute("http.route", route)
+        if route != self._path:  # a name for each id would be a name for each request
+            self._span.update_name(f"{self._method} {route}")
         for step in steps:
             span = self._stage(step.name)
             span.set_attribute("trimtab.stage.status", step.status)

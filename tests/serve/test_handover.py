@@ -69,7 +69,7 @@ def test_the_engine_gets_the_same_body_and_small_requests_stay(lane: Served, ups
     body = json.dumps(chat("y" * 3_000_000, user="Zoë")).encode()
     with httpx.Client(base_url=lane.url, timeout=60, headers={"content-type": "application/json"}) as http:
         large = http.post(PATH, content=body, headers={"x-request-id": "large-1"})
-        assert upstream.requests[-1].body == body
+        assert upstream.posts[-1].body == body
         small = [http.post(PATH, json=chat("hello")) for _ in range(2)]
     assert (large.status_code, large.headers["connection"], large.headers["x-request-id"]) == (200, "close", "large-1")
     assert [it.status_code for it in small] == [200, 200]

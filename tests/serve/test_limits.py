@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
+import json
 import os
 import re
 import signal
@@ -24,11 +26,12 @@ from serve.configure.reader import load
 from serve.errors import TooMany, Unavailable
 from serve.limits import rate
 from serve.limits.lease import Lease
-from serve.limits.ledger import Standing, Subject, subject
 from serve.limits.limiter import Admission, Limiter, _span
 from serve.limits.local import LocalLedger
+from serve.limits.subject import Standing, Subject, subject
 from serve.limits.turns import Turns
 from tests.serve.conftest import Served, Start, chat
+from tests.upstream import FakeUpstream
 
 PATH = "/v1/chat/completions"
 NAMES = [f"k{i}" for i in range(10)]
@@ -39,6 +42,17 @@ def keys(*names: str) -> str:
         f'[[key]]\nid = "{n}"\nsha256 = "{hashlib.sha256(n.encode()).hexdigest()}"\nrights = ["raw"]' for n in names
     )
     return "\n".join(rows)
+
+
+def explainer(name: str) -> str:
+    return keys(name).replace('["raw"]', '["raw", "explain", "metrics"]')
+
+
+def until(met: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def by(name: str) -> dict[str, str]:
@@ -114,7 +128,7 @@ CHILD = """
 import asyncio, sys, time
 from pathlib import Path
 from serve.config import Allowance
-from serve.limits.ledger import subject
+from serve.limits.subject import subject
 from serve.limits.local import LocalLedger
 
 ledger = LocalLedger(Path(sys.argv[1]))
@@ -235,6 +249,22 @@ def test_what_is_left_is_never_said_to_be_below_zero(tmp_path: Path, limits: dic
     assert b": -" not in headers
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_limits_the_one_that_lasts_longest_says_when_to_come_again(tmp_path: Path, first: bool) -> None:
+    """Whoever came back after the shorter wait would be refused again."""
+    ledger = LocalLedger(tmp_path / "limits.bin", lambda: 1e9)
+    slow = subject("key", "slow", Allowance(requests_per_minute=1, tokens_per_minute=6000))
+    fast = subject("tenant", "fast", Allowance(requests_per_minute=60))
+    [lease] = ledger.know([[slow, fast] if first else [fast, slow]])
+    assert ledger.take(lease, 6000).refusal is None
+    for _ in range(60):
+        ledger.take(ledger.know([[fast]])[0], 1)
+    refusal = ledger.take(lease, 10).refusal  # of tokens and of the tenant's there are enough in a second
+    assert refusal is not None
+    assert (refusal.subject.name, refusal.bound) == ("slow", "requests_per_minute")
+    assert refusal.wait_s == pytest.approx(60)
+
+
 def test_a_refusal_leaves_what_is_known_of_the_buckets(tmp_path: Path) -> None:
     ledger = LocalLedger(tmp_path / "limits.bin")
     one, other = (Allowance(tokens_per_minute=most) for most in (10, 1000))
@@ -339,7 +369,7 @@ LEASED = """
 import asyncio, sys
 from pathlib import Path
 from serve.config import Allowance
-from serve.limits.ledger import subject
+from serve.limits.subject import subject
 from serve.limits.local import LocalLedger
 
 may = Allowance(tokens_per_day=100_000, concurrent=1000)
@@ -495,8 +525,7 @@ async def test_a_flood_of_large_bodies_waits_in_turns_and_others_chat_meanwhile(
 
 
 async def test_an_explanation_is_a_request_too(start: Start) -> None:
-    key = keys("k0").replace('["raw"]', '["raw", "explain"]')
-    served = start(more=f"[limits.key]\nrequests_per_minute = 2\n{key}")
+    served = start(more=f"[limits.key]\nrequests_per_minute = 2\n{explainer('k0')}")
     async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
         statuses = [(await http.post("/v1/explain", json=chat(), headers=by("k0"))).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
@@ -534,8 +563,6 @@ async def test_bytes_at_once_are_limited_with_and_without_a_length(start: Start)
             for at in range(0, len(text), 30_000):
                 yield text[at : at + 30_000]
 
-        import json
-
         for body, status in ((small, 200), (large, 429), (small, 200)):
             answer = await http.post(PATH, json=body, headers=by("k0"))
             assert answer.status_code == status
@@ -543,6 +570,47 @@ async def test_bytes_at_once_are_limited_with_and_without_a_length(start: Start)
             headers = {**by("k0"), "content-type": "application/json"}
             answer = await http.post(PATH, content=pieces(text), headers=headers)
             assert answer.status_code == status
+
+
+async def test_a_compressed_body_is_as_large_as_it_becomes(start: Start) -> None:
+    served = start(more=f"[limits.key]\nbody_mb = 0.1\n{explainer('k0')}", server="trace_content = false")
+    large = gzip.compress(json.dumps(chat("x" * 500_000)).encode())
+    headers = {**by("k0"), "content-type": "application/json", "content-encoding": "gzip"}
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        for path in (PATH, "/v1/explain"):
+            for _ in range(2):
+                answer = await http.post(path, content=large, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            small = gzip.compress(json.dumps(chat("x" * 50_000)).encode())
+            assert (await http.post(path, content=small, headers=headers)).status_code == 200
+
+
+async def test_a_control_calls_body_without_a_length_is_held_as_it_comes(start: Start) -> None:
+    served = start(more=f"[limits.key]\nbody_mb = 0.1\n{explainer('k0')}")
+
+    async def pieces() -> Any:
+        for _ in range(20):
+            yield b" " * 30_000
+
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        headers = {**by("k0"), "content-type": "application/json"}
+        assert (await http.post("/v1/explain", content=pieces(), headers=headers)).status_code == 429
+        assert (await http.post("/v1/explain", json=chat(), headers=by("k0"))).status_code == 200
+
+
+async def test_who_leaves_before_the_answer_has_used_the_prompt(start: Start, upstream: FakeUpstream) -> None:
+    served = start(more=f"[limits.key]\ntokens_per_day = 19000\n{explainer('k0')}")
+    body = json.dumps(chat("x" * 40_000, model="slow-headers-60")).encode()  # estimated at 10,000 tokens
+    before = len(upstream.posts)
+    _, writer = await asyncio.open_connection(*served.url.removeprefix("http://").split(":"))
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer k0\r\ncontent-type: application/json\r\n"
+    writer.write(head % PATH.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+    await asyncio.to_thread(until, lambda: len(upstream.posts) > before)
+    writer.close()
+    async with httpx.AsyncClient(verify=False, base_url=served.url, timeout=20) as http:
+        await asyncio.to_thread(until, lambda: '"499"' in httpx.get(served.url + "/metrics", headers=by("k0")).text)
+        answer = await http.post(PATH, json=chat("x" * 40_000), headers=by("k0"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "insufficient_quota")
 
 
 async def test_a_stream_is_charged_while_it_runs(start: Start) -> None:

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from serve.config import Allowance
-from serve.limits.ledger import LedgerFailed, subject
+from serve.limits.ledger import LedgerFailed
 from serve.limits.local import LocalLedger
+from serve.limits.subject import subject
 from tests.serve.conftest import Start, chat
 from tests.serve.test_limits import NAMES, PATH, assert_allowed, by, flood, keys
 
@@ -83,6 +84,22 @@ async def test_without_redis_each_machine_counts_alone_and_then_together_again(t
     assert standing.refusal is None  # Redis has forgotten, and says so
     for _, ledger in (one, other):
         await ledger.close()
+
+
+async def test_of_several_limits_the_one_that_lasts_longest_says_when_to_come_again(
+    tmp_path: Path, redis: Redis
+) -> None:
+    slow = subject("key", "slow", Allowance(requests_per_minute=1, tokens_per_minute=6000))
+    fast = subject("tenant", "fast", Allowance(requests_per_minute=1000, tokens_per_minute=6000))
+    local, ledger = _ledger(redis, tmp_path)
+    for group in ([slow, fast], [fast, slow]):
+        [lease] = local.know([group])
+        await ledger.admit(lease, 6000, 0)
+        refusal = (await ledger.admit(lease, 600, 0)).refusal
+        assert refusal is not None
+        assert (refusal.subject.name, refusal.bound) == ("slow", "requests_per_minute")
+        assert 30 < refusal.wait_s <= 60
+    await ledger.close()
 
 
 async def test_without_redis_requests_are_refused_where_the_file_says_fail(tmp_path: Path, redis: Redis) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -169,6 +171,36 @@ def test_logs_are_json_lines_with_the_request_that_they_belong_to(start: Start) 
     warning = json.loads(served.wait_for("trimtab.engine.*job-2"))
     assert (warning["level"], warning["request_id"]) == ("warning", "job-2")
     assert all(json.loads(line) for line in served.said if "serving on" not in line)
+
+
+async def test_ids_and_unknown_paths_are_one_label_each_for_whoever_asks(start: Start) -> None:
+    """Else a client without a key could fill the memory of a worker and of Prometheus with labels."""
+    digest = hashlib.sha256(b"watch").hexdigest()
+    served = start(more=f'[[key]]\nid = "watch"\nsha256 = "{digest}"\nrights = ["metrics", "raw"]')
+    known = {"authorization": "Bearer watch"}
+    async with httpx.AsyncClient(base_url=served.url, timeout=20) as http:
+        for headers in ({}, known):
+            for path in ("probe-1", "probe-2/input_items", "probe-3/x", "probe-4%2f..%2fx", "probe-5%0ax"):
+                for method in ("GET", "POST", "DELETE"):
+                    await http.request(method, f"/v1/responses/{path}", headers=headers)
+        text = (await http.get("/metrics", headers=known)).text
+    assert "probe" not in text
+    labels = set(re.findall(r'path="(/v1/responses[^"]*)"', text))
+    assert labels == {f"/v1/responses/{rest}" for rest in ("*", "{id}", "{id}/input_items")}
+
+
+def test_a_text_log_has_a_line_for_each_request_whatever_it_quotes(start: Start) -> None:
+    served = start(server="access_log = true")
+    forged = "x\nINFO trimtab.access: POST /forged 200\r\x1b[2J\u2028\x85"
+    httpx.post(served.url + PATH, json=chat(model=forged), headers={"x-request-id": "job-1"}, timeout=20)
+    for path in ("/v1/policies/", "/v1/responses/"):
+        httpx.get(served.url + path + quote(forged, safe=""), timeout=20)
+    row = served.wait_for("trimtab.access: POST /v1/chat/completions 200 request_id=job-1 ")
+    assert r'model="x\nINFO trimtab.access: POST /forged 200\r\u001b[2J' in row
+    assert "trimtab.access: GET /v1/responses/* 404" in served.wait_for("trimtab.access: GET /v1/responses")
+    assert r"GET /v1/policies/x\nINFO" in served.wait_for("trimtab.access: GET /v1/policies")
+    assert not [line for line in served.said if line.startswith("INFO trimtab.access: POST /forged")]
+    assert all(line.isprintable() for line in served.said)
 
 
 # ---------------------------------------------------------------- TLS

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,62 @@ def test_a_file_that_lets_a_key_do_more_is_not_taken(tmp_path: Path, before: str
     refuse_widening(read(whole), grants(running))
     if 'tenant = "b"' not in after:
         refuse_widening(running, grants(read(whole.replace(before, after))))  # less is no matter
+
+
+A, B = (hashlib.sha256(name).hexdigest() for name in (b"a", b"b"))
+OPEN = 'state_dir = "{state}"\n[engine.main]\nurl = "http://127.0.0.1:1"\n[[key]]\n'
+OF_A, OF_B = f'id = "a"\nsha256 = "{A}"\n', f'id = "b"\nsha256 = "{B}"\ntenant = "bolt"\n'
+MORE, FEWER = 'rights = ["traces", "raw"]\n', 'rights = ["traces"]\n'
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        # As where lines between the two are lost: the secret of one stands under the id, or the tenant, of the other.
+        (f'id = "a"\nsha256 = "{B}"\ntenant = "bolt"\n{MORE}', "key 'a' would get the right 'raw'"),
+        (f'{OF_A}tenant = "bolt"\n{FEWER}', "key 'a' would be of tenant 'bolt', and is now of 'a'"),
+        (f'id = "b"\nsha256 = "{A}"\ntenant = "bolt"\n{FEWER}', "the secret of key 'a' would be of tenant 'bolt'"),
+        (OF_A + MORE + "[[key]]\n" + OF_B.replace('tenant = "bolt"\n', FEWER), "key 'b' would be of tenant 'b'"),
+        (f'id = "z"\nsha256 = "{B}"\ntenant = "bolt"\n{MORE}', "key 'z' would get the right 'raw'"),
+    ],
+)
+def test_a_secret_may_do_no_more_under_another_name(tmp_path: Path, left: str, says: str) -> None:
+    def read(keys: str) -> Config:
+        path = tmp_path / "trimtab.toml"
+        path.write_text(OPEN.replace("{state}", str(tmp_path)) + keys)
+        return load(Flags(config=str(path)))
+
+    running = grants(read(f"{OF_A}{MORE}[[key]]\n{OF_B}{FEWER}"))
+    with pytest.raises(ConfigError, match=says):
+        refuse_widening(read(left), running)
+    refuse_widening(read(f'id = "a"\nsha256 = "{"0" * 64}"\n{MORE}'), running)  # a new secret of an old key
+
+
+def test_a_file_that_never_ends_or_begins_stops_nothing(start: Start) -> None:
+    """A pipe without a writer, a device, a folder, a link to itself, a hundred megabytes."""
+    served = start(file=KEEP)
+    whole, path = served.config.read_text(), served.config
+
+    def large(at: Path) -> None:
+        with at.open("w") as file:
+            file.write(whole + "#")
+            file.truncate(100 * 2**20)
+
+    kinds: dict[str, Callable[[Path], object]] = {
+        "pipe.*not an ordinary file": os.mkfifo, "Too many levels": lambda at: at.symlink_to(at),
+        "device.*not an ordinary file": lambda at: at.symlink_to("/dev/zero"),
+        "folder.*not an ordinary file": Path.mkdir, "larger than 4 MB": large,
+    }  # fmt: skip
+    for says, make in kinds.items():
+        path.unlink()
+        make(path)
+        served.process.send_signal(signal.SIGHUP)
+        served.wait_for(f"not reloaded.*{says}")
+        assert httpx.get(served.url + "/healthz", timeout=20).status_code == 200
+        path.rmdir() if path.is_dir() else path.unlink()
+        path.write_text(whole)
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("trimtab: reloaded")
 
 
 def test_a_key_may_use_a_policy_that_is_new(tmp_path: Path) -> None:
