@@ -182,6 +182,9 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], kind: str, messag
         ("d.csv", "text,label,text\na,b,c\n", "d.csv: duplicate column 'text'"),
         ("d.csv", "text,label\na\n", "d.csv, line 2: not as many fields as there are columns"),
         ("d.parquet", "text", "d.parquet: not Parquet"),
+        ("d.jsonl", '{"text": ' + "[" * 100_000, "d.jsonl, line 1: nested too deeply"),
+        ("d.json", "[" * 100_000, "d.json: nested too deeply"),
+        ("d.jsonl.zst", "text", "d.jsonl.zst: not zstd"),
         ("d.txt", "text", "d.txt: a file must be one of .jsonl, .ndjson, .json, .csv, .parquet"),
     ],
 )
@@ -190,6 +193,20 @@ def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: s
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / name, "text")
     assert message in str(caught.value)
+
+
+def test_blank_lines_are_no_rows_and_count_as_lines(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n \n{"text": "b"}\n\n')
+    rows = read_rows(tmp_path / "d.jsonl", "text")
+    assert [(row["place"][-6:], row["text"]) for row in rows] == [("line 1", "a"), ("line 4", "b")]
+
+
+def test_a_folder_with_a_broken_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("{bad")
+    with pytest.raises(DataError, match=rf"^{folder}: .*JSON"):
+        read_rows(folder, "text")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

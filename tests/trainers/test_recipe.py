@@ -69,7 +69,8 @@ def test_wrong_recipe_is_refused_by_name(values: dict[str, Any], message: str) -
         ("- a\n", "a recipe is a mapping of keys to values"),
         ("a: [\n", "not YAML"),
         ("model: a\nmodel: b\n", "duplicate key 'model'"),
-        (None, "no such recipe"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        (None, "no such recipe; shipped ones are bpo, "),
     ],
 )
 def test_unreadable_recipe_names_the_file(tmp_path: Path, text: str | None, message: str) -> None:
@@ -78,6 +79,11 @@ def test_unreadable_recipe_names_the_file(tmp_path: Path, text: str | None, mess
         path.write_text(text)
     with pytest.raises(RecipeError, match=f"r.yaml: {message}"):
         read_recipe(path, Toy)
+
+
+def test_a_folder_in_a_recipe_s_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"^{tmp_path}: Is a directory"):
+        read_recipe(tmp_path, Toy)
 
 
 @pytest.mark.parametrize("change", ["rate", "rate=[", "pace=1"])

@@ -14,16 +14,29 @@ class DataError(Exception):
 
 def read_lines(path: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file that all have text under `keys`; the first that has not raises DataError."""
+    return (row for _, row in placed_lines(path, keys))
+
+
+def placed_lines(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same rows, each after its place. Blank lines are passed over."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    with path.open("rb") as file:
-        lines: io.BufferedIOBase = file
-        if path.suffix == ".zst":
-            import zstandard
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield (place := f"{path}, line {number}"), parse_row(line, keys, place)
 
-            lines = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
-        for number, line in enumerate(lines, start=1):
-            yield parse_row(line, keys, f"{path}, line {number}")
+
+def _lines(path: Path) -> Iterator[bytes]:
+    import zstandard
+
+    try:
+        with path.open("rb") as file:
+            packed = path.suffix == ".zst"
+            yield from io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file)) if packed else file
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except zstandard.ZstdError as error:
+        raise DataError(f"{path}: not zstd ({error})") from error
 
 
 def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
@@ -34,6 +47,8 @@ def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
         raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 ({error})") from error
+    except RecursionError as error:
+        raise DataError(f"{place}: nested too deeply") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: not a JSON object")
     for key in keys:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainers.data.jsonl import DataError, read_lines
+from trainers.data.jsonl import DataError, placed_lines
 
 Placed = tuple[str, dict[str, Any]]
 
@@ -30,8 +30,7 @@ def rows_of(source: str) -> Iterator[Placed]:
 
 def jsonl(path: Path) -> Iterator[Placed]:
     """Rows of a JSONL file; DataError names the line."""
-    for number, row in enumerate(read_lines(path, ()), start=1):
-        yield f"{path}, line {number}", row
+    return placed_lines(path, ())
 
 
 def json_list(path: Path) -> Iterator[Placed]:
@@ -40,6 +39,8 @@ def json_list(path: Path) -> Iterator[Placed]:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deeply") from error
     rows = rows.get("data", rows) if isinstance(rows, dict) else rows
     if not isinstance(rows, list):
         raise DataError(f"{path}: not a list of rows (JSON with one object a line is called .jsonl)")
@@ -85,13 +86,15 @@ def parquet(path: Path) -> Iterator[Placed]:
 def loaded(source: str) -> Iterator[Placed]:
     """What `datasets.load_dataset` finds under a folder's or the hub's name; the train split where none is named."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     name, _, split = source.partition(":")
     try:
         rows = load_dataset(name, split=split or "train")
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise DataError(f"{name}: no such file or folder, and the hub does not have it or is out of reach") from error
+    except DatasetGenerationError as error:
+        raise DataError(f"{source}: {error.__cause__ or error}") from error
     except ValueError as error:  # an unknown split, a folder without data
         raise DataError(f"{source}: {error}") from error
     for number, row in enumerate(rows, start=1):

@@ -163,6 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     except (RecipeError, ArmError, CheckError, DataError, FolderError) as error:
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except (EngineError, JournalError, OSError) as error:  # OSError: the disk is full, or the folder not ours
         print(f"trimtab eval: {error}", file=sys.stderr)
         return 1

@@ -60,9 +60,14 @@ def read_values(path: Path) -> dict[Any, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)  # noqa: S506 (it is a SafeLoader)
     except FileNotFoundError as error:
-        raise RecipeError("no such recipe") from error
+        shipped = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"no such recipe; shipped ones are {shipped}") from error
+    except OSError as error:
+        raise RecipeError(str(error.strerror)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"not YAML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError("nested too deeply") from error
     if not isinstance(values, dict):
         raise RecipeError("a recipe is a mapping of keys to values")
     return values

@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ArmError, DataError, profile.ProfileError, ValueError) as error:
         print(f"trimtab profile search: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except (EngineError, JournalError, OSError) as error:
         print(f"trimtab profile search: {error}", file=sys.stderr)
         return 1
