@@ -78,7 +78,7 @@ async def align(order: Order) -> Alignment:
     elif len(order.chat.messages) > (most := order.service.config.server.max_messages):
         raise BadRequest(f"messages holds more than {most}", param="messages")
     if engine.lacks:
-        engine.refuse(request, order.chat)
+        engine.refuse(request, order.chat, order.dialect.path)
     said = prompting.refuse_unplaced(request) if policy.render == "base" else ()
     deadline = time.monotonic() + policy.budget_ms / 1000
     tenant = order.caller.tenant

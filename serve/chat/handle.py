@@ -127,7 +127,7 @@ def _check(service: Service, dialect: Dialect, engine: LiveEngine, request: wire
     if engine.lacks:
         complete = engine.supports >= PARTS or "chat" not in dialect.renders
         chat = None if complete else dialect.chat(request, service.config.server)
-        engine.refuse(request if complete else dialect.as_chat(request), chat)
+        engine.refuse(request if complete else dialect.as_chat(request), chat, dialect.path)
 
 
 async def _aligned(call: Call, record: Record, order: Order) -> None:
@@ -184,7 +184,7 @@ async def _ask(call: Call, order: Order, record: Record) -> Delivery:
 
     def write(engine: LiveEngine, model: str) -> Outgoing:
         if engine is not order.engine:
-            engine.refuse(order.plain, order.chat)
+            engine.refuse(order.plain, order.chat, order.dialect.path)
             if not order.on(engine, model).native:
                 order.dialect.refuse_untranslatable(order.request)
         return outgoing(order.on(engine, model), prompt)

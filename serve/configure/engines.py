@@ -13,6 +13,7 @@ from serve.configure.reach import read_reach
 from serve.configure.toml import Toml
 from serve.engine.features import APIS, FEATURES
 from serve.engine.fields import GUARDED, STORED
+from serve.engine.kinds import BEYOND
 from serve.gguf import located
 
 # The least that a number of an engine's may be.
@@ -53,7 +54,7 @@ def read_engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[s
         engines[name] = engine = read_reach(toml, section, engine)
         if engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
             engines[name] = engine = replace(engine, model=str(EMBEDDED))
-        toml.names(section, "fields_pass", engine.fields_pass, {**GUARDED, **STORED}, "guarded field")
+        toml.names(section, "fields_pass", engine.fields_pass, {**GUARDED, **STORED, **BEYOND}, "guarded field")
         if engine.supports is not None:
             toml.names(section, "supports", engine.supports, (*FEATURES, *APIS.values()), "feature")
         if engine.key_env and not environ.get(engine.key_env):

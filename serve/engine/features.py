@@ -45,6 +45,8 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "reasoning_effort": _set("reasoning_effort"),
     "modalities": _set("modalities", ["text"]),
     "prediction": _set("prediction"),
+    "verbosity": _set("verbosity", "medium"),
+    "parallel_tool_calls": lambda request, chat: request.value("parallel_tool_calls") is False,
     "images": _parts(_IMAGES),
     "audio": _parts(_AUDIO),
 }
@@ -55,20 +57,20 @@ PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every eng
 # kind -> what its engines accept and ignore, or cannot do at all; their sources were read at the version named.
 _LACKS: Mapping[str, frozenset[str]] = {
     # 0.32: the fields are not in its requests, and unknown ones are ignored with a log line.
-    "vllm": frozenset({"best_of", "functions", "modalities", "prediction", "web_search_options"}),
+    "vllm": frozenset({"best_of", "functions", "modalities", "prediction", "verbosity", "web_search_options"}),
     # llama-cpp-python 0.3.36 leaves n and best_of out; llama-server refuses what it does not have in the first five.
     "llama.cpp": frozenset({
         "n", "best_of", "prompt_logprobs", "functions", "suffix", "modalities", "prediction", "reasoning_effort",
-        "web_search_options", "audio",
+        "verbosity", "web_search_options", "audio",
     }),
     # Ollama's page on its OpenAI API.
     "ollama": frozenset({
         "n", "best_of", "echo", "logit_bias", "prompt_logprobs", "tool_choice", "functions", "modalities",
-        "prediction", "audio", "web_search_options",
+        "prediction", "verbosity", "parallel_tool_calls", "audio", "web_search_options",
     }),
     "onnx": frozenset({
         "best_of", "prompt_logprobs", "response_format", "tools", "tool_choice", "functions", "suffix", "modalities",
-        "prediction", "reasoning_effort", "web_search_options", "images", "audio",
+        "prediction", "reasoning_effort", "verbosity", "web_search_options", "images", "audio",
     }),
 }  # fmt: skip
 APIS = {"/v1/responses": "responses", "/v1/messages": "messages"}  # that some have: path -> name in `supports`

@@ -126,6 +126,7 @@ class LiveEngine:
                 of_transformers(Path(self.spec.model), self._files.config) if kind == "transformers" else of_kind(kind)
             )
         self.lacks = tuple([(name, used) for name, used in FEATURES.items() if name not in self.supports])
+        self.ignores = kinds.IGNORES.get(kind, frozenset())
         self.adapts = kind in kinds.ADAPTED  # `must_adapt` may say so
 
     @property
@@ -234,8 +235,11 @@ class LiveEngine:
         """Raises BadRequest naming a field that reaches into the engine and that `fields_pass` does not name."""
         refuse_guarded(request.fields, self.spec.fields_pass, self.spec.name, salted=salted)
 
-    def refuse(self, request: Request, chat: Chat | None) -> None:
-        """Raises BadRequest naming the first thing in the request that this engine can't do."""
+    def refuse(self, request: Request, chat: Chat | None, path: str = "") -> None:
+        """Raises BadRequest naming the first thing in the request that this engine can't do, or would ignore.
+
+        `path` is the one that the client asked for: an engine's own /v1/messages has other fields than its chats.
+        """
         for feature, used in self.lacks:
             if used(request, chat):
                 what = self.kind or "its configuration"
@@ -243,6 +247,18 @@ class LiveEngine:
                     f"engine {self.spec.name!r} ({what}) does not support {feature!r}",
                     code="unsupported",
                     param=feature,
+                )
+        if self.ignores.isdisjoint(request.fields) or self.spec.supports is not None:
+            return
+        if path not in PATHS and self.speaks(path):
+            return
+        for name in kinds.ignored(self.kind, request.fields):
+            if name not in self.spec.fields_pass:
+                raise BadRequest(
+                    f"engine {self.spec.name!r} ({self.kind}) ignores {name!r}. To send it all the same, set "
+                    f'fields_pass = ["{name}"] in [engine.{self.spec.name}].',
+                    code="unsupported",
+                    param=name,
                 )
 
     def refuse_chat(self, config: Config) -> None:

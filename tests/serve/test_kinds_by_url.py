@@ -20,6 +20,7 @@ from serve.engine.upstream import UpstreamError
 from serve.engine.window import learn_window
 from serve.errors import BadRequest
 
+PATH = "/v1/chat/completions"
 LLAMA_SERVER = {"id": "m.gguf", "object": "model", "owned_by": "llamacpp", "meta": {"n_ctx_train": 131072}}
 OLLAMA = {"id": "llama3.2:latest", "object": "model", "created": 1730000000, "owned_by": "library"}
 SHOWN = {
@@ -67,6 +68,62 @@ def test_it_is_known_by_its_models(row: dict[str, Any], kind: str) -> None:
     with pytest.raises(BadRequest, match=f"{kind}.*does not support 'n'"):
         engine.refuse(request(n=2), None)
     engine.refuse(request(seed=1, stop=["x"], temperature=0.5, presence_penalty=1, tools=[{}]), None)
+
+
+# What a client sends -> the kinds whose engines would accept it and leave it out.
+UNHEEDED: dict[str, tuple[Any, list[str]]] = {
+    "top_k": (5, ["ollama"]),
+    "min_p": (0.1, ["ollama"]),
+    "repetition_penalty": (1.2, ["ollama"]),
+    "ignore_eos": (True, ["ollama"]),
+    "stop_token_ids": ([7], ["ollama", "llama.cpp"]),
+    "structured_outputs": ({"json": {}}, ["ollama", "llama.cpp"]),
+    "grammar": ('root ::= "a"', ["ollama", "vllm"]),
+    "guided_json": ({"type": "object"}, ["ollama", "llama.cpp", "vllm"]),
+    "options": ({"num_ctx": 9}, ["ollama", "llama.cpp", "vllm"]),
+    "verbosity": ("low", ["ollama", "llama.cpp", "vllm"]),
+    "parallel_tool_calls": (False, ["ollama"]),
+    "seed": (1, []),
+    "stop": (["a", "b"], []),
+    "user": ("u", []),
+    "metadata": ({"a": "b"}, []),
+    "service_tier": ("default", []),
+    "stream_options": ({"include_usage": True}, []),
+}
+
+
+@pytest.mark.parametrize("field", UNHEEDED)
+@pytest.mark.parametrize("kind", ["ollama", "llama.cpp", "vllm", "openai"])
+def test_what_a_kind_would_ignore_is_refused_by_name(field: str, kind: str) -> None:
+    value, ignoring = UNHEEDED[field]
+    engine = LiveEngine(Engine("main", url="http://x", kind=kind))
+    if kind not in ignoring:
+        engine.refuse(request(**{field: value}), None, PATH)
+        return
+    with pytest.raises(BadRequest, match=f"{kind}.*{field}") as refused:
+        engine.refuse(request(**{field: value}), None, PATH)
+    assert refused.value.param == field
+
+
+def test_values_that_ask_for_nothing_are_no_use_of_a_field() -> None:
+    idle = {"top_k": -1, "min_p": 0, "repetition_penalty": 1.0, "options": {}, "stop_token_ids": [], "think": False}
+    idle |= {"verbosity": "medium", "parallel_tool_calls": True}
+    LiveEngine(Engine("main", url="http://x", kind="ollama")).refuse(request(**idle, guided_json=None), None, PATH)
+
+
+def test_an_engine_that_heeds_more_than_its_kind_is_sent_more() -> None:
+    engine = LiveEngine(Engine("main", url="http://x", kind="ollama", fields_pass=("top_k",)))
+    engine.refuse(request(top_k=5), None, PATH)
+    engine = LiveEngine(Engine("main", url="http://x", kind="ollama", supports=tuple(FEATURES)))
+    engine.refuse(request(top_k=5, verbosity="low"), None, PATH)
+
+
+def test_an_engine_s_own_messages_have_fields_of_their_own() -> None:
+    engine = LiveEngine(Engine("main", url="http://x", kind="ollama"))
+    with pytest.raises(BadRequest, match="top_k"):
+        engine.refuse(request(top_k=5), None, "/v1/messages")  # becomes a chat completion
+    engine.learn_api("/v1/messages", present=True)
+    engine.refuse(request(top_k=5), None, "/v1/messages")
 
 
 async def test_llama_server_tells_its_context() -> None:
