@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         return int(arguments.run_command(arguments))
     except ModuleNotFoundError:  # of an extra: the one command says which
         raise
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except (OSError, ValueError, ImportError) as error:
         print(f"trimtab index: {error}", file=sys.stderr)
         return 1
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser(prog="trimtab index", description="Principles to search: laws, rules, norms.")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from serve.approval.checks import read_check
 from serve.approval.desk import Desk
 from serve.approval.items import read_items, rebased
+from serve.approval.judge import starts
 from serve.chat.keys import Caller
 from serve.errors import BadRequest, Conflict
 from serve.store.changes import Change, Event, State
@@ -124,6 +125,7 @@ def _written(desk: Desk, who: Caller, change: Change, body: Mapping[str, Any]) -
     if unknown := sorted(body.keys() - set(_DRAFT)):
         raise BadRequest(f"{unknown[0]} is unknown; valid are {', '.join(_DRAFT)}", param=unknown[0])
     fields: dict[str, Any] = {name: text_of(body, name) for name in ("reason", "effective") if name in body}
+    starts(fields.get("effective", ""))
     if "title" in body:
         fields["title"] = text_of(body, "title", _TITLE)
     if "requires" in body:

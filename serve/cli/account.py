@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
     try:
         config = load(Flags(config=found(args.config), state_dir=args.state_dir))
         return int(args.run(config, args))
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except (ConfigError, AccountError, ValueError, OSError, sqlite3.Error) as error:
         print(f"trimtab account {args.command}: {error}", file=sys.stderr)
         return 2
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("trimtab account", description="The hash-chained log of changes and requests.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, about: str, run: _Run) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=about, description=about)

@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     except ApiError as error:
         print(f"trimtab change {args.command}: {error.message}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except (ConfigError, AccountError, ValueError, OSError, sqlite3.Error) as error:
         print(f"trimtab change {args.command}: {error}", file=sys.stderr)
         return 2
@@ -69,7 +71,7 @@ def _at_desk(args: argparse.Namespace) -> Iterator[tuple[Desk, Caller]]:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser("trimtab change", description="Changes of rules, managed policies and profiles.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True)
 
     def command(name: str, about: str, run: Callable[..., int], *, ident: bool = True) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=about, description=about)
@@ -119,7 +121,11 @@ def _take(step: _Step, desk: Desk, who: Caller, args: argparse.Namespace) -> int
 
 
 def _check(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
-    change = drafts.attach(desk, who, args.ident, {"check": json.loads(args.file.read_text("utf-8"))})
+    try:
+        told = json.loads(args.file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{args.file} is not JSON: {error}") from None
+    change = drafts.attach(desk, who, args.ident, {"check": told})
     print(f"{change.id} has passed checks of {', '.join(change.checks)}")
     return 0
 

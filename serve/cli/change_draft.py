@@ -75,7 +75,9 @@ def _edit(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
 
 
 def _rule(desk: Desk, who: Caller, args: argparse.Namespace) -> int:
-    index, _, name = args.rule.partition("/")
+    index, slash, name = args.rule.partition("/")
+    if not (index and slash and name):
+        raise BadRequest(f"{args.rule!r} is no INDEX/ID, such as law/parks-4")
     if args.withdraw:
         return _put(desk, who, args.ident, {"kind": "rule", "op": "withdraw", "index": index, "name": name})
     if not args.text:

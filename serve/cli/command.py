@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -100,6 +101,32 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; `argv` without the program's name."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv else "--help"
+    try:
+        try:
+            return _dispatch(name, argv[1:])
+        finally:
+            sys.stdout.flush()  # here, since at exit nobody could handle its errors
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has what it wants
+        _drop()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop()
+        print(f"trimtab {name}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before a command can say what it has kept, or where it keeps nothing
+        print(f"\ntrimtab {name}: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _drop() -> None:
+    """Let nothing of what is left on standard output be written at exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(name: str, argv: list[str]) -> int:
     if name in ("-h", "--help", "help"):
         print("usage: trimtab COMMAND [OPTIONS]\n\nThe alignment layer for any language model.\n\ncommands:")
         for command, row in COMMANDS.items():
@@ -112,25 +139,15 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"trimtab: no command {name!r}; valid are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    module, _, function = COMMANDS[name].entry.partition(":")
     try:
-        return _run(COMMANDS[name], argv[1:])
+        run: Callable[[list[str]], int] = getattr(import_module(module), function)
+        return run(argv)
     except ModuleNotFoundError as error:
         if not COMMANDS[name].extra:
             raise
         print(f"trimtab {name}: {lacking(error.name, COMMANDS[name].extra)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has what it wants
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at exit
-        return 128 + signal.SIGPIPE
-
-
-def _run(command: Command, argv: list[str]) -> int:
-    module, _, function = command.entry.partition(":")
-    run: Callable[[list[str]], int] = getattr(import_module(module), function)
-    status = run(argv)
-    sys.stdout.flush()
-    return status
 
 
 if __name__ == "__main__":

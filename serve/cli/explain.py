@@ -119,6 +119,8 @@ def _body(file: str) -> bytes:
         raise ConfigError(f"--chat {file}: {error.strerror}") from None
     try:
         rows = msgspec.json.decode(body, type=list[msgspec.Raw] | dict[str, msgspec.Raw])
+    except RecursionError:
+        raise ConfigError(f"--chat {file}: nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"--chat {file}: neither a JSON list of messages nor a request: {error}") from None
     return body if isinstance(rows, dict) else b'{"messages":' + body + b"}"

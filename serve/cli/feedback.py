@@ -38,13 +38,15 @@ def main(argv: list[str]) -> int:
     export.add_argument("--state-dir", metavar="DIR", help="default ./state")
     args = parser.parse_args(argv)
     try:
-        since = datetime.fromisoformat(args.since).replace(tzinfo=UTC).timestamp() if args.since else 0.0
+        since = _midnight(args.since) if args.since else 0.0
         verdicts = open_verdicts(load(Flags(config=found(args.config), state_dir=args.state_dir)))
         kind, shape = ("rating", labelled) if args.kind == "labelled" else ("preference", preference)
         kept = list(verdicts.all(args.tenant, kind, since))
         told = [verdict for verdict in kept if kind == "rating" or not same_answers(verdict)]
         count = _write(args.out, map(shape, told))
         wrong = verdicts.damage()
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except (ConfigError, ValueError, OSError, sqlite3.Error) as error:
         print(f"trimtab feedback: {error}", file=sys.stderr)
         return 2
@@ -54,6 +56,13 @@ def main(argv: list[str]) -> int:
         print(f"trimtab feedback: left out {len(kept) - len(told)} preferences between equal answers", file=sys.stderr)
     print(f"{count} rows from {verdicts.where}", file=sys.stderr)
     return 0
+
+
+def _midnight(day: str) -> float:
+    try:
+        return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise ValueError(f"--since {day}: not a date like 2026-01-31") from None
 
 
 def _write(out: str, rows: Iterable[dict[str, Any]]) -> int:

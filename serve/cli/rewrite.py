@@ -4,6 +4,9 @@ trimtab rewrite --rewriter NAME < prompt.txt                    one prompt throu
 trimtab rewrite --upstream URL --model NAME < prompt.txt        the same without a configuration
 trimtab rewrite --rewriter NAME prompts.jsonl --out r.jsonl     a line each; started again, it goes on where it stopped
 trimtab rewrite --judge pairs.jsonl                             rows of prompt, rewrite -> accepted, rule
+
+Status: 0 done; 1 the one prompt's rewrite was rejected, or a call failed (the same command asks again); 2 a mistake in what
+was asked for; 130 stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -50,6 +54,8 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         return _judge(args) if args.judge else asyncio.run(_rewrite(args))
+    except BrokenPipeError:  # `trimtab` itself handles that the reader of its output has gone
+        raise
     except OSError as error:
         why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"trimtab rewrite: {why}", file=sys.stderr)
@@ -142,6 +148,8 @@ def _specified(args: argparse.Namespace) -> tuple[RewriterSpec, list[Engine]]:
         if args.key_env and not os.environ.get(args.key_env):
             raise RowError(f"--key-env: the environment has no {args.key_env}")
         _require_model(args.additions)
+        if not re.match(r"https?://[^/]", args.upstream):
+            raise RowError(f"--upstream {args.upstream}: not an http:// or https:// URL")
         given = {name: getattr(args, name) for name in own[1:] if name != "key_env" and getattr(args, name)}
         url = args.upstream.rstrip("/").removesuffix("/v1")
         engine = Engine("upstream", url, kind="openai", key_env=args.key_env or "")
@@ -222,7 +230,7 @@ async def _many(rewriting: Rewriting, args: argparse.Namespace, form: Form, time
             out_rows.append(await call)
             print(json.dumps(out_rows[-1], ensure_ascii=False), file=out, flush=True)
     _sum_up(out_rows)
-    return 0
+    return 1 if any(row["rule"] == "failed" for row in out_rows) else 0
 
 
 async def _one(rewriting: Rewriting, prompt: str, form: Form, timeout_s: float) -> Row:
@@ -294,6 +302,8 @@ def _rows(path: str, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise RowError(f"{path}:{at}: not JSON: {error}") from None
+        except RecursionError:
+            raise RowError(f"{path}:{at}: nested too deeply") from None
         yield at, _checked(row, f"{path}:{at}", needed)
 
 
@@ -303,6 +313,8 @@ def _listed(path: str, text: str, needed: Sequence[str]) -> Iterator[tuple[int, 
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise RowError(f"{path}: not JSON: {error}") from None
+    except RecursionError:
+        raise RowError(f"{path}: nested too deeply") from None
     for at, row in enumerate(rows, 1):
         yield at, _checked(row, f"{path}: row {at}", needed)
 

@@ -79,10 +79,98 @@ def test_a_command_on_the_core_names_its_extra(argv: tuple[str, ...], name: str,
     assert "Traceback" not in done.stderr
 
 
-def test_a_pipe_that_ends_early_is_no_traceback() -> None:
-    shell = f"{sys.executable} -m serve.cli.command check | head -c 1"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=True)
-    assert (done.stdout, done.stderr) == ("{", "")
+@pytest.fixture
+def many_rewrites(tmp_path: Path) -> Path:
+    """More rows than a pipe holds."""
+    file = tmp_path / "pairs.jsonl"
+    row = json.dumps({"prompt": "Tell me about cats", "rewrite": "Please tell me about cats, with an example."})
+    file.write_text(f"{row}\n" * 2000)
+    return file
+
+
+@pytest.mark.parametrize("command", ["check", "--help", "eval --help", "rewrite --judge {rewrites}"])
+def test_a_pipe_that_ends_early_is_no_traceback(command: str, many_rewrites: Path) -> None:
+    """A reader that has gone before anything was written, too."""
+    line = f"{sys.executable} -m serve.cli.command {command.format(rewrites=many_rewrites)}"
+    for reader in ("head -c 1", "exec 0<&-"):
+        done = subprocess.run(
+            ["bash", "-c", f"{line} | {{ {reader}; }}; exit ${{PIPESTATUS[0]}}"],
+            capture_output=True, text=True, timeout=60, check=False, cwd=many_rewrites.parent,
+        )  # fmt: skip
+        assert "Broken pipe" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.returncode in (0, 128 + 13)  # small output fits into the pipe before its reader has gone
+
+
+def test_a_full_disk_behind_standard_output_is_said() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "serve.cli.command", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "trimtab --help: No space left on device\n")
+
+
+def test_ctrl_c_while_a_command_is_loaded_is_no_traceback() -> None:
+    program = (
+        "import os, signal, sys\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'serve.cli.explain': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "from serve.cli.command import main\n"
+        "sys.exit(main(['explain', '--chat', 'x']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "\ntrimtab explain: stopped\n")
+
+
+@pytest.mark.parametrize("command", ["index", "change", "account", "feedback"])
+def test_a_command_without_its_verb_names_the_verbs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command])
+    assert "export" in capsys.readouterr().err
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("explain", "--chat", "deep.json"), "--chat deep.json: nested too deeply"),
+        (("rewrite", "--judge", "deep.json"), "deep.json: nested too deeply"),
+        (("rewrite", "--upstream", "127.0.0.1:9", "deep.json"), "127.0.0.1:9: not an http:// or https:// URL"),
+        (("feedback", "export", "--since", "yesterday"), "--since yesterday: not a date like 2026-01-31"),
+        (("change", "draft", "--effective", "tomorrow"), "effective is not a date like 2027-01-31"),
+        (("change", "rule", "c1", "parks-4", "--text", "x"), "'parks-4' is no INDEX/ID, such as law/parks-4"),
+        (("change", "check", "c1", "deep.txt"), "deep.txt is not JSON"),
+    ],
+)
+def test_a_wrong_use_is_named(
+    argv: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "deep.json").write_text(DEEP)
+    (tmp_path / "deep.txt").write_text("{")
+    (tmp_path / "trimtab.toml").write_text('[engine.main]\nurl = "http://127.0.0.1:9"\n')
+    monkeypatch.chdir(tmp_path)
+    assert main(["change", "draft", "--reason", "a draft to work on"]) == 0
+    assert main([*argv]) in (1, 2)
+    assert told in capsys.readouterr().err
+
+
+def test_calls_that_failed_show_in_the_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "How do I keep bread fresh?"}\n')
+    assert main(["rewrite", "--upstream", "http://127.0.0.1:9", "prompts.jsonl"]) == 1
+    assert "0 of 1 accepted, failed 1" in capsys.readouterr().err
 
 
 def test_check_refuses_what_serve_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

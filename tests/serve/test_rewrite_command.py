@@ -244,7 +244,7 @@ def test_a_configuration_that_is_not_there_is_named(capsys: pytest.CaptureFixtur
 def test_many_failures_do_not_end_a_run(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine.status = 500
     prompts = jsonl(tmp_path / "p.jsonl", *({"prompt": f"Explain idea {i}."} for i in range(8)))
-    assert main(["--upstream", engine.url, "--jobs", "1", prompts]) == 0
+    assert main(["--upstream", engine.url, "--jobs", "1", prompts]) == 1
     assert len(engine.bodies) == 8
     assert capsys.readouterr().err == "0 of 8 accepted, failed 8\n"
 
@@ -263,7 +263,7 @@ def test_an_engine_that_fails_is_a_row_that_says_so(
 ) -> None:
     engine.status = 500
     prompts = jsonl(tmp_path / "p.jsonl", {"prompt": "Explain it."})
-    assert main(["--upstream", engine.url, prompts]) == 0
+    assert main(["--upstream", engine.url, prompts]) == 1
     row = json.loads(capsys.readouterr().out)
     assert (row["accepted"], row["rule"]) == (False, "failed")
     assert "500" in row["detail"]

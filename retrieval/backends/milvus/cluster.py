@@ -55,7 +55,7 @@ def open_milvus(
     Raises:
         FileNotFoundError: there is none and `create` is false.
         ValueError: the collection is no index, or has another embedder.
-        ImportError: pymilvus is not installed.
+        ImportError: pymilvus is not installed. ConnectionError: no server there, or it refuses the token.
     """
     backend = Milvus(url)
     try:
@@ -79,7 +79,7 @@ class Milvus:
 
     def __init__(self, url: str) -> None:
         try:
-            from pymilvus import MilvusClient
+            from pymilvus import MilvusClient, MilvusException
         except ImportError:
             raise ImportError(
                 f"a Milvus index needs pymilvus (and milvus-lite for a file): {install('milvus')}"
@@ -88,7 +88,10 @@ class Milvus:
         self.name, self._about = name or "trimtab", f"{name or 'trimtab'}_settings"
         if "://" not in address:
             Path(address).parent.mkdir(parents=True, exist_ok=True)
-        self._client: Any = MilvusClient(address, token=os.environ.get("MILVUS_TOKEN", ""))
+        try:
+            self._client: Any = MilvusClient(address, token=os.environ.get("MILVUS_TOKEN", ""))
+        except MilvusException as error:
+            raise ConnectionError(f"Milvus at {address} cannot be reached: {error.message}") from error
         self._lock = threading.Lock()
         self._revision, self._read_at = 0, 0.0
         self._languages: frozenset[str] = frozenset()
