@@ -5,8 +5,8 @@ trimtab rewrite --upstream URL --model NAME < prompt.txt        the same without
 trimtab rewrite --rewriter NAME prompts.jsonl --out r.jsonl     a line each; started again, it goes on where it stopped
 trimtab rewrite --judge pairs.jsonl                             rows of prompt, rewrite -> accepted, rule
 
-Status: 0 done; 1 the one prompt's rewrite was rejected, or a call failed (the same command asks again); 2 a mistake in what
-was asked for; 130 stopped.
+Status: 0 done; 1 the one prompt's rewrite was rejected, or a call failed (the same command asks again); 2 a mistake in
+what was asked for; 130 stopped.
 """
 
 from __future__ import annotations

@@ -21,15 +21,15 @@ _VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhe
 _OWN = _EXTENSIONS | _VLLM_ONLY
 
 
-# Fields beyond OpenAI's that change an answer -> the kinds whose engines heed them; the others in IGNORES leave them out
-# without a word. Read in vLLM 0.32, llama-server and llama-cpp-python 0.3.36; Ollama's page has none of them.
+# Fields beyond OpenAI's that change an answer -> the kinds whose engines heed them; the others in IGNORES leave them
+# out without a word. Read in vLLM 0.32, llama-server and llama-cpp-python 0.3.36; Ollama's page has none of them.
 # `transformers serve` and our own engine refuse what they do not know.
 BEYOND: Mapping[str, tuple[str, ...]] = {
     "top_k": ("vllm", "llama.cpp"), "min_p": ("vllm", "llama.cpp"), "repetition_penalty": ("vllm", "llama.cpp"),
     "length_penalty": ("vllm",), "ignore_eos": ("vllm", "llama.cpp"), "min_tokens": ("vllm", "llama.cpp"),
-    "stop_token_ids": ("vllm",), "bad_words": ("vllm",), "allowed_token_ids": ("vllm",), "structured_outputs": ("vllm",),
-    "typical_p": ("llama.cpp",), "repeat_penalty": ("llama.cpp",), "mirostat": ("llama.cpp",),
-    "dry_multiplier": ("llama.cpp",), "xtc_probability": ("llama.cpp",), "grammar": ("llama.cpp",),
+    "stop_token_ids": ("vllm",), "bad_words": ("vllm",), "allowed_token_ids": ("vllm",),
+    "structured_outputs": ("vllm",), "typical_p": ("llama.cpp",), "repeat_penalty": ("llama.cpp",),
+    "mirostat": ("llama.cpp",), "dry_multiplier": ("llama.cpp",), "xtc_probability": ("llama.cpp",), "grammar": ("llama.cpp",),
     "json_schema": ("llama.cpp",), "no_repeat_ngram_size": (), "options": (), "think": (),
     # vLLM's until 0.11.
     "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
