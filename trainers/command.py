@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"train {method}: --launch: {method} runs in one process", file=sys.stderr)
             return 2
         from trainers.run.launch import start  # reads YAML, which `--list` has no need of
+        from trainers.run.recipe import read_recipe
 
-        return start(method, rest)
+        row = METHODS[method]
+        return start(method, rest, lambda config, changes: row.check(read_recipe(config, row.recipe, changes)))
     entry: Callable[[list[str]], int] = resolve(entries[method])
     return entry(rest)
 

@@ -29,8 +29,8 @@ BEYOND: Mapping[str, tuple[str, ...]] = {
     "length_penalty": ("vllm",), "ignore_eos": ("vllm", "llama.cpp"), "min_tokens": ("vllm", "llama.cpp"),
     "stop_token_ids": ("vllm",), "bad_words": ("vllm",), "allowed_token_ids": ("vllm",),
     "structured_outputs": ("vllm",), "typical_p": ("llama.cpp",), "repeat_penalty": ("llama.cpp",),
-    "mirostat": ("llama.cpp",), "dry_multiplier": ("llama.cpp",), "xtc_probability": ("llama.cpp",), "grammar": ("llama.cpp",),
-    "json_schema": ("llama.cpp",), "no_repeat_ngram_size": (), "options": (), "think": (),
+    "mirostat": ("llama.cpp",), "dry_multiplier": ("llama.cpp",), "xtc_probability": ("llama.cpp",),
+    "grammar": ("llama.cpp",), "json_schema": ("llama.cpp",), "no_repeat_ngram_size": (), "options": (), "think": (),
     # vLLM's until 0.11.
     "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
 }  # fmt: skip

@@ -96,6 +96,10 @@ def test_labels_are_looked_at(toy: str, tmp_path: Path, capsys: pytest.CaptureFi
     _, found, _ = findings(capsys, "--data", str(write(tmp_path / "e.jsonl", rows[:1])), "--model", toy,
                            "--set", "heldout_fraction=0")  # fmt: skip
     assert "nothing to learn" in found["one_label"]["message"]
+    lists = [{"prompt": p, "answers": ["b", "c"], "scores": scores} for p, scores in (("a", [1, 2]), ("d", [3, 3.0]))]
+    _, found, _ = findings(capsys, "--data", str(write(tmp_path / "f.jsonl", lists)), "--model", toy,
+                           "--kind", "ranking", "--set", "heldout_fraction=0")  # fmt: skip
+    assert [place.rpartition(" ")[2] for place in found["equal_scores"]["rows"]] == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,8 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], kind: str, messag
         ("d.parquet", "text", "d.parquet: not Parquet"),
         ("d.jsonl", '{"text": ' + "[" * 100_000, "d.jsonl, line 1: nested too deeply"),
         ("d.json", "[" * 100_000, "d.json: nested too deeply"),
+        ("d.jsonl", '{"text": "a \\ud83d b"}', r"d.jsonl, line 1: half a surrogate pair: '\ud83d'"),
+        ("d.json", '[{"text": "\\udfff"}]', r"d.json, row 1: half a surrogate pair: '\udfff'"),
         ("d.jsonl.zst", "text", "d.jsonl.zst: not zstd"),
         ("d.txt", "text", "d.txt: a file must be one of .jsonl, .ndjson, .json, .csv, .parquet"),
     ],

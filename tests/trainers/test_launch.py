@@ -69,6 +69,17 @@ def test_an_unknown_name_or_key_is_refused(capsys: pytest.CaptureFixture[str], t
     assert "keys are machine_rank, main_process_ip" in capsys.readouterr().err
     assert command.main(["cpt", "--launch", "two_cpus"]) == 2
     assert "cpt runs in one process" in capsys.readouterr().err
+    for changes, why in ((["bta=1"], "unknown key 'bta' (did you mean 'beta'?)"), (["batch=0"], "batch")):
+        line = [
+            "--config",
+            "pair",
+            "--out",
+            str(tmp_path / "out"),
+            *(part for one in changes for part in ("--set", one)),
+        ]
+        assert command.main(["pair", "--launch", "two_cpus", *line]) == 2
+        assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     (tmp_path / "mine.yaml").write_text("steps: 3\n")
     with pytest.raises(RecipeError, match="no accelerate configuration"):
         launch.command(str(tmp_path / "mine.yaml"), [])

@@ -166,6 +166,14 @@ def test_a_rule_scores_and_what_is_no_number_is_refused(tmp_path: Path, rule: st
             RuleScorer(wrong)
 
 
+def test_what_is_no_reward_model_is_named_before_anything_is_sampled(toy: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, why in ((tmp_path / "none", "no such folder"), (tmp_path / "empty", "cannot be loaded"),
+                        (Path(toy), "a language model")):  # fmt: skip
+        with pytest.raises(RecipeError, match=f"reward_model {folder}: {why}"):
+            RewardScorer(folder)
+
+
 def test_a_reward_run_scores_at_the_end_token(toy: str, pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "reward"
     assert reward.main(arguments(run, model=toy, train=str(pairs), heldout_fraction=0, steps=2)) == 0

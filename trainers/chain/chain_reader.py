@@ -10,7 +10,7 @@ from typing import Any
 
 from trainers.chain.chain_recipe import DATA, SCORES, Chain, Comparison, Step
 from trainers.methods.table import METHODS
-from trainers.run.recipe import RECIPES, RecipeError, at_home, fill, override, read_values
+from trainers.run.recipe import RECIPES, RecipeError, at_home, fill, override, read_values, shipped_in
 
 CHAINS = RECIPES / "chains"
 TAKEN = ("compare", "every", "data", "final", "recipes")  # folders of OUT and sections of the recipe
@@ -25,6 +25,8 @@ def read_chain(path: Path, overrides: Sequence[str] = ()) -> Chain:
     shipped = CHAINS / f"{path}.yaml"
     if not path.is_file() and shipped.is_file():
         path = shipped
+    if not path.exists():
+        raise RecipeError(f"{path}: no such chain; shipped ones are {shipped_in(CHAINS)}")
     try:
         values = read_values(path)
         chain = chain_of(_overridden(_sections(values), overrides), shipped=path is shipped)

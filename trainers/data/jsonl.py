@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,20 @@ def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
         raise DataError(f"{place}: nested too deeply") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: not a JSON object")
+    if b"\\u" in line:
+        refuse_halves(row, place)
     for key in keys:
         if not isinstance(row.get(key), str):
             raise DataError(f'{place}: no text under "{key}"')
     return row
+
+
+def refuse_halves(row: Mapping[str, Any], place: str) -> None:
+    """DataError for half a surrogate pair, which JSON can escape: no text has it, and no tokenizer takes it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: half a surrogate pair: {error.object[error.start : error.end]!a}") from error
 
 
 def file_hash(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainers.data.jsonl import DataError, placed_lines
+from trainers.data.jsonl import DataError, placed_lines, refuse_halves
 
 Placed = tuple[str, dict[str, Any]]
 
@@ -36,7 +36,8 @@ def jsonl(path: Path) -> Iterator[Placed]:
 def json_list(path: Path) -> Iterator[Placed]:
     """A list of objects, or such a list under "data"."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
     except RecursionError as error:
@@ -47,6 +48,8 @@ def json_list(path: Path) -> Iterator[Placed]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: not a JSON object")
+        if "\\u" in text:
+            refuse_halves(row, f"{path}, row {number}")
         yield f"{path}, row {number}", row
 
 

@@ -115,7 +115,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _price(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not IN,OUT, such as 0.5,1.5") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@ from trainers.judge.aspects import ask_marks, read_marks
 from trainers.judge.pairwise import Item, judge_pairs
 from trainers.rounds.rule import load_rule, rated
 from trainers.rounds.sample import Prompt, Sample
+from trainers.run.recipe import RecipeError
 
 Ask = Callable[[Mapping[str, Messages], Path], dict[str, Answer]]
 Scores = list[list[float | None]]  # by prompt and sample; None: the judge gave no readable mark
@@ -32,13 +33,21 @@ class RewardScorer:
     """The number of a reward model: the `final` of `trimtab train reward`, or an export of it."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises RecipeError where the folder holds no reward model."""
         import torch
         from transformers import AutoTokenizer
 
         from trainers.run.weights import load_trained
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = load_trained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        if not folder.is_dir():
+            raise RecipeError(f"reward_model {folder}: no such folder")
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.model = load_trained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"reward_model {folder}: cannot be loaded ({error})") from error
+        if self.model.can_generate():
+            raise RecipeError(f"reward_model {folder}: a language model, not one that `trimtab train reward` made")
 
     def score(self, prompts: Sequence[Prompt], samples: Sequence[Sequence[Sample]], folder: Path) -> Scores:
         """Journal in FOLDER/scores.jsonl; one pass an answer, so that a score depends on nothing beside it."""

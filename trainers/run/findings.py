@@ -101,6 +101,8 @@ def about_rows(train: list[Row], rows: list[Row]) -> Iterable[Finding]:
             labels.setdefault(json.dumps([row["prompt"], row["completion"]]), set()).add(row["label"])
     torn = [r["place"] for r in train if "label" in r and len(labels[json.dumps([r["prompt"], r["completion"]])]) == 2]
     yield from gather("warning", "both_labels", "the same answer is labelled both true and false", torn)
+    level = [row["place"] for row in rows if len(set(row.get("scores", ()))) == 1]
+    yield from gather("warning", "equal_scores", "all answers have the same score: no order to learn", level)
     kinds = {row["label"] for row in train if "label" in row}
     if len(kinds) == 1:
         yield Finding("warning", "one_label", f"every label is {kinds.pop()}: there is nothing to learn")

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,23 @@ def command(launch: str, rest: Sequence[str]) -> list[str]:
     return [*launcher, "--module", "trainers.command", *rest]
 
 
-def start(method: str, rest: Sequence[str]) -> int:
-    """Start the processes and wait for them; their exit status, or 2 where they cannot be started."""
+def start(method: str, rest: Sequence[str], check: Callable[[Path, list[str]], None]) -> int:
+    """Start the processes and wait for them; their exit status, or 2 where they cannot be started.
+
+    Args:
+        check: raises RecipeError for a recipe and its changes that the method would refuse: each process would say
+            it, and the launcher end in a traceback of its own.
+    """
     parser = argparse.ArgumentParser(f"trimtab train {method}", add_help=False, allow_abbrev=False)
     parser.add_argument("--launch", required=True)
     options, others = parser.parse_known_args(rest)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--set", action="append", default=[])
+    given, _ = parser.parse_known_args(rest)
     try:
         line = command(options.launch, [method, *others])
+        if given.config is not None:
+            check(given.config, given.set)
     except RecipeError as error:
         print(f"train {method}: {error}", file=sys.stderr)
         return 2

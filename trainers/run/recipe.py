@@ -28,6 +28,8 @@ def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
     shipped = RECIPES / f"{path}.yaml"
     if not path.is_file() and shipped.is_file():
         path = shipped
+    if not path.exists():
+        raise RecipeError(f"{path}: no such recipe; shipped ones are {shipped_in(RECIPES)}")
     try:
         values = read_values(path)
         if path is shipped:
@@ -35,6 +37,11 @@ def read_recipe(path: Path, kind: type[R], overrides: Sequence[str] = ()) -> R:
         return fill(kind, values | dict(map(override, overrides)))
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def shipped_in(folder: Path) -> str:
+    """The names of a folder's recipes, for a message."""
+    return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def at_home(values: Mapping[Any, Any]) -> dict[str, str]:
@@ -60,8 +67,7 @@ def read_values(path: Path) -> dict[Any, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)  # noqa: S506 (it is a SafeLoader)
     except FileNotFoundError as error:
-        shipped = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"no such recipe; shipped ones are {shipped}") from error
+        raise RecipeError("no such recipe") from error
     except OSError as error:
         raise RecipeError(str(error.strerror)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -74,8 +74,9 @@ def _file(path: Path) -> list[Pair | None]:
         try:
             pairs.append(_pair(str(row.get("id") or number), row))
         except (ShapeError, KeyError, TypeError, ValueError) as error:
+            why = f": {error}" if str(error) else ""
             raise DataError(
-                f"{place}: neither chosen and rejected with a prompt, nor answers and right with one: {error}"
+                f"{place}: neither chosen and rejected with a prompt, nor answers and right with one{why}"
             ) from None
     return pairs
 
