@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from retrieval.text.numeral import HAN, value
+from retrieval.text.raised import lowered
 
 MARK, WHOLE = "@", "@="
 PAIR = "&"  # begins a term of two words in a row
@@ -55,7 +56,7 @@ class Citation:
 
 def citations(text: str) -> Iterator[Citation]:
     """The articles that a text cites; each has the whole rest of the text for its name."""
-    text = unicodedata.normalize("NFKC", text)
+    text = _normal(text)
     found = list(_CITED.finditer(text))
     rest = _CITED.sub(" ", text)
     for match in found[:4]:
@@ -66,7 +67,7 @@ def citations(text: str) -> Iterator[Citation]:
 
 def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
     """Terms of the article that a passage's title names last; `words` makes search terms of a name."""
-    text = unicodedata.normalize("NFKC", title)
+    text = _normal(title)
     found = list(_CITED.finditer(text))
     number = _key(found[-1]) if found else ""
     if not number:
@@ -82,10 +83,10 @@ def references(title: str, text: str) -> Iterator[Citation]:
 
     One without a quoted act's name before it is of the act that the passage's own title names.
     """
-    own = list(_CITED.finditer(unicodedata.normalize("NFKC", title)))
+    own = list(_CITED.finditer(_normal(title)))
     if not own:
         return
-    title, text = unicodedata.normalize("NFKC", title), unicodedata.normalize("NFKC", text)
+    title, text = _normal(title), _normal(text)
     act = _TITLE_END.sub("", title[: own[-1].start()])
     seen = {(act, _key(own[-1]))}
     for match in _CITED.finditer(text):
@@ -98,7 +99,7 @@ def references(title: str, text: str) -> Iterator[Citation]:
 
 def same(wanted: Citation, title: str) -> bool:
     """Whether a passage's title names the article that a reference does."""
-    text = unicodedata.normalize("NFKC", title)
+    text = _normal(title)
     found = list(_CITED.finditer(text))
     if not found or _key(found[-1]) != wanted.number:
         return False
@@ -109,6 +110,10 @@ def same(wanted: Citation, title: str) -> bool:
 def query_terms(text: str, words: Callable[[str], list[str]]) -> list[str]:
     """Terms of the articles that a query cites."""
     return [term for cited in citations(text) for term in _terms(cited, words)]
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", lowered(text))
 
 
 def _terms(cited: Citation, words: Callable[[str], list[str]]) -> Iterator[str]:

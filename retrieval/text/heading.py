@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from retrieval.text.numeral import HAN, value
+from retrieval.text.raised import DIGITS
 
 LAST = 9999  # the number of provisions that follow the articles without one
 Kind = Literal["article", "part"]
@@ -33,14 +34,14 @@ class Head:
 _NUM = rf"[{HAN}\d０-９]+(?:[-－]\d+)?"
 _SUFFIX = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
 _LATIN = (
-    r"(?:(?:[LRDA]\*?\.?[ ]?)?\d+(?:[-–.]\d+)*(?:er|re|ère)?(?:\.?[ºª°])?(?:-?[A-Za-z]{1,2})?(?!\w)"
+    rf"(?:(?:[LRDA][.*]{{0,2}}[ ]?)?\d+(?:[-–.:]\d+)*[{DIGITS}]*(?:er|re|ère)?(?:\.?[ºª°])?(?:-?[A-Za-z]{{1,2}})?(?!\w)"
     rf"(?:[ -]{_SUFFIX}(?!\w))?(?:\(\w{{1,4}}\))*"
     r"|[IVXLCDM]+(?:er|re|-?[A-Z])?(?!\w)"
     r"|(?:premier|première|unique|único|única|unico|primero|primo|préliminaire|liminaire|One|Two)(?!\w)"
     rf"(?:[ -]{_SUFFIX})?)"
 )
 _ARTICLE = (
-    "Article|Art.|Art|Artikel|Artículo|Articulo|Articolo|Artigo|Artykuł|Articolul|Статья|Стаття|Член|Čl.|Článek"
+    "Article|Art.|Art|Artikel|Artículo|Articulo|Articolo|Artigo|Artykuł|Articolul|Статья|Стаття|Член|Чл.|Члан|Neni|Artikolu|Airteagal|Perkara|Čl.|Článek"
     "|Článok|Članak|Člen|Artikkeli|Artikla|Madde|Pasal|Điều|Άρθρο|Kifungu cha|Maddə|Artikulo"
 )
 _SECTION = "Section|Sec.|Sect."
@@ -50,8 +51,10 @@ _PARTS = (
     "|Titre|Sous-titre|Chapitre|Sous-section|Annexe|Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel"
     "|Anlage|Anhang|Título|Capítulo|Libro|Sección|Subsección|Anexo|Titolo|Capo|Sezione|Allegato|Livro|Seção|Secção"
     "|Subseção|Глава|Раздел|Часть|Подраздел|Розділ|Глава|Dział|Rozdział|Hoofdstuk|Afdeling|Bijlage|Bölüm|Kısım|Bab"
-    "|Bagian|Chương|Mục|Phần|Κεφάλαιο|Μέρος|Τμήμα|الباب|الفصل|القسم|หมวด|ลักษณะ|ภาค"
+    "|Bagian|Chương|Mục|Phần|Κεφάλαιο|Μέρος|Τμήμα|الباب|الفصل|القسم|פרק|סימן|חלק|فصل|باب|หมวด|ลักษณะ|ภาค"
 )
+_TO = r"(?:\s*[-–—]\s*|\s*,\s*|\s(?:bis|und|to|and|à|et|a|y|e|и)\s)"
+_GONE = r"(?:[.:]?\s*[(\[（]|[.:]?\s*(?:[Rr]epealed|[Aa]brogés?|[Dd]erogados?|[Ww]eggefallen|[Aa]ufgehoben))"
 _ORDINAL = r"(?:Erst|Zweit|Dritt|Viert|Fünft|Sechst|Siebent|Siebt|Acht|Neunt|Zehnt)(?:er|es|e)"
 
 
@@ -66,13 +69,26 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     ("article", "조", re.compile(r"제\s*\d+\s*조(?:의\s*\d+)*")),
     ("article", "article", re.compile(rf"(?:{_words(_ARTICLE)})\s*{_LATIN}")),
     ("article", "article", re.compile(
-        r"(?:المادة|مادة|มาตรา|अनुच्छेद|धारा|ধারা|অনুচ্ছেদ)\s*\(?\s*(?:\d+|[^\W\d_]{4,9})\s*\)?")),
+        r"(?:المادة|مادة|ماده|دفعہ|סעיף|มาตรา|अनुच्छेद|धारा|ধারা|অনুচ্ছেদ|მუხლი|Հոդված)\s*\(?\s*"
+        rf"(?:\d+[{DIGITS}]*(?:[/.-]\d+)?|[^\W\d_]{{4,9}})(?:\s*\))?")),
+    # "1 straipsnis", "2. pants", "3. člen", "4-бап": the number comes first.
+    ("article", "article", re.compile(
+        rf"\d+[{DIGITS}]*\s?[.-]?[ ]?(?:straipsnis|STRAIPSNIS|pants|člen|cikk|artikla|artikulua|бап|берене|modda"
+        r"|(?:дугаар|дүгээр)[ ]зүйл)(?!\w)")),
+    ("article", "article", re.compile(
+        rf"(?P<late>GEÇİCİ|EK|Geçici|Ek)[ ](?:MADDE|[Mm]adde)\s*{_LATIN}")),
     ("article", "article", re.compile(
         r"(?:Disposición (?:adicional|transitoria|derogatoria|final)"
         r"|DISPOSICIÓN (?:ADICIONAL|TRANSITORIA|DEROGATORIA|FINAL))"
         r"(?:\s[^\W\d_]+(?=[.\s]*$|[.]))?")),
-    ("article", "§", re.compile(r"§\s*\d+[a-z]{0,2}(?!\w)(?:[-–.]\d+[a-z]?)*")),
-    ("article", "§", re.compile(r"\d+\s?[a-z]?\s?\.?\s?§(?!§)")),
+    ("article", "§", re.compile(rf"§\s*\d+[{DIGITS}]*[a-z]{{0,2}}(?!\w)(?:[-–.]\d+[a-z]?)*")),
+    ("article", "§", re.compile(rf"\d+[{DIGITS}]*(?:/[A-Z]|\s?[a-z])?\s?\.?\s?§(?![§\s]*\d)")),
+    # What was repealed at one go: "§§ 2 bis 4 (weggefallen)", "Sections 5 to 7 [Repealed]".
+    ("article", "§", re.compile(rf"§§\s*\d+[a-z]?{_TO}\d+[a-z]?(?P<gone>)(?=\s*{_GONE})")),
+    ("article", "article", re.compile(rf"(?:{_words('Articles|Art.|Artikel|Artículos|Articoli|Artigos|Статьи')})"
+                                      rf"\s*\d+[a-z]?{_TO}\d+[a-z]?(?P<gone>)(?=\s*{_GONE})")),
+    ("article", "section", re.compile(rf"(?:{_words('Sections|Secs.')})\s*"
+                                      rf"\d+[A-Za-z]?{_TO}\d+[A-Za-z]?(?P<gone>)(?=\s*{_GONE})")),
     ("article", "section", re.compile(rf"(?:{_words(_SECTION)})\s*{_LATIN}")),
     *(("article", name.lower().strip("."), re.compile(rf"(?:{_words(name)})\s+{_LATIN}"))
       for name in _OTHERS.split("|")),
@@ -80,15 +96,15 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     ("part", "", re.compile(rf"第\s*{_NUM}\s*(?P<word>分编|分編|[编編篇章节節])(?:[之の]{_NUM})*")),
     ("part", "", re.compile(r"제\s*\d+\s*(?P<word>[편장절관])(?:의\s*\d+)?")),
     ("part", "", re.compile(
+        rf"(?P<word>{_words('Annex|Schedule|Appendix|Annexe|Anlage|Anhang|Allegato|Anexo|Bijlage|Приложение')})[.:]?$")),
+    ("part", "", re.compile(
         rf"(?P<word>{_words(_PARTS)})\s+(?:{_LATIN}|[A-Z](?!\w)|(?:PRIMER|SEGUND|TERCER|PRELIMINAR|ÚNIC)\w*|ال\w+)")),
     ("part", "", re.compile(
-        rf"(?P<word>附則|附则|附件|附录|附錄|附表|別表|别表|부칙)(?:\s*第?{_NUM})?(?=[\s　:：]|$)")),
+        rf"(?P<word>附\s*[則则]|附\s*件|附\s*[录錄]|附\s*表|[別别]\s*表|부\s*칙)(?:\s*第?{_NUM})?(?=[\s　:：]|$)")),
     ("part", "", re.compile(rf"{_ORDINAL}\s+(?P<word>Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel)")),
 )  # fmt: skip
-_NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*[a-zA-Z]?)(?:[.)．]|(?=\s))[ \t　]*(?=\S)")
-_HAN_NUMBERED = re.compile(rf"([{HAN}]{{1,4}})、\s*(?=\S)")
 _BETWEEN = re.compile(
-    r"[.．]?[ºª°]?[.．]?\s?[-–—]\s|[.．:：]\s?[-–—]?\s*|[–—]\s?|、(?!\s*第)|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$"
+    r"[.．]?[ºª°]?[.．]?\s?[-–—ـ]\s|[.．:：]\s?[-–—]?\s*|[–—]\s?|、(?!\s*第)|[ 　\t]*(?=[(（【〔\[〈])|[-–—]\s|$"
 )
 _BRACKET = re.compile(r"\s*[(（]\s*(?:\w{1,4})\s*[)）]\s*")
 # What goes on with a reference, though it begins like a sentence.
@@ -100,20 +116,25 @@ _REFERS = re.compile(
 )
 _ACRONYM = re.compile(r"[A-ZÄÖÜ][A-Za-zÄÖÜäöü]*[A-ZÄÖÜ]{2}\b(?:\s+[a-zäöüà-ÿ]|\s*[,.;)])")  # § 433 BGB gilt
 _LOOSE = re.compile(rf"第{_NUM}[条條](?:[之]{_NUM})*(?![款项項号號、，至和及或与與])")
-_LEADER = re.compile(r"(?:\.{3,}|…{1,}|·{3,}|\.(?:\s\.){2,}|\t)\s*\d+\s*$")
+LEADER = re.compile(r"(?:\.{3,}|…{1,}|·{3,}|\.(?:\s\.){2,}|\t)\s*\d+\s*$")
 _EMPHASIS = re.compile(r"^(\*{1,3}|__)(.+?)\1(.*)$", re.DOTALL)
 
 
 def head(text: str) -> Head | None:
     """The head that a line opens with, by its own words; None for text and for references."""
     text = plain(text)
-    if _LEADER.search(text):
+    if LEADER.search(text):
         return None  # a line of a table of contents
     for kind, word, pattern in _PATTERNS:
         found = pattern.match(text)
         if found:
             number = numbers(found[0]) or ((LAST,) if found[0].lower().startswith("disposición") else ())
-            made = Head(kind, word or found["word"].lower(), found[0].strip(), number)
+            if found.groupdict().get("late"):
+                number = (LAST, *number)
+            if "gone" in found.groupdict():
+                return Head(kind, word, found[0].strip(), number[:1], text[found.end() :].strip(" .:"), True)
+            named = word or re.sub(r"\s+", "", found["word"].lower())
+            made = Head(kind, named, found[0].strip(), number)
             return _judged(made, text[found.end() :])
     return None
 
@@ -127,26 +148,6 @@ def loose(text: str) -> Head | None:
     return Head("article", "条", found[0], numbers(found[0]), text[found.end() :].strip())
 
 
-def numbered(text: str) -> Head | None:
-    """The head that a short line like "1. Title", "2.3 Title" or "一、总则" may be."""
-    text = plain(text)
-    found = _NUMBERED.match(text) or _HAN_NUMBERED.match(text)
-    if not found or len(text) > 120 or _LEADER.search(text):
-        return None
-    rest = text[found.end() :]
-    begins = rest[0].isupper() or not (rest[0].islower() or rest[0].isdigit() or rest[0] in "(（-–—.,%")
-    if not begins or rest.rstrip()[-1] in ".;:,。；：，、!?！？":
-        return None
-    word = "、" if found.re is _HAN_NUMBERED else "1"
-    return Head("article", word, found[1], numbers(found[1]), rest, True)
-
-
-def item(text: str) -> Head | None:
-    """The number and text of a paragraph like "3. No person shall keep a dog."."""
-    found = re.match(r"(\d{1,3})\.\s+(?=\S)", plain(text))
-    return Head("article", "1", found[1], (int(found[1]),), plain(text)[found.end() :]) if found else None
-
-
 def plain(text: str) -> str:
     """A line without its indentation, Markdown's emphasis around the first words, and soft hyphens."""
     text = (
@@ -157,6 +158,7 @@ def plain(text: str) -> str:
         .strip("\u3000\ufeff")
         .strip()
     )
+    text = re.sub(r"^(\d{1,3}|[IVXLC]+|[A-Z])\\([.)])", r"\1\2", text)  # as Markdown escapes what is no list
     found = _EMPHASIS.match(text)
     return f"{found[2]}{found[3]}" if found else text
 
@@ -198,7 +200,8 @@ def _judged(made: Head, after: str) -> Head | None:
 def _refers(made: Head, rest: str, separated: bool) -> bool:
     if not rest.strip():
         return False
-    if _REFERS.match(rest) or (not separated and _ACRONYM.match(rest)):
+    paragraph = separated and re.match(r"§ \d+\. ", rest)  # of a Polish code: "Art. 22. § 1. …"
+    if (_REFERS.match(rest) and not paragraph) or (not separated and _ACRONYM.match(rest)):
         return True
     bracket = _BRACKET.match(rest)
     first = rest[bracket.end() :][:1] if bracket else rest.lstrip("(（【〔[〈«“\"'‘")[:1]

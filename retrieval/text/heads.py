@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retrieval.text.heading import Head, head, item, loose, numbered
+from retrieval.text.heading import Head, head, loose
+from retrieval.text.numbered import ENDS, sections
 from retrieval.text.piece import Document
+from retrieval.text.quoted import quoted
 
 NAME = 120  # characters of a title
 LONG = 40  # characters of a line beyond which it may have been wrapped
-ENDS = tuple('.!?。！？;；:：)）”"」】』›»|>')
 CONTINUES = re.compile(
     r"(?:[,，、(（]|(?<!\w)(?:of|in|under|by|and|or|to|with|the|see|per|from|de|du|des|la|le|les|et|ou|à|au|aux|dans|par"
     r"|der|dem|nach|gemäß|und|oder|von|im|zu|del|della|dell|delle|dei|y|e|o|en|con|по|в|и|со|с|согласно|van|het|en)"
@@ -29,6 +30,12 @@ def find(document: Document) -> dict[int, Head]:
     lines = document.lines
     found = {i: h for i, line in enumerate(lines) if not line.verbatim and (h := head(line.text))}
     chosen = _units(found, document)
+    inside = quoted(document)
+
+    def again(i: int) -> set[int]:
+        """The ends of the quotes after which the article of a quoted line comes again."""
+        return {inside[i]} if any(j > inside[i] and h.label == found[i].label for j, h in found.items()) else set()
+
     kept: dict[int, Head] = {}
     last: dict[str, tuple[int, ...]] = {}
     for i, h in found.items():
@@ -36,18 +43,47 @@ def find(document: Document) -> dict[int, Head]:
             h = Head("part", h.word, h.label, h.number, h.rest)
         elif h.kind == "article" and h.word not in chosen.articles:
             continue
+        if (
+            i in inside
+            and not lines[i].level
+            and (not _follows(h.number, last.get(h.word, (0,))) or inside[i] in again(i))
+        ):
+            continue
         if lines[i].level or _stands(document, kept, i, h, last.get(h.word, (0,))):
             kept[i] = h
             last = {**last, h.word: h.number} if h.kind == "article" else {}
     for i in _contents(document, kept):
         del kept[i]
+    for i in _out_of_turn(kept):
+        del kept[i]
     articles = [i for i, h in kept.items() if h.kind == "article"]
-    if len(articles) < 2 and not any(lines[i].level for i in articles):
+    if len(articles) < 2 and not any(lines[i].level or _only(document, kept, i) for i in articles):
         found = _loose_heads(document, kept)
-        if not found and document.numbered and not articles:
-            return _numbered_heads(document) or _numbered_rules(document)
+        if not found and document.numbered:
+            return sections(document, {i: h for i, h in kept.items() if h.kind == "part"})
         return found
     return kept
+
+
+def _only(document: Document, kept: Mapping[int, Head], i: int) -> bool:
+    """Whether the one article of a text is its first, on a line of its own with text below."""
+    h = kept[i]
+    below = next((j for j in range(i + 1, len(document.lines)) if document.lines[j].text.strip()), -1)
+    return h.number == (1,) and h.alone and not h.rest and below > 0 and below not in kept
+
+
+def _out_of_turn(kept: Mapping[int, Head]) -> list[int]:
+    """Heads that do not go on from the one before, of articles that stand where they do somewhere else."""
+    places: dict[tuple[str, tuple[int, ...]], list[tuple[int, bool]]] = {}
+    last: dict[str, tuple[int, ...]] = {}
+    for i, h in kept.items():
+        if h.kind == "part":
+            last = {}
+            continue
+        turn = h.number == (1,) or _follows(h.number, last.get(h.word, (0,)))
+        places.setdefault((h.word, h.number), []).append((i, turn))
+        last[h.word] = h.number
+    return [i for found in places.values() if any(turn for _, turn in found) for i, turn in found if not turn]
 
 
 def _loose_heads(document: Document, kept: Mapping[int, Head]) -> dict[int, Head]:
@@ -62,19 +98,31 @@ def _loose_heads(document: Document, kept: Mapping[int, Head]) -> dict[int, Head
 
 
 def _contents(document: Document, kept: Mapping[int, Head]) -> list[int]:
-    """The articles of a table of contents: they have no text of their own, and come again with some."""
+    """The articles of a table of contents: they have no text of their own, and come again with some.
+
+    The last of a table has what follows the table; its line comes again as it is.
+    """
     if not kept:
         return []
     order = list(kept)
-    last = {h.label: i for i, h in kept.items()}
-    found = []
+    last = {(h.label, h.number): i for i, h in kept.items()}
+    found: list[int] = []
     for i, following in zip(order, [*order[1:], len(document.lines)], strict=True):
         h = kept[i]
         own = any(line.text.strip() for line in document.lines[i + 1 : following])
         titled = not h.rest.endswith(ENDS) and len(h.rest) <= NAME
-        if h.kind == "article" and not own and titled and not document.lines[i].level and last[h.label] != i:
+        again = last[h.label, h.number]
+        if h.kind != "article" or not titled or document.lines[i].level or again == i:
+            continue
+        ends_table = bool(found) and order.index(i) == order.index(found[-1]) + 1 and _same(h, kept[again])
+        if not own or ends_table:
             found.append(i)
     return found
+
+
+def _same(one: Head, other: Head) -> bool:
+    """Whether two heads have one title, a page's number aside."""
+    return re.sub(r"\s*\d+$", "", one.rest) == re.sub(r"\s*\d+$", "", other.rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +138,9 @@ def _units(found: Mapping[int, Head], document: Document) -> _Units:
     """
     counts = Counter(h.word for h in found.values() if h.kind == "article")
     laws = {word for word in ("article", "条", "조", "§") if counts[word] >= 2}
-    if counts["§"] > 2 * counts["article"] > 0 and "§" in laws:
+    if any(h.word == "article" and h.rest.startswith("§ 1") for h in found.values()):
+        laws -= {"§"}  # paragraphs of articles, as in Poland
+    elif counts["§"] > 2 * counts["article"] > 0 and "§" in laws:
         return _Units(frozenset(laws - {"article"}), frozenset({"article"}))  # articles that each hold an act
     if "article" in laws and counts["section"] >= 2 and _hold(found, document, "article", "section"):
         return _Units(frozenset(laws - {"article"} | {"section"}), frozenset({"article"}))
@@ -129,29 +179,3 @@ def _follows(number: tuple[int, ...], last: tuple[int, ...]) -> bool:
     if not number:
         return False
     return number[0] == last[0] + 1 or (number[0] == last[0] and number > last)
-
-
-def _numbered_heads(document: Document) -> dict[int, Head]:
-    """Lines like "1. Title" with text of their own, whose numbers grow; those of a list are items."""
-    found: dict[int, Head] = {}
-    for i, line in enumerate(document.lines):
-        h = None if line.verbatim or line.level else numbered(line.text)
-        if h is None or (i and document.lines[i - 1].text.strip() and (i - 1) not in found):
-            continue
-        following = next((n for n in document.lines[i + 1 :] if n.text.strip()), None)
-        nested = following is not None and (inner := numbered(following.text)) is not None and len(inner.number) > 1
-        if following is not None and (nested or not numbered(following.text)):
-            found[i] = h
-    rising = [i for i, j in zip(found, list(found)[1:], strict=False) if found[i].number < found[j].number]
-    return found if len(found) >= 2 and len(rising) >= len(found) - 1 else {}
-
-
-def _numbered_rules(document: Document) -> dict[int, Head]:
-    """Paragraphs "1. …", "2. …" of a text whose rules have no titles: three at least, apart, counted from 1."""
-    found: dict[int, Head] = {}
-    for i, line in enumerate(document.lines):
-        h = item(line.text) if not line.verbatim and not line.level else None
-        apart = i == 0 or not document.lines[i - 1].text.strip()
-        if h is not None and apart and h.number == (len(found) + 1,):
-            found[i] = h
-    return found if len(found) >= 3 else {}

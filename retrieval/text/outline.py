@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from retrieval.text.heading import Head, plain
-from retrieval.text.heads import CONTINUES, ENDS, NAME, find
+from retrieval.text.heads import CONTINUES, NAME, find
+from retrieval.text.numbered import ENDS
 from retrieval.text.piece import Document, Line, Piece
 
 _CAPTION = re.compile(r"[（(][^（）()]{1,40}[）)]")
@@ -44,7 +45,7 @@ def pieces(document: Document) -> Iterator[Piece]:
 def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iterator[_Section]:
     above: list[tuple[int, str]] = []  # headings
     parts: list[tuple[str, str]] = []  # chapters below them
-    outer: list[tuple[tuple[int, ...], str]] = []  # the numbered heads that 2.3 stands in
+    outer: list[tuple[str, str]] = []  # the numbered heads that 2.3 stands in, by their numbers
     first = [title] if title and (document.labels.get("title") or 0 not in _filled(document, heads)) else []
     structured = bool(heads) or any(line.level for line in document.lines)
     section, skipped = _Section(list(first), "0" if structured else "", 1), -1
@@ -74,7 +75,7 @@ def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iter
                 outer = _outer(found, outer)
                 section.trail = [*trail, *(text for _, text in outer), " ".join([label, *captions])]
                 section.text = [text] if text else []
-                outer = [*outer, (found.number, label)] if found.word == "1" else []
+                outer = [*outer, (found.label, label)] if found.word == "1" else []
         else:
             if not section.text:
                 section.line = line.number
@@ -124,12 +125,19 @@ def _title_and_text(found: Head, document: Document, heads: Mapping[int, Head], 
         return f"{label} {mark[1]}" if not mark[1].startswith(("（", "【", "〔")) else f"{label}{mark[1]}", mark[2]
     if not rest:
         return label, ""
+    if (
+        found.word == "1"
+        and _has_parts(found, document, heads, at)
+        and (rest.isupper() or not rest.endswith((*ENDS, ",", "，")))
+    ):
+        return f"{label} {rest}", ""
     if rest.isupper() and _has_text(document, heads, at):  # SEC. 101. SHORT TITLE.
         return f"{label} {rest.rstrip('.')}", ""
     if (
         found.word not in {"条", "조"}
         and len(rest) <= NAME
         and not rest.endswith((*ENDS, ",", "，"))
+        and not (document.wrapped and CONTINUES.search(rest))
         and _has_text(document, heads, at)
     ):
         between = re.match(rf"{re.escape(found.label)}([.．、]?)", plain(document.lines[at].text))
@@ -138,9 +146,9 @@ def _title_and_text(found: Head, document: Document, heads: Mapping[int, Head], 
     return label, rest
 
 
-def _outer(found: Head, outer: list[tuple[tuple[int, ...], str]]) -> list[tuple[tuple[int, ...], str]]:
-    """Those of the numbered heads that this one's number begins with."""
-    return [(n, text) for n, text in outer if len(n) < len(found.number) and found.number[: len(n)] == n]
+def _outer(found: Head, outer: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the numbered heads that this one's number begins with: 2 of 2.3, and not of 2A."""
+    return [(number, text) for number, text in outer if found.label.startswith(f"{number}.")]
 
 
 def _title_below(document: Document, heads: Mapping[int, Head], at: int) -> int:
@@ -159,6 +167,13 @@ def _title_below(document: Document, heads: Mapping[int, Head], at: int) -> int:
         return filled[0]
     apart = filled[1] > filled[0] + 1 or (len(title) <= 60 and not text[0].islower())
     return filled[0] if looks and apart and not CONTINUES.search(title) else -1
+
+
+def _has_parts(found: Head, document: Document, heads: Mapping[int, Head], at: int) -> bool:
+    """Whether the next line with text is the head of a part of this section: 1.1 below 1."""
+    below = next((i for i in range(at + 1, len(document.lines)) if document.lines[i].text.strip()), -1)
+    number = heads[below].number if below in heads else ()
+    return len(number) > len(found.number) and number[: len(found.number)] == found.number
 
 
 def _has_text(document: Document, heads: Mapping[int, Head], at: int) -> bool:

@@ -13,7 +13,8 @@ import pytest
 from retrieval.cli.command import main
 from retrieval.passage import Passage
 from retrieval.text.formats import Defaults, listing, read
-from retrieval.text.heading import head, numbered
+from retrieval.text.heading import head
+from retrieval.text.numbered import numbered
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 

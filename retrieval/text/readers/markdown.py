@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, Any
 
 from retrieval.text.encoding import decode
+from retrieval.text.heading import head
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece
@@ -20,6 +22,9 @@ _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HTML_HEADING = re.compile(r"^ {0,3}<h([1-6])[^>]*>(.*?)</h\1>[ \t]*$", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"[ \t]*\{#?[^{}]*\}$")  # "Title {#anchor}"
+_BOLD = re.compile(r"^ {0,3}(\*\*|__)(?! )([^*_\n]{1,80}?):?\1:?[ \t]*$")
+_COUNTED = re.compile(r"^ {0,3}\d+[.)] ")  # over a row of dashes it is a heading to people, though a list to CommonMark
+LOWEST = 7  # below the six levels of #
 _NO_TEXT = re.compile(r"^ {0,3}(?:[#>|*+-]|\d+[.)]|`{3}|~{3})")
 
 
@@ -34,7 +39,9 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
         problem, start = str(error), _end_of_front_matter(lines)
     if problem:
         yield Piece(1, problem=f"front matter: {problem}")
-    yield from pieces(Document(tuple(_lines(lines, start)), said, joint=" › "))
+    made = _with_bold_headings(list(_lines(lines, start)))
+    sections = any(line.level > 1 for line in made)
+    yield from pieces(Document(tuple(made), said, joint=" › ", numbered=not sections))
 
 
 def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
@@ -83,9 +90,32 @@ def _lines(lines: list[str], start: int) -> Iterator[Line]:
         at += 1
 
 
+def _with_bold_headings(lines: list[Line]) -> list[Line]:
+    """Lines in bold, alone in their paragraph and with text below, are the lowest headings, where there are several."""
+    places = [i for i, line in enumerate(lines) if _bold(line) and _stands_alone(lines, i)]
+    if len(places) < 2:
+        return lines
+    return [replace(line, level=LOWEST) if i in places else line for i, line in enumerate(lines)]
+
+
+def _bold(line: Line) -> bool:
+    found = None if line.level or line.verbatim else _BOLD.match(line.text)
+    return bool(found and not found[2].endswith((".", "!", "?", "。")) and head(found[2]) is None)
+
+
+def _stands_alone(lines: list[Line], at: int) -> bool:
+    """After a blank line or a heading, and before text that is no heading."""
+    before = lines[at - 1] if at else None
+    below = next((line for line in lines[at + 1 :] if line.text.strip()), None)
+    apart = before is None or before.level > 0 or not before.text.strip()
+    return apart and below is not None and not below.level and not _bold(below)
+
+
 def _underlined(lines: list[str], at: int) -> bool:
     """A Setext heading: a line of text, alone in its paragraph, and a row of = or - below it."""
-    if not lines[at].strip() or _NO_TEXT.match(lines[at]) or at + 1 >= len(lines):
+    if not lines[at].strip() or at + 1 >= len(lines):
+        return False
+    if _NO_TEXT.match(lines[at]) and not (_COUNTED.match(lines[at]) and len(lines[at + 1].strip()) > 3):
         return False
     return bool(_SETEXT.match(lines[at + 1])) and (at == 0 or not lines[at - 1].strip())
 

@@ -1,0 +1,77 @@
+"""Acts and policies in many languages, each cut at its own heads and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from retrieval.passage import Passage
+from retrieval.text.citation import query_terms, title_terms
+from retrieval.text.formats import Defaults, read
+from retrieval.text.heading import head
+from retrieval.text.numbered import counted, deep
+
+CASES = json.loads((Path(__file__).parents[1] / "data" / "structure.json").read_text(encoding="utf-8"))
+
+
+def passages(path: Path, text: str) -> list[Passage]:
+    path.write_text(text, encoding="utf-8")
+    return [row.passage for row in read(path, Defaults()) if row.passage]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_text_is_cut_at_its_own_heads(name: str, tmp_path: Path) -> None:
+    found = passages(tmp_path / name, "\n".join(CASES[name]["text"]) + "\n")
+    assert [p.id.removeprefix(name).removeprefix(":") for p in found] == CASES[name]["keys"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_line_of_a_text_is_lost(name: str, tmp_path: Path) -> None:
+    found = passages(tmp_path / name, "\n".join(CASES[name]["text"]) + "\n")
+    kept = "".join(f"{p.title} {p.text}" for p in found)
+    words = {word for line in CASES[name]["text"] if len(line) > 60 for word in line.split() if word.isalpha()}
+    assert {word for word in words if word not in kept} == set()
+
+
+def test_sections_of_a_policy_have_what_stands_above_them(tmp_path: Path) -> None:
+    text = (
+        "Policy\n\n1 Access\n\n1.1 Passwords\n\n1.1.1 Passwords are long.\n\n2 Pets\n\nNone.\n\n2A Cats\n\nCats roam.\n"
+    )
+    assert [(p.title, p.text) for p in passages(tmp_path / "p.txt", text)][1:] == [
+        ("Policy, 1 Access, 1.1 Passwords, 1.1.1", "Passwords are long."), ("Policy, 2 Pets", "None."),
+        ("Policy, 2A Cats", "Cats roam."),
+    ]  # fmt: skip
+
+
+def test_what_was_repealed_at_one_go_is_no_text_of_the_section_before(tmp_path: Path) -> None:
+    found = passages(tmp_path / "a.txt", "\n".join(CASES["repeal_range.txt"]["text"]))
+    assert [p.text for p in found][1:3] == ["Hunde sind anzuleinen.", "(weggefallen)"]
+
+
+def test_a_raised_number_counts_below_its_own() -> None:
+    found = head("Art. 22¹. § 1. Pracodawca żąda danych.")
+    assert found is not None
+    assert (found.label, found.number) == ("Art. 22¹", (22, 1))
+
+
+@pytest.mark.parametrize("line", ["IV. Gifts", "B. Leave", "C) Pay"])
+def test_sections_may_be_counted_by_letters(line: str) -> None:
+    assert counted(line) is not None
+
+
+@pytest.mark.parametrize("line", ["A. we go.", "I. went home", "B. Leave is granted.", "Mr. Smith"])
+def test_sentences_are_not_counted_by_letters(line: str) -> None:
+    assert counted(line) is None
+
+
+@pytest.mark.parametrize("line", ["1.5 million euros", "1.1", "3.4 % of all"])
+def test_numbers_in_a_sentence_are_no_sections(line: str) -> None:
+    assert deep(line) is None
+
+
+def test_a_raised_number_is_cited_apart() -> None:
+    words = str.split
+    assert set(title_terms("Kodeks pracy, Art. 22¹", words)).isdisjoint(title_terms("Kodeks pracy, Art. 221", words))
+    assert set(query_terms("art. 22¹ Kodeks pracy", words)) & set(title_terms("Kodeks pracy, Art. 22¹", words))
