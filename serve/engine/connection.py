@@ -223,6 +223,8 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if self._complete or self._listener is None or self._head_size > _HEAD:
             return
+        if status < 100:
+            return self.abort(Malformed("its status is none"))
         if status < 200:
             self._headers = []
             return

@@ -61,8 +61,7 @@ class Cycle(Exchange):
         Raises:
             RuntimeError: the message has no place here, or the body is not as long as its Content-Length says.
         """
-        await self._wire.drain()
-        if self.disconnected:
+        if not await self._wire.drain() or self.disconnected:
             return
         kind = message["type"]
         if self.ended or kind != ("http.response.body" if self.started else "http.response.start"):

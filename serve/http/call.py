@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("trimtab.call")
 
 _JSON = Pairs([JSON])
-STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 
 
 class ClientGone(Exception):
@@ -225,12 +224,8 @@ class Call(Exchange):
 
     async def drained(self) -> None:
         """Wait until the client has taken enough to be sent more. Raises ClientGone where it takes nothing at all."""
-        try:
-            async with asyncio.timeout(STUCK_S):
-                await self._wire.drain()
-        except TimeoutError:
-            self._wire.transport.abort()
-            raise ClientGone from None
+        if not await self._wire.drain():
+            raise ClientGone
 
     def end(self, chunk: bytes = b"") -> None:
         """Send the last piece of the body."""

@@ -87,13 +87,16 @@ class Decoder:
         if self._name == "zstd":
             yield from self._zstd(data)
             return
+        full = False  # zlib may have more to put out though it has taken all of `data`
         try:
-            while data:
+            while data or full:
                 if self._stream is None or self._stream.eof:  # gzip may have several members
                     self._stream = zlib.decompressobj(self._bits(data))
                 self._begun = True
-                yield self._stream.decompress(data, _STEP)
+                out = self._stream.decompress(data, _STEP)
+                yield out
                 data = self._stream.unconsumed_tail or self._stream.unused_data
+                full = len(out) == _STEP and not self._stream.eof
         except zlib.error as error:
             raise Spoilt(str(error)) from None
 

@@ -21,8 +21,8 @@ class Wire(Protocol):
     transport: asyncio.Transport
     full: bool  # the client is behind: more would only wait here
 
-    async def drain(self) -> None:
-        """Wait until the client has taken enough to be sent more."""
+    async def drain(self) -> bool:
+        """Wait until the client has taken enough to be sent more. One that takes nothing is dropped: then False."""
 
     def resume_reading(self) -> None:
         """Read on from the socket."""

@@ -20,8 +20,10 @@ from serve.http.request import RequestHead, refusing
 from serve.http.requests import Requests
 from serve.http.site import Site
 
+_PIPELINED = 256  # requests that wait on a connection; those behind them are left unanswered, and it closes
 _HEAD_S = 30.0  # for a request's head to be complete
 _LINGER_S = 10.0  # for a client that is still sending to take the answer that it gets instead
+STUCK_S = 120.0  # a client that takes nothing for so long has left, and only the network does not know yet
 
 
 class Protocol(asyncio.Protocol):
@@ -89,10 +91,16 @@ class Protocol(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set()
 
-    async def drain(self) -> None:
-        """Wait until the client has taken enough to be sent more."""
+    async def drain(self) -> bool:
+        """Wait until the client has taken enough to be sent more. One that takes nothing is dropped: then False."""
         if self.full and self._writable is not None:
-            await self._writable.wait()
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    await self._writable.wait()
+            except TimeoutError:
+                self.transport.abort()
+                return False
+        return True
 
     # -- what comes
 
@@ -109,6 +117,10 @@ class Protocol(asyncio.Protocol):
         self.due.append(exchange)
         if len(self.due) > 1:  # pipelined
             self.behind()
+            if (
+                len(self.due) >= _PIPELINED
+            ):  # a read of 256 KiB holds thousands, each of which costs more than its bytes
+                exchange.keep_alive, self.requests.last = False, True
         return exchange
 
     def gave(self, head: RequestHead, data: bytes) -> bool:
@@ -177,6 +189,10 @@ class Protocol(asyncio.Protocol):
         try:
             while not self._lost:
                 if self.due:
+                    if self.full:  # answers that it does not take would pile up here
+                        if not await self.drain():
+                            return
+                        continue
                     exchange = self.due[0]
                     await exchange.run()
                     if not exchange.ended:

@@ -14,6 +14,12 @@ from serve.http.recognition import Template, template
 from serve.http.site import Line, Site
 
 Pairs = Sequence[tuple[bytes, bytes]]
+_VERSIONS = ("1.1", "1.0")
+_DIGITS = 19  # of a Content-Length: llhttp reads any number of zeros before them, `int` no more than 4300
+
+
+class Unanswerable(Exception):
+    """A head that llhttp takes and that a server must not answer (RFC 9112)."""
 
 
 class RequestHead:
@@ -54,19 +60,33 @@ def judged(
     """The head that a parser has just read to its end.
 
     Raises:
-        httptools.HttpParserInvalidURLError, UnicodeDecodeError: the target is no URL.
+        httptools.HttpParserInvalidURLError, UnicodeDecodeError: the target is no URL. Unanswerable: its version is
+        neither 1.0 nor 1.1, it names no host or two, or its length has too many digits.
     """
-    method, named = parser.get_method(), dict(reversed(headers))
+    method, version, named = parser.get_method(), parser.get_http_version(), dict(reversed(headers))
+    _check(version, headers, named)
     line, path, query = site.find(method, url)
     granted: Pairs = ()
     if site.gate is not None:
         line, granted = _passed(site.gate(), line, method, headers, named)
     head = RequestHead(line, path, query, headers, named, granted)
-    head.method, head.version = method, parser.get_http_version()
+    head.method, head.version = method, version
     head.old = head.version < "1.1"
     head.keep = not head.old and not site.once and parser.should_keep_alive()
     head.expect = b"expect" in named and named[b"expect"].lower() == b"100-continue"
     return head
+
+
+def _check(version: str, headers: Pairs, named: Mapping[bytes, bytes]) -> None:
+    if version not in _VERSIONS:
+        raise Unanswerable(f"HTTP/{version} is not spoken here, but HTTP/1.1 and HTTP/1.0.")
+    if b"host" not in named:
+        if version == "1.1":
+            raise Unanswerable("A request of HTTP/1.1 needs a Host header.")
+    elif len(named) < len(headers) and [name for name, _ in headers].count(b"host") > 1:
+        raise Unanswerable("The request has more than one Host header.")
+    if len(named.get(b"content-length", b"")) > _DIGITS:
+        raise Unanswerable("Content-Length has too many digits.")
 
 
 class Known:

@@ -10,7 +10,7 @@ import httptools
 from serve.http.exchange import HIGH_WATER, Exchange
 from serve.http.gate import Gate
 from serve.http.recognition import LEARN
-from serve.http.request import Known, RequestHead, judged, recognisable
+from serve.http.request import Known, RequestHead, Unanswerable, judged, recognisable
 from serve.http.site import Site
 
 log = logging.getLogger("trimtab.http")
@@ -166,6 +166,9 @@ class Requests:
         rest, headers = self._data[at:], [pair for pair in self._headers if pair[0] not in _OFFER]
         if len(headers) == len(self._headers):  # CONNECT
             return self._refuse("This is no tunnel.")
+        options = b",".join([value for name, value in self._headers if name == b"connection"]).split(b",")
+        if kept := [option for option in options if option.strip().lower() not in (b"", *_OFFER)]:
+            headers.append((b"connection", b",".join(kept)))  # it may ask for the connection's end, too
         head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
         line = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
         self._parser = httptools.HttpRequestParser(self)
@@ -174,6 +177,8 @@ class Requests:
     def _malformed(self, error: httptools.HttpParserError) -> None:
         if self.last and self.receiving is None:
             return self.stop()  # what stands behind the last request is nobody's
+        if isinstance(error.__context__, Unanswerable):
+            return self._refuse(str(error.__context__))
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(error.__context__, _UNREADABLE):
             log.error("a bug in reading a request", exc_info=error)
         self._refuse("Invalid HTTP request received.")

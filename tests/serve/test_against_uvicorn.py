@@ -140,6 +140,52 @@ SMUGGLED = {
     "a size with a space behind it": HEAD + b"transfer-encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n" + LAST,
     "a size beyond 64 bits": HEAD + b"transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\na\r\n0\r\n\r\n" + LAST,
     "chunks by line feeds": HEAD + b"transfer-encoding: chunked\r\n\r\n1\na\n0\n\n" + LAST,
+    "a length with zeros before it": HEAD + b"content-length: 0002\r\n\r\nab" + LAST,
+    "a length with blanks behind it": HEAD + b"content-length: 2 \t\r\n\r\nab" + LAST,
+    "a length with a blank in it": HEAD + b"content-length: 1 2\r\n\r\nab" + LAST,
+    "a length with an underscore": HEAD + b"content-length: 0_2\r\n\r\nab" + LAST,
+    "a length in other digits": HEAD + "content-length: \u0662\r\n\r\nab".encode() + LAST,
+    "a folded length": HEAD + b"content-length:\r\n 2\r\n\r\nab" + LAST,
+    "a length by another name": HEAD + b"content_length: 2\r\n\r\n" + LAST,
+    "a length that is a connection's own": HEAD + b"connection: content-length\r\ncontent-length: 2\r\n\r\nab" + LAST,
+    "no coding": HEAD + b"transfer-encoding: \r\n\r\n" + LAST,
+    "no coding, but a length": HEAD + b"transfer-encoding: \r\ncontent-length: 2\r\n\r\nab" + LAST,
+    "identity": HEAD + b"transfer-encoding: identity\r\n\r\n" + LAST,
+    "identity, then chunked": HEAD
+    + b"transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    + LAST,
+    "chunked with a parameter": HEAD + b"transfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\n" + LAST,
+    "chunked in quotes": HEAD + b'transfer-encoding: "chunked"\r\n\r\n0\r\n\r\n' + LAST,
+    "chunked and a comma": HEAD + b"transfer-encoding: chunked,\r\n\r\n0\r\n\r\n" + LAST,
+    "a length of zero beside chunks": HEAD + b"content-length: 0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + LAST,
+    "chunks in HTTP/1.0": b"POST /x HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+    "a chunk without a size": HEAD + b"transfer-encoding: chunked\r\n\r\n\r\na\r\n0\r\n\r\n" + LAST,
+    "a size with zeros": HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"0" * 40 + b"1\r\na\r\n0\r\n\r\n" + LAST,
+    "a size with an underscore": HEAD + b"transfer-encoding: chunked\r\n\r\n0_1\r\na\r\n0\r\n\r\n" + LAST,
+    "a line feed behind a chunk": HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\na\n0\r\n\r\n" + LAST,
+    "a carriage return behind a size": HEAD + b"transfer-encoding: chunked\r\n\r\n1\ra\r\n0\r\n\r\n" + LAST,
+    "a line's end in a quoted extension": HEAD
+    + b'transfer-encoding: chunked\r\n\r\n1;a="\r\n"\r\na\r\n0\r\n\r\n'
+    + LAST,
+    "a coding as a trailer": HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\ntransfer-encoding: chunked\r\n\r\n" + LAST,
+    "a folded trailer": HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\nx: 1\r\n 2\r\n\r\n" + LAST,
+    "a name with a blank": HEAD + b"x y: 1\r\n\r\n" + LAST,
+    "a name beyond ASCII": HEAD + b"x\xe4: 1\r\n\r\n" + LAST,
+    "a control character": HEAD + b"x: \x01\r\n\r\n" + LAST,
+    "a line feed within a value": HEAD + b"x: a\nb: c\r\n\r\n" + LAST,
+    "a head's end by line feeds": HEAD + b"x: 1\n\n" + LAST,
+    "HTTP/1.2": b"GET /x HTTP/1.2\r\nhost: a\r\n\r\n" + LAST,
+    "HTTP/3.0": b"GET /x HTTP/3.0\r\nhost: a\r\n\r\n" + LAST,
+    "two blanks before the target": b"GET  /x HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
+    "a target that is relative": b"GET x HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
+    "a target that is an authority": b"GET a:80 HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
+    "a target with a port that is none": b"GET http://a:99999/x HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
+    "a target with a zero byte": b"GET /a\x00 HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
+    "a target with encoded controls": b"GET /a%00%0d%0ab%zz% HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
+    "close and keep-alive": HEAD + b"connection: close, keep-alive\r\n\r\n" + LAST,
+    "close in a second header": HEAD + b"connection: keep-alive\r\nconnection: CLOSE\r\n\r\n" + LAST,
+    "nearly close": HEAD + b"connection: closed\r\n\r\n" + LAST,
+    "TLS": bytes.fromhex("16030100f4010000f00303") + bytes(64),
     "trailers": HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-t: 1\r\ncontent-length: 9\r\n\r\n" + LAST,
     "a folded header": HEAD + b"x-a: 1\r\n 2\r\n\r\n" + LAST,
     "a folded coding": HEAD + b"transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n" + LAST,
@@ -150,8 +196,6 @@ SMUGGLED = {
     "a header without a name": HEAD + b": 1\r\n\r\n" + LAST,
     "a header without a colon": HEAD + b"x-a\r\n\r\n" + LAST,
     "bytes beyond ASCII": HEAD + b"x-a: \xe4\xff\r\n\r\n" + LAST,
-    "no version": b"GET /x\r\n\r\n" + LAST,
-    "HTTP/2.0": b"GET /x HTTP/2.0\r\nhost: a\r\n\r\n" + LAST,
     "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + LAST,
     "an unknown method": b"BREW /x HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
     "a method in small letters": b"get /x HTTP/1.1\r\nhost: a\r\n\r\n" + LAST,
@@ -217,3 +261,26 @@ async def test_rows_of_requests_cut_anywhere_are_answered_as_by_uvicorn(start: i
         assert ours[-1].status == 201
 
     await alike({str(number): generated(number) for number in range(start, start + 60)}, check)
+
+
+REFUSED = {
+    "HTTP/2.0": b"GET /x HTTP/2.0\r\nhost: a\r\n\r\n",
+    "HTTP/0.9": b"GET /x HTTP/0.9\r\n\r\n",
+    "no version": b"GET /x\r\n\r\n",
+    "no host": b"GET /x HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /x HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+    "a host twice": b"GET /x HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
+    "a length with thousands of zeros": HEAD + b"content-length: " + b"0" * 5000 + b"2\r\n\r\nab",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_uvicorn_lets_through_is_refused(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """RFC 9112, 3.2, and what Python makes no number of."""
+
+    def check(_: str, theirs: list[Answer], ours: list[Answer]) -> None:
+        assert theirs[0].status == 201
+        assert [answer.status for answer in ours] == [400]
+
+    await alike({name: [REFUSED[name] + LAST]}, check)
+    assert not [row for row in caplog.records if row.name.startswith("trimtab")]

@@ -61,6 +61,15 @@ def test_every_coding_is_taken_off_whole_or_in_pieces(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("size", [*range(2**16 - 2, 2**16 + 6), *range(2**17 - 2, 2**17 + 6)])
+def test_a_body_that_just_exceeds_a_step_is_whole(name: str, size: int) -> None:
+    """zlib may have taken all of its input when a step is full, and still have some bytes to put out."""
+    coding, pack = PACKED[name]
+    for data in (bytes(size), (b"ab" * size)[:size], (b'{"a":"bcd"},' * size)[:size]):
+        assert expand(coding, pack(data), size) == data
+
+
+@pytest.mark.parametrize("name", PACKED)
 def test_damage_and_an_early_end_are_seen(name: str) -> None:
     coding, pack = PACKED[name]
     packed = pack(bytes(range(256)) * 2000)

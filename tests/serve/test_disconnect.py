@@ -26,6 +26,8 @@ from tests.upstream import FakeUpstream
 # window -> the model that keeps a client waiting there
 WINDOWS = {"headers": "slow-headers-20", "first": "slow-first-20", "stream": "slow-stream-2000-10"}
 
+HEAD = b"POST /x HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+
 
 def request(url: str, path: str, body: dict[str, Any], **headers: str) -> socket.socket:
     """A connection on which a request has been sent and nothing read."""
@@ -187,7 +189,7 @@ class Client:
 
     async def call(self, said: bytes = b"", length: int | None = None) -> Call:
         size = len(said) if length is None else length
-        head = f"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n"
+        head = f"POST /x HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n"
         self.protocol.data_received(head.encode() + said)
         await asyncio.sleep(0)
         return self.calls[-1]
@@ -316,7 +318,7 @@ async def test_the_servers_own_cancellation_is_not_taken_for_the_clients(client:
 
 
 async def test_a_client_that_takes_nothing_any_more_has_left(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.http.call.STUCK_S", 0.2)
+    monkeypatch.setattr("serve.http.protocol.STUCK_S", 0.2)
     call = await client.call()
     call.start(200, [])
     # One that is slow, but takes something, has not.
@@ -329,6 +331,56 @@ async def test_a_client_that_takes_nothing_any_more_has_left(client: Client, mon
         await call.write(b"y")
     assert client.aborted
     assert client.sent.endswith(b"1\r\nx\r\n1\r\ny\r\n")
+
+
+async def test_a_client_that_takes_no_answers_is_not_given_more(client: Client) -> None:
+    """It sends one request after another and reads nothing: their answers would pile up in our memory."""
+    first = await client.call(b"{}")
+    client.protocol.pause_writing()
+    first.reply(200, bytes(99))
+    second = await client.call(b"[]")
+    await asyncio.sleep(0)
+    assert second is first
+    client.protocol.resume_writing()
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert await client.calls[1].read(9) == b"[]"
+    client.calls[1].reply(200, b"")
+
+
+@pytest.mark.parametrize("path", [b"/x", b"/app"])
+async def test_a_client_that_never_takes_its_answers_is_dropped(
+    client: Client, monkeypatch: pytest.MonkeyPatch, path: bytes
+) -> None:
+    async def app(scope: object, receive: object, send: Any) -> None:
+        client.protocol.pause_writing()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    monkeypatch.setattr("serve.http.protocol.STUCK_S", 0.05)
+    client.site.app = app
+    first = await client.call(b"{}")
+    client.protocol.pause_writing()
+    first.reply(200, b"")
+    if path == b"/app":
+        client.protocol.resume_writing()
+    client.protocol.data_received(HEAD.replace(b"/x", path) + b"content-length: 0\r\n\r\n")
+    async with asyncio.timeout(60):
+        while not client.aborted:
+            await asyncio.sleep(0.001)
+    assert len(client.calls) == 1
+
+
+async def test_a_client_that_asks_hundreds_of_times_at_once_is_answered_in_part(client: Client) -> None:
+    asked = HEAD + b"content-length: 2\r\n\r\n{}"
+    client.protocol.data_received(asked * 1000)
+    assert len(client.protocol.due) == 256
+    for _ in range(2000):
+        await asyncio.sleep(0)
+        if client.calls and not client.calls[-1].ended:
+            client.calls[-1].reply(200, b"")
+    assert client.sent.count(b"HTTP/1.1 200") == 256
+    assert client.sent.count(b"connection: close") == 1
+    assert client.closed
 
 
 async def test_a_body_that_does_not_come_is_a_408(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,9 +400,7 @@ async def test_a_body_that_stops_half_way_is_a_client_that_left(client: Client) 
 
 
 async def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:
-    client.protocol.data_received(
-        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
-    )
+    client.protocol.data_received(HEAD + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(client.protocol.data_received, b"3\r\ndef\r\n")
     with pytest.raises(TooLarge):
@@ -372,9 +422,7 @@ async def test_the_next_request_waits_for_the_answer_to_the_one_before(client: C
 
 
 async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None:
-    client.protocol.data_received(
-        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
-    )
+    client.protocol.data_received(HEAD + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n")
     await asyncio.sleep(0)
     reading = asyncio.create_task(client.calls[-1].read(9))
     await asyncio.sleep(0)
@@ -385,25 +433,25 @@ async def test_a_client_that_asks_first_is_told_to_go_on(client: Client) -> None
 
 async def test_who_asks_first_and_is_refused_is_not_waited_for(client: Client) -> None:
     """It may send its body now, or its next request in the body's place."""
-    client.protocol.data_received(
-        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 60\r\n\r\n"
-    )
+    client.protocol.data_received(HEAD + b"expect: 100-continue\r\ncontent-length: 60\r\n\r\n")
     await asyncio.sleep(0)
     client.calls[-1].reply(401, b"no")
     assert b"connection: close\r\n" in client.sent
     assert (client.half, client.closed) == (True, False)
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\n\r\n")
+    client.protocol.data_received(HEAD + b"\r\n")
     await asyncio.sleep(0)
     assert len(client.calls) == 1
 
 
 async def test_trailers_are_no_headers(client: Client) -> None:
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\nx-a: 1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n")
+    client.protocol.data_received(
+        b"POST /x HTTP/1.1\r\nhost: a\r\nx-a: 1\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n"
+    )
     await asyncio.sleep(0)
     client.protocol.data_received(b"0\r\nauthorization: Bearer late\r\nx-trimtab-policy: late\r\n\r\n")
     call = client.calls[-1]
     assert await call.read(9, json=False) == b"{}"
-    assert [name for name, _ in call.headers] == [b"x-a", b"transfer-encoding"]
+    assert [name for name, _ in call.headers] == [b"host", b"x-a", b"transfer-encoding"]
 
 
 async def test_leaving_is_told_to_every_request_of_a_pipeline(client: Client) -> None:
@@ -421,9 +469,7 @@ async def test_nothing_is_written_into_an_answer_that_has_begun(client: Client, 
     first.start(200, [])
     first.feed(b"one")
     if body is not None:
-        client.protocol.data_received(
-            b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n" + body
-        )
+        client.protocol.data_received(HEAD + b"transfer-encoding: chunked\r\n\r\n" + body)
     client.protocol.data_received(b"no HTTP\r\n\r\n")
     client.protocol.data_received(b"no HTTP\r\n\r\n" * 9999)
     first.end(b"two")
@@ -449,7 +495,7 @@ async def test_a_connection_that_asks_nothing_more_is_closed_all_the_same(client
 @pytest.mark.parametrize("close", [b"", b"connection: close\r\n"])
 async def test_an_answer_that_nobody_takes_is_dropped_in_the_end(client: Client, close: bytes) -> None:
     client = Client(keep_alive_s=0.02)
-    client.protocol.data_received(b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\n" + close + b"\r\n")
+    client.protocol.data_received(HEAD + close + b"\r\n")
     await asyncio.sleep(0)
     client.stuck = 99
     client.calls[-1].reply(200, bytes(99))
@@ -462,9 +508,7 @@ async def test_an_answer_that_nobody_takes_is_dropped_in_the_end(client: Client,
 
 
 async def test_a_refused_body_that_breaks_off_gets_no_second_answer(client: Client) -> None:
-    client.protocol.data_received(
-        b"POST /x HTTP/1.1\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n"
-    )
+    client.protocol.data_received(HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\nab\r\n")
     await asyncio.sleep(0)
     client.calls[-1].reply(415, b"no")
     client.protocol.data_received(b"zz\r\n")
@@ -568,8 +612,8 @@ def test_a_server_that_stops_ends_its_streams_with_an_error(start: Any, upstream
 @pytest.mark.parametrize("cut", [None, 20, 120, -1])
 async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(client: Client, cut: int | None) -> None:
     """Java's HTTP client offers HTTP/2 with its first requests."""
-    offer = b"POST /x HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
-    asked = offer + b"content-type: application/json\r\nx-mine: 1\r\ncontent-length: 2\r\n\r\n{}"
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+    asked = HEAD + offer + b"x-mine: 1\r\ncontent-length: 2\r\n\r\n{}"
     for number in range(2):
         for piece in (asked[:cut], asked[cut:]) if cut else (asked,):
             client.protocol.data_received(piece)
@@ -588,6 +632,15 @@ async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(cli
         call.reply(200, b"ok")
     assert client.sent.count(b"\r\n\r\nok") == 4
     await asyncio.sleep(0)
+    last = asked.replace(b"Upgrade, ", b"Upgrade, close, ")
+    client.protocol.data_received(last)
+    await asyncio.sleep(0)
+    client.calls[-1].reply(200, b"ok")
+    assert client.sent.count(b"connection: close\r\n") == 1
+    assert client.closed
+
+
+async def test_a_tunnel_is_refused(client: Client) -> None:
     client.protocol.data_received(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n")
     assert client.sent.count(b"HTTP/1.1 400") == 1
     assert client.closed

@@ -540,6 +540,18 @@ async def test_broken_http_is_died(relay: Relay, raw: bytes, reset: bool) -> Non
             await (await relay.send("POST", url, {}, b"{}")).read(1000)
 
 
+@pytest.mark.parametrize("status", ["000", "099"])
+async def test_a_status_that_is_none_is_died_at_once(relay: Relay, status: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} Odd\r\ncontent-length: 2\r\n\r\nok".encode())
+        await reader.read()
+
+    async with wire(serve) as url:
+        with pytest.raises(Died, match="not valid HTTP"):
+            await relay.send("GET", url, {}, None)
+
+
 async def test_bad_chunk_after_a_pause_is_died(relay: Relay) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
