@@ -68,7 +68,7 @@ def judged(
     line, path, query = site.find(method, url)
     granted: Pairs = ()
     if site.gate is not None:
-        line, granted = _passed(site.gate(), line, method, headers, named)
+        line, granted = _passed(site.gate(), line, method, _addressed(headers, url), named)
     head = RequestHead(line, path, query, headers, named, granted)
     head.method, head.version = method, version
     head.old = head.version < "1.1"
@@ -87,6 +87,15 @@ def _check(version: str, headers: Pairs, named: Mapping[bytes, bytes]) -> None:
         raise Unanswerable("The request has more than one Host header.")
     if len(named.get(b"content-length", b"")) > _DIGITS:
         raise Unanswerable("Content-Length has too many digits.")
+
+
+def _addressed(headers: Pairs, url: bytes) -> Pairs:
+    """The headers with all that names a host: a target may be a whole URL, whose host is what counts then (RFC 9112,
+    3.2.2)."""
+    if url.startswith(b"/") or not (parsed := httptools.parse_url(url)).host:
+        return headers
+    host = b"[%s]" % parsed.host if b":" in parsed.host else parsed.host
+    return [*headers, (b"host", host if parsed.port is None else b"%s:%d" % (host, parsed.port))]
 
 
 class Known:

@@ -120,6 +120,28 @@ def test_a_rebound_domain_reads_nothing(served: Served) -> None:
     assert httpx.head(served.url + "/", headers={"host": "evil.example"}).content == b""
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "version", "answered"),
+    [
+        ("http://localhost:8000/v1/traces", "localhost:8000", "1.1", True),
+        ("http://[::1]:8000/v1/traces", "[::1]:8000", "1.1", True),
+        ("http://evil.example/v1/traces", None, "1.0", False),
+        ("http://evil.example/v1/traces", "localhost", "1.1", False),
+        ("http://localhost@evil.example:8000/v1/traces", "localhost", "1.1", False),
+        ("http://localhost/v1/traces", "evil.example", "1.1", False),
+    ],
+)
+def test_a_target_that_is_a_whole_url_names_the_host_too(
+    served: Served, target: str, host: str | None, version: str, answered: bool
+) -> None:
+    lines = [f"GET {target} HTTP/{version}", *([f"host: {host}"] if host else []), "connection: close", "", ""]
+    with socket.create_connection(served.url.removeprefix("http://").split(":"), timeout=60) as client:
+        client.sendall("\r\n".join(lines).encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200" if answered else b"HTTP/1.1 403")
+    assert answered or b"host_not_allowed" in answer
+
+
 def test_with_keys_a_page_lacks_the_key_and_a_client_of_any_origin_may_have_it(keyed: Served) -> None:
     foreign = {"origin": "app://client", "sec-fetch-site": "cross-site", "host": "ai.example"}
     url = keyed.url + "/v1/chat/completions"
