@@ -238,13 +238,19 @@ class _Supervisor:
         wanted, running = config.server, self.config.server
         fixed = [k for k in ("host", "port", "workers", "otlp") if getattr(wanted, k) != getattr(running, k)]
         fixed += ["tls_cert"] if bool(wanted.tls_cert) != bool(running.tls_cert) else []
+        said = [f"server.{', '.join(fixed)} after a restart"] if fixed else []
+        # Valid, and perhaps wanted; it is also what is left of a file that has lost its end.
+        if self.config.limits.on and not config.limits.on:
+            said.append("nothing is limited any more")
+        if self.config.account.record == "requests" != config.account.record:
+            said.append("requests are no longer recorded")
         self.config = config
         self.tell(reload=True)
         revision = self.revision
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.pace.reload):
                 await self._until(lambda: not any(w.ready and w.answered < revision for w in self.workers))
-        self.console.say("trimtab: reloaded" + (f"; server.{', '.join(fixed)} after a restart" if fixed else ""))
+        self.console.say("; ".join(["trimtab: reloaded", *said]))
         if old:
             self.tasks.create_task(self._retire(old))
 

@@ -246,6 +246,13 @@ def test_a_file_that_never_ends_or_begins_stops_nothing(start: Start) -> None:
     served.wait_for("trimtab: reloaded")
 
 
+def test_a_file_that_lost_its_end_is_said_to_limit_and_record_nothing(start: Start) -> None:
+    served = start(file=KEEP + '[limits.key]\nconcurrent = 9\n[account]\nrecord = "requests"\n')
+    served.config.write_text(served.config.read_text().partition("[limits")[0])
+    served.process.send_signal(signal.SIGHUP)
+    served.wait_for("trimtab: reloaded; nothing is limited any more; requests are no longer recorded$")
+
+
 def test_a_key_may_use_a_policy_that_is_new(tmp_path: Path) -> None:
     path = tmp_path / "trimtab.toml"
     whole = GUARDED.replace("{state}", str(tmp_path)).replace("{url}", "http://127.0.0.1:1")
