@@ -12,6 +12,8 @@ weaker side outvote the stronger.
 
 from __future__ import annotations
 
+import math
+from operator import itemgetter
 from typing import NamedTuple
 
 TIE = 2e-6
@@ -37,23 +39,29 @@ def fuse(
     """Best first, ties by key. `more` has the cosines of what only `lexical` found; unrelated texts have `zero`."""
     bm25, cosine = dict(lexical), dict(more) | dict(dense)
     lexical_rank = {key: i for i, (key, _) in enumerate(lexical, 1)}
+    rest = 1.0 - weight
     dense_rank = {key: i for i, (key, _) in enumerate(dense, 1)}
-    found = []
-    for key in bm25.keys() | cosine.keys():
-        sparse, near = bm25.get(key), cosine.get(key)
-        score = weight * normal_lexical(sparse, ceiling) + (1.0 - weight) * normal_dense(near, zero)
-        found.append(Candidate(key, round(score, 6), near, sparse, dense_rank.get(key), lexical_rank.get(key)))
-    return _by_score(found)
+    scores = [
+        (-round(weight * normal_lexical(bm25.get(key), ceiling) + rest * normal_dense(cosine.get(key), zero), 6), key)
+        for key in bm25.keys() | cosine.keys()
+    ]
+    return [
+        Candidate(key, -score, cosine.get(key), bm25.get(key), dense_rank.get(key), lexical_rank.get(key))
+        for score, key in _by_score(scores)
+    ]
 
 
-def _by_score(found: list[Candidate]) -> list[Candidate]:
-    """Ties by key; scores a hair apart are the same sum in another order."""
-    found.sort(key=lambda f: -f.score)
-    ties, last, tie = {}, 1.0, 0
-    for f in found:
-        tie += last - f.score > TIE
-        ties[f.key], last = tie, f.score
-    return sorted(found, key=lambda f: (ties[f.key], f.key))
+def _by_score(scores: list[tuple[float, Key]]) -> list[tuple[float, Key]]:
+    """The lowest first, ties by key; scores a hair apart are the same sum in another order."""
+    scores.sort(key=itemgetter(0))
+    last, start = -1.0, 0
+    for i, (score, _) in enumerate([*scores, (math.inf, "")]):
+        if score - last > TIE:
+            if i - start > 1:
+                scores[start:i] = sorted(scores[start:i], key=itemgetter(1))
+            start = i
+        last = score
+    return scores
 
 
 def normal_lexical(score: float | None, ceiling: float) -> float:

@@ -65,6 +65,7 @@ class Runner(Protocol):
     """Token ids, padded, and their mask to unit vectors."""
 
     name: str
+    alone: bool  # takes one text at a time
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Vectors:
         """Unit vectors, shape (rows, dimension), of `ids` and `mask`, both (rows, tokens)."""
@@ -134,8 +135,10 @@ class Model:
         """A query over the limit is embedded in windows, and their mean is its vector."""
         windows = [self._windows(text) for text in texts]
         vectors = self._embed(self.asked, [self._query_prompt + window for group in windows for window in group])
+        if len(vectors) == len(texts):  # of one window each
+            return vectors
         ends = np.cumsum([len(group) for group in windows])
-        return np.stack([_unit(part.mean(axis=0)) for part in np.split(vectors, ends[:-1])]) if texts else vectors
+        return np.stack([_unit(part.mean(axis=0)) for part in np.split(vectors, ends[:-1])])
 
     def _windows(self, text: str) -> list[str]:
         if len(text) < self.limit or self.count(text) <= self.limit:  # no token is shorter than a character
@@ -149,12 +152,12 @@ class Model:
         # One by one, short texts take no more time than in a batch, which would wake threads for them.
         few = len(texts) <= BATCH
         encoded = [self._tokenizer.encode(text) for text in texts] if few else self._tokenizer.encode_batch(texts)
+        if texts and (runner.alone or len(texts) == 1):
+            return np.concatenate([self._one(runner, encoding.ids) for encoding in encoded])
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
         for batch in _batches([(i, len(encoded[i].ids)) for i in order]):
-            width = len(encoded[batch[-1]].ids)
-            if width > self._longest:
-                raise ValueError(f"a text of {width} tokens, more than the {self._longest} that {self.name} reads")
+            width = self._fitting(len(encoded[batch[-1]].ids))
             ids = np.full((len(batch), width), self._pad, np.int64)
             mask = np.zeros((len(batch), width), np.int64)
             for row, i in enumerate(batch):
@@ -162,6 +165,16 @@ class Model:
                 mask[row, : len(encoded[i].ids)] = 1
             vectors[batch] = runner(ids, mask)
         return vectors
+
+    def _one(self, runner: Runner, tokens: list[int]) -> Vectors:
+        self._fitting(len(tokens))
+        ids = np.array([tokens], np.int64)
+        return runner(ids, np.ones_like(ids))
+
+    def _fitting(self, tokens: int) -> int:
+        if tokens > self._longest:
+            raise ValueError(f"a text of {tokens} tokens, more than the {self._longest} that {self.name} reads")
+        return tokens
 
 
 def _batches(lengths: list[tuple[int, int]]) -> Iterator[list[int]]:

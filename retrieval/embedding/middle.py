@@ -1,7 +1,7 @@
 """Token vectors from the middle of an embedder: what each word means where it stands.
 
 The last layers gather a text into one vector; those in the middle still tell its words apart, at a part of the cost.
-The graph is that of the export for queries (see `runners`) up to a layer, cut once and kept beside it.
+The graph is that of the export with weights in blocks (see `runners`) up to a layer, cut once and kept beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from retrieval.embedding import runners
 from retrieval.embedding.embedder import TOKENS, find, weights_hash
 
 Vectors = npt.NDArray[np.float32]
+# What weights that were learned from a graph's vectors know it by.
+_NAMES = {"blocks": "queries in form 4", "documents": "documents in form 4"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,11 +46,11 @@ class Middle:
 
         folder = find(name)
         weights = weights_hash(folder)
-        exports = runners.open_exports(folder, weights, 1)
-        if exports is None:
+        exports = runners.exported(folder, weights, 1)
+        if "documents" not in exports:
             raise ValueError(f"{name} does not run on ONNX Runtime here, so there are no token vectors of it")
-        whole = exports[1].path
-        self.id = f"{name}@{weights}, layer {layer} of {whole.stem} in form {runners.FORM}"
+        whole = exports.get("blocks", exports["documents"])
+        self.id = f"{name}@{weights}, layer {layer} of {_NAMES[whole.stem]}"
         self._runner = runners.OnnxRunner(_cut(whole, layer), 1)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()

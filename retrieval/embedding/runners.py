@@ -1,8 +1,8 @@
-"""The ways to run an embedder: torch, an ONNX export that was shown to give the same vectors, and a quicker one.
+"""The ways to run an embedder: torch, an ONNX export that was shown to give the same vectors, and quicker ones.
 
-The quicker one is for queries: weights in 8 bits, in blocks with a scale each. It reads a quarter of the memory, which
-is what a lone query waits for, and is kept only where its vectors are near enough to those of sentence-transformers to
-find the same passages.
+The quicker ones are for queries, with weights in 8 bits: products of integers (see `products`), or else blocks with a
+scale each, which are widened as they are read. Either is kept only where its vectors are near enough to those of
+sentence-transformers to find the same passages.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.embedding import tables
+from retrieval.embedding import products, tables
 from retrieval.embedding.folder import cache_folder
+from retrieval.text import ordinary
 
 log = logging.getLogger(__name__)
-FORM = 4  # of what the cache holds; another number means: export anew
+FORM = 5  # of what the cache holds; another number means: export anew
 OPSET = 23  # the first in which attention is one node
 SAME = 0.999  # the least cosine, over every sample, at which an export for documents is kept …
-NEAR = 0.995  # … and one for queries: nDCG@10 then is what it is in 32 bits (docs/decisions/2026-11-29.md)
-# Exports for queries, the quickest first: weights with one scale, and the share of the layers, the last ones, that stay
-# in 32 bits, since what is rounded there reaches the vector unmended.
+NEAR = 0.993  # … and one for queries: nDCG@10 then is what it is in 32 bits (docs/decisions/2026-11-29.md)
+MEASURED = 10  # ordinary texts of each language by which a graph's channels are measured
+# Exports with weights in blocks, the quickest first: weights with one scale, and the share of the layers, the last
+# ones, that stay in 32 bits, since what is rounded there reaches the vector unmended.
 FORMS = ((64, 0.0), (16, 1 / 3))
 SAMPLES = (
     "yes",
@@ -50,6 +52,7 @@ class TorchRunner:
     """sentence-transformers itself; safetensors only, no code from the model's folder."""
 
     name = "torch"
+    alone = False
 
     def __init__(self, folder: Path, threads: int) -> None:
         import torch
@@ -78,6 +81,7 @@ class OnnxRunner:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path, self._threads = path, threads
+        self.alone = path.stem == "queries"  # products of integers round all texts of a batch by one scale
 
     @cached_property
     def _session(self) -> Any:
@@ -105,19 +109,26 @@ def open_exports(folder: Path, weights: str, threads: int) -> tuple[OnnxRunner, 
 
     None where an export would give other vectors; both are the same one where only the quicker would.
     """
+    kept = exported(folder, weights, threads)
+    if "documents" not in kept:
+        return None
+    quicker = next((kept[name] for name in ("queries", "blocks") if name in kept), None)
+    runner = OnnxRunner(kept["documents"], threads)
+    return runner, OnnxRunner(quicker, 1) if quicker else runner
+
+
+def exported(folder: Path, weights: str, threads: int) -> dict[str, Path]:
+    """The exports that were found good, by name (documents, queries, blocks), made now if there are none."""
     try:
         import onnxruntime
     except ImportError:
-        return None
+        return {}
     place = cache_folder("onnx") / f"{weights}-{onnxruntime.__version__}-{FORM}"
     kept = _verified(place)
     if kept is None:
         _export(folder, place, threads)
         kept = _verified(place) or {}
-    if "documents" not in kept:
-        return None
-    runner = OnnxRunner(place / "documents.onnx", threads)
-    return runner, OnnxRunner(place / "queries.onnx", 1) if "queries" in kept else runner
+    return {name: place / f"{name}.onnx" for name in kept}
 
 
 def _verified(place: Path) -> dict[str, str] | None:
@@ -149,14 +160,16 @@ def _export(folder: Path, place: Path, threads: int) -> None:
         return made.stem in good
 
     with tempfile.TemporaryDirectory(dir=place) as scratch:
-        documents, queries = Path(scratch, "documents.onnx"), Path(scratch, "queries.onnx")
+        documents, queries, blocks = (Path(scratch, f"{name}.onnx") for name in ("documents", "queries", "blocks"))
         try:
             _to_onnx(reference, documents)
             if kept(documents, SAME):
                 for block, spared in FORMS:
-                    _to_eight_bits(place / documents.name, queries, block, spared)
-                    if kept(queries, NEAR):
+                    _to_blocks(place / documents.name, blocks, block, spared)
+                    if kept(blocks, NEAR):
                         break
+                _to_integers(folder, place / documents.name, queries)
+                kept(queries, NEAR)
         except Exception as error:  # noqa: BLE001 - an exporter fails in as many ways as there are models
             what = "its queries run as its documents do" if good else "it stays on torch"
             log.warning("%s: an export to ONNX failed, so %s (%s)", folder, what, error)
@@ -201,7 +214,13 @@ def _shrink(path: Path, shrink: Callable[[Any], None]) -> None:
     onnx.save(model, path)
 
 
-def _to_eight_bits(source: Path, path: Path, block: int, spared: float) -> None:
+def _to_integers(folder: Path, source: Path, path: Path) -> None:
+    texts = [*ordinary.several(MEASURED), *SAMPLES]
+    products.to_integers(source, path, [encoding.ids for encoding in _tokenizer(folder).encode_batch(texts)])
+    _shrink(path, tables.quarter)
+
+
+def _to_blocks(source: Path, path: Path, block: int, spared: float) -> None:
     """Weight-only: each block of a product's weights is rounded by itself, and activations per block as they come."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
@@ -224,14 +243,9 @@ def _to_eight_bits(source: Path, path: Path, block: int, spared: float) -> None:
 
 
 def _least_cosine(reference: TorchRunner, exported: OnnxRunner, folder: Path) -> float:
-    """Over single texts and over one padded batch."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(SAMPLES))]
-    batches = [[row] for row in rows] + [rows]
+    """Over single texts, and over one padded batch where the export takes one."""
+    rows = [encoding.ids for encoding in _tokenizer(folder).encode_batch(list(SAMPLES))]
+    batches = [[row] for row in rows] + ([] if exported.alone else [rows])
     least = 1.0
     for batch in batches:
         width = max(map(len, batch))
@@ -239,3 +253,12 @@ def _least_cosine(reference: TorchRunner, exported: OnnxRunner, folder: Path) ->
         mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in batch], np.int64)
         least = min(least, float((reference(ids, mask) * exported(ids, mask)).sum(axis=1).min()))
     return least
+
+
+def _tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

@@ -312,7 +312,7 @@ class Index:
             if self._reranker is not None:
                 hits = self._reranker.order(ask.query, hits, ask.k)
             kept = varied(hits, ask.most)[: ask.k]
-            if len(kept) == ask.k:
+            if len(kept) == ask.k or reach >= len(fused):
                 break
         return kept
 
@@ -320,6 +320,6 @@ class Index:
         """How many candidates are fetched, and how many if those are too much alike."""
         if self._reranker is not None:
             return [count]
-        return [ask.k] if ask.most is None else [3 * ask.k, count]
+        return [ask.k] if ask.most is None else [ask.k, 3 * ask.k, count]
 
     list = page

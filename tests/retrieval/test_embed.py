@@ -35,6 +35,23 @@ def test_the_quicker_export_for_queries_is_near_them(minilm: embedder.Model, tor
     assert same.min() < 0.99999  # it is another graph indeed
 
 
+def test_a_query_has_the_same_vector_whatever_waits_beside_it(minilm: embedder.Model) -> None:
+    assert minilm.asked.alone
+    assert not minilm.runner.alone
+    together = minilm.queries(["yes", "Is my dog allowed in the park? " * 8, "thanks"])
+    assert np.array_equal(together[0], minilm.queries(["yes"])[0])
+
+
+def test_queries_run_on_blocks_where_integers_are_not_near_enough(
+    minilm: embedder.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {name: Path(f"{name}.onnx") for name in ("documents", "blocks")}
+    monkeypatch.setattr(runners, "exported", lambda *_: kept)
+    exports = runners.open_exports(minilm.folder, "weights", 1)
+    assert exports is not None
+    assert [(runner.path.stem, runner.alone) for runner in exports] == [("documents", False), ("blocks", False)]
+
+
 def test_the_vectors_are_sentence_transformers_own(torch_minilm: embedder.Model) -> None:
     expected = torch_minilm.runner.model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
     assert (torch_minilm.documents(TEXTS) * expected).sum(axis=1).min() >= 0.9999

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from retrieval.text.language import possible
 COMMON, SLOW = 0.5, 0.2  # the share of passages beyond which a term, or a slow one, is left out of a query …
 SMALL = 20_000  # … of an index with more passages than this: in a small one no term is slow
 TINY = 100  # passages of an index in which the words of asking are as rare as any: they are left out of a query
+KNOWN = 50_000  # terms whose frequency is remembered, at some 100 bytes each
 HALF = 0.5  # the weight of a part of a compound in a query
 ECHO = 0.3  # what a chunk without any term of the query loses of its document's score
 FEW = 2048  # allowed passages up to which they are named to tantivy instead of sifted out of its answers
@@ -46,6 +46,16 @@ class Reader:
     schema: Any
     languages: frozenset[str]
     revision: int
+    known: dict[str, int] = field(default_factory=dict)  # entries that have a term, of terms asked for before
+
+    def frequency(self, term: str) -> int:
+        """In how many entries a term is. Most words of a question were in others before."""
+        found = self.known.get(term)
+        if found is None:
+            if len(self.known) >= KNOWN:
+                self.known.clear()
+            found = self.known[term] = int(self.searcher.doc_freq("terms", term))
+        return found
 
 
 def search(
@@ -85,9 +95,8 @@ def _wanted(reader: Reader, query: str, languages: frozenset[str], passages: int
         asking = frozenset().union(*(ordinary.words(language) for language in languages))
         counts = {term: count for term, count in counts.items() if term not in asking} or counts
 
-    @cache
     def frequency(term: str) -> int:
-        return int(min(reader.searcher.doc_freq("terms", term), total))
+        return min(reader.frequency(term), int(total))
 
     counts = {term: count for term, count in counts.items() if frequency(term) or not analysis.optional(term)}
     if len(counts) > MOST:  # of so long a text the words count, not what follows what
