@@ -354,6 +354,54 @@ def test_traces_are_listed_filtered_and_opened(tab: Tab) -> None:
     expect(page.locator(".waterfall")).to_contain_text("urial")
 
 
+def test_a_view_that_comes_late_does_not_replace_the_one_asked_for_since(tab: Tab) -> None:
+    page, held = tab.page, []
+    tab.ask("a slow trace")
+    tab.answered()
+    page.route("**/v1/traces/*", lambda route: held.append(route))
+    with page.expect_request("**/v1/traces/*"):
+        page.locator(".answer").nth(1).get_by_role("link", name="Why").click()
+    page.get_by_role("link", name="Policies").click()
+    page.locator(".policies table").first.wait_for()
+    with page.expect_response("**/v1/traces/*") as late:
+        for route in held:
+            route.continue_()
+    late.value.finished()
+    page.unroute("**/v1/traces/*")
+    page.get_by_role("link", name="Traces").click()  # by then the late view has had its turn
+    page.locator(".traces tbody tr").first.wait_for()
+    expect(page.locator(".why")).to_have_count(0)
+
+
+def test_an_empty_list_of_traces_is_asked_for_again(tab: Tab) -> None:
+    page, asked = tab.page, []
+    tab.ask("a trace that is written late")
+    tab.answered()
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) < 3:
+            route.fulfill(json={"data": [], "next": None})
+        else:
+            route.continue_()
+
+    page.route("**/v1/traces?*", answer)
+    page.get_by_role("link", name="Traces").click()
+    page.locator(".traces td", has_text="a trace that is written late").first.wait_for()
+    assert len(asked) == 3
+
+
+def test_a_comparison_shows_the_text_of_a_question_in_parts(tab: Tab, server: Served) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts = [{"type": "text", "text": "What is on this picture?"}, picture]
+    body = {"model": "echo", "messages": [{"role": "user", "content": parts}]}
+    body["trimtab"] = {"policy": "raw", "explain": True}
+    answers = [httpx.post(server.url + "/v1/chat/completions", json=body, timeout=60) for _ in range(2)]
+    page = tab.page
+    page.goto(f"{server.url}/#compare/{','.join(answer.headers['x-trimtab-trace'] for answer in answers)}")
+    expect(page.locator(".compare .question")).to_have_text("What is on this picture?")
+
+
 # ---------------------------------------------------------------- feedback
 
 

@@ -2,13 +2,12 @@
 
 import { button, el, say } from "./element.js";
 import { NONE, added, count, ms, percent, summed } from "./figures.js";
-import { chat, get } from "./server.js";
+import { chat, get, patiently } from "./server.js";
 import { Verdict } from "./verdict.js";
 
 const FIGURES = {
   first: "First token", total: "Total", tokens: "Tokens", added: "Prompt added", cached: "Cached",
 };
-const TRIES = 5; // a second apart, to get an answer's trace
 
 export class Answer {
   /** `column` says policy and model, `key` what the caller may; `turn` knows the answers beside this one. */
@@ -131,11 +130,7 @@ export class Answer {
   /** What only the trace says: how much of the prompt is the policy's. */
   async #explain() {
     if (this.state !== "done" || !this.trace || !this.key.rights.includes("traces")) return;
-    let trace = null;
-    for (let tries = 0; !trace && tries < TRIES; tries++) {
-      if (tries) await new Promise((done) => setTimeout(done, 1000));
-      trace = await get(`v1/traces/${this.trace}`).catch(() => null); // a busy server writes it some seconds later
-    }
+    const trace = await patiently(() => get(`v1/traces/${this.trace}`).catch(() => null), Boolean);
     const tokens = trace && added(trace);
     if (tokens === null) return;
     const whole = trace.usage?.prompt_tokens;

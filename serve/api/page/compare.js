@@ -1,6 +1,6 @@
 // Answers side by side, by the ids of their traces: an address that survives a reload and can be sent on.
 
-import { button, copy, el } from "./element.js";
+import { button, copy, el, scrolled } from "./element.js";
 import { count, ms, summed } from "./figures.js";
 import { markdown, ready } from "./markdown.js";
 import { get } from "./server.js";
@@ -20,7 +20,7 @@ export async function compare(ids) {
     el("header", { class: "row" }, el("h1", {}, "Comparison"),
       button("Copy link", () => copy(location.href, "Link")),
       question && el("a", { class: "button", href: `#play?${again}` }, "Ask again")),
-    question && el("p", { class: "question" }, question),
+    question && scrolled(el("p", { class: "question" }, question)),
     el("div", { class: "answers" }, traces.map(column)));
 }
 

@@ -50,6 +50,15 @@ export function long(text, most = 1200) {
   return el("details", {}, summary, rest);
 }
 
+/** The element, which the keyboard reaches while it has more text than room and so can be scrolled. */
+export function scrolled(node) {
+  new ResizeObserver(() => {
+    if (node.scrollHeight > node.clientHeight) node.setAttribute("tabindex", 0);
+    else node.removeAttribute("tabindex");
+  }).observe(node);
+  return node;
+}
+
 /** A drawing of one path on a ground of 24 by 24. */
 export function icon(path) {
   const [svg, line] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));

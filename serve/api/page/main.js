@@ -38,7 +38,11 @@ async function start() {
   }
   document.getElementById("open-key").hidden = !server.key.needed;
   for (const name of Object.keys(LATER)) delete views[name];
-  views.play = new Playground(server, async (body) => put(await (await traced()).preview(body, server.key)));
+  views.play = new Playground(server, async (body) => {
+    const turn = routes;
+    const view = await (await traced()).preview(body, server.key);
+    if (turn === routes) put(view);
+  });
   views.principles = new Principles(server.key);
   views.traces = new Traces(server);
   await route(true);
@@ -52,10 +56,15 @@ function trouble(error, again) {
 
 // ---------------------------------------------------------------- the view that the address names
 
+let routes = 0;
+
+/** Show the view that the address names, unless another is asked for before it is there. */
 async function route(first = false) {
   if (!server) return;
   const [, name, id, query] = /^#?([a-z]*)(?:\/([^?]*))?(?:\?(.*))?$/s.exec(location.hash) ?? [];
   if (name === "view") return; // the link that skips to the content
+  const turn = ++routes;
+  const show = (view) => turn === routes && put(view, first);
   const held = new URLSearchParams(query);
   for (const link of document.querySelectorAll("nav a")) {
     const here = link.hash === `#${name || "play"}`;
@@ -63,21 +72,21 @@ async function route(first = false) {
     else link.removeAttribute("aria-current");
   }
   try {
-    if (name === "why" && id) put(await (await traced()).why(decodeURIComponent(id), server.key), first);
-    else if (name === "compare" && id) put(await (await import("./compare.js")).compare(id.split(",")), first);
+    if (name === "why" && id) show(await (await traced()).why(decodeURIComponent(id), server.key));
+    else if (name === "compare" && id) show(await (await import("./compare.js")).compare(id.split(",")));
     else if (name in LATER) {
       views[name] ??= await LATER[name]();
       await views[name].open(id && decodeURIComponent(id), held);
-      put(views[name].root, first);
+      show(views[name].root);
     } else if (name === "principles" || name === "traces") {
-      put(views[name].root, first);
+      show(views[name].root);
       await views[name].open(held);
     } else {
-      put(views.play.root, first);
+      show(views.play.root);
       if (query) views.play.restore(query);
     }
   } catch (error) {
-    put(trouble(error, () => route()), first);
+    show(trouble(error, () => route()));
   }
 }
 

@@ -1,7 +1,7 @@
 // The playground: one question, two or more columns that answer it at once, turn after turn.
 
 import { Answer } from "./answer.js";
-import { button, choice, copy, el, field, offer, say } from "./element.js";
+import { button, choice, copy, el, field, offer, say, scrolled } from "./element.js";
 import { Settings, columnsOf, link } from "./settings.js";
 
 const MOST = 4; // columns
@@ -234,7 +234,7 @@ class Turn {
     this.goes = el("p", { class: "note", hidden: true }, "The conversation goes on with the better answer in every column.");
     const answers = el("div", { class: "answers" }, this.answers.map(({ root }) => root));
     this.kept = el("a", { hidden: true }, "Address of this comparison");
-    this.root = el("li", { class: "turn" }, el("h2", { class: "question" }, question), answers, this.goes, this.kept);
+    this.root = el("li", { class: "turn" }, scrolled(el("h2", { class: "question" }, question)), answers, this.goes, this.kept);
   }
 
   /** An address under which the answers can be read again, where the caller may read traces. */

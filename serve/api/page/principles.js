@@ -18,7 +18,7 @@ export class Principles {
     if (!this.form) {
       const indexes = (await get("v1/indexes")).data;
       if (!indexes.length) {
-        this.root.append(el("p", { class: "note" }, "This server has no index of principles. The README's “Principles” says how to make one."));
+        this.root.append(el("p", { class: "note" }, "This server has no index of principles. “Quote your rules” in the README says how to make one."));
         this.form = el("form");
         return;
       }

@@ -45,6 +45,16 @@ export async function all(path, query, most = Infinity) {
   return rows;
 }
 
+/** What `ask` finds, asked up to five times a second apart until it is `enough`: a busy server writes a trace some
+ * seconds after its answer. */
+export async function patiently(ask, enough) {
+  for (let tries = 1; ; tries++) {
+    const found = await ask();
+    if (tries === 5 || enough(found)) return found;
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+
 export async function remove(path) {
   return (await call("DELETE", path)).json();
 }

@@ -2,11 +2,9 @@
 
 import { button, choice, el, field } from "./element.js";
 import { count, moment, ms } from "./figures.js";
-import { get } from "./server.js";
+import { get, patiently } from "./server.js";
 
 const OUTCOMES = { "": "any", applied: "applied", skipped: "skipped", timed_out: "timed out", failed: "failed", none: "no stage", error: "request failed" };
-
-const TRIES = 5;
 
 export class Traces {
   constructor(server) {
@@ -62,25 +60,30 @@ export class Traces {
     return undefined;
   }
 
-  /** A page of the list; an empty list is asked for again, since a busy server writes a trace some seconds later. */
-  async #load(after, tries = 1) {
-    const asked = this.#asked;
+  /** A page of the list; an empty first one is asked for again. */
+  async #load(after) {
+    const asked = JSON.stringify(this.#asked);
+    const other = () => !this.root.isConnected || asked !== JSON.stringify(this.#asked);
     this.trouble.hidden = true;
     try {
-      const { data, next } = await get("v1/traces", { ...asked, after, limit: 50 });
-      if (!after) this.body.replaceChildren();
-      this.body.append(...data.map(row));
-      this.next = next;
-      this.older.hidden = !next;
-      this.table.hidden = !this.body.childElementCount;
-      if (!after && !data.length && tries < TRIES) {
-        setTimeout(() => this.root.isConnected && JSON.stringify(asked) === JSON.stringify(this.#asked) && this.#load("", tries + 1), 1000);
-      }
-      this.told.textContent = this.body.childElementCount ? "" : next ? "None among the latest; older ones may match." : "No request yet that matches.";
+      await patiently(async () => {
+        const page = await get("v1/traces", { ...JSON.parse(asked), after, limit: 50 });
+        if (!other()) this.#show(page, after);
+        return page;
+      }, ({ data }) => after || data.length || other());
     } catch (error) {
       this.trouble.textContent = error.message;
       this.trouble.hidden = false;
     }
+  }
+
+  #show({ data, next }, after) {
+    if (!after) this.body.replaceChildren();
+    this.body.append(...data.map(row));
+    this.next = next;
+    this.older.hidden = !next;
+    this.table.hidden = !this.body.childElementCount;
+    this.told.textContent = this.body.childElementCount ? "" : next ? "None among the latest; older ones may match." : "No request yet that matches.";
   }
 }
 

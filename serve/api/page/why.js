@@ -54,10 +54,11 @@ function shown(trace, key) {
   );
 }
 
-/** The last question of a trace; "" where it keeps none, or is no text. */
+/** The text of a trace's last question; "" where it keeps none, or is no text. */
 export function asked(trace) {
   const last = trace?.before?.findLast?.((message) => message.role === "user");
-  return typeof last?.content === "string" ? last.content : "";
+  if (!Array.isArray(last?.content)) return typeof last?.content === "string" ? last.content : "";
+  return last.content.map(({ text }) => text).filter((text) => typeof text === "string").join("\n");
 }
 
 /** The question in the playground, under the policy that it had and, beside it, the server's others. */
