@@ -126,6 +126,7 @@ class Opo:
         if not query and not pinned:
             raise Skip("no text to search for")
         principles: tuple[Principle, ...] = ()
+        failed: dict[str, str] = {}
         if query:
             where = self._filter(query, ctx.options)
             found, failed = await self._beside(pinned, query, where, ctx)

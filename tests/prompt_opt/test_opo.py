@@ -170,6 +170,15 @@ async def test_pinned_principles_always_stand_there_until_withdrawn(shelf: Shelf
         await advice(shelf, "xylophone", options)
 
 
+@pytest.mark.parametrize("content", ["", " \n", [{"type": "image_url", "image_url": {"url": "data:,"}}], None])
+async def test_pinned_principles_stand_in_a_chat_without_a_text_to_search_for(shelf: Shelf, content: Any) -> None:
+    policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("law",), pinned=("law/bees",))})
+    ctx = Context(policy, deadline=time.monotonic() + 10)
+    role = "assistant" if content is None else "user"
+    found = await Opo(policy, Supplies(indexes=shelf))(Chat((Message(role, content),)), ctx)
+    assert ([p.id for p in found.pinned], found.principles, found.note) == (["bees"], (), "0 and 1 pinned")
+
+
 async def test_pinned_principles_are_the_constant_part_of_the_stage(shelf: Shelf) -> None:
     for pinned, ids in ((("law/bees",), ["bees"]), ((), None)):
         policy = Policy("rules", stages=("opo",), options={"opo": Options(index=("law",), pinned=pinned)})
