@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from retrieval.extra import install
 from retrieval.passage import Passage
+from retrieval.text.dates import iso_date
 from retrieval.text.encoding import decode
 from retrieval.text.folder import walk
 from retrieval.text.labels import column
@@ -209,19 +210,31 @@ def read(
 def row(place: str, fields: dict[str, Any], defaults: Defaults) -> Row:
     """A passage from named fields; fields that we have no name for are left out."""
     metadata = fields.get("metadata")
-    fields = {**(metadata if isinstance(metadata, dict) else {}), **fields}
-    if "text" not in fields:
-        fields = {(ours if (ours := column(name)) == "text" else name): value for name, value in fields.items()}
+    fields = _named({**(metadata if isinstance(metadata, dict) else {}), **fields})
     try:
+        for name in ("in_force_from", "in_force_to"):
+            if name in fields:
+                fields[name] = iso_date("" if fields[name] is None else fields[name], name)
         labels = {name: _text(fields, name) or getattr(defaults, name, "") for name in LABELS}
         text, tags = _text(fields, "text").strip(), _tags(fields.get("tags")) or defaults.tags
-        key = _text(fields, "_id") or _text(fields, "id")
+        if version := _text(fields, "version"):
+            tags = (*tags, f"version={version}")
+        key = (_text(fields, "_id") or _text(fields, "id")).strip()
         passage = Passage(id=key or "unnamed", text=text, tags=tags, parent=_text(fields, "parent"), **labels)
     except ValueError as error:
         return Row(place, None, bytes_wrong(*map(str, fields.values())) or str(error))
     if not key:
         passage = replace(passage, id=f"sha-{passage.content_hash.hex()}")
     return Row(place, passage)
+
+
+def _named(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields under our names; one that is named exactly as ours comes before another that means the same."""
+    made: dict[str, Any] = {}
+    for name, value in fields.items():
+        ours = name if name in ("_id", "row", "number", "no", "nr") else column(name)
+        made.setdefault(name if ours != name and (ours in fields or ours in made) else ours, value)
+    return made
 
 
 def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:

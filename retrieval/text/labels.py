@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import date, datetime
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
+
+from retrieval.text.dates import iso_date
 
 NAMES = {
     "title": "title name heading subject titel titre título titolo 标题 名称 题目",
@@ -28,48 +30,46 @@ NAMES = {
     "row": "no nr number 编号 序号 lfd_nr numéro número n° rule_no",  # counts the rows of this table only
 }
 _KNOWN = {alias: name for name, aliases in NAMES.items() for alias in aliases.split()}
-_MONTHS = {
-    name: i
-    for i, names in enumerate(
-        (
-            "january jan januar janvier enero gennaio", "february feb februar février febrero febbraio",
-            "march mar märz mars marzo", "april apr avril abril aprile", "may mai mayo maggio",
-            "june jun juni juin junio giugno", "july jul juli juillet julio luglio",
-            "august aug août agosto", "september sep sept septembre septiembre settembre",
-            "october oct oktober okt octobre octubre ottobre", "november nov novembre noviembre",
-            "december dec dezember dez décembre diciembre dicembre",
-        ),
-        1,
-    )
-    for name in names.split()
-}  # fmt: skip
-_YEAR_FIRST = re.compile(r"(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})\s*日?(?:[T\s].*)?")
-_COMPACT = re.compile(r"(\d{4})(\d{2})(\d{2})")
-_DOTTED = re.compile(r"(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})")  # as German writes it: the day comes first
-_NAMED = re.compile(r"(\d{1,2})(?:st|nd|rd|th|er|\.|º)?\s+(?:de\s+)?([^\W\d]+)\.?,?\s+(?:de\s+)?(\d{4})")
-_NAMED_FIRST = re.compile(r"([^\W\d]+)\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+(\d{4})")
+# Columns that hold the text where none is named like one of the above, the likeliest first.
+_UNSURE = (
+    "description requirement statement wording guideline details obligation policy beschreibung wortlaut inhalt"
+    " anforderung exigence contenu descripción requisito contenido descrizione contenuto 要求 规定 描述 規程 説明 규정"
+    " 내용"
+)
+WEAK = tuple(_UNSURE.split())
 
 
+@lru_cache(4096)
 def column(name: object) -> str:
     """Our name for a column or property, or the name itself in small letters."""
     key = re.sub(r"[\s-]+", "_", str(name).strip().strip("\ufeff").rstrip(".:").lower())
     return _KNOWN.get(key, _KNOWN.get(key.replace("_", "-"), key))
 
 
-def labels(properties: Mapping[Any, Any]) -> dict[str, Any]:
+def labels(properties: Mapping[Any, Any], problems: list[str] | None = None) -> dict[str, Any]:
     """Labels of a passage from a document's properties; a version becomes the tag "version=4.2".
 
+    A date that cannot be read is left out and named in `problems`.
+
     Raises:
-        ValueError: a date in force cannot be read.
+        ValueError: a date cannot be read, and no `problems` are asked for.
     """
     found: dict[str, Any] = {}
-    for name, value in properties.items():
+    for name, value in _spread(properties):
         ours = column(name)
         if ours in NAMES and ours not in {"text", "id", "row"} and value not in (None, "", []):
             found.setdefault(ours, value)
     for name in ("in_force_from", "in_force_to"):
-        if name in found:
-            found[name] = iso_date(found[name], name)
+        try:
+            if name in found:
+                found[name] = iso_date(found[name], name)
+        except ValueError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+            del found[name]
+    if isinstance(found.get("language"), list | tuple) and len(found["language"]) != 1:
+        del found["language"]  # a text in several
     tags = _tags(found.get("tags"))
     if "version" in found:
         tags.append(f"version={found.pop('version')}")
@@ -80,36 +80,15 @@ def labels(properties: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: value if name == "tags" else _plain(value) for name, value in found.items()}
 
 
-def iso_date(value: object, name: str) -> str:
-    """A date like 2026-01-31 from how people and files write it; "" for none.
-
-    Raises:
-        ValueError: it is no date, or day and month cannot be told apart (03/04/2025).
-    """
-    if isinstance(value, datetime):
-        return value.date().isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    text = str(value).strip()
-    parts = _parts(text)
-    if not text:
-        return ""
-    try:
-        return date(*parts).isoformat() if parts else date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise ValueError(f"{name} is not a date like 2026-01-31: {text!r}") from None
-
-
-def _parts(text: str) -> tuple[int, int, int] | None:
-    if found := _YEAR_FIRST.fullmatch(text) or _COMPACT.fullmatch(text):
-        return int(found[1]), int(found[2]), int(found[3])
-    if found := _DOTTED.fullmatch(text):
-        return int(found[3]), int(found[2]), int(found[1])
-    if (found := _NAMED.fullmatch(text)) and found[2].lower() in _MONTHS:
-        return int(found[3]), _MONTHS[found[2].lower()], int(found[1])
-    if (found := _NAMED_FIRST.fullmatch(text)) and found[1].lower() in _MONTHS:
-        return int(found[3]), _MONTHS[found[1].lower()], int(found[2])
-    return None
+def _spread(properties: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """Properties, with those inside of "metadata", and "in force: from, to" as two."""
+    for name, value in properties.items():
+        if not isinstance(value, Mapping):
+            yield name, value
+        elif column(name) == "in_force_from":
+            yield from ((f"in_force_{key}", day) for key, day in value.items() if key in {"from", "to"})
+        else:
+            yield from value.items()
 
 
 def _tags(value: Any) -> list[str]:

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from typing import IO, Any
 
 from retrieval.text.archive import attribute, local, parse
-from retrieval.text.labels import iso_date
+from retrieval.text.dates import iso_date
 from retrieval.text.outline import distinct_key, slug
 from retrieval.text.piece import Piece, Unreadable
 from retrieval.text.raised import raised
@@ -131,7 +131,12 @@ class _Walk:
         if not re.search(r"\w", text) or attribute(node, "status") == "removed":
             return
         title = [self._title, *trail, *(text for _, text in self._floating), f"{label} {heads['heading']}".strip()]
-        fields = {**self._labels, **self._dates(node), "title": ", ".join(filter(None, title)), "text": text}
+        try:
+            dates = self._dates(node)
+        except ValueError as error:
+            yield Piece(node.sourceline or 1, problem=f"{label}: {error}")
+            return
+        fields = {**self._labels, **dates, "title": ", ".join(filter(None, title)), "text": text}
         yield Piece(node.sourceline or 1, fields, distinct_key(slug(label), title, self._keys))
 
     def _label(self, node: Any, number: str) -> str:

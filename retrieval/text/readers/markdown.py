@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece
 from retrieval.text.readers.plain import split
+from retrieval.text.readers.rows import text_loader
 
 _HEADING = re.compile(r"^ {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
 _SETEXT = re.compile(r"^ {0,3}(=+|-{2,})[ \t]*$")
@@ -22,6 +24,7 @@ _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HTML_HEADING = re.compile(r"^ {0,3}<h([1-6])[^>]*>(.*?)</h\1>[ \t]*$", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"[ \t]*\{#?[^{}]*\}$")  # "Title {#anchor}"
+_PAIR = re.compile(r"([^\W\d][\w -]*?)[ \t]*:[ \t]+(.*?)[ \t]*$")
 _BOLD = re.compile(r"^ {0,3}(\*\*|__)(?! )([^*_\n]{1,80}?):?\1:?[ \t]*$")
 _COUNTED = re.compile(r"^ {0,3}\d+[.)] ")  # over a row of dashes it is a heading to people, though a list to CommonMark
 LOWEST = 7  # below the six levels of #
@@ -32,40 +35,65 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     """The passages of a Markdown file: one for each section, titled by the headings above it."""
     del name
     lines = split(decode(stream.read()))
-    problem, said, start = "", dict[str, Any](), 0
-    try:
-        said, start = _front_matter(lines)
-    except ValueError as error:
-        problem, start = str(error), _end_of_front_matter(lines)
-    if problem:
+    problems: list[str] = []
+    said, start = _front_matter(lines, problems)
+    for problem in problems:
         yield Piece(1, problem=f"front matter: {problem}")
     made = _with_bold_headings(list(_lines(lines, start)))
     sections = any(line.level > 1 for line in made)
     yield from pieces(Document(tuple(made), said, joint=" › ", numbered=not sections))
 
 
-def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
-    """The labels between two lines of dashes (YAML) or pluses (TOML) at the top, and the first line behind them."""
-    end = _end_of_front_matter(lines)
+def _front_matter(lines: list[str], problems: list[str]) -> tuple[dict[str, Any], int]:
+    """The labels at the top, in YAML, TOML or JSON between two marks, and the first line behind them."""
+    first, end = _place_of_front_matter(lines)
     if not end:
         return {}, 0
-    if lines[0].rstrip() == "+++":
-        return labels(tomllib.loads("\n".join(lines[1 : end - 1]))), end
+    mark, text = lines[first].rstrip(), "\n".join(lines[first + 1 : end - 1])
+    try:
+        found = _READERS[mark](text)
+    except ValueError as error:
+        found = _plain_pairs(text)
+        if not found:
+            problems.append(" ".join(str(error).split()))
+    return (labels(found, problems) if isinstance(found, dict) else {}), end
+
+
+def _place_of_front_matter(lines: list[str]) -> tuple[int, int]:
+    """The line of the first mark, which only blank lines may precede, and the one behind the second; 0 for none."""
+    first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    mark = lines[first].rstrip() if lines else ""
+    if mark not in _READERS or (first and not _pair(lines[first + 1 : first + 2])):
+        return 0, 0
+    ends = {"---": ("---", "..."), "{": ("}",)}.get(mark, (mark,))
+    end = next((i + 1 for i, line in enumerate(lines[first + 1 :], first + 1) if line.rstrip() in ends), 0)
+    return first, end
+
+
+def _yaml(text: str) -> Any:
     import yaml
 
     try:
-        found = yaml.safe_load("\n".join(lines[1 : end - 1]))
+        return yaml.load(text, text_loader())  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
-    return (labels(found) if isinstance(found, dict) else {}), end
+        raise ValueError(f"not YAML: {error}") from None
 
 
-def _end_of_front_matter(lines: list[str]) -> int:
-    mark = lines[0].rstrip() if lines else ""
-    if mark not in {"---", "+++"}:
-        return 0
-    ends = {"---", "..."} if mark == "---" else {"+++"}
-    return next((i + 1 for i, line in enumerate(lines[1:], 1) if line.rstrip() in ends), 0)
+_READERS: dict[str, Callable[[str], Any]] = {
+    "---": _yaml, "+++": tomllib.loads, ";;;": json.loads, "{": lambda text: json.loads(f"{{{text}}}"),
+}  # fmt: skip
+
+
+def _pair(lines: list[str]) -> bool:
+    return bool(lines) and all(not line.strip() or _PAIR.match(line) for line in lines)
+
+
+def _plain_pairs(text: str) -> dict[str, str]:
+    """What people write for YAML that is none, such as "title: Travel: trains"; nothing unless every line is a pair."""
+    lines = text.split("\n")
+    if not _pair(lines):
+        return {}
+    return {found[1]: found[2].strip("\"' ") for line in lines if (found := _PAIR.match(line))}
 
 
 def _lines(lines: list[str], start: int) -> Iterator[Line]:

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-from retrieval.text.encoding import decode, detect
+from retrieval.text.encoding import decode
 from retrieval.text.labels import column
+from retrieval.text.outline import distinct_key, slug
 from retrieval.text.piece import Piece, Unreadable
+from retrieval.text.readers.plain import split
 
+INHERITED = frozenset({"source", "url", "region", "language", "kind", "in_force_from", "in_force_to", "version"})
 LISTS = ("passages", "principles", "rules", "documents", "articles", "items", "data", "rows")
 
 
@@ -22,11 +25,13 @@ def read_jsonl(stream: IO[bytes], name: str) -> Iterator[Piece]:
             yield Piece(number, problem="empty row")
             continue
         try:
-            fields = json.loads(line)
+            fields = _load(line.removeprefix("\ufeff"))
         except (ValueError, RecursionError) as error:
             yield Piece(number, problem=bytes_wrong(line) or f"not JSON: {error}")
             continue
-        if isinstance(fields, dict):
+        if isinstance(fields, Doubled):
+            yield Piece(number, problem=fields.problem)
+        elif isinstance(fields, dict):
             yield Piece(number, fields)
         else:
             yield Piece(number, problem=f"not a JSON object but {type(fields).__name__}")
@@ -36,7 +41,7 @@ def _text_lines(stream: IO[bytes]) -> Iterator[str]:
     """UTF-8 as the format demands, with bytes that are none as lone surrogates; UTF-16 where a mark says so."""
     first = stream.readline()
     if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        yield from decode(first + stream.read()).splitlines()
+        yield from split(decode(first + stream.read()))
         return
     if first:
         yield first.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
@@ -49,7 +54,7 @@ def read_json(stream: IO[bytes], name: str) -> Iterator[Piece]:
     data = stream.read()
     text = decode(data)
     try:
-        found = json.loads(text)
+        found = _load(text)
     except RecursionError:
         raise Unreadable("not JSON: nested too deeply") from None
     except ValueError as error:
@@ -67,9 +72,8 @@ def read_yaml(stream: IO[bytes], name: str) -> Iterator[Piece]:
     """YAML documents that hold what a JSON file may hold."""
     import yaml
 
-    data = stream.read()
     try:
-        found = [part for part in yaml.safe_load_all(data.decode(detect(data), "replace")) if part is not None]
+        found = [part for part in yaml.load_all(decode(stream.read()), text_loader()) if part is not None]
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise Unreadable(f"not YAML: {' '.join(str(error).split())}") from None
     yield from _objects(found[0] if len(found) == 1 else found, name)
@@ -80,35 +84,128 @@ def _objects(found: Any, name: str) -> Iterator[Piece]:
     rows = _rows(found)
     if rows is None:
         raise Unreadable(f"holds no list of rows with a text: {name} may be a configuration and no rules")
-    for number, fields in enumerate(rows, 1):
+    keys: dict[str, int] = {}
+    if isinstance(found, Doubled):
+        yield Piece(1, problem=found.problem)
+    for number, (fields, trail) in enumerate(rows, 1):
         if isinstance(fields, str) and fields.strip():
-            yield Piece(number, {"text": fields})
+            yield Piece(number, {"text": fields, **({"title": " › ".join(trail)} if trail else {})})
+        elif isinstance(fields, Doubled):
+            yield Piece(number, problem=fields.problem)
         elif isinstance(fields, dict):
-            yield Piece(number, {str(k): _plain(v) for k, v in fields.items()})
+            yield _piece(number, {str(key): value for key, value in fields.items()}, trail, keys)
         else:
             yield Piece(number, problem=f"row {number} is no object but {type(fields).__name__}")
 
 
-def _rows(found: Any) -> list[Any] | None:
+def _piece(number: int, fields: dict[str, Any], trail: list[str], keys: dict[str, int]) -> Piece:
+    """A row's piece. One without an id is known by its number, below what it stands in."""
+    counted = next((str(value) for name, value in fields.items() if column(name) == "row" and value), "")
+    title = next((str(value) for name, value in fields.items() if column(name) == "title" and value), "")
+    if trail:
+        own = " ".join(part for part in (counted, title) if part)
+        fields = {name: value for name, value in fields.items() if column(name) != "title"}
+        fields["title"] = " › ".join([*trail, own] if own else trail)
+    if not counted or any(column(name) == "id" and value not in (None, "") for name, value in fields.items()):
+        return Piece(number, fields)
+    return Piece(number, fields, distinct_key(slug(counted), [*trail, counted], keys))
+
+
+def _rows(found: Any) -> list[tuple[Any, list[str]]] | None:
+    """Each row with the titles above it; None where there is none."""
     if isinstance(found, list):
-        return found if any(isinstance(row, dict | str) for row in found) or not found else None
+        some = any(isinstance(row, dict | str) for row in found) or not found
+        return [pair for row in found for pair in _spread(row, {}, [])] if some else None
     if not isinstance(found, dict):
         return None
-    for key in LISTS:
-        if isinstance(found.get(key), list):
-            return list(found[key])
-    if any(column(key) == "text" for key in found):
-        return [found]
+    if _holds(found):
+        return list(_spread(found, {}, []))
     if found and all(isinstance(v, str) and len(v.split()) > 1 for v in found.values()):
-        return [{"id": str(key), "text": text} for key, text in found.items()]
-    if found and all(isinstance(v, dict) and any(column(k) == "text" for k in v) for v in found.values()):
-        return [{"id": str(key), **row} for key, row in found.items()]
+        return [({"id": str(key), "text": text}, []) for key, text in found.items()]
     return None
 
 
-def _plain(value: Any) -> Any:
-    """YAML's dates as text; everything else as it is."""
-    return value.isoformat() if hasattr(value, "isoformat") else value
+def _holds(found: Any) -> bool:
+    """Whether a row with a text is in it, or a list of texts under a name that lists of rules have."""
+    if isinstance(found, list):
+        return any(_holds(part) for part in found)
+    if not isinstance(found, dict):
+        return False
+    lists = any(name in LISTS and isinstance(value, list) and value for name, value in found.items())
+    return lists or any(column(name) == "text" for name in found) or any(map(_holds, found.values()))
+
+
+def _spread(row: Any, labels: dict[str, Any], trail: list[str]) -> Iterator[tuple[Any, list[str]]]:
+    """A row and the rows inside of it, which have its labels where they have none of their own."""
+    if not isinstance(row, dict):
+        yield row, trail
+        return
+    nested = {name: value for name, value in row.items() if _is_nested(name, value)}
+    own = {name: value for name, value in row.items() if name not in nested}
+    if isinstance(row, Doubled) or not nested or any(column(name) == "text" for name in own):
+        names = {column(name) for name in own}
+        inherited = {name: value for name, value in labels.items() if name not in names}
+        yield row if isinstance(row, Doubled) else {**inherited, **own}, trail
+    said = {column(name): value for name, value in own.items() if not isinstance(value, dict | list)}
+    below = labels | {name: value for name, value in said.items() if name in INHERITED and value not in (None, "")}
+    title = " ".join(str(said[name]) for name in ("row", "title") if said.get(name))
+    for name, value in nested.items():
+        inner = [*trail, title] if title else trail
+        if isinstance(value, dict) and any(column(key) == "text" for key in value) and str(name) not in LISTS:
+            value = [{"id": str(name), **value}]  # an object from ids to rows
+        for part in value if isinstance(value, list) else [value]:
+            yield from _spread(part, below, inner)
+
+
+def _is_nested(name: Any, value: Any) -> bool:
+    if column(name) in {"text", "tags", "metadata"}:
+        return False
+    return _holds(value) or (name in LISTS and isinstance(value, list))
+
+
+class Doubled(dict[str, Any]):
+    """An object that names a key twice: which value counts, nobody can tell."""
+
+    problem = ""
+
+
+def _load(text: str) -> Any:
+    """JSON; NaN and the infinities, which are none, are null."""
+    return json.loads(text, object_pairs_hook=_object, parse_constant=lambda name: None)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    names = [name for name, _ in pairs]
+    found = Doubled(made)
+    found.problem = f"duplicate key {next(name for name in names if names.count(name) > 1)!r}"
+    return found
+
+
+def text_loader() -> Any:
+    """A safe YAML loader that leaves words as they are written: NO is Norway, 010 is no 8, 1.10 is no 1.1.
+
+    Raises on use:
+        yaml.YAMLError: a mapping names a key twice.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.tag.endswith(":str") and key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
+                seen.add(key.value if isinstance(key.value, str) and key.tag.endswith(":str") else "")
+            return super().construct_mapping(node, deep)
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag.endswith((":null", ":merge"))]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
 
 
 def bytes_wrong(*texts: str) -> str:

@@ -23,11 +23,9 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     tree = publish_doctree(decode(stream.read()), source_path=name, settings_overrides=SETTINGS)
     said: dict[str, Any] = {}
     lines = tuple(_lines(tree, 0, said))
-    try:
-        found = labels(said)
-    except ValueError as error:
-        found = {}
-        yield Piece(1, problem=str(error))
+    problems: list[str] = []
+    found = labels(said, problems)
+    yield from (Piece(1, problem=problem) for problem in problems)
     yield from pieces(Document(lines, found, joint=" › "))
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import IO, Any
 
+from retrieval.text.dates import iso_date
 from retrieval.text.encoding import decode
-from retrieval.text.labels import column, iso_date
+from retrieval.text.labels import WEAK, column
+from retrieval.text.outline import distinct_key
 from retrieval.text.piece import Piece
 
+LOOKED = 20  # rows at a table's top among which the header may stand
 _BREAK = "\u2028"  # stands for a line break inside of a cell, where the csv module would take it for a row's end
 DELIMITERS = ",;\t|"
 csv.field_size_limit(2**30)
@@ -21,15 +25,23 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     text = decode(stream.read())
     lines = _lines(text)
     skipped, delimiter = 0, _delimiter(lines, name)
-    if lines and lines[0].strip().lower().startswith("sep=") and len(lines[0].strip()) == 5:
-        skipped, delimiter = 1, lines[0].strip()[4]
-    reader = csv.reader(lines[skipped:], delimiter=delimiter, strict=True, skipinitialspace=True)
+    mark = lines[0].rstrip("\r\n").strip('" ').lower() if lines else ""
+    if mark.startswith("sep=") and len(mark) == 5:
+        skipped, delimiter = 1, mark[4]
+    literal = delimiter == "\t" and not _well_quoted(lines[skipped:])
+    reader = csv.reader(
+        lines[skipped:], delimiter=delimiter, strict=True, skipinitialspace=True,
+        quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
+    )  # fmt: skip
     header: Sequence[str] = []
+    above: list[Piece] = []  # rows before the header: the table's title
+    keys: dict[str, int] = {}
     while True:
         start = reader.line_num + 1 + skipped
         try:
             cells = [cell.replace(_BREAK, "\n") for cell in next(reader)]
         except StopIteration:
+            yield from [] if header else above[:1]
             return
         except csv.Error as error:
             yield Piece(start, problem=f"not CSV: {error}")
@@ -37,12 +49,31 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
         if not any(cell.strip() for cell in cells):
             continue
         if not header:
-            header = columns(cells)
-            if "text" not in header:
-                yield Piece(start, problem=f"no column 'text' in {', '.join(cell.strip() for cell in cells)}")
+            names = columns(cells)
+            if "text" in names:
+                header = names
+                continue
+            above.append(Piece(start, problem=f"no column 'text' in {', '.join(cell.strip() for cell in cells)}"))
+            if len(above) >= LOOKED:
+                yield above[0]
                 return
             continue
-        yield record(start, header, cells)
+        yield distinct(record(start, header, cells), keys)
+
+
+def distinct(piece: Piece, keys: dict[str, int]) -> Piece:
+    """The piece with a key of its own: rows may be counted anew in each part of a table."""
+    return piece if piece.key is None else replace(piece, key=distinct_key(piece.key, [], keys))
+
+
+def _well_quoted(lines: list[str]) -> bool:
+    """Whether quotes are what they are in CSV; in many tab-separated files they are letters like others."""
+    try:
+        for _ in csv.reader(lines, delimiter="\t", strict=True):
+            pass
+    except csv.Error:
+        return False
+    return True
 
 
 def columns(cells: Sequence[Any]) -> list[str]:
@@ -56,7 +87,19 @@ def columns(cells: Sequence[Any]) -> list[str]:
         ours = column(name)
         taken = ours in names or (ours != name and ours in own)
         names.append(name if taken else ours)
+    if "text" not in names:
+        _settle_text(own, names)
     return names
+
+
+def _settle_text(own: list[str], names: list[str]) -> None:
+    """Name the column of texts where none is called so: "Rule text", "Policy | Description"."""
+    likely = [i for i, name in enumerate(own) if any(column(word) == "text" for word in re.split(r"[\s_/()-]+", name))]
+    weak = [own.index(word) for word in WEAK if word in own]
+    for i in (likely or weak)[:1]:
+        names[i] = "text"
+        if "policy" in names and "title" not in names:
+            names[names.index("policy")] = "title"
 
 
 def record(place: int, header: Sequence[str], cells: Sequence[Any], sheet: str = "") -> Piece:
