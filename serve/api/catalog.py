@@ -86,6 +86,6 @@ async def listed(
         raise UpstreamError(message=f"It answered {upstream.status} to /v1/models.")
     try:
         page = msgspec.json.decode(body, type=_Page)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamError(error, "What it says at /v1/models is no list of models.") from error
     return [row for row in page.data if isinstance(row.get("id"), str)]

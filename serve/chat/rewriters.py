@@ -16,6 +16,7 @@ from serve.chat.salt import on_behalf
 from serve.config import ConfigError, RewriterSpec
 from serve.dialects.openai_chat import events
 from serve.dialects.surrogates import restore
+from serve.dialects.wire import NOT_JSON
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
@@ -108,7 +109,7 @@ async def ask(
         if "text/event-stream" in upstream.headers.get("content-type", ""):
             return _whole(answer)
         decoded: Mapping[str, Any] = msgspec.json.decode(answer, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise RewriterFailed(f"engine {engine} answered with no JSON object") from error
     return decoded
 

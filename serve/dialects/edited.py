@@ -8,6 +8,7 @@ import msgspec
 
 from serve.dialects.annotation import Editor
 from serve.dialects.sse import data_lines
+from serve.dialects.wire import NOT_JSON
 
 _BOUNDARY = re.compile(rb"\n\r?\n")
 _EVENT = 2**24  # bytes of one event; a longer one passes as it comes
@@ -58,7 +59,7 @@ def row(data: bytes | msgspec.Raw) -> Row:
     """An object's fields, each with its own bytes; {} for what is no object."""
     try:
         return _row.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         return {}
 
 
@@ -66,7 +67,7 @@ def rows(data: bytes | msgspec.Raw) -> list[Row]:
     """A list's objects, each as `row` gives it; [] for what is no list of objects."""
     try:
         return _rows.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         return []
 
 
@@ -80,12 +81,15 @@ def string(fields: Row, name: str) -> str:
     value = fields.get(name)
     if value is None or bytes(value)[:1] != b'"':
         return ""
-    return msgspec.json.decode(value, type=str)
+    try:
+        return msgspec.json.decode(value, type=str)
+    except NOT_JSON:
+        return ""  # not UTF-8, which nobody has looked at so far
 
 
 def number(fields: Row, name: str) -> int:
     """A field's whole number; 0 where it has none."""
     try:
         return msgspec.json.decode(fields.get(name, b"0"), type=int)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         return 0

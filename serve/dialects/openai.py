@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from serve.dialects.wire import NOT_JSON
 from serve.errors import ApiError
 
 
@@ -46,7 +47,7 @@ def refused(status: int, body: bytes) -> ApiError:
     """An engine's error answer in this shape (or none) as an error of ours, for other dialects to write."""
     try:
         row = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         row = None
     row = row.get("error", row) if isinstance(row, dict) else row
     fields = row if isinstance(row, dict) else {"message": row}

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from serve.dialects.sse import data_lines
-from serve.dialects.wire import NULL, Request
+from serve.dialects.wire import NOT_JSON, NULL, Request
 
 _ASK = b'"stream_options":{"include_usage":true}'
 # An engine that does not know the field says so by its name.
@@ -115,6 +115,6 @@ def _only_usage(event: bytes) -> bool:
         return False
     try:
         chunk = _chunk.decode(b"\n".join(data_lines(event)))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         return False
     return isinstance(chunk.usage, dict) and not chunk.choices and chunk.error is None

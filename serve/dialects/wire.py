@@ -23,6 +23,7 @@ from serve.errors import BadRequest
 
 Raw = msgspec.Raw
 NULL = Raw(b"null")
+NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of decoding; the last, of what is nested deeply
 _fields = msgspec.json.Decoder(dict[str, Raw])
 # Possessive: a backtracking one keeps a mark per character, a gigabyte for a string of ten megabytes.
 _MEMBER = re.compile(rb'\s*[{,]\s*("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*', re.DOTALL)

@@ -37,6 +37,6 @@ def retry_after(headers: Mapping[str, str]) -> float:
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value) if not value.endswith("GMT") else parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a year that no computer has
         return 0.0
     return min(seconds, _REST_MOST_S) if seconds > 0 else 0.0  # NaN is not

@@ -62,7 +62,7 @@ async def _ask(
             with upstream:
                 answer = await upstream.read(_LIMIT)
         told = msgspec.json.decode(answer) if upstream.status == 200 else {}
-    except (TimeoutError, msgspec.MsgspecError) as error:
+    except (TimeoutError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamError(error, f"It does not report its context length at {path}.") from error
     return told if isinstance(told, dict) else {}
 

@@ -11,6 +11,11 @@ import httpx
 import pytest
 
 from serve.api.routes import DIALECTS
+from serve.dialects.anthropic_messages.writer import _complete
+from serve.dialects.dialect import BadEvent, Dialect
+from serve.dialects.edited import row, rows, string
+from serve.dialects.openai_chat.events import ChatReader
+from serve.dialects.usage import UsageFilter
 from tests.serve import toy_dialect
 from tests.serve.conftest import events, in_process
 from tests.upstream import FakeUpstream
@@ -133,3 +138,27 @@ async def test_a_prompt_that_is_no_conversation_is_kept_as_it_came(http: httpx.A
     assert answer.status_code == 200
     trace = (await http.get(f"/v1/traces/{answer.headers['x-trimtab-trace']}")).json()
     assert (trace["before"], trace["params"]["prompt"]) == (None, ["a", "b"])
+
+
+DEEP = b"[" * 50_000 + b"]" * 50_000
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_engines_answer_that_is_nested_deeply_is_one_that_says_nothing(dialect: Dialect) -> None:
+    body = b'{"choices":[{"index":0,"finish_reason":"stop"}],"usage":%s}' % DEEP
+    assert dialect.usage(body) is None
+    assert dialect.text(body, stream=False) is None
+    assert not dialect.ending(b"data: " + body + b"\n\n").usage
+    assert dialect.refusal(500, body)
+
+
+def test_events_that_are_nested_deeply_or_not_utf8_raise_nothing_where_they_pass() -> None:
+    body = b'{"choices":[{"index":0,"finish_reason":"stop"}],"usage":%s}' % DEEP
+    usage, event = UsageFilter(), b"data: " + body + b"\n\n"
+    assert usage.feed(event) + usage.close() == event
+    assert row(body) == row(b"[]")
+    assert rows(DEEP) == []
+    assert string(row(b'{"content":"\xff"}'), "content") == ""
+    assert not _complete("[" * 50_000)  # a model may write such arguments
+    with pytest.raises(BadEvent):
+        ChatReader(1).feed(body)

@@ -450,6 +450,7 @@ BROKEN: dict[str, bytes] = {
     "not utf-8": b'{"choices":[{"index":0,"text":"\xff","finish_reason":"stop"}]}',
     "usage a list": COMPLETION + b',"usage":[]}',
     "deep": b'{"choices":' + b"[" * 5000,
+    "a deep usage": COMPLETION + b',"usage":' + b"[" * 5000,
 }  # fmt: skip
 
 
@@ -463,6 +464,15 @@ async def test_a_completion_that_is_none_is_a_502(behind: tuple[int, Served], ru
     streamed = await ask(behind, "rude-base", stream=True)
     assert "error" in events(streamed.text)[-1]
     assert "[DONE]" not in events(streamed.text)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_nested_deeply_passes_as_it_is(behind: tuple[int, Served], rude: Rude, stream: bool) -> None:
+    body = COMPLETION + b',"usage":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    events = b"data: " + body + b"\n\ndata: [DONE]\n\n"
+    rude.says(events if stream else body, "text/event-stream" if stream else "application/json")
+    answer = await ask(behind, "rude", stream=stream)
+    assert (answer.status_code, answer.content) == (200, events if stream else body)
 
 
 async def test_usage_that_is_odd_does_no_harm(behind: tuple[int, Served], rude: Rude) -> None:

@@ -382,7 +382,8 @@ async def test_retry_after_is_honoured(engines: list[FakeUpstream], relay: Relay
     ("headers", "seconds"),
     [({}, 0), ({"retry-after": "7"}, 7), ({"retry-after": "soon"}, 0), ({"retry-after": "-1"}, 0),
      ({"retry-after": "99999"}, 300), ({"retry-after": "nan"}, 0),
-     ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0), ({"retry-after": "Thu, 99 Jan GMT"}, 0)],
+     ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0), ({"retry-after": "Thu, 99 Jan GMT"}, 0),
+     ({"retry-after": "Fri, 31 Dec 99999999999 23:59:59 GMT"}, 0)],
 )  # fmt: skip
 def test_retry_after_is_read_within_bounds(headers: dict[str, str], seconds: float) -> None:
     assert retry_after(headers) == seconds

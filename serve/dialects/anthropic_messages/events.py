@@ -9,6 +9,7 @@ import msgspec
 
 from serve.dialects.dialect import Ending
 from serve.dialects.sse import data_lines
+from serve.dialects.wire import NOT_JSON
 
 
 class _Event(msgspec.Struct):
@@ -35,7 +36,7 @@ def _rows(stream: bytes) -> Iterator[_Event]:
 def _read(data: bytes) -> _Event | None:
     try:
         return _event.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         return None  # torn, or nothing that we know: the client got it as it is
 
 

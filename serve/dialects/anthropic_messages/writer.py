@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from serve.dialects.dialect import Choice, Piece, ToolCall
+from serve.dialects.wire import NOT_JSON
 from serve.errors import UpstreamFailed
 
 _encode = msgspec.json.encode
@@ -148,7 +149,7 @@ def _usage(counts: Mapping[str, Any]) -> dict[str, Any]:
 def _complete(arguments: str) -> bool:
     try:
         msgspec.json.decode(arguments)
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         return False
     return True
 
@@ -156,7 +157,7 @@ def _complete(arguments: str) -> bool:
 def _object(call: ToolCall) -> dict[str, msgspec.Raw]:
     try:
         return msgspec.json.decode(call.arguments or "{}", type=dict[str, msgspec.Raw])
-    except msgspec.MsgspecError:
+    except NOT_JSON:
         raise UpstreamFailed(f"the engine called {call.name!r} with arguments that are not a JSON object") from None
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from serve.dialects.dialect import BadEvent, Choice, Ending, Piece, ToolCall, described
 from serve.dialects.sse import DONE, data_lines, last_lines
+from serve.dialects.wire import NOT_JSON
 
 _T = TypeVar("_T")
 _LAST = 16  # events at a stream's end that are looked at
@@ -60,7 +61,7 @@ _event = msgspec.json.Decoder(_Event)
 def _read(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T | None:
     try:
         return decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         return None  # [DONE], a torn event, or nothing that we know: the client got it as it is
 
 
@@ -143,7 +144,7 @@ class ChatReader:
         """
         try:
             event = _event.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             raise BadEvent(f"the engine sent no chat completion: {error}") from None
         self.usage = event.usage if isinstance(event.usage, dict) else self.usage
         self.error = self.error or event.error

@@ -15,6 +15,7 @@ import msgspec
 from prompt_opt.core import Prompt
 from prompt_opt.layout.ending import Ending
 from serve.dialects.dialect import BadEvent, Choice, Piece, described
+from serve.dialects.wire import NOT_JSON
 
 # How many more pieces an engine may send after an answer has ended before it is cut off: its own stop usually comes
 # with the next one, and with it the usage.
@@ -141,7 +142,7 @@ class TextReader:
         """
         try:
             event = _event.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             raise BadEvent(f"the engine sent no completion: {error}") from None
         self.usage = event.usage or self.usage
         self.error = self.error or event.error

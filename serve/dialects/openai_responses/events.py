@@ -12,6 +12,7 @@ from serve.dialects.openai import error as plain_error
 from serve.dialects.openai import reasons
 from serve.dialects.openai_responses.objects import chat_usage
 from serve.dialects.sse import data_lines
+from serve.dialects.wire import NOT_JSON
 from serve.errors import ApiError
 
 _LAST = 16  # events at a stream's end that are looked at
@@ -35,7 +36,7 @@ def _rows(stream: bytes, last: int | None = None) -> Iterator[_Event]:
     for data in lines if last is None else lines[-last:]:
         try:
             yield _event.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except NOT_JSON:
             continue  # torn, or nothing that we know: the client got it as it is
 
 
@@ -81,7 +82,7 @@ def text(body: bytes, *, stream: bool) -> str | None:
 def _decoded(body: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         return None
 
 
