@@ -16,6 +16,7 @@ from retrieval.text.numbered import ENDS
 from retrieval.text.piece import Document, Line, Piece
 
 _CAPTION = re.compile(r"[（(][^（）()]{1,40}[）)]")
+_NOTED = re.compile(r"[.;:!?]\d{1,2}$")  # a sentence's end with the mark of a note
 _NUMBER_FIRST = re.compile(r"(\d+(?:\.\d+)*[a-zA-Z]?)[.)]?\s")
 
 
@@ -162,7 +163,9 @@ def _title_below(document: Document, heads: Mapping[int, Head], at: int) -> int:
         return -1
     title, text = (plain(lines[i].text) for i in filled)
     bracketed = re.fullmatch(r"\([^\W\d].{1,80}\)", title)
-    looks = title[0].isupper() and len(title) <= 80 and not title.endswith((*ENDS, ",", "،"))
+    looks = (
+        not _NOTED.search(title) and title[0].isupper() and len(title) <= 80 and not title.endswith((*ENDS, ",", "،"))
+    )
     if bracketed:
         return filled[0]
     apart = filled[1] > filled[0] + 1 or (len(title) <= 60 and not text[0].islower())

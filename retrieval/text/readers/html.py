@@ -1,27 +1,33 @@
 """HTML, by selectolax: headings, paragraphs, lists and tables of the body.
 
-Scripts, navigation, forms, asides and footers are left out.
+Scripts, navigation, a form's fields, asides, footers and what is hidden or struck out are left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from retrieval.text.encoding import decode
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece
+from retrieval.text.raised import raised
+from retrieval.text.readers.counters import letters, roman
 
 LEFT_OUT = {
-    "script", "style", "nav", "noscript", "template", "head", "svg", "form", "button", "select", "iframe", "object",
-    "footer", "aside",
+    "script", "style", "nav", "noscript", "template", "head", "svg", "button", "select", "textarea", "datalist",
+    "label", "iframe", "object", "footer", "aside", "del", "s", "strike", "rt", "rp",
 }  # fmt: skip
 BLOCKS = {
     "p", "div", "section", "article", "main", "header", "li", "ul", "ol", "dl", "dt", "dd", "blockquote", "figure",
-    "figcaption", "address", "hr", "body", "html", "details", "summary", "fieldset", "center", "caption",
+    "figcaption", "address", "hr", "body", "html", "details", "summary", "fieldset", "center", "caption", "form",
 }  # fmt: skip
+_NUMBERS: dict[str, Callable[[int], str]] = {
+    "a": letters, "A": lambda n: letters(n).upper(), "i": roman, "I": lambda n: roman(n).upper(),
+}  # fmt: skip
+_OWN_NUMBER = re.compile(r"\s*(?:[(\[（]?\w{1,4}[.)\]）]|§|[-•–])")  # an item that brings its own
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 
 
@@ -87,6 +93,7 @@ class _Blocks:
     def __init__(self) -> None:
         self.made: list[tuple[str, int, bool]] = []
         self._text = ""
+        self._counts: dict[int, int] = {}  # of ordered lists
 
     def end(self, level: int = 0) -> None:
         """Close the block that is being gathered."""
@@ -106,8 +113,11 @@ class _Blocks:
         tag = node.tag
         if tag == "-text":
             self._text += node.text(deep=False) or ""
-        elif tag in LEFT_OUT or tag.startswith(("-", "!")):
+        elif tag in LEFT_OUT or tag.startswith(("-", "!")) or _hidden(node):
             return
+        elif tag == "sup":
+            after = node.next.text(deep=False) if node.next is not None and node.next.tag == "-text" else ""
+            self._text += raised(node.text().strip(), self._text, after or "")
         elif tag == "br":
             self._text += "\v"
         elif tag == "pre":
@@ -128,12 +138,26 @@ class _Blocks:
 
     def _block(self, node: Any) -> None:
         self.end()
-        if node.tag == "li":
-            self._text = "- "
+        mark = self._mark(node) if node.tag == "li" else ""
+        self._text = mark
         self.walk(node)
-        if self._text.strip() == "-":
+        if self._text.strip() == mark.strip():
             self._text = ""
         self.end()
+
+    def _mark(self, item: Any) -> str:
+        """What the browser writes before an item: it stands in no text."""
+        holder = item.parent
+        if holder is None or holder.tag != "ol":
+            return "- "
+        start, value = holder.attributes.get("start") or "", item.attributes.get("value") or ""
+        first = int(start) if start.lstrip("-").isdecimal() else 1
+        number = int(value) if value.isdecimal() else self._counts.get(holder.mem_id, first - 1) + 1
+        self._counts[holder.mem_id] = number
+        plain = "none" in (holder.attributes.get("style") or "")
+        if plain or number < 1 or _OWN_NUMBER.match(item.text()):
+            return ""
+        return f"{_NUMBERS.get(holder.attributes.get('type') or '', str)(number)}. "
 
     def _table(self, node: Any) -> None:
         """A table of data as rows with bars; one that only lays out the page as its cells."""
@@ -145,10 +169,22 @@ class _Blocks:
                 self.end()
             return
         for i, row in enumerate(cells):
-            texts = [" ".join(cell.text(separator=" ").split()) for cell in row]
+            texts = [_cell(cell) for cell in row]
             self.made.append((f"| {' | '.join(texts)} |", 0, True))
             if i == 0:
                 self.made.append((f"|{'---|' * len(texts)}", 0, True))
+
+
+def _cell(node: Any) -> str:
+    blocks = _Blocks()
+    blocks.walk(node)
+    blocks.end()
+    return " ".join(" ".join(text for text, _, _ in blocks.made).split())
+
+
+def _hidden(node: Any) -> bool:
+    style = (node.attributes.get("style") or "").replace(" ", "").lower()
+    return "hidden" in node.attributes or "display:none" in style or "visibility:hidden" in style
 
 
 def _owner(row: Any) -> Any:

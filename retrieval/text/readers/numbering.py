@@ -17,6 +17,12 @@ _FORMATS: dict[str, Callable[[int], str]] = {
     "upperLetter": lambda n: letters(n).upper(),
     "lowerLetter": letters,
     "none": lambda n: "",
+    "ordinal": lambda n: f"{n}{'th' if n % 100 in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(n % 10, 'th')}",
+    "decimalEnclosedCircle": lambda n: chr(0x245F + n) if 0 < n <= 20 else str(n),
+    "ideographTraditional": lambda n: "甲乙丙丁戊己庚辛壬癸"[(n - 1) % 10],
+    "ganada": lambda n: "가나다라마바사아자차카타파하"[(n - 1) % 14],
+    "russianLower": lambda n: "абвгдежзиклмнопрстуфхцчшщэюя"[(n - 1) % 28],
+    "russianUpper": lambda n: "АБВГДЕЖЗИКЛМНОПРСТУФХЦЧШЩЭЮЯ"[(n - 1) % 28],
     **dict.fromkeys(
         ("chineseCounting", "chineseCountingThousand", "japaneseCounting", "ideographDigital", "taiwaneseCounting",
          "taiwaneseCountingThousand"), han),
@@ -29,6 +35,8 @@ class Numbering:
     def __init__(self, document: Any) -> None:
         self._levels: dict[tuple[str, int], tuple[str, str, int]] = {}  # format, text, start
         self._lists: dict[str, str] = {}  # a number's id to its abstract one
+        self._restarts: dict[tuple[str, int], int] = {}  # where a list begins anew, by its number's id and depth
+        self._legal: set[tuple[str, int]] = set()  # levels whose outer numbers are digits, whatever those are
         self._counts: dict[str, list[int]] = {}
         try:
             root = document.part.numbering_part.element
@@ -40,8 +48,13 @@ class Numbering:
                 start = _value(level, "start")
                 self._levels[key] = (_value(level, "numFmt") or "decimal", _value(level, "lvlText"),
                                      int(start) if start else 1)  # fmt: skip
+                if level.find(f"{_W}isLgl") is not None:
+                    self._legal.add(key)
         for number in root.iter(f"{_W}num"):
             self._lists[number.get(f"{_W}numId")] = _value(number, "abstractNumId")
+            for override in number.iter(f"{_W}lvlOverride"):
+                if start := _value(override, "startOverride"):
+                    self._restarts[number.get(f"{_W}numId"), int(override.get(f"{_W}ilvl"))] = int(start)
 
     def label(self, paragraph: Any) -> str:
         """What Word writes before this paragraph; "" for nothing, or for a bullet's sign."""
@@ -51,8 +64,12 @@ class Numbering:
         if level is None:
             return ""
         counts = self._counts.setdefault(abstract, [])
+        if (restart := self._restarts.pop((key, depth), None)) is not None and len(counts) > depth:
+            counts[depth] = restart - 1
+        elif restart is not None:
+            counts += [self._start(abstract, at) - 1 for at in range(len(counts), depth)] + [restart - 1]
         while len(counts) <= depth:
-            counts.append(self._levels.get((abstract, len(counts)), ("", "", 1))[2] - 1)
+            counts.append(self._start(abstract, len(counts)) - 1)
         counts[depth] += 1
         del counts[depth + 1 :]
         if level[0] == "bullet":
@@ -61,9 +78,13 @@ class Numbering:
         def shown(found: re.Match[str]) -> str:
             at = int(found[1]) - 1
             how = self._levels.get((abstract, at), ("decimal", "", 1))[0]
-            return _FORMATS.get(how, str)(max(counts[at], 1) if at < len(counts) else 1)
+            how = "decimal" if (abstract, depth) in self._legal else how
+            return _FORMATS.get(how, str)(counts[at] if at == depth else max(counts[at], 1) if at < len(counts) else 1)
 
         return re.sub(r"%(\d)", shown, level[1]).strip()
+
+    def _start(self, abstract: str, depth: int) -> int:
+        return self._levels.get((abstract, depth), ("", "", 1))[2]
 
 
 def _place(paragraph: Any) -> tuple[str, int]:

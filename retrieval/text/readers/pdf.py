@@ -73,17 +73,27 @@ def _lines(pages: list[str]) -> Iterator[Line]:
     running = _running(rows)
     for number, lines in enumerate(rows, 1):
         last = len(lines) - 1
-        for i, line in enumerate(lines):
-            edge = i < EDGE or i > last - EDGE
-            if not (edge and ((_shape(line) in running and _may_run(line.strip())) or _PAGE.fullmatch(line.strip()))):
-                yield Line(line, number)
+        edges = [i < EDGE or i > last - EDGE for i in range(len(lines))]
+        runs = [edge and (_runs(line, running) or bool(_PAGE.fullmatch(line.strip())))
+                for edge, line in zip(edges, lines, strict=True)]  # fmt: skip
+        if number == 1 and False in runs and (first := runs.index(False)) and head(lines[first]):
+            runs[:first] = [_PAGE.fullmatch(line.strip()) is not None for line in lines[:first]]  # the act's name
+        yield from (Line(line, number) for line, running_head in zip(lines, runs, strict=True) if not running_head)
+
+
+def _runs(line: str, running: set[str]) -> bool:
+    return _shape(line) in running and _may_run(line.strip())
 
 
 def _running(rows: list[list[str]]) -> set[str]:
-    """What stands at the top or bottom of most pages, numbers aside; never an article's head or a sentence's end."""
+    """What stands at the top or bottom of many pages, numbers aside; never an article's head or a sentence's end.
+
+    Left and right pages may have heads of their own, and the first page none.
+    """
     edges = ({line for line in [*lines[:EDGE], *lines[-EDGE:]] if _may_run(line.strip())} for lines in rows)
     counts = Counter(shape for lines in edges for shape in set(map(_shape, lines)))
-    return {shape for shape, count in counts.items() if count >= 3 and count > len(rows) / 2}
+    some = len(rows) if len(rows) == 2 else max(3, 0.3 * len(rows))
+    return {shape for shape, count in counts.items() if count >= some}
 
 
 def _may_run(line: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from retrieval.text.encoding import decode
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece
+from retrieval.text.readers.counters import letters, roman
 
 SETTINGS = {
     "file_insertion_enabled": False, "raw_enabled": False, "report_level": 5, "halt_level": 5,
@@ -69,11 +70,28 @@ def _table(node: Any) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
+_MARKS: dict[str, Callable[[int], str]] = {
+    "loweralpha": letters, "upperalpha": lambda n: letters(n).upper(),
+    "lowerroman": roman, "upperroman": lambda n: roman(n).upper(),
+}  # fmt: skip
+
+
 def _text(node: Any) -> str:
+    """A block's text, with the marks of its lists, however deep."""
     from docutils import nodes
 
     if isinstance(node, nodes.bullet_list | nodes.enumerated_list):
-        marks = (f"{i}." for i in range(int(node.get("start", 1)), 10**6))
+        how = _MARKS.get(node.get("enumtype", ""), str)
+        first = int(node.get("start", 1))
         ordered = isinstance(node, nodes.enumerated_list)
-        return "\n".join(f"{next(marks) if ordered else '-'} {item.astext()}" for item in node.children)
+        prefix, suffix = node.get("prefix", ""), node.get("suffix", "")
+        marks = (f"{prefix}{how(i)}{suffix}" if ordered else "-" for i in range(first, 10**6))
+        return "\n".join(f"{mark} {_blocks(item)}" for mark, item in zip(marks, node.children, strict=False))
+    if isinstance(node, nodes.footnote | nodes.citation):
+        label, *rest = node.children
+        return f"[{label.astext()}] {' '.join(child.astext() for child in rest)}"
     return str(node.astext())
+
+
+def _blocks(item: Any) -> str:
+    return "\n".join(_text(child) for child in item.children)

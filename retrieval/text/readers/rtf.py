@@ -1,13 +1,23 @@
-"""Rich Text Format, by striprtf: its text as plain text; styles, pictures and tables' lines are lost."""
+"""Rich Text Format, by striprtf: its text as plain text; styles, pictures, notes and tables' lines are lost."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import IO
 
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Piece, Unreadable
+from retrieval.text.raised import DIGITS
 from retrieval.text.readers.plain import document
+
+_HIDDEN = re.compile(r"\{(?:\\[a-z]+-?\d*)*?\\v(?![a-z0])[^{}]*\}")
+_RAISED = re.compile(r"\{(?:\\[a-z]+-?\d*)*?\\super(?![a-z])(?:\\[a-z]+-?\d*)* ?(\d+)\}")
+
+
+def _raise(found: re.Match[str]) -> str:
+    """Raised digits as the letters that they look like, in RTF's escapes."""
+    return "".join(f"\\u{ord(DIGITS[int(digit)])}?" for digit in found[1])
 
 
 def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
@@ -24,4 +34,6 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
         raise Unreadable("not RTF: it does not begin with {\\rtf")
     # The format is ASCII; what is beyond it is written as escapes in the code page that the header names.
     to_text: Callable[..., str] = striprtf.rtf_to_text
-    yield from pieces(document(to_text(data.decode("latin-1"), errors="replace")))
+    text = to_text(_RAISED.sub(_raise, _HIDDEN.sub("", data.decode("latin-1"))), errors="replace")
+    # Letters beyond the first plane are written as two halves.
+    yield from pieces(document(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")))

@@ -1,23 +1,29 @@
 """Word documents, by python-docx: headings by their styles, tables, and the numbers that Word itself writes.
 
-The text is what a reader sees with all changes accepted: insertions stay, deletions go. Footnotes follow the
-document's text; pictures, comments and running heads are left out.
+The text is what a reader sees with all changes accepted: insertions stay, deletions and hidden text go. Notes follow
+the paragraph that refers to them; pictures, comments, tables of contents and running heads are left out.
 """
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from retrieval.text.archive import open_archive, parse
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece, Unreadable
+from retrieval.text.raised import raised
 from retrieval.text.readers.numbering import Numbering
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_SKIPPED = {"del", "moveFrom", "pPr", "rPr", "Fallback", "instrText", "delText", "fldChar", "commentReference"}
+_DOCUMENT = b"application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+_CONTENTS = "Table of Contents"
+_SKIPPED = {"del", "moveFrom", "pPr", "rPr", "Fallback", "instrText", "delText", "fldChar", "commentReference", "rt"}
 _TEXT = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-", "ptab": "\t"}
 
 
@@ -30,17 +36,36 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     import docx
 
     del name
-    open_archive(stream, "a Word document")
-    stream.seek(0)
+    archive = open_archive(stream, "a Word document")
     try:
-        document = docx.Document(stream)
+        document = docx.Document(_without_macros(archive) or stream)
         lines = tuple(_lines(document))
     except Exception as error:  # noqa: BLE001 - a damaged document fails in as many ways as it has parts
         raise Unreadable(f"not a Word document: {error}") from None
-    yield from pieces(Document(lines, _properties(document), numbered=True, tidy=True))
+    problems: list[str] = []
+    said = _properties(document, problems)
+    yield from (Piece(1, problem=f"properties: {problem}") for problem in problems)
+    yield from pieces(Document(lines, said, numbered=True, tidy=True))
 
 
-def _properties(document: Any) -> dict[str, Any]:
+def _without_macros(archive: zipfile.ZipFile) -> IO[bytes] | None:
+    """A copy that calls itself a document, of one with macros, which python-docx refuses; None for any other."""
+    kind = b"application/vnd.ms-word.document.macroEnabled.main+xml"
+    try:
+        types = archive.read("[Content_Types].xml")
+    except KeyError:
+        return None
+    if kind not in types:
+        return None
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as made:
+        for name in archive.namelist():
+            made.writestr(name, types.replace(kind, _DOCUMENT) if name == "[Content_Types].xml" else archive.read(name))
+    copy.seek(0)
+    return copy
+
+
+def _properties(document: Any, problems: list[str]) -> dict[str, Any]:
     found = document.core_properties
     version = found.version if re.search(r"\d", found.version or "") else ""
     said = {"title": found.title, "language": found.language, "tags": found.keywords, "version": version}
@@ -51,29 +76,63 @@ def _properties(document: Any) -> dict[str, Any]:
         said |= {node.get("name"): "".join(node.itertext()) for node in parse(custom.blob, "a Word document")}
     if any(_level(p) in (1, 2) for p in document.paragraphs) or said["title"] in {"Word Document", "Microsoft Word"}:
         said.pop("title")  # the document's own heading says it
-    try:
-        return labels(said)
-    except ValueError:
-        return labels({k: v for k, v in said.items() if k in {"title", "language", "tags", "version"}})
+    return labels(said, problems)
+
+
+@dataclass(slots=True)
+class _Notes:
+    """Footnotes and endnotes by kind and id; `waiting` are those that the paragraph at hand refers to."""
+
+    texts: dict[tuple[str, str], str]
+    count: int = 0
+    waiting: list[str] = field(default_factory=list)
+
+    def mark(self, kind: str, key: str) -> str:
+        """What stands in the text for a note."""
+        text = self.texts.get((kind, key), "")
+        if not text:
+            return ""
+        self.count += 1
+        self.waiting.append(f"[{self.count}] {text}")
+        return f"[{self.count}]"
+
+    def lines(self, number: int) -> Iterator[Line]:
+        """The notes that wait, each on a line."""
+        yield from (Line(text, number) for text in self.waiting)
+        self.waiting = []
 
 
 def _lines(document: Any) -> Iterator[Line]:
     from docx.table import Table
 
-    numbering, number = Numbering(document), 0
+    numbering, notes, number = Numbering(document), _Notes(_notes(document)), 0
     for block in _blocks(document):
         number += 1
         if isinstance(block, Table):
-            yield from (Line(text, number, verbatim=len(block.columns) > 1) for text in _table(block))
+            wide = len(block.columns) > 1
+            yield from (Line(text, number, verbatim=wide) for text in _table(block, numbering, notes))
+            yield from notes.lines(number)
             yield Line("", number)
             continue
-        text, level = _text(block._p), _level(block)
+        if _in_contents(block):
+            continue
+        text, level = _text(block._p, notes), _level(block)
         if level:
             text = " ".join(text.split())
-        mark = numbering.label(block) if text.strip() else ""
-        glue = "" if not mark or mark.endswith(("、", "　")) else " "
-        yield from (Line(part, number, level) for part in f"{mark}{glue}{text}".split("\n"))
-    yield from _notes(document, number + 1)
+        yield from (Line(part, number, level) for part in _numbered(block, text, numbering).split("\n"))
+        yield from notes.lines(number)
+
+
+def _numbered(paragraph: Any, text: str, numbering: Numbering) -> str:
+    """A paragraph's text with the number that Word writes before it."""
+    mark = numbering.label(paragraph) if text.strip() else ""
+    glue = "" if not mark or mark.endswith(("、", "　")) else " "
+    return f"{mark}{glue}{text}"
+
+
+def _in_contents(paragraph: Any) -> bool:
+    """Whether a paragraph is a line of a table of contents, by its style."""
+    return bool(re.fullmatch(r"(?:toc|verzeichnis|tm|tdc|sommario|目录) ?\d", (paragraph.style.name or "").lower()))
 
 
 def _blocks(parent: Any) -> Iterator[Any]:
@@ -88,7 +147,11 @@ def _blocks(parent: Any) -> Iterator[Any]:
                 yield Paragraph(child, parent)
             elif tag == "tbl":
                 yield Table(child, parent)
-            elif tag in {"sdt", "sdtContent", "ins", "customXml", "smartTag"}:
+            elif tag == "sdt" and any(
+                _value(node) == "Table of Contents" for node in child.iter(f"{_W}docPartGallery")
+            ):
+                continue
+            elif tag in {"sdt", "sdtContent", "ins", "customXml", "smartTag", "moveTo"}:
                 yield from walk(child)
 
     yield from walk(parent.element.body)
@@ -112,31 +175,51 @@ def _level(paragraph: Any) -> int:
     return 0
 
 
-def _text(element: Any) -> str:
+def _text(element: Any, notes: _Notes | None = None) -> str:
     made = ""
     for child in element:
         tag = child.tag.rpartition("}")[2] if isinstance(child.tag, str) else ""
-        if tag in _SKIPPED:
+        if tag in _SKIPPED or (tag == "r" and _has(child, "vanish")):
             continue
         if tag == "t":
             made += child.text or ""
+        elif tag == "r" and _has(child, "vertAlign", "superscript"):
+            made += raised(_text(child, notes), made)
+        elif tag in {"footnoteReference", "endnoteReference"} and notes is not None:
+            made += notes.mark(tag.removesuffix("Reference"), child.get(f"{_W}id"))
         elif tag == "p":  # a text box
-            made += f"\n{_text(child)}"
+            made += f"\n{_text(child, notes)}"
         elif tag == "br" and child.get(f"{_W}type") == "page":
             made += "\n"
         else:
-            made += _TEXT.get(tag) or _text(child)
+            made += _TEXT.get(tag) or _text(child, notes)
     return made
 
 
-def _table(table: Any) -> Iterator[str]:
-    """Rows with bars; a merged cell stands once."""
+def _has(run: Any, name: str, value: str = "") -> bool:
+    """Whether a run has a property: that value, or any that does not turn it off."""
+    found = run.find(f"{_W}rPr/{_W}{name}")
+    if found is None:
+        return False
+    return _value(found) == value if value else _value(found) not in {"0", "false", "off"}
+
+
+def _value(element: Any) -> str:
+    return str(element.get(f"{_W}val") or "")
+
+
+def _table(table: Any, numbering: Numbering, notes: _Notes) -> Iterator[str]:
+    """Rows with bars; a merged cell stands once in its row, and below it as often as it spans."""
+    known: dict[Any, str] = {}  # a cell's number is counted once
     for i, row in enumerate(table.rows):
         cells: list[Any] = []
         for cell in row.cells:
             if not cells or cell._tc is not cells[-1]._tc:
                 cells.append(cell)
-        texts = ["\n".join(_cell(cell)) for cell in cells]
+        for cell in cells:
+            if cell._tc not in known:
+                known[cell._tc] = "\n".join(_cell(cell, numbering, notes))
+        texts = [known[cell._tc] for cell in cells]
         if len(table.columns) == 1:
             yield from "\n".join(texts).split("\n")
             continue
@@ -145,16 +228,18 @@ def _table(table: Any) -> Iterator[str]:
             yield f"|{'---|' * len(texts)}"
 
 
-def _cell(cell: Any) -> Iterator[str]:
+def _cell(cell: Any, numbering: Numbering, notes: _Notes) -> Iterator[str]:
+    from docx.text.paragraph import Paragraph
+
     for child in cell._tc.iter(f"{_W}p"):
-        yield _text(child)
+        yield _numbered(Paragraph(child, cell), _text(child, notes), numbering)
 
 
-def _notes(document: Any, number: int) -> Iterator[Line]:
-    part = next((p for p in document.part.package.iter_parts() if str(p.partname) == "/word/footnotes.xml"), None)
-    if part is None:
-        return
-    for note in parse(part.blob, "a Word document"):
-        text = " ".join(_text(note).split())
-        if text and note.get(f"{_W}type") in (None, "normal"):
-            yield Line(f"[{note.get(f'{_W}id')}] {text}", number)
+def _notes(document: Any) -> dict[tuple[str, str], str]:
+    found = {}
+    for kind in ("footnote", "endnote"):
+        part = next((p for p in document.part.package.iter_parts() if str(p.partname) == f"/word/{kind}s.xml"), None)
+        for note in parse(part.blob, "a Word document") if part is not None else ():
+            if note.get(f"{_W}type") in (None, "normal"):
+                found[kind, str(note.get(f"{_W}id"))] = " ".join(_text(note).split())
+    return found
