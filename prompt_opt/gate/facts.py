@@ -192,15 +192,35 @@ def _zh_number(text: str) -> int:
 
 @lru_cache(maxsize=64)
 def all_numbers(text: str, lex: Lexicon) -> frozenset[str]:
-    """The value of every number in a text, wherever it stands."""
+    """The value of every number that stands in a text as a word of its own."""
     text = plain(text)
     found = {value(n) for m in re.finditer(r"\d+(?:[.,]\d+)*(?:\s?[万亿])?", text) for n in split(m[0])}
     found |= {re.sub(r"\s", "", m[0]) for m in _SPACED.finditer(text)}
     found |= {str(n) for other in {lex, *lexicons()} for _, n in _number_words(text, other)}
-    if lex.language == "de":  # "elfjährig", "Dreizimmerwohnung"
-        found |= {str(n) for _, small in _words(text) for word, n in lex.numbers.items() if small.startswith(word)}
     ones = {"en": r"\bone\b", "de": r"\beine?[mnrs]?\b", "fr": r"\bune?\b", "es": r"\buna?\b", "zh": "一"}
     return frozenset(found | ({"1"} if re.search(ones.get(lex.language, "(?!)"), text, re.IGNORECASE) else set()))
+
+
+@lru_cache(maxsize=64)
+def compounds(text: str, lex: Lexicon) -> frozenset[tuple[str, str]]:
+    """What may be a number in a German compound, and the rest of the word: "11", "jahrig"; "8", "en" of "achten"."""
+    if lex.language != "de":
+        return frozenset()
+    words = [small for _, small in _words(plain(text))]
+    return frozenset(
+        (str(n), unaccented(small[len(word) :]))
+        for small in words for word, n in lex.numbers.items() if small.startswith(word) and small != word
+    )  # fmt: skip
+
+
+def in_compound(number: str, shown: str, original: str, rewrite: str, lex: Lexicon) -> bool:
+    """Whether a compound of the rewrite holds a number of the original and what is counted by it: "elf Jahre alt" is in
+    "elfjährig", "acht Wochen" is not in "achten". Where nothing is counted ("mein Sohn (8)"), any compound will do."""
+    rests = [rest for n, rest in compounds(rewrite, lex) if n == number and len(rest) > 2]
+    if not rests:
+        return False
+    counted = re.findall(rf"(?<!\w){re.escape(shown)}[\s-]*([^\W\d_]{{3,}})", plain(original), re.IGNORECASE)
+    return not counted or any(rest.startswith(unaccented(word.lower())[:4]) for word in counted for rest in rests)
 
 
 @lru_cache(maxsize=64)

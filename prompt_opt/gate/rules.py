@@ -11,7 +11,7 @@ from typing import Literal
 
 from prompt_opt.gate import question, sense
 from prompt_opt.gate.dates import dates
-from prompt_opt.gate.facts import Facts, all_numbers, even, folded, holds, squeeze, units
+from prompt_opt.gate.facts import Facts, all_numbers, compounds, even, folded, holds, in_compound, squeeze, units
 from prompt_opt.gate.language import Lexicon, bare, language, plain, scores, script, sentences, size, uses
 from prompt_opt.gate.names import folded_names, keeps
 from prompt_opt.layout.defuse import defuse
@@ -223,9 +223,10 @@ def date(p: Pair) -> str:
 def number(p: Pair) -> str:
     """A number of the prompt is missing ("two", only where another one came in), or its unit changed."""
     have, said = all_numbers(p.rewrite, p.lex), squeeze(plain(p.rewrite))
-    came = have - all_numbers(p.original, p.lex) - {"1"}
+    came = have - all_numbers(p.original, p.lex) - {n for n, _ in compounds(p.original, p.lex)} - {"1"}
     for key, shown in p.before["number"].items():
         kept = key in have or (key in said and re.search(r"\D", key))
+        kept = kept or in_compound(key, shown, p.original, p.rewrite, p.lex)
         if not kept and (came or key != "2" or shown == "2"):
             return shown
     had, has = units(p.original), units(p.rewrite)
@@ -238,6 +239,12 @@ def number(p: Pair) -> str:
 def form(p: Pair) -> str:
     """The answer's format that the prompt asks for is missing."""
     return next((shown for key, shown in p.before["format"].items() if key not in p.after["format"]), "")
+
+
+def target_language(p: Pair) -> str:
+    """The answer is asked for in another language."""
+    asked, now = ({key for key in facts["format"] if key.startswith("in language")} for facts in (p.before, p.after))
+    return f"{min(asked)} became {min(now)}" if asked and now and not asked & now else ""
 
 
 # ---------------------------------------------------------------- rules on sense

@@ -3,7 +3,7 @@
 BPO's authors name the failures themselves (arXiv 2311.04155, limitations; the comment on "inappropriate changes" in
 their aggressive decoding): passages changed that must not change, dropped context, over-specified demands, answers in
 the place of a rewrite. The rules are vetoes; the first that objects is the verdict. With a trained model (`scorer`)
-only exact facts veto (numbers, dates, names, links, code, quotes, the language, leaks, refusals, answers); what the
+only exact facts veto (numbers, dates, names, links, code, quotes, languages, leaks, refusals, answers); what the
 others (`DOUBTS`) object to is the model's input. With a chat model (`opinion`) all veto but `strayed`.
 Languages: numbers, dates, negations and demands in en, zh, de, fr and es; everything else in any.
 """
@@ -73,6 +73,7 @@ _REPLACE: Mapping[str, Rule] = {
     "language": rules.wrong_language, "repeated": rules.repeated, "length": rules.length,
     "answered": rules.answered, "stated": rules.stated, "link": rules.link, "code": rules.code, "quote": rules.quote,
     "date": rules.date, "number": rules.number, "negation": rules.negation, "format": rules.form,
+    "target_language": rules.target_language,
     "contradiction": rules.contradiction, "meaning": rules.meaning, "name": rules.name, "assumed": rules.assumed,
     "strayed": rules.strayed, "dropped": rules.dropped,
 }  # fmt: skip

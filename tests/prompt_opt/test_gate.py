@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -272,3 +273,39 @@ def test_a_negation_without_its_apostrophe_is_one() -> None:
 
 def test_a_four_line_poem_has_four_lines() -> None:
     assert judge("Write a poem of four lines.", "Write a vivid four-line poem.").accepted
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rewrite", "rule"),
+    [
+        ("Plan für acht Wochen, bitte.", "Bitte schreibe einen Plan für einige Wochen und achte auf Pausen.", "number"),
+        ("Ein Buch für zwei Kinder (9, 11).", "Welches Buch passt für Kinder (9, 11)? Beseitige alle Zweifel.", ""),
+        ("Was koche ich für acht Gäste?", "Was koche ich für Gäste, und worauf sollte ich achten?", "number"),
+        ("Was lernt man mit elf Jahren?", "Was lernt ein elfjähriges Kind? Antworte bitte kurz.", ""),
+        ("Handyregeln für meine Zwillinge (11)?", "Welche Handyregeln passen für meine elfjährigen Zwillinge?", ""),
+        ("Trainingsplan, 3x Woche", "Bitte schreibe einen Trainingsplan, dreimal die Woche.", ""),
+        ("Wie teile ich drei Zimmer auf?", "Wie teile ich eine Dreizimmerwohnung sinnvoll auf?", ""),
+    ],
+)
+def test_a_german_number_is_in_a_compound_with_what_it_counts(prompt: str, rewrite: str, rule: str) -> None:
+    """ "achten" holds no eight; "two" that is only left out is no change."""
+    assert judge(prompt, rewrite, additions=lambda *_: "").rule == rule
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rewrite", "rule"),
+    [
+        ("Traduce al inglés: «hola».", "Traduce al francés, con naturalidad: «hola».", "target_language"),
+        ("请用中文介绍云计算。", "请用英文介绍云计算，并举例。", "target_language"),
+        ("Traduce al inglés: «hola».", "Traduce del español al inglés, con naturalidad: «hola».", ""),
+        ("Übersetze ins Englische: „Guten Tag“", "Übersetze bitte ins Englische und ins Polnische: „Guten Tag“", ""),
+    ],
+)
+def test_another_language_than_is_asked_for_is_a_veto(prompt: str, rewrite: str, rule: str) -> None:
+    assert judge(prompt, rewrite, additions=lambda *_: "").rule == rule
+
+
+def test_the_page_has_words_for_every_rule_and_for_no_other() -> None:
+    page = (Path(__file__).parents[2] / "serve/api/page/words.js").read_text("utf-8")
+    told = page.partition("export const REASONS = {")[2].partition("tools:")[0]
+    assert sorted(re.findall(r"(\w+): \"", told)) == sorted(RULES)
