@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import httptools
 
 from serve.engine.response_head import Known, ResponseHead, recognisable, shared
-from serve.http.pace import PACE, PIECE
+from serve.http.pace import PIECE, Pace
 from serve.http.recognition import LEARN
 
 READ = 2**16  # stop reading when so much waits for a slow client
@@ -54,9 +54,9 @@ class Connection(asyncio.Protocol):
     """Owns the socket. `spare` is called when it can take another request, `lost` when it never will."""
 
     def __init__(
-        self, timeout_s: float, spare: Callable[[Connection], None], lost: Callable[[Connection], None]
+        self, timeout_s: float, spare: Callable[[Connection], None], lost: Callable[[Connection], None], pace: Pace
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._pace = asyncio.get_running_loop(), pace
         self._timeout_s, self._spare, self._lost = timeout_s, spare, lost
         self._parts: list[bytes] = []  # of the body, from one read
         self.on_body = self._parts.append  # which the parser takes when it is made, so `_parts` stays this list
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
         if not self._rest:
             self._rest = _NOTHING  # an empty view would hold the body for as long as the connection is kept
         elif not self._full:
-            PACE.soon(self._send_piece)
+            self._pace.soon(self._send_piece)
 
     def abort(self, error: Exception | None = None) -> None:
         """Close at once, whatever is still on its way; the listener hears `error`."""
@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
         """It has caught up."""
         self._full = False
         if self._rest:
-            PACE.soon(self._send_piece)
+            self._pace.soon(self._send_piece)
 
     def eof_received(self) -> None:  # under TLS uvloop does not say it: then the request counts as taken
         """The engine closes its side: see whether the request was taken at all."""

@@ -20,6 +20,7 @@ from serve.engine.connection import Connection
 from serve.engine.proxy import Proxies, ProxyRefused, address, authorization, environment, proxy, tunnel
 from serve.engine.request_head import Written, written
 from serve.engine.upstream import FAILURES, Refused, Unconnected, Upstream, upstream_error
+from serve.http.pace import Pace
 
 _LONG_URL = 512
 STALE_S = 1.0  # a pooled connection that the engine had closed shows it within a round trip
@@ -74,9 +75,11 @@ def _tls(ca_file: str) -> ssl.SSLContext:
 class Relay:
     """The client of one worker process: a pool of connections. Make it inside the running loop."""
 
-    def __init__(self, *, connect_s: float, timeout_s: float, proxies: Proxies | None = None) -> None:
-        """`proxies`: the environment's, unless others are given."""
-        self._connect_s, self._timeout_s = connect_s, timeout_s
+    def __init__(
+        self, *, connect_s: float, timeout_s: float, proxies: Proxies | None = None, pace: Pace | None = None
+    ) -> None:
+        """`proxies`: the environment's, unless others are given. `pace`: one that others of this event loop share."""
+        self._connect_s, self._timeout_s, self._pace = connect_s, timeout_s, pace or Pace()
         self._target = partial(_target, environment() if proxies is None else proxies)
         self._known = lru_cache(1024)(self._target)
         self._idle: dict[_Origin, list[Connection]] = {}
@@ -157,7 +160,7 @@ class Relay:
                 where = await _reached(origin)
                 if origin.scheme == "https":
                     where |= {"ssl": _tls(origin.ca_file), "server_hostname": origin.host}
-                made = partial(Connection, self._timeout_s, spare, lost)
+                made = partial(Connection, self._timeout_s, spare, lost, self._pace)
                 connection: Connection = (await loop.create_connection(made, **where))[1]
         except TimeoutError as error:
             raise Unconnected from error

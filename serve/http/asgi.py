@@ -45,10 +45,10 @@ class Cycle(Exchange):
 
     async def receive(self) -> Message:
         """The next piece of the body; "http.disconnect" once the client has left or has its answer."""
-        self.go_on()
+        self.send_continue()
         while not (self.body or self.disconnected or self.ended or (not self.more_body and not self._given)):
             self._wire.resume_reading()
-            await self.change()
+            await self.wait_for_change()
         if self.disconnected or self.ended:
             return {"type": "http.disconnect"}
         piece, self.body = bytes(self.body), b""

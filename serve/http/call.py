@@ -12,7 +12,7 @@ from serve.errors import ApiError
 from serve.http.body import BOM, Headers, Room, check, expanded, header, media, too_large
 from serve.http.exchange import Exchange, Wire
 from serve.http.head import BODILESS, CHUNKS, CLOSES, JSON, Pairs, head, lines
-from serve.http.pace import PACE, PIECE
+from serve.http.pace import PIECE
 from serve.http.recognition import relengthed
 from serve.http.shape import PLAIN, Shape
 from serve.limits.turns import Turn
@@ -141,14 +141,14 @@ class Call(Exchange):
         pieces: list[bytes] = []  # not list[bytes](), inside which an exception is raised and swallowed
         size = len(self.body)
         while self.more_body and not self.disconnected and size <= limit:
-            self.go_on()
+            self.send_continue()
             if len(self.body) > PIECE:
                 pieces.append(bytes(self.body))
                 self.body = b""
             if pieces:
-                await PACE.turn()
+                await self._wire.pace.turn()
             self._wire.resume_reading()
-            await self.news()
+            await self.wait_for_body()
             size = sum(map(len, pieces)) + len(self.body) if pieces else len(self.body)
             if self.grown is not None and not self.has(b"content-length"):
                 self.grown(size)

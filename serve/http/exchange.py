@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from serve.http.body import BODY_S, too_slow
+from serve.http.pace import Pace
 
 if TYPE_CHECKING:
     from serve.http.request import RequestHead
@@ -19,6 +20,7 @@ class Wire(Protocol):
     """The client's connection, as far as an exchange needs it."""
 
     transport: asyncio.Transport
+    pace: Pace
     full: bool  # the client is behind: more would only wait here
 
     async def drain(self) -> bool:
@@ -66,7 +68,7 @@ class Exchange(ABC):
             self._wake()
         return len(self.body)
 
-    def whole(self) -> None:
+    def end_body(self) -> None:
         """The body is complete."""
         self.more_body = False
         if self._waiter is not None:
@@ -83,21 +85,21 @@ class Exchange(ABC):
 
     # -- for whoever answers
 
-    def go_on(self) -> None:
+    def send_continue(self) -> None:
         """Ask a client that waits for it to send its body."""
         if self._expect and not self.started:
             self._wire.transport.write(_CONTINUE)
         self._expect = False
 
-    async def news(self) -> None:
+    async def wait_for_body(self) -> None:
         """Wait for a piece of the body, its end, or the client's leaving. Raises TooSlow where none of them comes."""
         try:
             async with asyncio.timeout(BODY_S):
-                await self.change()
+                await self.wait_for_change()
         except TimeoutError:
             raise too_slow() from None
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """The same, for however long it takes; also for the end of the answer."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:

@@ -16,23 +16,18 @@ _REST_S = 0.001  # after a piece, which takes a third of that: 200 MB/s stay
 
 
 class Pace:
-    """The large bodies of one event loop."""
+    """The large bodies of one event loop, those of its clients and those on their way to its engines."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], object]] = deque()
         self._busy = False  # a piece is due, or its rest lasts
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def soon(self, work: Callable[[], object]) -> None:
         """Do this when it has its turn, after what waits already."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # the one before has ended, perhaps in the midst of a rest
-            self._loop, self._busy = loop, False
-            self._waiting.clear()
         self._waiting.append(work)
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next)
 
     async def turn(self) -> None:
         """Wait for a turn."""
@@ -51,6 +46,3 @@ class Pace:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-PACE = Pace()  # of this process

@@ -37,7 +37,7 @@ class Protocol(asyncio.Protocol):
     full = False
 
     def __init__(self, site: Site) -> None:
-        self._site, self._loop = site, asyncio.get_running_loop()
+        self._site, self._loop, self.pace = site, asyncio.get_running_loop(), site.pace
         self.requests = Requests(site, self)
         self.clock = Clock(self._loop)
         self.due: deque[Exchange] = deque()
@@ -116,22 +116,22 @@ class Protocol(asyncio.Protocol):
             exchange = Cycle(self, self._site.app, scope(head, url, self.transport), head, self._site.shape)
         self.due.append(exchange)
         if len(self.due) > 1:  # pipelined
-            self.behind()
+            self.pause_reading()
             if (
                 len(self.due) >= _PIPELINED
             ):  # a read of 256 KiB holds thousands, each of which costs more than its bytes
                 exchange.keep_alive, self.requests.last = False, True
         return exchange
 
-    def gave(self, head: RequestHead, data: bytes) -> bool:
+    def hand_over(self, head: RequestHead, data: bytes) -> bool:
         """Hand the connection to another process, where this is the only request on it and its body is large."""
-        give, length = self._site.give, head.named.get(b"content-length")
-        if give is None or length is None or int(length) < LARGE or head.line is None:
+        hand_over, length = self._site.hand_over, head.named.get(b"content-length")
+        if hand_over is None or length is None or int(length) < LARGE or head.line is None:
             return False
         transport = self.transport
         if self.due or transport.get_write_buffer_size():
             return False
-        if not give(transport.get_extra_info("socket").fileno(), data):
+        if not hand_over(transport.get_extra_info("socket").fileno(), data):
             return False
         transport.abort()  # of our descriptor: the other process has one of its own
         return True
@@ -157,7 +157,7 @@ class Protocol(asyncio.Protocol):
         elif not self.transport.is_closing():
             refusal.fail(error)
 
-    def behind(self) -> None:
+    def pause_reading(self) -> None:
         """Stop reading from the socket."""
         if not self._paused:
             self._paused = True

@@ -20,20 +20,20 @@ _HEAD_BYTES = 2**17  # of a request that are not its body; a chunked body's fram
 _UNREADABLE = (httptools.HttpParserError, UnicodeDecodeError)
 
 
-class Taker(Protocol):
-    """Who answers the requests."""
+class Handler(Protocol):
+    """Who answers the requests: the connection."""
 
     def begin(self, head: RequestHead, url: bytes, digits: bytes = b"") -> Exchange:
         """A head has been read, or recognised as another's with this Content-Length. Returns who takes the body."""
 
-    def gave(self, head: RequestHead, data: bytes) -> bool:
-        """Whether a request, of which `data` has been read, is answered elsewhere. Nothing more is read then."""
+    def hand_over(self, head: RequestHead, data: bytes) -> bool:
+        """Hand a request, of which `data` has been read, to another process, if it belongs there; then read no more."""
 
     def complete(self) -> None:
         """The body is whole."""
 
-    def behind(self) -> None:
-        """More of a body has come than is taken."""
+    def pause_reading(self) -> None:
+        """Stop reading from the socket: more of a body has come than has been read of it."""
 
     def refuse(self, why: str, broken: Exchange | None) -> None:
         """What comes is no HTTP; where it is the rest of a body, of this exchange. Nothing more is read."""
@@ -49,8 +49,8 @@ class Requests:
     receiving: Exchange | None = None
     begun = last = False
 
-    def __init__(self, site: Site, taker: Taker) -> None:
-        self._site, self._taker = site, taker
+    def __init__(self, site: Site, handler: Handler) -> None:
+        self._site, self._handler = site, handler
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._url, self._headers, self._data = b"", list[tuple[bytes, bytes]](), b""
         self._known: Known | None = None  # the head that nearly all its requests have
@@ -82,7 +82,7 @@ class Requests:
             return False
         self._learn = LEARN
         head, digits, body = found
-        exchange = self._taker.begin(head, b"", digits)
+        exchange = self._handler.begin(head, b"", digits)
         exchange.body, exchange.more_body = body, False
         return True
 
@@ -129,7 +129,7 @@ class Requests:
             return  # a request that nobody answers; or it comes again, without the offer
         headers, self._headers = self._headers, []
         head = judged(self._site, parser, self._url, headers)
-        if self._between and self._messages == 1 and self._taker.gave(head, self._data):
+        if self._between and self._messages == 1 and self._handler.hand_over(head, self._data):
             return self.stop()
         self.last = not head.keep
         if self._messages == 1 and self._learn and head.keep:
@@ -138,21 +138,21 @@ class Requests:
             if known is not None:
                 self._known = known
                 self._site.remember(known)
-        self.receiving = self._taker.begin(head, self._url)
+        self.receiving = self._handler.begin(head, self._url)
 
     def on_body(self, body: bytes) -> None:
         """Count a piece of the body, and pass it on."""
         self._outside -= len(body)
         self._inside += len(body)
         if self.receiving is not None and not self.receiving.ended and self.receiving.take(body) > HIGH_WATER:
-            self._taker.behind()
+            self._handler.pause_reading()
 
     def on_message_complete(self) -> None:
         """The body is whole, unless what follows is to be read again."""
         if self.receiving is not None:
-            self.receiving.whole()
+            self.receiving.end_body()
             self.receiving = None
-            self._taker.complete()
+            self._handler.complete()
 
     # -- what is no request for us
 
@@ -187,4 +187,4 @@ class Requests:
         if self._parser is not None:
             broken = self.receiving
             self.stop()
-            self._taker.refuse(why, broken)
+            self._handler.refuse(why, broken)

@@ -13,6 +13,7 @@ import httptools
 from serve.http.burst import Turns
 from serve.http.call import Call
 from serve.http.gate import Gate
+from serve.http.pace import Pace
 from serve.http.shape import PLAIN, Shape
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ class Site:
 
     The `gate` of now sees every request's head first, whatever its path, and says what browsers are told. `shape` is
     that of an error where no line says it. `keep_alive_s`: how long a connection may be idle between requests; `once`
-    that it closes after the first. `give`, where it is set, hands the socket of a request with a large body, and what
-    has been read of it, to another process, or returns False.
+    that it closes after the first. `pace`: one that others of this event loop share, if any do. `hand_over`, where it
+    is set, hands the socket of a request with a large body, and what has been read of it, to another process, or
+    returns False.
     """
 
-    give: Callable[[int, bytes], bool] | None = None
+    hand_over: Callable[[int, bytes], bool] | None = None
 
     def __init__(
         self,
@@ -52,9 +54,11 @@ class Site:
         gate: Callable[[], Gate] | None = None,
         keep_alive_s: float = 75.0,
         once: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         self.lines, self.app, self.shape, self.gate, self.keep_alive_s = lines, app, shape, gate, keep_alive_s
         self.once = once
+        self.pace = pace or Pace()
         self.connections: set[Protocol] = set()
         self.tasks: set[asyncio.Task[None]] = set()  # of connections; one may outlive its connection by what it ends
         self.turns = Turns()

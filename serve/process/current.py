@@ -30,11 +30,12 @@ from serve.engine.window import learn_window
 from serve.errors import Unavailable
 from serve.http.gate import Gate
 from serve.http.listener import Listener
+from serve.http.pace import Pace
 from serve.limits.ledgers import Ledgers
 from serve.limits.limiter import Limiter
 from serve.observe import logs, tracing
 from serve.process.following import Following
-from serve.process.handover import Giver
+from serve.process.handover import Sender
 from serve.process.loading import desk_of, loaded
 from serve.process.parts import Parts, drain_s, parts_of, recorded, relay_of, stored, timeouts, turns_of
 from serve.store.place import open_traces
@@ -62,11 +63,12 @@ class Worker:
             config = self._caught_up(config, indexes)
         self.gate = Gate(config)
         self.server: Listener | None = None  # that we are, once it exists
-        self.giver: Giver | None = None
+        self.sender: Sender | None = None
         # What requests that began before a reload may still be using.
         self._retired: list[Relay | Traces | Indexes] = []
         self._ended: list[Recorder] = []  # of earlier configurations, for requests that they began
-        relay = relay_of(config)
+        self.pace = Pace()
+        relay = relay_of(config, self.pace)
         self.ledgers = Ledgers()
         parts, traces = parts_of(config, {}, indexes, relay), open_traces(config)
         records = recorder(config)
@@ -92,7 +94,7 @@ class Worker:
             old = self.service
             source, config = await asyncio.to_thread(loaded, self._argv, {**told, "grants": grants(old.config)})
             indexes = old.indexes if config.indexes == old.config.indexes else Indexes(config.indexes)
-            relay = old.relay if timeouts(config) == timeouts(old.config) else relay_of(config)
+            relay = old.relay if timeouts(config) == timeouts(old.config) else relay_of(config, self.pace)
             parts = await asyncio.to_thread(parts_of, config, old.engines, indexes, relay)
             limiter = self.ledgers.limiter(config)
             same = stored(config) == stored(old.config)
@@ -203,16 +205,16 @@ class Worker:
 
     def _state(self, told: Mapping[str, Any]) -> None:
         self._revision, self._engines = told["revision"], told["engines"]
-        if self.giver is not None:
-            self.hand_over_by(self.giver, told)
+        if self.sender is not None:
+            self.hand_over_by(self.sender, told)
         for name, state in self._engines.items():
             if name in self.service.engines:
                 self.service.engines[name].update(state)
         self._changed.set()
 
-    def hand_over_by(self, giver: Giver, told: Mapping[str, Any]) -> None:
+    def hand_over_by(self, sender: Sender, told: Mapping[str, Any]) -> None:
         """Hand large bodies over, where what the parent has told us says that somebody takes them."""
-        self.giver, giver.ready = giver, bool(told.get("large"))
+        self.sender, sender.ready = sender, bool(told.get("large"))
         metrics.beside = told.get("metrics", "")
 
     def report(self, message: Mapping[str, Any]) -> None:

@@ -27,11 +27,11 @@ _SIZE = 1  # bytes of a message; what it says is its descriptors
 
 
 def pair() -> tuple[socket.socket, socket.socket] | None:
-    """The ends that give and take; None where the operating system lacks what it takes."""
+    """The ends that send and receive; None where the operating system lacks what it takes."""
     return socket.socketpair(type=socket.SOCK_SEQPACKET) if hasattr(os, "memfd_create") else None
 
 
-class Giver:
+class Sender:
     """A worker's end.
 
     `ready` says that there is a process to take them; until then `ask` is called for one, once.
@@ -62,7 +62,7 @@ class Giver:
         return True
 
 
-class Taker:
+class Receiver:
     """The other end: begins to answer, on `site`, what is handed over."""
 
     def __init__(self, channel: socket.socket, site: Site) -> None:
@@ -71,9 +71,9 @@ class Taker:
 
     def start(self) -> None:
         """Take what comes from now on."""
-        self._loop.add_reader(self._channel, self.take)
+        self._loop.add_reader(self._channel, self.receive)
 
-    def take(self) -> None:
+    def receive(self) -> None:
         """Take what waits."""
         for connection, data in _received(self._channel):
             task = self._loop.create_task(self._answer(connection, data))

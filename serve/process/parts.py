@@ -11,6 +11,7 @@ from serve.chat.rewriters import Rewriters
 from serve.config import Config
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
+from serve.http.pace import Pace
 from serve.limits.turns import Turns
 
 Parts = tuple[Mapping[str, LiveEngine], Mapping[str, tuple[Stage, ...]]]
@@ -53,6 +54,6 @@ def timeouts(config: Config) -> tuple[float, float]:
     return config.server.connect_s, config.server.timeout_s
 
 
-def relay_of(config: Config) -> Relay:
+def relay_of(config: Config, pace: Pace) -> Relay:
     """The connections to engines."""
-    return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s)
+    return Relay(connect_s=config.server.connect_s, timeout_s=config.server.timeout_s, pace=pace)

@@ -95,7 +95,7 @@ async def serve(told: Mapping[str, Any]) -> None:
         if task.done():
             task.result()
         task.cancel()
-    server.site.give = None
+    server.site.hand_over = None
     await server.stop()
     metrics.Tally.flush()
     await worker.close()
@@ -104,11 +104,11 @@ async def serve(told: Mapping[str, Any]) -> None:
 def _share(worker: Worker, server: Listener, told: Mapping[str, Any]) -> None:
     """Hand requests with large bodies over, or take those that are handed over."""
     if told.get("for_large"):
-        handover.Taker(socket.socket(fileno=told["large_fd"]), server.site).start()
+        handover.Receiver(socket.socket(fileno=told["large_fd"]), server.site).start()
     elif "large_fd" in told and server.tls is None:  # what TLS knows of a connection stays in the process
         channel = socket.socket(fileno=told["large_fd"])
-        server.site.give = handover.Giver(channel, lambda: worker.report({"large": True}))
-        worker.hand_over_by(server.site.give, told)
+        server.site.hand_over = handover.Sender(channel, lambda: worker.report({"large": True}))
+        worker.hand_over_by(server.site.hand_over, told)
 
 
 def _server(worker: Worker, *, large: bool = False) -> Listener:
@@ -119,6 +119,7 @@ def _server(worker: Worker, *, large: bool = False) -> Listener:
         Application(lambda: worker.service, worker.desk),
         shape=openai,
         gate=lambda: worker.gate,
+        pace=worker.pace,
         once=large,  # its next request may be a small one, which a worker answers sooner
     )
     tls = context(shown.tls_cert, shown.tls_key or None) if shown.tls_cert else None

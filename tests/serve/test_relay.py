@@ -804,7 +804,7 @@ class Sink(asyncio.Transport):
 
 
 async def test_a_connection_lets_go_of_a_large_body_once_it_is_sent() -> None:
-    connection, sink, body = Connection(5.0, lambda _: None, lambda _: None), Sink(), bytes(3 * PIECE)
+    connection, sink, body = Connection(5.0, lambda _: None, lambda _: None, Pace()), Sink(), bytes(3 * PIECE)
     connection.connection_made(sink)
     held = sys.getrefcount(body)
     connection.ask(b"", body, Upstream(connection))
@@ -813,14 +813,3 @@ async def test_a_connection_lets_go_of_a_large_body_once_it_is_sent() -> None:
             await asyncio.sleep(0.01)
     assert sys.getrefcount(body) == held
     connection.connection_lost(None)
-
-
-def test_a_turn_that_an_ended_loop_left_open_holds_up_nobody() -> None:
-    """As the next test's loop, after one whose last piece has just been sent."""
-    pace = Pace()
-
-    async def first() -> None:
-        await pace.turn()  # its rest outlives the loop
-
-    asyncio.run(first())
-    asyncio.run(asyncio.wait_for(first(), 5))
