@@ -26,6 +26,7 @@ from retrieval.search.flight import CachedResult, PendingSearch, fly
 from retrieval.search.query import ANY, Ask, hit, varied
 from retrieval.search.reranker import Reranker
 from retrieval.search.standing import hash_after, state_hash
+from retrieval.text import citation
 from retrieval.text.structure import chunk_passage
 
 CHARACTERS = 1200  # the most in a chunk of an index without an embedder
@@ -184,7 +185,8 @@ class Index:
     ) -> list[Hit]:  # fmt: skip
         """The k best passages that `where` allows, best first; fewer only where fewer are allowed or pass `floor`.
 
-        `most` is how many may come from one source (or one document, where no source is given), and with it a
+        None comes back for a query that asks for nothing but an article which is not there, while others of its act
+        are. `most` is how many may come from one source (or one document, where no source is given), and with it a
         text that is there twice comes once. `exact` scans instead of walking an approximate index and follows
         every tie to its end. What is remembered of a search serves the same `owner` only.
         """
@@ -285,6 +287,8 @@ class Index:
                 break
             depth *= 4  # the cap on one source left too few
             lexical = self._lexical(ask, view, depth)
+        if citation.elsewhere(ask.query, [found.title for found in hits]):
+            hits = []
         self._results.put((revision, ask), hits)
         return list(hits)
 

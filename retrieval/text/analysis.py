@@ -83,6 +83,8 @@ def weight(term: str) -> float:
     """Of a term in a query."""
     if term.startswith(citation.WHOLE):
         return 8.0
+    if term.startswith(citation.MARK) and not term.startswith(f"{citation.MARK}:"):
+        return 1.5
     return {"=": 0.5, "~": 0.3, PAIR: 0.3, citation.MARK: 0.5}.get(term[0], 1.0)
 
 

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
+from retrieval.text import cited
 from retrieval.text.numeral import HAN, value
 from retrieval.text.raised import lowered
 
 MARK, WHOLE = "@", "@="
 PAIR = "&"  # begins a term of two words in a row
 MOST = 16  # words of a name
+LAWS = "lrda"  # the letters that begin the numbers of French codes
 OFTEN = 6  # how often a passage has the term of its whole name: BM25 counts one that it has once for less than half
+_ONES = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SPELLED = rf"(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_ONES)}))?(?!\w)|(?:{'|'.join(_ONES + _TEENS)})(?!\w)"
 _NUM = rf"[{HAN}\d]+(?:-\d+)?"
 _SUFFIX = "bis|ter|quater|quinquies|sexies|septies|octies|novies|decies"
 _CITED = re.compile(
@@ -27,17 +34,20 @@ _CITED = re.compile(
     # From a number's first digit only, and without giving digits back: a long number is read once, not once a digit.
     r"|(?:제\s?|\s(?=\d)|(?<!\d)(?=\d))(?P<ko>\d++)\s*조(?:의\s?(?P<kosub>\d+))?"
     r"|(?:(?<!\w)(?:[ld]['’])?"
-    r"(?:art(?:icle|ikel|ículo|iculo|icolo|igo|ykuł)?\.?|sections?|sect?\.?|ss?\.|regulation|rule|pasal|madde"
-    r"|điều|статья|статьи|статье|ст\.|المادة)|§{1,2})\s*"
-    r"(?P<law>[LRDA]\*?\.?\s?(?=\d))?(?P<latin>\d+(?:[-.]\d+)*|[ivxlc]+(?!\w)|premier|1er)(?:er|[ºª°])?"
-    rf"(?P<letter>\s?[a-z](?!\w))?(?:[ -](?P<suffix>{_SUFFIX})(?!\w))?(?:\s?\(\w{{1,4}}\))*"
+    r"(?:art(?:icle|ikel|iklar|ículo|iculo|icolo|icoli|igo|ykuł)?s?\.?|sections?|sect?\.?|ss?\.|(?<!['’])ss?(?=\s?\d)"
+    r"|regulations?|rules?|pasal|madde|điều|άρθρα?|статья|статьи|статье|ст\.|المادة|ماده|סעיף|अनुच्छेद|धारा|มาตรา|ม\."
+    r")|§{1,2})\s*\(?"
+    rf"(?P<law>[LRDA]\*?\.?\s?(?=\d))?(?P<latin>\d+(?:[-.]\d+)*|[ivxlc]+(?!\w)|premier|1er|{SPELLED})(?:er|[ºª°])?"
+    rf"(?P<letter>[a-z](?!\w)|\s[a-z](?![\w.]))?(?:[ -](?P<suffix>{_SUFFIX})(?!\w|\s*\d))?(?:\s?\(\w{{1,4}}\))*"
     r"(?:,?\s*(?:Abs\.|Absatz|Satz|S\.|Nr\.|Nummer|Buchst\.|lit\.|al\.|alinéa|paragraph|para\.|subsection|point"
-    r"|apartado|comma)\s*\w{1,4}(?!\w))*",
+    r"|apartado|inciso|comma|lid|stk\.|odst\.|ust\.)\s*\w{1,4}(?!\w))*"
+    # Swedish, Finnish, Turkish and Hungarian put the number first.
+    r"|(?<![\w.§])(?P<ahead>\d++)(?:\s?[a-z])?(?:\s?§(?!\s*\d)|\.\s?(?:§(?!\s*\d)|madde|maddesi)(?!\w))",
     re.IGNORECASE,
 )
 _SMALL_WORDS = (
     "of the a an in under to what does say is and von der des dem im nach was sagt steht del de la le les du dans que"
-    " dit el en qué dice la della di cosa tell me about"
+    " dit el en qué dice la della di cosa tell me about ff f et seq suivants ss und and zu does"
 )
 _SMALL = frozenset(_SMALL_WORDS.split())
 _COUNTRY = re.compile("^中华人民共和国(?=.)")
@@ -48,21 +58,23 @@ _TITLE_END = re.compile(r"[\s,，›:：]+$")
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """An article's number as a key ("12", "133.1", "9.2") and the text around it, which names the act."""
+    """An article's number as a key ("12", "133.1", "9.2", "l1221.1") and the text around it, which names the act."""
 
     number: str
     name: str
+    within: str = ""  # the article that it may be a paragraph of: 138 of "Art. 138.2"
 
 
-def citations(text: str) -> Iterator[Citation]:
-    """The articles that a text cites; each has the whole rest of the text for its name."""
+@lru_cache(maxsize=64)  # asked for in each language of an index, and when something was found
+def citations(text: str) -> tuple[Citation, ...]:
+    """The articles that a text cites: each number of "§§ 433, 434" or "Articles 5 to 7" is one.
+
+    A lone citation has the whole rest of the text for its name, one of several what stands next to it.
+    """
     text = _normal(text)
-    found = list(_CITED.finditer(text))
-    rest = _CITED.sub(" ", text)
-    for match in found[:4]:
-        number = _key(match)
-        if number:
-            yield Citation(number, rest)
+    places = [place for place in cited.places(text, _CITED.finditer(text), _key) if place.numbers]
+    named = zip(places, cited.names(text, places), strict=True)
+    return tuple(Citation(number, name, place.within) for place, name in named for number in place.numbers)
 
 
 def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
@@ -72,10 +84,41 @@ def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
     number = _key(found[-1]) if found else ""
     if not number:
         return []
-    name = _TITLE_END.sub("", text[: found[-1].start()])
+    name = _name(text, found[-1])
     act = re.split(r" › |, ", name)[0]  # a title's other parts may be chapters, or belong to the name
-    made = dict.fromkeys([*_terms(Citation(number, name), words), *_whole_terms(Citation(number, act))])
+    made: dict[str, None] = {}
+    for key in dict.fromkeys([number, number.lstrip(LAWS)]):  # "article 1221-1" asks for L1221-1 too
+        made |= dict.fromkeys([*_terms(Citation(key, name), words), *_whole_terms(Citation(key, act))])
     return [term for term in made for _ in range(OFTEN if term.startswith(WHOLE) else 1)]
+
+
+def _name(title: str, found: re.Match[str]) -> str:
+    """What stands before a title's number, or behind it where nothing does."""
+    return _TITLE_END.sub("", title[: found.start()]) or title[found.end() :].strip(" ,:–-")
+
+
+def elsewhere(query: str, titles: Iterable[str]) -> bool:
+    """Whether a query asks for nothing but an article that is not there, in an act of which there are others.
+
+    `titles` are of the passages that it found. Another article of the act is then no answer.
+    """
+    wanted = citations(query)
+    if not wanted:
+        return False
+    numbers, here = {number for found in wanted for number in (found.number, found.within)} - {""}, False
+    words = {word for found in wanted for word in _asked_for(found)}
+    for title in titles:
+        text = _normal(title)
+        found = list(_CITED.finditer(text))
+        number = _key(found[-1]) if found else ""
+        if {number, number.lstrip(LAWS)} & numbers:
+            return False
+        here = here or bool(number and words and all(word in text.lower() for word in words))
+    return here
+
+
+def _asked_for(found: Citation) -> list[str]:
+    return [word for word in re.findall(r"\w+", _bare(found.name).lower()) if word not in _SMALL]
 
 
 def references(title: str, text: str) -> Iterator[Citation]:
@@ -109,28 +152,28 @@ def same(wanted: Citation, title: str) -> bool:
 
 def query_terms(text: str, words: Callable[[str], list[str]]) -> list[str]:
     """Terms of the articles that a query cites."""
-    return [term for cited in citations(text) for term in _terms(cited, words)]
+    return [term for found in citations(text) for term in _terms(found, words)]
 
 
 def _normal(text: str) -> str:
     return unicodedata.normalize("NFKC", lowered(text))
 
 
-def _terms(cited: Citation, words: Callable[[str], list[str]]) -> Iterator[str]:
-    yield f"{MARK}:{cited.number}"
-    found = dict.fromkeys(
-        w for w in words(_bare(cited.name)) if len(w) > 1 and w not in _SMALL and w[0] not in ("=", "~", PAIR)
+def _terms(found: Citation, words: Callable[[str], list[str]]) -> Iterator[str]:
+    yield f"{MARK}:{found.number}"
+    names = dict.fromkeys(
+        w for w in words(_bare(found.name)) if len(w) > 1 and w not in _SMALL and w[0] not in ("=", "~", PAIR)
     )
-    for word in list(found)[:MOST]:
-        yield f"{MARK}{word}:{cited.number}"
-    yield from _whole_terms(cited)
+    for word in list(names)[:MOST]:
+        yield f"{MARK}{word}:{found.number}"
+    yield from _whole_terms(found)
 
 
-def _whole_terms(cited: Citation) -> Iterator[str]:
+def _whole_terms(found: Citation) -> Iterator[str]:
     """The name as a whole, by its words alone."""
-    words = [word for word in re.findall(r"\w+", _bare(cited.name).lower()) if word not in _SMALL]
+    words = _asked_for(found)
     if words:
-        yield f"{WHOLE}{''.join(words)[:60]}:{cited.number}"
+        yield f"{WHOLE}{''.join(words)[:60]}:{found.number}"
 
 
 def _bare(name: str) -> str:
@@ -139,14 +182,23 @@ def _bare(name: str) -> str:
 
 
 def _key(match: re.Match[str]) -> str:
-    first = next((match[name] for name in ("han", "bare", "ko", "latin") if match[name]), "")
+    first = next((match[name] for name in ("han", "bare", "ko", "latin", "ahead") if match[name]), "")
     sub = next((match[name] for name in ("hansub", "baresub", "kosub", "letter", "suffix") if match[name]), "")
-    parts = [value(part) for part in re.split("[-.]", first)]
+    spelled = _spelled(first.lower())
+    parts = [spelled] if spelled else [value(part) for part in re.split("[-.]", first)]
     if any(part is None for part in parts):
         return ""
     if sub:
         parts.append(_sub(sub.strip().lower()))
-    return ".".join(map(str, parts))
+    return (match["law"] or "")[:1].lower() + ".".join(map(str, parts))
+
+
+def _spelled(text: str) -> int:
+    """The number that English words are, up to ninety-nine; 0 for others."""
+    first, _, second = text.replace("-", " ").partition(" ")
+    if first in _TENS:
+        return 10 * (_TENS.index(first) + 2) + (_ONES.index(second) + 1 if second in _ONES else 0)
+    return (_ONES + _TEENS).index(text) + 1 if text in _ONES + _TEENS else 0
 
 
 def _sub(sub: str) -> int:

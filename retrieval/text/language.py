@@ -74,8 +74,11 @@ def guess(text: str) -> str:
     """The language of any text, of a hundred: empty only where it is too short to tell."""
     if found := detect(text):
         return found
-    if sum(map(str.isalpha, text)) < ENOUGH:
-        return ""
+    return likely(text) if sum(map(str.isalpha, text)) >= ENOUGH else ""
+
+
+def likely(text: str) -> str:
+    """The language that py3langid is sure of, however short the text is; empty where it is not."""
     ((found, probability),) = _model().rank(text[:1000])[:1]
     return str(found) if probability >= SURE else ""
 

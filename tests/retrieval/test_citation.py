@@ -50,6 +50,73 @@ def test_a_cited_article_comes_first(index: Index, query: str, expected: str) ->
     assert index.search(query, 1)[0].id == expected
 
 
+TITLES = (
+    "BGB § 12", "BGB § 433", "BGB § 434", "BGB § 435", "BGB § 823", "StGB § 12", "StGB § 823", "DS-GVO, Art. 6",
+    "Code du travail, art. L1221-1", "Code du travail, art. R1221-1", "Code du travail, art. L1221-2",
+    "Code civil, art. 1240", "Employment Act, s. 2", "Employment Act, s. 4", "Employment Act, s. 4A",
+    "Employment Act, s. 14", "Employment Act, s. 21", "Excise Act, 2001, s. 4", "Constitution, Article XII",
+    "GDPR, Article 5", "GDPR, Article 6", "GDPR, Article 7", "Código Penal, artículo 138", "民法 第一百八十四條",
+    "民法 第十二條", "民法典 第十二条", "刑法 第十二条", "刑法 第一百三十三条", "संविधान, अनुच्छेद 21",
+    "ประมวลกฎหมายอาญา มาตรา 288", "Arbetsmiljölag, 2 §", "Arbetsmiljölag, 4 §", "Türk Ceza Kanunu, madde 81",
+    "Αστικός Κώδικας, άρθρο 914",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    made = Index.open(tmp_path_factory.mktemp("codes") / "i", create=True, embedder="none")
+    made.add([Passage(f"p{i}", f"Text {i * 1000}.", title=title) for i, title in enumerate(TITLES)])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("§§ 433 ff. BGB", ["BGB § 433"]), ("§ 434 f. BGB", ["BGB § 434"]), ("§ 823 I BGB", ["BGB § 823"]),
+        ("§§ 433-435 BGB", ["BGB § 433", "BGB § 434", "BGB § 435"]), ("§§ 434 bis 435 BGB", ["BGB § 434", "BGB § 435"]),
+        ("§§ 434, 435 BGB", ["BGB § 434", "BGB § 435"]), ("§ 12 StGB und § 823 BGB", ["StGB § 12", "BGB § 823"]),
+        ("Wie verhält sich § 12 BGB zu § 823 StGB?", ["BGB § 12", "StGB § 823"]),
+        ("Art 6 (1) f DS-GVO", ["DS-GVO, Art. 6"]), ("Articles 5 to 7 GDPR", [f"GDPR, Article {n}" for n in (5, 6, 7)]),
+        ("Arts. 5 and 7 GDPR", ["GDPR, Article 5", "GDPR, Article 7"]),
+        ("Section four, subsection 2 of the Employment Act", ["Employment Act, s. 4"]),
+        ("section twenty-one of the Employment Act", ["Employment Act, s. 21"]),
+        ("Employment Act s4", ["Employment Act, s. 4"]), ("sec 4A Employment Act", ["Employment Act, s. 4A"]),
+        ("sections 2, 4 and 14 of the Employment Act", [f"Employment Act, s. {n}" for n in (2, 4, 14)]),
+        ("Article 12 of the Constitution", ["Constitution, Article XII"]),
+        ("art. L. 1221-1 C. trav.", ["Code du travail, art. L1221-1"]),
+        ("article R. 1221-1 du Code du travail", ["Code du travail, art. R1221-1"]),
+        ("articles L1221-1 et L1221-2 du Code du travail", [f"Code du travail, art. L1221-{n}" for n in (1, 2)]),
+        ("art. 1240 C. civ.", ["Code civil, art. 1240"]), ("Art. 138.2 Código Penal", ["Código Penal, artículo 138"]),
+        ("民法第184條第1項前段", ["民法 第一百八十四條"]), ("民法第十二條", ["民法 第十二條"]),
+        ("《民法典》第十二条和《刑法》第一百三十三条", ["民法典 第十二条", "刑法 第一百三十三条"]),
+        ("संविधान का अनुच्छेद 21", ["संविधान, अनुच्छेद 21"]),
+        ("ประมวลกฎหมายอาญา ม.288", ["ประมวลกฎหมายอาญา มาตรา 288"]),
+        ("2 § arbetsmiljölagen", ["Arbetsmiljölag, 2 §"]),
+        ("Türk Ceza Kanunu 81. madde", ["Türk Ceza Kanunu, madde 81"]),
+        ("άρθρο 914 Αστικός Κώδικας", ["Αστικός Κώδικας, άρθρο 914"]),
+    ],
+)  # fmt: skip
+def test_articles_are_found_as_people_cite_them(codes: Index, query: str, expected: list[str]) -> None:
+    found = [hit.title for hit in codes.search(query, len(expected))]
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "§ 999 BGB", "Was steht in § 999 BGB?", "§ 434a BGB", "section 77 of the Employment Act",
+        "What does section 77 of the Employment Act say?", "Employment Act s. 4B", "Art. 99 GDPR", "刑法第九百九十九条",
+        "Code du travail, art. L9999-9",
+    ],
+)  # fmt: skip
+def test_no_other_article_comes_in_the_place_of_one_that_is_not_there(codes: Index, query: str) -> None:
+    assert codes.search(query, 4) == []
+
+
+def test_a_question_about_something_is_answered_though_its_article_is_not_there(codes: Index) -> None:
+    assert codes.search("What does § 999 BGB say about text 4000?", 1)[0].title == "BGB § 823"
+
+
 def test_a_query_without_a_citation_has_no_such_terms() -> None:
     assert not list(citations("What happens to personal data of 12 dogs?"))
 

@@ -50,6 +50,23 @@ def test_short_rules_have_the_language_of_all_of_them(tmp_path: Path) -> None:
         assert index.search("washing dish", 1)[0].id == "p1"
 
 
+def test_short_rules_of_several_languages_are_told_apart(tmp_path: Path) -> None:
+    rules = {
+        "en": ["Smoking is not allowed.", "Refunds are made within 14 days.", "Passwords must have twelve characters."],
+        "de": ["Rauchen ist hier verboten.", "Erstattungen erfolgen binnen 14 Tagen.", "Besucher melden sich an."],
+        "tr": [
+            "Binada sigara içmek yasaktır.",
+            "İadeler on dört gün içinde yapılır.",
+            "Parola on iki karakter olmalı.",
+        ],
+        "pl": ["W budynku nie wolno palić.", "Zwroty następują w ciągu 14 dni.", "Hasło ma dwanaście znaków."],
+    }
+    with Index.open(tmp_path / "index", create=True, embedder="none") as index:
+        index.add([Passage(f"{lang}{i}", text) for lang, texts in rules.items() for i, text in enumerate(texts)])
+        assert index.backend.languages() == set(rules)
+        assert index.search("Wie erfolgt die Erstattung?", 1)[0].id == "de1"  # by its stem
+
+
 def test_a_label_always_counts() -> None:
     languages, commonest = settle(["en"] * 1000 + ["pt"] * 2, {"fi"})
     assert (languages, commonest) == (frozenset({"en", "fi"}), "en")

@@ -32,8 +32,9 @@ from retrieval.text import language
 
 log = logging.getLogger("trimtab.lexical")
 RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
-VERSION = 9  # of the analysis and the fields; another number means: build anew
+VERSION = 10  # of the analysis and the fields; another number means: build anew
 LISTS = ("meta.json", "chunks/meta.json")  # of the files of each tantivy index
+UNCLEAR = 1000  # passages without common words of a language that a model is asked about, at a millisecond each
 SAMPLE = 2000  # characters of many short passages that their language is told by
 Progress = Callable[[int], None] | None
 
@@ -173,12 +174,16 @@ class Terms:
 
     def _votes(self, after: int) -> tuple[dict[int, str], set[str]]:
         """The language of each document by its first passage, as far as it tells, and those that labels name."""
-        votes, labels, sample = dict[int, str](), set[str](), ""
+        votes, labels, sample, unclear = dict[int, str](), set[str](), "", dict[int, str]()
         for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
             n, _, title, text, label = next(iter(group))
             votes[n] = primary(label) or language.detect(f"{text}\n{title}")
+            if not votes[n] and len(unclear) <= UNCLEAR:
+                unclear[n] = f"{title}\n{text[:SAMPLE]}"
             labels |= {primary(label)} - {""}
             sample += f"{text}\n" if len(sample) < SAMPLE else ""
+        if language.FEW <= len(unclear) <= UNCLEAR:  # the model tells one language of short rules from another
+            votes |= {n: language.likely(text) for n, text in unclear.items()}
         if not any(votes.values()):
             labels |= {language.detect(sample)} - {""}  # rules too short to tell by themselves
         return votes, labels
