@@ -47,7 +47,8 @@ class Counts:
             OSError: it cannot be written, or there is no room for it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._locks = os.open(path.with_suffix(".lock"), _MODE, 0o600)
+        self._path, self._lock_path = path, path.with_suffix(".lock")
+        self._locks = os.open(self._lock_path, _MODE, 0o600)
         try:
             self.lock()
             self._fd = _open(path)
@@ -90,6 +91,25 @@ class Counts:
         """Let them."""
         fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 0)
 
+    @property
+    def cut(self) -> bool:
+        """Whether the file is shorter than it was: a look into the mapping would end the process (SIGBUS)."""
+        return os.fstat(self._fd).st_size < self._size
+
+    @property
+    def lost(self) -> bool:
+        """Whether the file, or that of the locks, is not the one of that name any more, which others open."""
+        return self.cut or not (_is_at(self._fd, self._path) and _is_at(self._locks, self._lock_path))
+
+    def give_up(self) -> None:
+        """Remove a file that was cut: in the next one its slots may stand elsewhere; the two must not be confused."""
+        self.lock()
+        try:
+            if self.cut and _is_at(self._fd, self._path):
+                self._path.unlink()
+        finally:
+            self.unlock()
+
     def sweep(self) -> None:
         """Clear the columns of processes that have died."""
         for column in range(self.ints[USED]):
@@ -99,7 +119,8 @@ class Counts:
                 fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 1 + column)
 
     def _map(self) -> None:
-        memory = mmap.mmap(self._fd, os.fstat(self._fd).st_size)
+        self._size = os.fstat(self._fd).st_size
+        memory = mmap.mmap(self._fd, self._size)
         self.ints, self.floats = memoryview(memory).cast("q"), memoryview(memory).cast("d")
 
     def _claim(self) -> int:
@@ -147,6 +168,13 @@ def _open(path: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sound(fd: int) -> bool:

@@ -55,6 +55,11 @@ class Lease:
         self.requests = self.tokens = self.slots = self.bytes = self.most_slots = self.most_bytes = 0.0
         self.low, self.high = -self.debt, self.debt
 
+    def forget(self) -> None:
+        """Nothing is left, and none of it goes back: the counts that it was taken from are gone."""
+        self.rpm = self.tpm = 0
+        self.clear()
+
     def grant(self, until: float, requests: float, tokens: float, slots: float, size: float) -> None:
         """A new one, of so much."""
         self.until, self.requests, self.tokens, self.slots, self.bytes = until, requests, tokens, slots, size

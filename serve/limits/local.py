@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,9 +11,11 @@ from pathlib import Path
 
 from serve.limits.counts import BYTES, COUNT, REQUESTS, SPENT, TODAY, TOKENS, USED, Counts
 from serve.limits.lease import LEASE_S, Lease, part
+from serve.limits.ledger import LedgerFailed
 from serve.limits.rate import DAY, MINUTE, level, moved, take
 from serve.limits.subject import Refusal, Standing, Subject, longest
 
+log = logging.getLogger("trimtab.limits")
 _ENOUGH = 2**50  # where nothing is limited
 
 
@@ -21,7 +24,7 @@ class LocalLedger:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Raises OSError where the file cannot be written, or there is no room for it."""
-        self._counts, self._clock = Counts(path), clock
+        self._path, self._counts, self._clock = path, Counts(path), clock
         self._leases: dict[tuple[Subject, ...], Lease] = {}  # those of earlier configurations, too
 
     def know(self, groups: Sequence[Sequence[Subject]]) -> list[Lease]:
@@ -37,18 +40,32 @@ class LocalLedger:
         return [self._leases[tuple(group)] for group in groups]
 
     def sweep(self) -> None:
-        """Give back what is leased, count what is owed, and forget what processes held that have died."""
+        """Give back what is leased, count what is owed, and forget what processes held that have died.
+
+        Raises:
+            OSError: the file is gone, and no other can be made.
+        """
+        if self._counts.lost:
+            self._begin_anew()
         self._return(self._leases.values())
         self._counts.sweep()
 
     async def admit(self, lease: Lease, tokens: int, body: int) -> Standing:
         """As `Ledger.admit`; it never waits."""
-        return self.take(lease, tokens, body, leased=True)
+        try:
+            return self.take(lease, tokens, body, leased=True)
+        except OSError as error:
+            log.error("limits cannot be counted: %s", error)
+            raise LedgerFailed from None
 
     def take(self, lease: Lease, tokens: int, body: int = 0, *, ask: bool = True, leased: bool = False) -> Standing:
-        """Ask the counts; without `ask` it is counted whether or not there is room. `leased`: take a lease as well."""
+        """Ask the counts; without `ask` it is counted whether or not there is room. `leased`: take a lease as well.
+
+        Raises:
+            OSError: the file was cut, and no other can be made.
+        """
         now = self._clock()
-        self._counts.lock()
+        self._lock()
         try:
             self._settle(lease, now)
             standing = self._take(lease, tokens, body, now, ask)
@@ -66,18 +83,20 @@ class LocalLedger:
 
     def release(self, lease: Lease, tokens: int, body: int) -> None:
         """As `Ledger.release`. No lock: nobody else writes our column."""
-        column = self._counts.column
         if not lease.put_back(tokens, body):
-            for slot in lease.places:
-                self._counts.ints[slot + COUNT + column] -= 1
-                self._counts.ints[slot + BYTES + column] -= body
+            if self._counts.cut:
+                self._begin_anew()
+            ints, column = self._counts.ints, self._counts.column
+            for slot in lease.places:  # not below nothing, where another file has begun meanwhile
+                ints[slot + COUNT + column] = max(0, ints[slot + COUNT + column] - 1)
+                ints[slot + BYTES + column] = max(0, ints[slot + BYTES + column] - body)
             self.charge(lease, tokens)
 
     def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
         """As `Ledger.hold`."""
-        used = self._counts.ints[USED]
-        self._counts.lock()
+        self._lock()
         try:
+            used = self._counts.ints[USED]
             if now > before:
                 self._settle(lease, self._clock())
             for subject, slot in zip(lease.subjects, lease.places, strict=True) if now > before else ():
@@ -95,12 +114,29 @@ class LocalLedger:
         due = [lease for lease in leases if lease.until or lease.tokens]
         if due:
             now = self._clock()
-            self._counts.lock()
+            self._lock()
             try:
                 for lease in due:
                     self._settle(lease, now)
             finally:
                 self._counts.unlock()
+
+    def _lock(self) -> None:
+        self._counts.lock()
+        if self._counts.cut:
+            self._counts.unlock()
+            self._begin_anew()
+            self._counts.lock()
+
+    def _begin_anew(self) -> None:
+        """Count in the file that is there now, or in a new one. What is in flight here is counted in neither."""
+        log.warning("%s was deleted, replaced or cut in use: limits count from what is there now", self._path)
+        self._counts.give_up()
+        self._counts = Counts(self._path)  # the descriptors of the one before stay open: `Counts` says why
+        slots = self._counts.slots(sorted({subject.tag for group in self._leases for subject in group}))
+        for group, lease in self._leases.items():
+            lease.places = tuple(slots[subject.tag] for subject in group)
+            lease.forget()
 
     # -- under the lock
 

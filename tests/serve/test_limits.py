@@ -226,6 +226,79 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: bytes) -> None:
     assert bool(list(tmp_path.glob("limits.bin.damaged-*"))) == bool(damage)
 
 
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by(content: bytes) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        other = path.with_suffix(".other")
+        other.write_bytes(content)
+        other.rename(path)
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (unlink, "limits.bin"), (unlink, "limits.lock"), (replace_by(b""), "limits.bin"),
+        (replace_by(b"x" * 900), "limits.bin"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_deleted_or_replaced_in_use_is_begun_anew_for_all(
+    tmp_path: Path, damage: Callable[[Path], None], name: str
+) -> None:
+    """Else a worker that is started again would count in another file than the others do."""
+    path = tmp_path / "limits.bin"
+    ledger = Leased(path, [subject("key", "a", Allowance(requests_per_minute=700))])
+    assert ledger.take(1).refusal is None
+    damage(tmp_path / name)
+    ledger.sweep()
+    since = time.monotonic()
+    assert sum(ledger.take(1).refusal is None for _ in range(300)) == 300
+    ledger.release(0, 0)
+    with child(path, 1000) as other:
+        assert lines([other]) == ["ready"]
+        (allowed,) = lines([other], "go")
+        other.kill()
+    assert 398 <= int(allowed) <= 401 + 700 / 60 * (time.monotonic() - since)
+
+
+@pytest.mark.parametrize("left", [0, 700])
+def test_a_file_that_is_cut_in_use_ends_no_process(tmp_path: Path, left: int) -> None:
+    """A look behind the end of a mapped file is a SIGBUS."""
+    path = tmp_path / "limits.bin"
+    may = Allowance(requests_per_minute=100, concurrent=2, body_mb=1.0)
+    ledger = Leased(path, [subject("key", "a", may)])
+    for act in (lambda: ledger.take(1, 10), lambda: ledger.release(0, 10), lambda: ledger.charge(9), ledger.sweep):
+        ledger.take(1, 10)
+        os.truncate(path, left)
+        act()
+        while ledger.take(1).refusal is None:
+            pass
+        for _ in range(3):
+            ledger.release(0, 0)
+    assert ledger.take(1).refusal is None
+
+
+def test_who_shares_a_file_that_was_cut_shares_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "limits.bin"
+    names = [subject("key", name, Allowance(requests_per_minute=10)) for name in "ba"]
+    with child(path, 1000) as other:  # counts a key "a", and a tenant
+        assert lines([other]) == ["ready"]
+        ledger = LocalLedger(path)
+        b, a = ledger.know([[name] for name in names])
+        os.truncate(path, 0)
+        for lease in (b, a):
+            assert ledger.take(lease, 1).refusal is None  # the first makes another file
+        (allowed,) = lines([other], "go")
+        assert 629 <= int(allowed) < 700  # one of ten a minute is 70 of 700
+        refusals = [ledger.take(lease, 1).refusal for lease in (b, a)]
+        other.kill()
+    assert [refusal is None for refusal in refusals] == [True, False]  # of "a" the other has taken 700
+
+
 def test_a_refused_request_counts_for_neither_key_nor_tenant(tmp_path: Path) -> None:
     ledger = LocalLedger(tmp_path / "limits.bin")
     key, tenant = Allowance(requests_per_minute=10), Allowance(requests_per_minute=1)
