@@ -38,11 +38,23 @@ def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
         with bar("reading", size(listings), "B") as advance:
             for batch in batches(passages(arguments, listings, tally, origins, advance), BATCH):
                 _note_duplicates(index, batch, tally)
-                index.add(batch)
+                try:
+                    index.add(batch)
+                except ValueError:
+                    _add_each(index, batch, tally)
         origins.keep()
         settle(index)
         tally.report(index.count(), index.revision)
     return 1 if not tally.read or tally.collisions or (arguments.strict and tally.bad) else 0
+
+
+def _add_each(index: Index, batch: list[Passage], tally: Tally) -> None:
+    """Add one by one what an index refuses together, and report those that it refuses: a chunk's id may be taken."""
+    for passage in batch:
+        try:
+            index.add([passage])
+        except ValueError as error:
+            tally.problem(passage.id, str(error))
 
 
 def embedder(arguments: argparse.Namespace, listings: list[formats.Listing]) -> str | ByTexts:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,23 +129,41 @@ class Origins:
 def _distinct(rows: Iterable[Row], tally: Tally, origins: Origins) -> Iterator[Passage]:
     """The passages with ids that were not met before; the others are problems that name both places."""
     seen: dict[str, tuple[int, str]] = {}  # id: which file, and the line
+    dated: dict[str, list[tuple[str, str]]] = {}  # id: when its versions are in force
     files: dict[str, int] = {}
     for row in rows:
         assert row.passage is not None
         file, _, line = row.place.rpartition(":")
-        number, key = files.setdefault(file, len(files)), row.passage.id
+        number, passage = files.setdefault(file, len(files)), row.passage
         other = origins.other(row)
+        key = passage.id
+        if key in seen and seen[key][0] == number and _another_version(passage, dated[key]):
+            passage = replace(passage, id=f"{key}@{_end_or_start(passage)}")
         if other:
             text = f"{row.file!r} is also the name of {other}: give the folder that holds both files as the input"
             tally.collision(row.place, text)
-        elif key in seen:
-            first, at = seen[key]
+        elif passage.id in seen:
+            first, at = seen[passage.id]
             where = f"{list(files)[first]}:{at}"
             report = tally.problem if first == number else tally.collision
-            report(row.place, f"duplicate id {key!r}, first at {where}; this passage was left out")
+            report(row.place, f"duplicate id {passage.id!r}, first at {where}; this passage was left out")
         else:
-            seen[key] = (number, line)
-            yield row.passage
+            seen[passage.id] = (number, line)
+            if passage.in_force_from or passage.in_force_to:
+                dated.setdefault(key, []).append((passage.in_force_from, passage.in_force_to))
+            else:
+                dated[key] = [("", "")]
+            yield passage
+
+
+def _another_version(passage: Passage, others: list[tuple[str, str]]) -> bool:
+    """Whether a passage is in force on no day on which another with its id is."""
+    start, end = passage.in_force_from, passage.in_force_to
+    return all(bool(end and begin and end < begin) or bool(last and start and last < start) for begin, last in others)
+
+
+def _end_or_start(passage: Passage) -> str:
+    return passage.in_force_to or passage.in_force_from
 
 
 def _say(count: int, text: str, what: str) -> None:

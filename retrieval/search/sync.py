@@ -61,7 +61,10 @@ def _sync(index: Index, arguments: argparse.Namespace, listings: list[formats.Li
     index.backend.set("sync_day", day + FIRST if first else day)
     with bar("syncing", len(found.changes), " changes") as advance:
         for batch in batches(iter(found.changes), BATCH):
-            _apply(index, batch)
+            try:
+                _apply(index, batch)
+            except ValueError:
+                _apply_each(index, batch, tally)
             advance(len(batch))
     origins.keep()
     index.backend.set("sync_day", "")
@@ -72,6 +75,15 @@ def _sync(index: Index, arguments: argparse.Namespace, listings: list[formats.Li
 def _apply(index: Index, batch: list[Change]) -> None:
     written: list[Passage] = [p for change in batch for p in change.passages]
     index.add(written, [key for change in batch for key in change.withdrawn])
+
+
+def _apply_each(index: Index, batch: list[Change], tally: Tally) -> None:
+    """Apply one by one what an index refuses together, and report what it refuses: a chunk's id may be taken."""
+    for change in batch:
+        try:
+            _apply(index, [change])
+        except ValueError as error:
+            tally.problem((change.passages or [Passage("-", "-")])[-1].id, str(error))
 
 
 def _without_losses(found: Plan) -> Plan:

@@ -37,6 +37,8 @@ ALIKE = (
     ("cp1253", "iso8859_7"),
     ("cp1250", "iso8859_2"),
 )
+_KANA, _HANGUL = re.compile("[\u3041-\u30fe]"), re.compile("[\uac00-\ud7a3]")
+ALPHABETS = (("euc_jp", _KANA, 0.2), ("cp932", _KANA, 0.2), ("cp949", _HANGUL, 0.9))  # and their shares
 LIKELY = 0.9  # of the bytes beyond ASCII are letters, none a capital after a small one
 RUN = 2.0  # bytes beyond ASCII in a row, on average, below which a text is one of these
 SAMPLE = 200_000  # bytes that a guess is made from
@@ -74,7 +76,7 @@ def detect(data: bytes) -> str:
     high = sum(map(len, runs))
     if sum(map(len, _SEQUENCE.findall(data))) > DAMAGED * high:
         return "utf-8"
-    return _latin(data) if high < RUN * len(runs) else _guess(data) or "utf-8"
+    return _latin(data) if high < RUN * len(runs) else _by_letters(data) or _guess(data) or "utf-8"
 
 
 def _wide(data: bytes) -> str:
@@ -102,6 +104,20 @@ def _seven_bits(data: bytes) -> str:
     if b"\x1b$@" in data or b"\x1b$B" in data:
         return "iso2022_jp_ext"
     return "iso2022_kr" if b"\x1b$)C" in data else ""
+
+
+def _by_letters(data: bytes) -> str:
+    """Japanese by its kana and Korean by its Hangul, which no other encoding's bytes make so many of."""
+    data = _sample(data)
+    for name, letters, share in ALPHABETS:
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(data)
+        except UnicodeDecodeError:
+            continue
+        written = [c for c in text if c >= "\u3040"]
+        if len(letters.findall(text)) > share * len(written) > 0:
+            return name
+    return ""
 
 
 def _latin(data: bytes) -> str:

@@ -219,6 +219,7 @@ def row(place: str, fields: dict[str, Any], defaults: Defaults) -> Row:
         text, tags = _text(fields, "text").strip(), _tags(fields.get("tags")) or defaults.tags
         if version := _text(fields, "version"):
             tags = (*tags, f"version={version}")
+        tags = tuple(sorted(set(tags)))  # as an index gives them back
         key = (_text(fields, "_id") or _text(fields, "id")).strip()
         passage = Passage(id=key or "unnamed", text=text, tags=tags, parent=_text(fields, "parent"), **labels)
     except ValueError as error:

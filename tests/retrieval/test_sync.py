@@ -265,3 +265,39 @@ def test_a_dry_run_shows_what_is_then_done(law: Path, tmp_path: Path, capsys: py
                 [line for line in capsys.readouterr().out.splitlines() if line[:2] in ("+ ", "~ ", "- ", "> ")]
             )
         assert plans[0] == plans[1] != []
+
+
+def test_labels_in_another_order_are_no_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"id": "a", "text": "dogs bark", "tags": ["b", "a", "b"], "version": 2}))
+    for _ in range(2):
+        capsys.readouterr()
+        assert sync(tmp_path / "i", str(path)) == 0
+    assert "0 corrected, 0 gone, 0 renamed, 1 unchanged; nothing was changed" in capsys.readouterr().out
+
+
+def test_versions_of_one_rule_in_one_file_are_kept_with_their_days(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "dogs on a leash of 1 metres", "in_force_to": "2025-12-31"},
+            {"id": "a", "text": "dogs on a leash of 2 metres", "in_force_from": "2026-01-01",
+             "in_force_to": "2026-12-31"},
+            {"id": "a", "text": "dogs on a leash of 3 metres", "in_force_from": "2027-01-01"},
+            {"id": "a", "text": "dogs on a leash of 9 metres", "in_force_from": "2027-06-01"}]  # fmt: skip
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for _ in range(2):
+        assert sync(tmp_path / "i", str(path)) == 1  # the last overlaps the one before
+        for day, metres in (("2025-12-31", 1), ("2026-01-01", 2), ("2026-12-31", 2), ("2027-01-01", 3)):
+            assert as_of(tmp_path / "i", day) == [f"dogs on a leash of {metres} metres"]
+
+
+@pytest.mark.parametrize("command", ["build", "sync"])
+def test_a_row_with_the_id_of_a_chunk_stops_no_other(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.jsonl"
+    rows = [{"id": "a", "text": "dogs " * 600}, {"id": "a#1", "text": "cats"}, {"id": "b", "text": "birds"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    more = ["--input", str(path)] if command == "build" else [str(path)]
+    main([command, str(tmp_path / "i"), *more, "--embedder", "none"])
+    assert "'a#1' is that of another document's passage" in capsys.readouterr().err
+    assert sorted(held(tmp_path / "i")) == ["a", "b"]
