@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.passage import Passage
 from retrieval.text import formats
-from retrieval.text.formats import Row
+from retrieval.text.row import Defaults, Row
 
 if TYPE_CHECKING:
     from retrieval.search.index import Index
@@ -47,10 +47,8 @@ def sample(arguments: argparse.Namespace, listings: list[formats.Listing]) -> It
         yield from (row.passage for row in rows if row.passage is not None)
 
 
-def _defaults(arguments: argparse.Namespace) -> formats.Defaults:
-    return formats.Defaults(
-        arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag)
-    )
+def _defaults(arguments: argparse.Namespace) -> Defaults:
+    return Defaults(arguments.region, arguments.language, arguments.kind, arguments.source, tuple(arguments.tag))
 
 
 def size(listings: list[formats.Listing]) -> int:

@@ -12,9 +12,10 @@ import pytest
 
 from retrieval.cli.command import main
 from retrieval.passage import Passage
-from retrieval.text.formats import Defaults, listing, read
+from retrieval.text.formats import listing, read
 from retrieval.text.heading import head
 from retrieval.text.numbered import numbered
+from retrieval.text.row import Defaults
 
 DATA = Path(__file__).parents[1] / "data" / "documents"
 

@@ -5,7 +5,8 @@ import pytest
 import zstandard
 
 from retrieval.passage import Passage
-from retrieval.text.formats import Defaults, files, read
+from retrieval.text.formats import files, read
+from retrieval.text.row import Defaults
 
 
 def write(path: Path, data: str | bytes) -> Path:

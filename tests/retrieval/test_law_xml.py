@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from retrieval.passage import Passage
-from retrieval.text.formats import Defaults, read
+from retrieval.text.formats import read
+from retrieval.text.row import Defaults
 
 DATA = Path(__file__).parents[1] / "data" / "law"
 EXPECTED = json.loads((DATA / "expected.json").read_text(encoding="utf-8"))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from retrieval.passage import Passage
-from retrieval.text.formats import Defaults, read
+from retrieval.text.formats import read
+from retrieval.text.row import Defaults
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 

@@ -10,7 +10,8 @@ import pytest
 
 from retrieval.passage import Passage
 from retrieval.text.dates import iso_date
-from retrieval.text.formats import Defaults, Row, read
+from retrieval.text.formats import read
+from retrieval.text.row import Defaults, Row
 
 
 def rows(path: Path, data: str | bytes) -> list[Row]:

@@ -12,7 +12,8 @@ from retrieval.cli.command import main
 from retrieval.passage import Passage
 from retrieval.search.index import Index
 from retrieval.text.encoding import decode
-from retrieval.text.formats import Defaults, listing, read
+from retrieval.text.formats import listing, read
+from retrieval.text.row import Defaults
 
 
 def passages(path: Path, root: Path | None = None) -> list[Passage]:

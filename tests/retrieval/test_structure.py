@@ -9,9 +9,10 @@ import pytest
 
 from retrieval.passage import Passage
 from retrieval.text.citation import query_terms, title_terms
-from retrieval.text.formats import Defaults, read
+from retrieval.text.formats import read
 from retrieval.text.heading import head
 from retrieval.text.numbered import counted, deep
+from retrieval.text.row import Defaults
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "structure.json").read_text(encoding="utf-8"))
 
