@@ -15,10 +15,13 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local today = math.floor(now / DAY)
 local worker, ttl, ask, tokens = ARGV[1], tonumber(ARGV[2]), ARGV[3] == "ask", tonumber(ARGV[4])
 
-local function sound(tat)
+local function sound(tat, debt)
   if tat == nil or not (tat > now) then return now end
-  return math.min(tat, now + MINUTE + MAX_DEBT)
+  if tat > now + 2 * MINUTE + debt then return now + MINUTE end
+  return math.min(tat, now + MINUTE + debt)
 end
+
+local function bounded(tat) return math.min(math.max(tat, now), now + MINUTE + MAX_DEBT) end
 
 local function early(tat, limit, cost)
   local wait = math.min(tat + cost * MINUTE / limit, tat + MINUTE) - now - MINUTE
@@ -38,9 +41,9 @@ for i = 1, #KEYS / 2 do
   local row = {rpm = tonumber(ARGV[at + 1]), tpm = tonumber(ARGV[at + 2]), budget = tonumber(ARGV[at + 3])}
   local concurrent, ended, charge = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
   local kept = redis.call("HMGET", KEYS[2 * i - 1], "requests", "tokens", "today", "spent")
-  row.requests, row.tokens = sound(tonumber(kept[1])), sound(tonumber(kept[2]))
+  row.requests, row.tokens = sound(tonumber(kept[1]), 0), sound(tonumber(kept[2]), MAX_DEBT)
   row.spent = (tonumber(kept[3]) == today and tonumber(kept[4]) or 0) + charge
-  if row.tpm > 0 then row.tokens = sound(row.tokens + charge * MINUTE / row.tpm) end
+  if row.tpm > 0 then row.tokens = bounded(row.tokens + charge * MINUTE / row.tpm) end
   -- Those in flight: a worker that has not spoken for `ttl` seconds is dead, and with it its requests.
   local all, flying = 0, redis.call("HGETALL", KEYS[2 * i])
   row.mine = 0
@@ -66,8 +69,8 @@ end
 local out = {text(now), refusal, who, text(wait)}
 for i, row in ipairs(rows) do
   if ask and refusal == "" then
-    if row.rpm > 0 then row.requests = sound(row.requests + MINUTE / row.rpm) end
-    if row.tpm > 0 then row.tokens = sound(row.tokens + tokens * MINUTE / row.tpm) end
+    if row.rpm > 0 then row.requests = bounded(row.requests + MINUTE / row.rpm) end
+    if row.tpm > 0 then row.tokens = bounded(row.tokens + tokens * MINUTE / row.tpm) end
     row.spent, row.mine = row.spent + tokens, row.mine + 1
   end
   redis.call("HSET", KEYS[2 * i - 1], "requests", text(row.requests), "tokens", text(row.tokens), "today", today,

@@ -12,7 +12,7 @@ from pathlib import Path
 from serve.limits.counts import BYTES, COUNT, REQUESTS, SPENT, TODAY, TOKENS, USED, Counts
 from serve.limits.lease import LEASE_S, Lease, part
 from serve.limits.ledger import LedgerFailed
-from serve.limits.rate import DAY, MINUTE, level, moved, take
+from serve.limits.rate import DAY, MINUTE, level, moved, sound, take
 from serve.limits.subject import Refusal, Standing, Subject, longest
 
 log = logging.getLogger("trimtab.limits")
@@ -207,6 +207,8 @@ class LocalLedger:
                 tat = times[slot + REQUESTS]
                 tat = (tat if tat > now else now) + MINUTE / rpm
                 if not tat <= full:
+                    # Mended where it stands: a refusal changes nothing else, and would come again and again.
+                    times[slot + REQUESTS] = sound(times[slot + REQUESTS], now, debt_s=0)
                     tat, early = take(times[slot + REQUESTS], now, rpm, 1)
                     refusal = longest(refusal, subject, "requests_per_minute", early)
                 changed.append((slot + REQUESTS, tat))
@@ -216,6 +218,7 @@ class LocalLedger:
                 tat = times[slot + TOKENS]
                 tat = (tat if tat > now else now) + tokens * MINUTE / tpm
                 if not tat <= full:
+                    times[slot + TOKENS] = sound(times[slot + TOKENS], now)
                     tat, early = take(times[slot + TOKENS], now, tpm, tokens)
                     refusal = longest(refusal, subject, "tokens_per_minute", early)
                 changed.append((slot + TOKENS, tat))

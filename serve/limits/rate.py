@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 MINUTE = 60.0
-MAX_DEBT_S = 600.0  # an answer of a million tokens, or a clock set back, closes a bucket for no longer
+MAX_DEBT_S = 600.0  # an answer of a million tokens closes a bucket for no longer
 DAY = 86400
 _EPSILON = 1e-6  # seconds that sums of floating-point numbers may be off
 
@@ -23,11 +23,17 @@ class Level(msgspec.Struct, frozen=True, gc=False):
     reset_s: float
 
 
-def sound(tat: float, now: float) -> float:
-    """A stored time as a bucket may have it: between full now and closed for `MAX_DEBT_S`."""
-    if now < tat < now + MINUTE + MAX_DEBT_S:
+def sound(tat: float, now: float, debt_s: float = MAX_DEBT_S) -> float:
+    """A stored time as a bucket may have it: between full now and closed for `debt_s`.
+
+    What lies further ahead than any debt was stored before the clock was set back, or is damaged; then the bucket is
+    empty, and in debt to nobody.
+    """
+    if now < tat <= now + MINUTE + debt_s:
         return tat
-    return now + MINUTE + MAX_DEBT_S if tat > now else now  # also where it is no number
+    if not tat > now:  # also where it is no number
+        return now
+    return now + MINUTE + (debt_s if tat <= now + 2 * MINUTE + debt_s else 0.0)
 
 
 def take(tat: float, now: float, limit: int, cost: float) -> tuple[float, float]:
@@ -39,13 +45,17 @@ def take(tat: float, now: float, limit: int, cost: float) -> tuple[float, float]
     tat = sound(tat, now)
     after = tat + cost * MINUTE / limit
     early = min(after, tat + MINUTE) - now - MINUTE
-    return sound(after, now), early if early > _EPSILON else 0.0
+    return _bounded(after, now), early if early > _EPSILON else 0.0
 
 
 def moved(tat: float, now: float, seconds: float) -> float:
     """The bucket's time after it has moved by so many seconds, as `take` would move it."""
     after = (tat if tat > now else now) + seconds
-    return after if now <= after <= now + MINUTE else sound(sound(tat, now) + seconds, now)
+    return after if now <= after <= now + MINUTE else _bounded(sound(tat, now) + seconds, now)
+
+
+def _bounded(tat: float, now: float) -> float:
+    return min(max(tat, now), now + MINUTE + MAX_DEBT_S)
 
 
 def level(tat: float, now: float, limit: int) -> Level:

@@ -79,6 +79,28 @@ def test_a_damaged_bucket_mends_itself(stored: float) -> None:
     assert 1000 <= tat <= 1000 + rate.MINUTE + rate.MAX_DEBT_S
 
 
+@pytest.mark.parametrize("back_s", [1.0, 300.0, 3600.0, 30 * 86400.0])
+def test_a_clock_that_is_set_back_closes_nothing_for_long(tmp_path: Path, back_s: float) -> None:
+    now = 86400.0 * 20000
+    may = Allowance(requests_per_minute=60, tokens_per_minute=6000)
+    ledger = Leased(tmp_path / "limits.bin", [subject("key", "a", may)], lambda: now)
+    for _ in range(30):
+        assert ledger.take(100).refusal is None
+    now -= back_s
+    standing = ledger.take(100)
+    wait = 0.0 if standing.refusal is None else standing.refusal.wait_s
+    assert wait <= (back_s if back_s < rate.MAX_DEBT_S else 1.1)
+    now += wait
+    assert ledger.take(100).refusal is None
+    now += 30
+    assert sum(ledger.take(1).refusal is None for _ in range(100)) >= 30
+
+
+def test_a_debt_stays_where_the_clock_trembles() -> None:
+    tat, _ = rate.take(1000, 1000, 60, 10**6)
+    assert rate.take(tat, 999.5, 60, 1)[1] == pytest.approx(rate.MAX_DEBT_S + 1)
+
+
 def test_a_request_of_more_than_a_minute_waits_for_a_full_bucket() -> None:
     assert rate.take(1000, 1000, 60, 500)[1] == 0
     assert rate.take(1001, 1000, 60, 500)[1] == pytest.approx(1)
