@@ -7,9 +7,11 @@ is dead then, and nobody would stop this process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -38,6 +40,7 @@ _ACCEPT = 16
 # Threads work on large bodies. After each wait for the network the loop needs the interpreter's lock again, for which
 # it would wait for Python's 5 ms, many times in a request.
 _SWITCH_S = 0.0005
+_FILES = 2**16  # open files, nearly all of them connections
 _COUNT_S = 1.0  # between looks at how many tasks there are, which would tell of a leak
 _HEAP_S = 10.0  # between looks at how much freed memory is kept
 
@@ -126,6 +129,16 @@ def _server(worker: Worker, *, large: bool = False) -> Listener:
     return Listener(site, tls=tls, drain_s=drain_s(config))
 
 
+def raise_descriptors() -> None:
+    """Let this process open as many files as it may, up to `_FILES`. Most start with 1,024, which a single client takes
+    up with connections on which it says nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # a system's own limit may be below the one that it names
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main() -> None:
     """Run as `python -m serve.process.worker`, by the supervisor."""
     logs.install("text")
@@ -139,6 +152,7 @@ def main() -> None:
     if not line:
         sys.exit(1)
     told = msgspec.json.decode(line)
+    raise_descriptors()
     sys.setswitchinterval(_SWITCH_S)
     if told.get("for_large"):
         os.nice(handover.NICE)

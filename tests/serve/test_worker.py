@@ -1,7 +1,9 @@
 """A worker process of its own, with this test in the parent's place."""
 
+import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.serve.conftest import Start
 
 FILE = """
 state_dir = "{folder}/state"
@@ -53,3 +57,18 @@ def test_a_worker_reads_what_it_was_told_while_it_started(tmp_path: Path) -> Non
         worker.stdin.close()
         worker.wait(60)
         listener.close()
+
+
+def test_idle_connections_take_no_more_descriptors_than_the_system_has(start: Start) -> None:
+    """Of 1,024, as most shells and service managers give a process, one client could take all and say nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        served = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    host, port = served.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as idle:
+        for _ in range(400):
+            idle.enter_context(socket.create_connection((host, int(port)), timeout=60))
+        assert httpx.get(served.url + "/healthz", timeout=60).status_code == 200
