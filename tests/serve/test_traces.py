@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,31 @@ def test_an_erasure_fails_while_a_reader_keeps_deleted_rows_in_the_log(tmp_path:
             file.erase(delete)
     file.erase(delete)
     assert not any(b"a secret" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_batches_of_any_size_need_few_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite keeps what it has prepared, and a statement for each number of rows is a leak of megabytes."""
+    seen: set[str] = set()
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            seen.add(sql)
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr("serve.store.sqlite.sqlite3.connect", partial(sqlite3.connect, factory=Connection))
+    monkeypatch.setattr("serve.store.sqlite_traces._BATCH_S", 0.001)
+    traces = SqliteTraces(tmp_path, 60)
+    sizes = (*range(1, 40), 127, 128, 129, 300)
+    deadline = time.monotonic() + 90
+    for size in sizes:
+        for row in range(size):
+            traces.put(f"{size}-{row}", "t", {"model": "m"})
+        while traces._queue:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    with closing(sqlite3.connect(tmp_path / "traces.sqlite3")) as file:
+        while file.execute("SELECT count(*) FROM trace").fetchone() != (sum(sizes),):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    traces.close()
+    assert len([sql for sql in seen if sql.startswith("INSERT")]) <= 8
