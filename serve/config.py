@@ -82,7 +82,8 @@ class Engine:
     launcher: Literal["", "auto", "vllm", "transformers", "llama.cpp", "onnx"] = ""
     command: tuple[str, ...] = ()
     served_name: str = ""  # the name clients use for a launched model; "": the model's last path component
-    kind: Literal["", "openai", "vllm", "transformers", "llama.cpp", "ollama", "onnx"] = ""  # the dialect; "": probed
+    # The dialect; "": probed.
+    kind: Literal["", "openai", "vllm", "transformers", "llama.cpp", "llama-cpp-python", "ollama", "onnx"] = ""
     api_path: str | None = None  # between url and OpenAI's paths; unset: /v1, unless the URL names a version already
     api_version: str = ""  # Azure: the query parameter api-version of every request
     key_env: str = ""  # environment variable that holds the engine's API key

@@ -58,10 +58,15 @@ PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every eng
 _LACKS: Mapping[str, frozenset[str]] = {
     # 0.32: the fields are not in its requests, and unknown ones are ignored with a log line.
     "vllm": frozenset({"best_of", "functions", "modalities", "prediction", "verbosity", "web_search_options"}),
-    # llama-cpp-python 0.3.36 leaves n and best_of out; llama-server refuses what it does not have in the first five.
+    # llama-server refuses what it does not have in the first five.
     "llama.cpp": frozenset({
         "n", "best_of", "prompt_logprobs", "functions", "suffix", "modalities", "prediction", "reasoning_effort",
         "verbosity", "web_search_options", "audio",
+    }),
+    # 0.3.36; of tools it knows what the model's template knows.
+    "llama-cpp-python": frozenset({
+        "n", "best_of", "prompt_logprobs", "functions", "suffix", "modalities", "prediction", "reasoning_effort",
+        "verbosity", "parallel_tool_calls", "web_search_options", "audio",
     }),
     # Ollama's page on its OpenAI API.
     "ollama": frozenset({
@@ -79,6 +84,11 @@ APIS = {"/v1/responses": "responses", "/v1/messages": "messages"}  # that some h
 def of_kind(kind: str) -> frozenset[str]:
     """The features of a kind of engine; all of them where the kind is not known, whose engine speaks for itself."""
     return frozenset(FEATURES.keys() - _LACKS.get(kind, frozenset()))
+
+
+def of_template(features: frozenset[str], template: str) -> frozenset[str]:
+    """Those of an engine that gives tools to the model's chat template and nowhere else: "" for one not known."""
+    return features if not template or "tools" in template else features - {"tools", "tool_choice"}
 
 
 def of_transformers(folder: Path, config: Mapping[str, Any]) -> frozenset[str]:

@@ -13,7 +13,8 @@ _KNOWN = {"onnx": frozenset({"repetition_penalty", "top_k", "min_p"})}
 # llama.cpp's names: https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 _LLAMA_CPP = {"repetition_penalty": "repeat_penalty", "top_k": "top_k", "min_p": "min_p", "typical_p": "typical_p"}
 # Kinds that ignore max_completion_tokens (llama-cpp-python; Ollama's page has only the older name).
-_ONE_LIMIT = ("llama.cpp", "ollama")
+_LLAMA = ("llama.cpp", "llama-cpp-python")
+_ONE_LIMIT = (*_LLAMA, "ollama")
 ADAPTED = frozenset({"transformers", *_ONE_LIMIT})  # whose requests by clients may have to be changed
 # Request fields that OpenAI does not have but engines of these kinds do.
 _EXTENSIONS = frozenset({"repetition_penalty", "top_k", "min_p", "typical_p", "no_repeat_ngram_size", "length_penalty"})
@@ -25,18 +26,19 @@ _OWN = _EXTENSIONS | _VLLM_ONLY
 # out without a word. Read in vLLM 0.32, llama-server and llama-cpp-python 0.3.36; Ollama's page has none of them.
 # `transformers serve` and our own engine refuse what they do not know.
 BEYOND: Mapping[str, tuple[str, ...]] = {
-    "top_k": ("vllm", "llama.cpp"), "min_p": ("vllm", "llama.cpp"), "repetition_penalty": ("vllm", "llama.cpp"),
-    "length_penalty": ("vllm",), "ignore_eos": ("vllm", "llama.cpp"), "min_tokens": ("vllm", "llama.cpp"),
+    "top_k": ("vllm", *_LLAMA), "min_p": ("vllm", *_LLAMA), "repetition_penalty": ("vllm", *_LLAMA),
+    "length_penalty": ("vllm",), "ignore_eos": ("vllm", "llama.cpp"), "min_tokens": ("vllm", "llama-cpp-python"),
     "stop_token_ids": ("vllm",), "bad_words": ("vllm",), "allowed_token_ids": ("vllm",),
-    "structured_outputs": ("vllm",), "typical_p": ("llama.cpp",), "repeat_penalty": ("llama.cpp",),
-    "mirostat": ("llama.cpp",), "dry_multiplier": ("llama.cpp",), "xtc_probability": ("llama.cpp",),
-    "grammar": ("llama.cpp",), "json_schema": ("llama.cpp",), "no_repeat_ngram_size": (), "options": (), "think": (),
+    "structured_outputs": ("vllm",), "typical_p": ("llama.cpp",), "repeat_penalty": _LLAMA,
+    "mirostat": ("llama.cpp",), "mirostat_mode": ("llama-cpp-python",), "dry_multiplier": ("llama.cpp",),
+    "xtc_probability": ("llama.cpp",), "grammar": _LLAMA, "json_schema": ("llama.cpp",),
+    "no_repeat_ngram_size": (), "options": (), "think": (),
     # vLLM's until 0.11.
     "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
 }  # fmt: skip
 IGNORES: Mapping[str, frozenset[str]] = {
     kind: frozenset(name for name, heeding in BEYOND.items() if kind not in heeding)
-    for kind in ("vllm", "llama.cpp", "ollama")
+    for kind in ("vllm", *_LLAMA, "ollama")
 }
 # Values with which such a field asks for nothing.
 _IDLE = frozenset({b"null", b"false", b"0", b"0.0", b"-1", b"1", b"1.0", b"[]", b"{}", b'""'})
@@ -51,7 +53,7 @@ def unknown(kind: str, names: Iterable[str]) -> list[str]:
     """Those of a profile's decoding settings that `adapt` leaves out, sorted."""
     if kind in ("vllm", "transformers") or _OWN.isdisjoint(names):
         return []
-    known = _LLAMA_CPP.keys() if kind == "llama.cpp" else _KNOWN.get(kind, frozenset())
+    known = _LLAMA_CPP.keys() if kind in _LLAMA else _KNOWN.get(kind, frozenset())
     return sorted(_OWN.intersection(names) - known)
 
 
@@ -83,7 +85,7 @@ def adapt(kind: str, fields: Mapping[str, Any], generation: Mapping[str, Any]) -
     extra = {name: out.pop(name) for name in list(out) if name in _EXTENSIONS and not _is_raw(out[name])}
     if kind == "transformers":
         return _of_transformers(out, extra, generation)
-    if kind == "llama.cpp":
+    if kind in _LLAMA:
         if "top_logprobs" not in out and (asked := out.get("logprobs")) is not None and _plain(asked) is True:
             out["top_logprobs"] = 1  # without it llama-cpp-python tells none at all
         extra |= {name: out.pop(name) for name in list(out) if name in _LLAMA_CPP}

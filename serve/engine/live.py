@@ -15,7 +15,7 @@ from serve.dialects.wire import Request
 from serve.engine import kinds
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
-from serve.engine.features import APIS, FEATURES, PATHS, of_kind, of_transformers
+from serve.engine.features import APIS, FEATURES, PATHS, of_kind, of_template, of_transformers
 from serve.engine.fields import refuse_guarded
 from serve.engine.model import Model
 from serve.errors import BadRequest, NotFound, Unavailable
@@ -125,6 +125,8 @@ class LiveEngine:
             self.supports = (
                 of_transformers(Path(self.spec.model), self._files.config) if kind == "transformers" else of_kind(kind)
             )
+            if kind == "llama-cpp-python":
+                self.supports = of_template(self.supports, self._files.template)
         self.lacks = tuple([(name, used) for name, used in FEATURES.items() if name not in self.supports])
         self.ignores = kinds.IGNORES.get(kind, frozenset())
         self.adapts = kind in kinds.ADAPTED  # `must_adapt` may say so

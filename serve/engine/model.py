@@ -19,6 +19,7 @@ class Model:
         self.config: dict[str, Any] = {}
         self.generation: dict[str, Any] = {}  # generation_config.json
         self.specials: frozenset[str] = frozenset()  # strings that stand for special tokens
+        self.template = ""  # a GGUF file's chat template
         self._tokenizer: Any = None
 
     @property
@@ -46,6 +47,7 @@ class Model:
         meta = metadata(file)
         self.config = {"max_position_embeddings": context_length(meta)}
         self.specials = special_tokens(meta)
+        self.template = str(meta.get("tokenizer.chat_template", ""))
         if tokenizer and find_spec("tokenizers"):
             self._tokenizer = vocabulary.tokenizer(meta)
 

@@ -47,7 +47,7 @@ class EngineChild:
     @property
     def state(self) -> dict[str, str]:
         """What the workers are told of it."""
-        kind = self.engine.kind or ("" if self.engine.command else self.engine.launcher)
+        kind = self.engine.kind or self.launch.kind or ("" if self.engine.command else self.engine.launcher)
         known = {"url": self.launch.base_url, "model": self.launch.model_name, "kind": kind}
         return known | {"state": self.phase, "reason": self.reason}
 

@@ -24,3 +24,4 @@ class Launch:
     base_url: str
     health_paths: tuple[str, ...]
     model_name: str
+    kind: str = ""  # of engine, where the launcher's name does not say it

@@ -44,4 +44,5 @@ def command(engine: Engine, file: Path, port: int) -> Launch:
     # Log-probabilities of a prompt need all of its logits. By default a request would end the one before it.
     flags = ("--model_alias", name, "--n_ctx", str(context), "--logits_all", "true", "--interrupt_requests", "false")
     # Its /v1/models waits for the answer that is being generated; its own description does not.
-    return Launch("llama_cpp.server", (*start, *flags, *engine.args), QUIET, None, url, ("/openapi.json",), name)
+    line = (*start, *flags, *engine.args)
+    return Launch("llama_cpp.server", line, QUIET, None, url, ("/openapi.json",), name, "llama-cpp-python")

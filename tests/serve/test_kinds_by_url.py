@@ -75,14 +75,15 @@ UNHEEDED: dict[str, tuple[Any, list[str]]] = {
     "top_k": (5, ["ollama"]),
     "min_p": (0.1, ["ollama"]),
     "repetition_penalty": (1.2, ["ollama"]),
-    "ignore_eos": (True, ["ollama"]),
-    "stop_token_ids": ([7], ["ollama", "llama.cpp"]),
-    "structured_outputs": ({"json": {}}, ["ollama", "llama.cpp"]),
+    "ignore_eos": (True, ["ollama", "llama-cpp-python"]),
+    "typical_p": (0.9, ["ollama", "vllm", "llama-cpp-python"]),
+    "stop_token_ids": ([7], ["ollama", "llama.cpp", "llama-cpp-python"]),
+    "structured_outputs": ({"json": {}}, ["ollama", "llama.cpp", "llama-cpp-python"]),
     "grammar": ('root ::= "a"', ["ollama", "vllm"]),
-    "guided_json": ({"type": "object"}, ["ollama", "llama.cpp", "vllm"]),
-    "options": ({"num_ctx": 9}, ["ollama", "llama.cpp", "vllm"]),
-    "verbosity": ("low", ["ollama", "llama.cpp", "vllm"]),
-    "parallel_tool_calls": (False, ["ollama"]),
+    "guided_json": ({"type": "object"}, ["ollama", "llama.cpp", "llama-cpp-python", "vllm"]),
+    "options": ({"num_ctx": 9}, ["ollama", "llama.cpp", "llama-cpp-python", "vllm"]),
+    "verbosity": ("low", ["ollama", "llama.cpp", "llama-cpp-python", "vllm"]),
+    "parallel_tool_calls": (False, ["ollama", "llama-cpp-python"]),
     "seed": (1, []),
     "stop": (["a", "b"], []),
     "user": ("u", []),
@@ -93,7 +94,7 @@ UNHEEDED: dict[str, tuple[Any, list[str]]] = {
 
 
 @pytest.mark.parametrize("field", UNHEEDED)
-@pytest.mark.parametrize("kind", ["ollama", "llama.cpp", "vllm", "openai"])
+@pytest.mark.parametrize("kind", ["ollama", "llama.cpp", "llama-cpp-python", "vllm", "openai"])
 def test_what_a_kind_would_ignore_is_refused_by_name(field: str, kind: str) -> None:
     value, ignoring = UNHEEDED[field]
     engine = LiveEngine(Engine("main", url="http://x", kind=kind))
@@ -182,6 +183,6 @@ def test_fields_go_under_the_names_that_a_kind_knows() -> None:
 
 
 def test_every_kind_lacks_only_features_that_there_are() -> None:
-    for kind in ("vllm", "llama.cpp", "ollama", "onnx"):
+    for kind in ("vllm", "llama.cpp", "llama-cpp-python", "ollama", "onnx"):
         assert of_kind(kind) < set(FEATURES)
     assert of_kind("openai") == of_kind("") == set(FEATURES)

@@ -60,11 +60,11 @@ def parse_row(line: bytes, keys: Sequence[str], place: str) -> dict[str, Any]:
 
 
 def refuse_halves(row: Mapping[str, Any], place: str) -> None:
-    """DataError for half a surrogate pair, which JSON can escape: no text has it, and no tokenizer takes it."""
+    """DataError for half a surrogate pair, which JSON can escape and no tokenizer or engine takes."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{place}: half a surrogate pair: {error.object[error.start : error.end]!a}") from error
+        raise DataError(f"{place}: holds {error.object[error.start]!a}, half a character") from error
 
 
 def file_hash(path: Path) -> str:

@@ -16,6 +16,7 @@ _CHAT_ONLY = frozenset({
     "functions", "function_call", "modalities", "audio", "prediction", "reasoning_effort", "store", "metadata",
     "verbosity", "web_search_options", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "documents",
+    "service_tier",
 })  # fmt: skip
 # Of those, what changes an answer so much that leaving it out must not happen in silence; and completion fields that
 # would put the policy's prompt into the answer, or another prompt in its place.
@@ -26,7 +27,7 @@ _NOT_CHATS = ("prompt", "suffix", "echo", "prompt_logprobs", "prompt_embeds")
 _UNHEARD = (
     "prediction", "reasoning_effort", "store", "metadata", "verbosity", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "chat_template", "chat_template_kwargs", "add_generation_prompt",
-    "continue_final_message",
+    "continue_final_message", "service_tier",
 )  # fmt: skip
 _UNPLACED = frozenset([*_REFUSED, *_NOT_CHATS, *_UNHEARD])
 

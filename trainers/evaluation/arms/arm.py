@@ -31,7 +31,7 @@ OURS = ("messages", "model", "stream", "stream_options", "seed", "n", "trimtab")
 
 # Engines that read prompts one after another and keep the last one's prefix: by Trimtab's kind, and by what their lists
 # of models say (llama-server, llama-cpp-python and Ollama).
-_SERIAL_KINDS = frozenset({"llama.cpp", "onnx", "ollama"})
+_SERIAL_KINDS = frozenset({"llama.cpp", "llama-cpp-python", "onnx", "ollama"})
 _SERIAL_OWNERS = frozenset({"llamacpp", "me", "library"})
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trainers.data.jsonl import DataError
 from trainers.data.messages import ShapeError
-from trainers.data.rows import Placed, rows_of
+from trainers.data.rows import rows_of
 from trainers.evaluation.core import Question
 from trainers.evaluation.questions.forms import ALSO, FORMS, Row
 
@@ -32,7 +31,7 @@ def read_prompts(path: Path, form: str = "auto") -> list[Question]:
         raise DataError(f"{path}: prompts are one of {', '.join(SUFFIXES)}")
     questions: list[Question] = []
     seen: set[str] = set()
-    for number, (place, row) in enumerate(_rows(path), 1):
+    for number, (place, row) in enumerate(rows_of(str(path)), 1):
         if number == 1:
             form = _named(form) if form != "auto" else _found(row, place)
         try:
@@ -52,20 +51,6 @@ def read_prompts(path: Path, form: str = "auto") -> list[Question]:
     if not questions:
         raise DataError(f"{path}: no prompts in it")
     return questions
-
-
-def _rows(path: Path) -> Iterator[Placed]:
-    """The file's rows, of which every text can be sent and kept."""
-    try:
-        for place, row in rows_of(str(path)):
-            try:
-                json.dumps(row, ensure_ascii=False, default=str).encode()
-            except UnicodeEncodeError as error:
-                half = ascii(error.object[error.start])
-                raise DataError(f"{place}: holds {half}, half a character, which no engine can be sent") from None
-            yield place, row
-    except RecursionError:
-        raise DataError(f"{path}: too deep to be prompts") from None
 
 
 def picked(questions: Sequence[Question], limit: int = 0, sample: int = 0, seed: int = 0) -> list[Question]:
