@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from retrieval.text.numeral import HAN, value
+from retrieval.text.numeral import HAN, ordinals, value
 from retrieval.text.raised import DIGITS
 
 LAST = 9999  # the number of provisions that follow the articles without one
@@ -34,10 +34,12 @@ class Head:
 _NUM = rf"[{HAN}\d０-９]+(?:[-－]\d+)?"
 _SUFFIX = r"(?:bis|ter|quater|quinquies|sexies|septies|octies|novies|nonies|decies|undecies|duodecies)"
 _LATIN = (
-    rf"(?:(?:[LRDA][.*]{{0,2}}[ ]?)?\d+(?:[-–.:]\d+)*[{DIGITS}]*(?:er|re|ère)?(?:\.?[ºª°])?(?:-?[A-Za-z]{{1,2}})?(?!\w)"
+    rf"(?:(?:[LRDA][.*]{{0,2}}[ ]?)?\d+(?:[-–.:]\d+)*[{DIGITS}]*(?:er|re|ère)?(?:\.?[ºª°])?"
+    r"(?:-?[A-Za-zА-яΑ-ω]{1,2})?(?!\w)"
     rf"(?:[ -]{_SUFFIX}(?!\w))?(?:\(\w{{1,4}}\))*"
     r"|[IVXLCDM]+(?:er|re|-?[A-Z])?(?!\w)"
-    r"|(?:premier|première|unique|único|única|unico|primero|primo|préliminaire|liminaire|One|Two)(?!\w)"
+    r"|(?:premier|première|unique|único|única|unico|primero|primo|préliminaire|liminaire"
+    r"|(?:One|Two|Three|Four|Five|Six|Seven|Eight|Nine|Ten|ONE|TWO|THREE|FOUR|FIVE|SIX|SEVEN|EIGHT|NINE|TEN))(?!\w)"
     rf"(?:[ -]{_SUFFIX})?)"
 )
 _ARTICLE = (
@@ -50,7 +52,7 @@ _PARTS = (
     "Part|Chapter|Title|Division|Subdivision|Subpart|Subchapter|Subtitle|Schedule|Annex|Appendix|Book|Partie|Livre"
     "|Titre|Sous-titre|Chapitre|Sous-section|Annexe|Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel"
     "|Anlage|Anhang|Título|Capítulo|Libro|Sección|Subsección|Anexo|Titolo|Capo|Sezione|Allegato|Livro|Seção|Secção"
-    "|Subseção|Глава|Раздел|Часть|Подраздел|Розділ|Глава|Dział|Rozdział|Hoofdstuk|Afdeling|Bijlage|Bölüm|Kısım|Bab"
+    "|Subseção|Глава|Раздел|Часть|Подраздел|Розділ|Глава|Dział|Rozdział|Oddział|Księga|Tytuł|Část|Hlava|Díl|Kapittel|Hoofdstuk|Afdeling|Bijlage|Bölüm|Kısım|Bab"
     "|Bagian|Chương|Mục|Phần|Κεφάλαιο|Μέρος|Τμήμα|الباب|الفصل|القسم|פרק|סימן|חלק|فصل|باب|หมวด|ลักษณะ|ภาค"
 )
 _TO = r"(?:\s*[-–—]\s*|\s*,\s*|\s(?:bis|und|to|and|à|et|a|y|e|и)\s)"
@@ -70,7 +72,8 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     ("article", "article", re.compile(rf"(?:{_words(_ARTICLE)})\s*{_LATIN}")),
     ("article", "article", re.compile(
         r"(?:المادة|مادة|ماده|دفعہ|סעיף|มาตรา|अनुच्छेद|धारा|ধারা|অনুচ্ছেদ|მუხლი|Հոդված)\s*\(?\s*"
-        rf"(?:\d+[{DIGITS}]*(?:[/.-]\d+)?|[^\W\d_]{{4,9}})(?:\s*\))?")),
+        rf"(?:\d+[{DIGITS}]*(?:[/.-]\d+)?|[^\W\d_]{{4,9}}(?:\s(?:عشرة|عشر|والعشرون|والثلاثون|والأربعون|والخمسون))?)(?:\s*\))?")),
+    ("article", "clause", re.compile(rf"(?:{_words('Cláusula|Clausula')})\s+(?:{_LATIN}|[^\W\d_]+(?=\s*[.:–—-]))")),
     # "1 straipsnis", "2. pants", "3. člen", "4-бап": the number comes first.
     ("article", "article", re.compile(
         rf"\d+[{DIGITS}]*\s?[.-]?[ ]?(?:straipsnis|STRAIPSNIS|pants|člen|cikk|artikla|artikulua|бап|берене|modda"
@@ -101,6 +104,13 @@ _PATTERNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
         rf"(?P<word>{_words(_PARTS)})\s+(?:{_LATIN}|[A-Z](?!\w)|(?:PRIMER|SEGUND|TERCER|PRELIMINAR|ÚNIC)\w*|ال\w+)")),
     ("part", "", re.compile(
         rf"(?P<word>附\s*[則则]|附\s*件|附\s*[录錄]|附\s*表|[別别]\s*表|부\s*칙)(?:\s*第?{_NUM})?(?=[\s　:：]|$)")),
+    # The number comes first: "1 kap.", "II fejezet", "BİRİNCİ BÖLÜM".
+    ("part", "", re.compile(
+        r"(?:\d+(?:[ ]?[a-z])?|[IVXLC]+)\.?[ ]"
+        r"(?P<word>kap|luku|LUKU|fejezet|FEJEZET|nodaļa|skyrius|SKYRIUS|poglavje|тарау|bob)(?!\w)\.?")),
+    ("part", "", re.compile(
+        r"(?:BİRİNCİ|İKİNCİ|ÜÇÜNCÜ|DÖRDÜNCÜ|BEŞİNCİ|ALTINCI|YEDİNCİ|SEKİZİNCİ|DOKUZUNCU|ONUNCU)[ ]"
+        r"(?P<word>BÖLÜM|KISIM|KİTAP)")),
     ("part", "", re.compile(rf"{_ORDINAL}\s+(?P<word>Teil|Buch|Kapitel|Abschnitt|Unterabschnitt|Titel|Untertitel)")),
 )  # fmt: skip
 _BETWEEN = re.compile(
@@ -166,6 +176,7 @@ def plain(text: str) -> str:
 def numbers(label: str) -> tuple[int, ...]:
     """The numbers in a label, in order, for comparison: 第十二条之一 is (12, 1), § 9b (9, 2), Article 6 bis (6, 2)."""
     found: list[int] = []
+    label = ordinals(label)
     for part in re.findall(rf"[{HAN}]+|\d+|[^\W\d_]+", re.sub("[第条條之のノ제조의]", " ", label)):
         number = value(part)
         if number is None and found:
@@ -179,7 +190,8 @@ def _letter(part: str) -> int | None:
     latin = ("", "", "bis", "ter", "quater", "quinquies", "sexies", "septies", "octies", "novies", "decies")
     if part in latin:
         return latin.index(part)
-    return ord(part) - 96 if len(part) == 1 and "a" <= part <= "z" else None
+    first = next((first for first in "aаα" if len(part) == 1 and first <= part <= chr(ord(first) + 31)), "")
+    return ord(part) - ord(first) + 1 if first else None
 
 
 def _judged(made: Head, after: str) -> Head | None:
@@ -192,15 +204,15 @@ def _judged(made: Head, after: str) -> Head | None:
     rest = after[between.end() :] if between else after.lstrip(" \t\u3000")
     if between is None and rest == after:
         return None  # the number runs on into a word
-    if _refers(made, rest, between is not None):
+    if _refers(made, rest, between is not None, after.startswith(".")):
         return None
     return replace(made, rest=rest.strip(), alone=between is not None and made.kind == "article")
 
 
-def _refers(made: Head, rest: str, separated: bool) -> bool:
+def _refers(made: Head, rest: str, separated: bool, dotted: bool) -> bool:
     if not rest.strip():
         return False
-    paragraph = separated and re.match(r"§ \d+\. ", rest)  # of a Polish code: "Art. 22. § 1. …"
+    paragraph = dotted and rest.startswith("§")  # "Art. 22. § 1. …" of a Polish code, and "§ 2a. § 2 gilt nicht"
     if (_REFERS.match(rest) and not paragraph) or (not separated and _ACRONYM.match(rest)):
         return True
     bracket = _BRACKET.match(rest)

@@ -114,12 +114,17 @@ def _filled(document: Document, found: Mapping[int, Head]) -> bool:
     )  # fmt: skip
 
 
+def _titled(document: Document, i: int) -> bool:
+    """Whether a line that stands alone above is the title of this one."""
+    return _blank_before(document, i - 1) and _titles(document.lines[i - 1].text.strip(), 0)
+
+
 def _rules(document: Document) -> dict[int, Head]:
     """Paragraphs "1. …", "2. …" of a text whose rules have no titles: three at least, apart, counted from 1."""
     found: dict[int, Head] = {}
     for i, line in enumerate(document.lines):
         h = item(line.text) if not line.verbatim and not line.level else None
-        if h is not None and _blank_before(document, i) and h.number == (len(found) + 1,):
+        if h is not None and h.number == (len(found) + 1,) and (_blank_before(document, i) or _titled(document, i)):
             found[i] = h
     return found if len(found) >= 3 else {}
 

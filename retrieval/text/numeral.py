@@ -16,9 +16,22 @@ _WORDS = {
     "premier": 1, "première": 1, "1er": 1, "1re": 1, "unique": 1, "único": 1, "unico": 1, "primero": 1, "primo": 1,
     "primeira": 1, "primeiro": 1, "preliminar": 0, "préliminaire": 0, "liminaire": 0, "one": 1, "two": 2, "three": 3,
     "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "segundo": 2, "tercero": 3,
+    "primera": 1, "segunda": 2, "tercera": 3, "cuarta": 4, "quinta": 5, "sexta": 6, "séptima": 7, "octava": 8,
+    "novena": 9, "décima": 10, "terceira": 3, "quarta": 4, "sétima": 7, "oitava": 8, "nona": 9,
     "первая": 1, "الأولى": 1, "الثانية": 2, "الثالثة": 3, "الرابعة": 4, "الخامسة": 5, "السادسة": 6, "السابعة": 7,
     "الثامنة": 8, "التاسعة": 9, "العاشرة": 10,
 }  # fmt: skip
+
+
+# The first is of 11, 21, … alone.
+_ARABIC_UNITS = ["الحادية", "الثانية", "الثالثة", "الرابعة", "الخامسة", "السادسة", "السابعة", "الثامنة", "التاسعة"]
+_ARABIC_TENS = {"عشرة": 10, "عشر": 10, "والعشرون": 20, "والثلاثون": 30, "والأربعون": 40, "والخمسون": 50}
+_ARABIC = re.compile(rf"({'|'.join(_ARABIC_UNITS)})\s({'|'.join(_ARABIC_TENS)})(?!\w)")
+
+
+def ordinals(text: str) -> str:
+    """The text with Arabic ordinals of two words as digits: الثانية عشرة is 12."""
+    return _ARABIC.sub(lambda found: str(_ARABIC_UNITS.index(found[1]) + 1 + _ARABIC_TENS[found[2]]), text)
 
 
 def value(text: str) -> int | None:

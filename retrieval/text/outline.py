@@ -187,11 +187,29 @@ def _has_text(document: Document, heads: Mapping[int, Head], at: int) -> bool:
 
 
 def _take_caption(section: _Section, document: Document, heads: Mapping[int, Head], at: int) -> list[str]:
-    """A Japanese article's title stands in brackets on the line before it, once in every article or in none."""
-    if not section.text or not _CAPTION.fullmatch(section.text[-1].strip()):
+    """The title of an article that stands on the line before it: in every second article at least, or in none.
+
+    In Japan it is in brackets, in Turkey and Sweden it is not.
+    """
+    if not section.text or not _captions(document, heads, at):
         return []
-    captions = sum(1 for i in heads if i and _CAPTION.fullmatch(document.lines[i - 1].text.strip()))
-    return [section.text.pop().strip()] if captions >= 2 else []
+    captions = sum(1 for i, h in heads.items() if h.kind == "article" and _captions(document, heads, i))
+    articles = sum(1 for h in heads.values() if h.kind == "article")
+    bracketed = _CAPTION.fullmatch(section.text[-1].strip())
+    return [section.text.pop().strip()] if captions >= (2 if bracketed else max(2, articles / 2)) else []
+
+
+def _captions(document: Document, heads: Mapping[int, Head], at: int) -> bool:
+    """Whether the line before a head looks like its title."""
+    if not at or (at - 1) in heads or document.lines[at - 1].verbatim or document.lines[at - 1].level:
+        return False
+    caption = document.lines[at - 1].text.strip()
+    if _CAPTION.fullmatch(caption):
+        return True
+    above = document.lines[at - 2].text.strip() if at > 1 else ""
+    begins = at < 2 or (at - 2) in heads or not above or above.endswith(ENDS)
+    titled = 0 < len(caption) <= 60 and caption[0].isupper() and not caption.endswith((*ENDS, ",", "،"))
+    return begins and titled and bool(heads[at].rest) and not heads[at].rest[0].islower()
 
 
 def _tidy(line: Line, document: Document) -> str:

@@ -76,3 +76,17 @@ def test_a_raised_number_is_cited_apart() -> None:
     words = str.split
     assert set(title_terms("Kodeks pracy, Art. 22¹", words)).isdisjoint(title_terms("Kodeks pracy, Art. 221", words))
     assert set(query_terms("art. 22¹ Kodeks pracy", words)) & set(title_terms("Kodeks pracy, Art. 22¹", words))
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        ("tr2.txt", ["MADDE 1 Amaç", "MADDE 2 Kapsam", "MADDE 3 Tasma"]),
+        ("sv2.txt", ["1 § Lagens syfte", "2 § Definitioner", "1 § Krav", "2 § Undantag"]),
+        ("uk_si.txt", ["1 Citation and commencement", "2 Interpretation", "3 Leash"]),
+    ],
+)
+def test_a_title_on_the_line_above_is_the_articles_own(name: str, titles: list[str], tmp_path: Path) -> None:
+    found = passages(tmp_path / name, "\n".join(CASES[name]["text"]) + "\n")[1:]
+    assert [p.title.rpartition(", ")[2] for p in found] == titles
+    assert not any(title.split()[-1] in p.text.split("\n")[-1] for p, title in zip(found, titles[1:], strict=False))
