@@ -20,6 +20,17 @@ url = "{url}"
 [engine.open]
 url = "{url}"
 fields_pass = ["priority", "chat_template", "chat_template_kwargs"]
+[engine.laptop]
+url = "{url}"
+kind = "ollama"
+fields_pass = ["min_p"]
+[policy.laptop]
+render = "chat"
+engine = "laptop"
+[policy.polite]
+stages = ["urial"]
+render = "chat"
+engine = "laptop"
 [policy.chat]
 stages = ["urial"]
 render = "chat"
@@ -132,3 +143,17 @@ async def test_an_engine_may_let_fields_pass(http: httpx.AsyncClient, upstream: 
 async def test_the_everyday_settings_of_a_template_pass(http: httpx.AsyncClient, key: str) -> None:
     assert await refusal(http, "chat", chat(chat_template_kwargs={key: True})) is None
     assert await refusal(http, "chat", chat(chat_template_kwargs={key: True, "documents": []})) is not None
+
+
+@pytest.mark.parametrize("policy", ["laptop", "polite"])
+async def test_what_the_kind_of_engine_ignores_is_refused_on_every_api(http: httpx.AsyncClient, policy: str) -> None:
+    error = await refusal(http, policy, chat(top_k=5))
+    assert error is not None
+    assert (error["code"], error["param"]) == ("unsupported", "top_k")
+    assert 'fields_pass = ["top_k"] in [engine.laptop]' in error["message"]
+    message = {"model": "echo", "max_tokens": 8, "messages": [{"role": "user", "content": "x"}]}
+    error = await refusal(http, policy, message | {"top_k": 5}, "/v1/messages")
+    assert error is not None
+    assert "ignores 'top_k'" in error["message"]
+    assert await refusal(http, policy, chat(min_p=0.5, top_k=-1)) is None
+    assert await refusal(http, "raw", chat(top_k=5)) is None  # of an engine that speaks for itself
