@@ -8,7 +8,7 @@ from a few channels and tokens whose values are far larger than all others, and 
 - The wide activations within a feed-forward layer are divided by each token's own greatest value first.
 
 The rest of a text's values share one scale, so that a text's vector would depend on the texts beside it: such a graph
-is for one text at a time, which takes it no longer.
+is for one text at a time, which takes it no longer. Nothing is padded then, so attention needs no mask.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ EVEN = 0.7  # the share of a channel's spread that goes from the activations to 
 LEAST = 1e-5  # of a channel's greatest value: what is 0 in all texts is still divided by something
 
 
-def to_integers(source: Path, target: Path, texts: Iterable[list[int]]) -> None:
-    """Write `source`'s graph anew. `texts` are token ids of ordinary texts, by which channels are measured."""
+def to_integers(source: Path, target: Path, texts: Iterable[list[int]], heads: int = 0) -> None:
+    """Write `source`'s graph anew.
+
+    `texts` are token ids of ordinary texts, by which channels are measured. `heads` is how many each attention has for
+    queries as for keys; 0 leaves attention as it is.
+    """
     import onnx
 
     model = onnx.load(source)
@@ -39,7 +43,60 @@ def to_integers(source: Path, target: Path, texts: Iterable[list[int]]) -> None:
         else:
             graph.nodes.append(node)
     graph.finish()
+    if heads:
+        _attend_to_all(model.graph, heads)
     onnx.save(model, target)
+
+
+def _attend_to_all(graph: Any, heads: int) -> None:
+    """Let attention nodes split and join heads themselves, and leave out the mask and what made it."""
+    from onnx import helper
+
+    made = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, list[Any]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+
+    def before(name: str) -> str:
+        """What was reshaped and transposed into this; "" for anything else."""
+        last = made.get(name)
+        first = made.get(last.input[0]) if last is not None and last.op_type == "Transpose" else None
+        return str(first.input[0]) if first is not None and first.op_type == "Reshape" else ""
+
+    def behind(name: str, kinds: tuple[str, ...]) -> str:
+        """What these steps make of it, where nothing else reads it; "" for anything else."""
+        for kind in kinds:
+            if len(readers[name]) != 1 or readers[name][0].op_type != kind:
+                return ""
+            name = str(readers[name][0].output[0])
+        return name
+
+    for node in [node for node in graph.node if node.op_type == "Attention"]:
+        whole = [before(name) for name in node.input[:3]]
+        joined = behind(node.output[0], ("Transpose", "Reshape"))
+        if not all(whole) or not joined:
+            continue
+        del node.input[:]
+        node.input.extend(whole)
+        node.attribute.extend(helper.make_attribute(name, heads) for name in ("q_num_heads", "kv_num_heads"))
+        for reader in readers[joined]:
+            names = [node.output[0] if name == joined else name for name in reader.input]
+            del reader.input[:]
+            reader.input.extend(names)
+    _drop_unread(graph)
+
+
+def _drop_unread(graph: Any) -> None:
+    """Take out the nodes that no output depends on."""
+    needed = {entry.name for entry in graph.output}
+    kept = []
+    for node in reversed(graph.node):  # a node comes after what it reads
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
 
 
 def _products(model: Any) -> list[Any]:

@@ -26,7 +26,7 @@ from retrieval.embedding.folder import cache_folder
 from retrieval.text import ordinary
 
 log = logging.getLogger(__name__)
-FORM = 5  # of what the cache holds; another number means: export anew
+FORM = 6  # of what the cache holds; another number means: export anew
 OPSET = 23  # the first in which attention is one node
 SAME = 0.999  # the least cosine, over every sample, at which an export for documents is kept …
 NEAR = 0.993  # … and one for queries: nDCG@10 then is what it is in 32 bits (docs/decisions/2026-11-29.md)
@@ -216,7 +216,9 @@ def _shrink(path: Path, shrink: Callable[[Any], None]) -> None:
 
 def _to_integers(folder: Path, source: Path, path: Path) -> None:
     texts = [*ordinary.several(MEASURED), *SAMPLES]
-    products.to_integers(source, path, [encoding.ids for encoding in _tokenizer(folder).encode_batch(texts)])
+    config = json.loads((folder / "config.json").read_text())
+    heads = 0 if "num_key_value_heads" in config else int(config.get("num_attention_heads") or 0)
+    products.to_integers(source, path, [encoding.ids for encoding in _tokenizer(folder).encode_batch(texts)], heads)
     _shrink(path, tables.quarter)
 
 

@@ -324,6 +324,8 @@ class Index:
         """How many candidates are fetched, and how many if those are too much alike."""
         if self._reranker is not None:
             return [count]
-        return [ask.k] if ask.most is None else [ask.k, 3 * ask.k, count]
+        if ask.most is None:
+            return [ask.k]
+        return [ask.k * 3**i for i in range(8) if ask.k * 3**i < count] + [count]
 
     list = page

@@ -48,14 +48,15 @@ def terms(text: str, language: str) -> list[str]:
     """
     language = primary(language)
     stemmer = _STEMMERS.get(language, "")
-    words, stems, content = _words(""), _words(stemmer), _words(stemmer, stop=True)
+    words, stem = _words(""), _stems(stemmer)
     found: list[str] = []
     for i, run in enumerate(_PAIRED.split(_plain(text))):
         if i % 2 == 0:
-            whole = words.analyze(run) if run and stemmer else []
-            found += stems.analyze(run) if run else []
-            found += [f"={word}" for word in whole]
-            found += [f"{PAIR}{a}_{b}" for a, b in pairwise(content.analyze(run))] if run else []
+            whole = words.analyze(run) if run else []
+            stems = [stem(word) for word in whole]
+            found += [term for term, _ in stems]
+            found += [f"={word}" for word in whole] if stemmer else []
+            found += [f"{PAIR}{a}_{b}" for a, b in pairwise([term for term, counts in stems if counts])]
             if language in PARTED:
                 found += [part for word in whole for part in _parts(word)]
         else:
@@ -66,7 +67,12 @@ def terms(text: str, language: str) -> list[str]:
 def passage_terms(title: str, text: str, language: str) -> list[str]:
     """The terms of a passage, with those of the article that its title names."""
     found = terms(f"{title}\n{text}" if title else text, language)
-    return found + citation.title_terms(title, partial(terms, language=language))
+    return [*found, *_title_terms(title, language)]
+
+
+@lru_cache(maxsize=256)  # all chunks of a document have its title
+def _title_terms(title: str, language: str) -> tuple[str, ...]:
+    return tuple(citation.title_terms(title, partial(terms, language=language)))
 
 
 def _parts(word: str) -> list[str]:
@@ -76,7 +82,8 @@ def _parts(word: str) -> list[str]:
 def _plain(text: str) -> str:
     """Compatibility forms made one, and marks left out that the tokenizer would cut words at."""
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    return text if text.isascii() else "".join(c for c in text if not unicodedata.combining(c))
+    marks = "" if text.isascii() else "".join(filter(unicodedata.combining, set(text)))
+    return text.translate(dict.fromkeys(map(ord, marks))) if marks else text
 
 
 def weight(term: str) -> float:
@@ -114,6 +121,19 @@ def compound_terms(text: str, languages: frozenset[str], frequency: Callable[[st
         whole = [word for word in _words("").analyze(_plain(text)) if LONG < len(word) <= LONGEST]
         found += [stem for word in whole[:MOST] for part in compound.parts(word, known) for stem in stems.analyze(part)]
     return found
+
+
+@lru_cache(maxsize=64)
+def _stems(stemmer: str) -> Callable[[str], tuple[str, bool]]:
+    """Of a word as the tokenizer gives it: its stem, and whether it is no stop word. Half of a text are a few words."""
+    stems, content = _words(stemmer), _words(stemmer, stop=True)
+
+    @lru_cache(maxsize=100_000)
+    def stem(word: str) -> tuple[str, bool]:
+        found = stems.analyze(word) if stemmer else [word]
+        return (found[0] if len(found) == 1 else word), bool(content.analyze(word))
+
+    return stem
 
 
 @lru_cache(maxsize=64)

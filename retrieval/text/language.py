@@ -65,7 +65,9 @@ def detect(text: str, among: frozenset[str] = frozenset()) -> str:
         return found if not among or found in among else ""
     words = Counter(_WORD.findall(head.lower()))
     sets = {language: common for language, common in _SETS.items() if not among or language in among}
-    votes = sorted(((sum(words[w] for w in common), lang) for lang, common in sets.items()), reverse=True)
+    votes = sorted(
+        ((sum(words[w] for w in common & words.keys()), lang) for lang, common in sets.items()), reverse=True
+    )
     (first, language), (second, _) = [*votes, (0, ""), (0, "")][:2]
     return language if first >= 2 and first > 1.3 * second else ""
 
@@ -113,6 +115,8 @@ def possible(query: str, languages: frozenset[str]) -> frozenset[str]:
 
 
 def _by_script(text: str) -> str:
+    if text.isascii():
+        return ""
     letters = max(1, sum(map(str.isalpha, text)))
     return next((lang for lang, script, share in _SCRIPTS if len(script.findall(text)) > share * letters), "")
 

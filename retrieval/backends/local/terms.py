@@ -34,7 +34,7 @@ log = logging.getLogger("trimtab.lexical")
 RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
 VERSION = 10  # of the analysis and the fields; another number means: build anew
 LISTS = ("meta.json", "chunks/meta.json")  # of the files of each tantivy index
-UNCLEAR = 1000  # passages without common words of a language that a model is asked about, at a millisecond each
+UNCLEAR = 1000  # documents up to which a model is asked about those without a language's common words, at 1 ms each
 SAMPLE = 2000  # characters of many short passages that their language is told by
 Progress = Callable[[int], None] | None
 
@@ -178,11 +178,11 @@ class Terms:
         for _, group in groupby(self._store.texts(after), key=itemgetter(1)):
             n, _, title, text, label = next(iter(group))
             votes[n] = primary(label) or language.detect(f"{text}\n{title}")
-            if not votes[n] and len(unclear) <= UNCLEAR:
+            if not votes[n] and len(votes) <= UNCLEAR:
                 unclear[n] = f"{title}\n{text[:SAMPLE]}"
             labels |= {primary(label)} - {""}
             sample += f"{text}\n" if len(sample) < SAMPLE else ""
-        if language.FEW <= len(unclear) <= UNCLEAR:  # the model tells one language of short rules from another
+        if len(unclear) >= language.FEW and len(votes) <= UNCLEAR:  # short rules: no word tells, but the model does
             votes |= {n: language.likely(text) for n, text in unclear.items()}
         if not any(votes.values()):
             labels |= {language.detect(sample)} - {""}  # rules too short to tell by themselves
