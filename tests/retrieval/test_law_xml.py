@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from retrieval.cli.command import main
 from retrieval.passage import Passage
 from retrieval.text.formats import read
 from retrieval.text.row import Defaults
@@ -68,3 +69,14 @@ def test_sections_beside_a_schedule_with_articles_are_passages(tmp_path: Path) -
     assert [(p.id.partition(":")[2], p.text) for p in passages(path)] == [
         ("Section-1", "Dogs are leashed."), ("Article-1", "Birds fly."),
     ]  # fmt: skip
+
+
+def test_other_xml_in_a_folder_is_named_and_holds_no_sync_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/pom.xml").write_text("<project><name>x</name></project>")
+    (tmp_path / "in/a.txt").write_text("dogs bark")
+    assert main(["sync", str(tmp_path / "i"), str(tmp_path / "in"), "--embedder", "none"]) == 0
+    assert "pom.xml:1: not read: XML with the root <project>" in capsys.readouterr().err
+    assert main(["sync", str(tmp_path / "j"), str(tmp_path / "in/pom.xml"), "--embedder", "none"]) == 1

@@ -16,7 +16,7 @@ from typing import IO, Any
 from retrieval.text.archive import attribute, local, parse
 from retrieval.text.dates import iso_date
 from retrieval.text.outline import distinct_key, slug
-from retrieval.text.piece import Piece, Unreadable
+from retrieval.text.piece import Piece
 from retrieval.text.raised import raised
 from retrieval.text.readers.vocabulary import Vocabulary, two_letters, vocabulary
 
@@ -48,7 +48,7 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     """The passages of a legal XML file; a piece's line is its element's.
 
     Raises:
-        Unreadable: it is not XML, or of none of these vocabularies.
+        Unreadable: it is not XML.
     """
     del name
     root = parse(stream.read(), "XML")
@@ -57,7 +57,10 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
         return
     row = vocabulary(local(root))
     if row is None:
-        raise Unreadable(f"XML with the root <{local(root)}>, which is none of the vocabularies of law that are read")
+        yield Piece(
+            1, note=f"XML with the root <{local(root)}>, which is none of the vocabularies of law that are read"
+        )
+        return
     yield from _Walk(row, root).pieces()
 
 
