@@ -1,4 +1,7 @@
-"""The command `trimtab`: a table of sub-commands, each loaded when it is called."""
+"""The command `trimtab`: a table of sub-commands, each loaded when it is called.
+
+This module itself imports little, since a Ctrl-C before `main` runs cannot be handled.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from retrieval.extra import lacking
-from serve.config import Config, ConfigError
-from serve.configure.reader import load
+if TYPE_CHECKING:
+    from serve.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ COMMANDS: Mapping[str, Command] = {
 
 def serve(argv: list[str]) -> int:
     """`trimtab serve`: returns when the server has drained."""
+    from serve.config import ConfigError
     from serve.configure.flags import parse, parser, settled
+    from serve.configure.reader import load
     from serve.process.parent import run
 
     parser("trimtab serve", "An OpenAI-compatible server that aligns every chat by a policy.").parse_args(argv)
@@ -75,7 +79,9 @@ def serve(argv: list[str]) -> int:
 
 def check(argv: list[str]) -> int:
     """`trimtab check`: the resolved configuration as JSON, or what is wrong with it."""
+    from serve.config import ConfigError
     from serve.configure.flags import parse, parser, settled
+    from serve.configure.reader import load
     from serve.process.launcher import resolve
 
     parser("trimtab check", "Check the configuration and print it resolved, defaults and all.").parse_args(argv)
@@ -134,6 +140,8 @@ def _dispatch(name: str, argv: list[str]) -> int:
         print("\n`trimtab COMMAND --help` says more.")
         return 0
     if name in ("-V", "--version"):
+        from importlib.metadata import version
+
         print(f"trimtab {version('trimtab')}")
         return 0
     if name not in COMMANDS:
@@ -146,6 +154,8 @@ def _dispatch(name: str, argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         if not COMMANDS[name].extra:
             raise
+        from retrieval.extra import lacking
+
         print(f"trimtab {name}: {lacking(error.name, COMMANDS[name].extra)}", file=sys.stderr)
         return 2
 

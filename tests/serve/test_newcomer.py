@@ -126,6 +126,12 @@ def test_ctrl_c_while_a_command_is_loaded_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (130, "\ntrimtab explain: stopped\n")
 
 
+def test_the_command_loads_little_before_it_can_handle_ctrl_c() -> None:
+    program = "import sys, serve.cli.command; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert {"msgspec", "asyncio", "serve.config", "prompt_opt"}.isdisjoint(done.stdout.split())
+
+
 @pytest.mark.parametrize("command", ["index", "change", "account", "feedback"])
 def test_a_command_without_its_verb_names_the_verbs(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
