@@ -92,12 +92,15 @@ class Requests:
         self._outside += len(data)
         self._data, self._messages = data, 0
         self._between = self.receiving is None and not self.begun
+        offered = -1  # where in `data` another protocol would begin
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            self._without_offer(offer.args[0])
+            offered = offer.args[0]
         except httptools.HttpParserError as error:
             self._malformed(error)
+        if offered >= 0:  # not within the handler, where it would be the context of what is raised next
+            self._without_offer(offered)
         self._data = b""
         # Sixteen bytes around each of the body's are more than the smallest chunks need.
         if self._outside > _HEAD_BYTES + 16 * self._inside:

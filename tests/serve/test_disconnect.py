@@ -640,6 +640,14 @@ async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(cli
     assert client.closed
 
 
+async def test_an_offer_in_a_head_that_is_refused_is_no_bug(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    client.protocol.data_received(b"GET /x HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+    assert client.sent.startswith(b"HTTP/1.1 400")
+    assert b"needs a Host header" in client.sent
+    assert client.closed
+    assert not caplog.records
+
+
 async def test_a_tunnel_is_refused(client: Client) -> None:
     client.protocol.data_received(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n")
     assert client.sent.count(b"HTTP/1.1 400") == 1
