@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from retrieval.extra import install
-from serve.config import ConfigError, Engine
+from serve.config import EMBEDDED, ConfigError, Engine
 from serve.gguf import PACKAGE, located
 from serve.process import llama_cpp, onnx
 from serve.process.launch import QUIET, Launch
@@ -56,7 +56,10 @@ def resolve(engine: Engine) -> Engine:
             'or name the interpreter of an environment that has it: python = "/path/to/bin/python"'
         )
     if launcher == "transformers" and (missing := _missing_for_transformers()):
-        raise ConfigError(f"engine.{engine.name}: transformers serve needs {', '.join(missing)}: {install('local')}")
+        other = ", or give a server that you have: --upstream URL" if engine.model == str(EMBEDDED) else ""
+        raise ConfigError(
+            f"engine.{engine.name}: transformers serve needs {', '.join(missing)}: {install('local')}{other}"
+        )
     _check_model(engine, launcher)
     _check_vllm_only(engine, launcher)
     return replace(engine, launcher=launcher)

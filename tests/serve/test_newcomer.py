@@ -13,6 +13,7 @@ import pytest
 
 from retrieval import extra
 from serve.cli.command import main
+from serve.process import launcher
 from tests.serve.conftest import Start, chat
 
 WITHOUT = (
@@ -187,6 +188,16 @@ def test_check_refuses_what_serve_would_refuse(tmp_path: Path, capsys: pytest.Ca
     assert "engine.main" in told
     assert main(["serve", "--config", str(config)]) == 2
     assert capsys.readouterr().err.replace("serve", "check") == told
+
+
+def test_serve_without_an_engine_says_what_would_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launcher, "_LOCAL", ("no_such_module",))
+    (tmp_path / "trimtab.toml").write_text('[engine.main]\nmodel = "trimtab-tiny"\nlauncher = "transformers"\n')
+    assert main(["check", "--config", str(tmp_path / "trimtab.toml")]) == 2
+    assert "needs no_such_module: pip install" in (told := capsys.readouterr().err)
+    assert "or give a server that you have: --upstream URL" in told
 
 
 def test_every_command_reads_the_configuration_of_its_folder(
