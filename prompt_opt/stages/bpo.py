@@ -220,10 +220,10 @@ def unfit(chat: Chat, options: Options, template: Template) -> str:
         role = chat.messages[-1].role if chat.messages else ""
         return "assistant prefill" if role == "assistant" else "last message not the user's"
     text = chat.messages[-1].text
+    if len(text) > options.max_chars:  # first: what follows looks at all of it
+        return f"longer than {options.max_chars}"
     if not re.search(r"\w", text):
         return "image only" if chat.messages[-1].media else "no text"
-    if len(text) > options.max_chars:
-        return f"longer than {options.max_chars}"
     if code_share(text) > options.max_code:
         return "code"
     turns = any(message.role in ("user", "assistant") for message in chat.messages[:-1])

@@ -280,7 +280,8 @@ def prose(params: Mapping[str, msgspec.Raw]) -> bool:
 
 def _query(chat: Chat) -> str:
     last = next((m for m in reversed(chat.messages) if m.role == "user"), None)
-    return re.sub(r"\s+", " ", last.text).strip()[-_QUERY:] if last else ""
+    # Of a long text only the end is looked at: this runs on the event loop.
+    return re.sub(r"\s+", " ", last.text[-8 * _QUERY :]).strip()[-_QUERY:] if last else ""
 
 
 def _rank(found: tuple[str, Hit]) -> tuple[float, str]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from prompt_opt.core import Advice, Chat, Context, Outcome, Policy, Prompt
 from prompt_opt.layout.order import NoPlace
 from prompt_opt.pipeline import advise, bare, fit
+from serve.chat.beside import beside
 from serve.chat.choose import cannot_hold
 from serve.chat.delivery import Outgoing, counting
 from serve.chat.keys import Caller
@@ -31,7 +32,7 @@ from serve.dialects.wire import Request
 from serve.engine.live import LiveEngine
 from serve.errors import BadRequest
 
-_LONG = 65536  # a prompt of so many characters is counted off the event loop
+_LONG, _MANY = 65536, 2048  # a prompt of so many characters, or messages, is counted off the event loop
 _LEAST_ANSWER = 256  # tokens that an answer gets, rather than examples, where the client names no limit
 
 
@@ -71,7 +72,7 @@ async def align(order: Order) -> Alignment:
     """
     policy, engine, request = order.policy, order.engine, order.plain
     if not order.native:
-        order.dialect.refuse_untranslatable(order.request)
+        await beside(len(order.request.body), order.dialect.refuse_untranslatable, order.request)
     if policy.render == "chat":
         if engine.base:
             engine.refuse_chat(order.service.config)
@@ -151,7 +152,7 @@ async def laid_out(
 
     args = (chat, advice, outcomes, policy, room, count, engine.specials)
     try:
-        if sum([len(m.text) for m in chat.messages]) > _LONG:
+        if len(chat.messages) > _MANY or sum([len(m.text) for m in chat.messages]) > _LONG:
             return await asyncio.to_thread(fit, *args)
         return fit(*args)
     except NoPlace as error:

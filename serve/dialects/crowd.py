@@ -13,6 +13,7 @@ from serve.errors import BadRequest
 FIELDS = 1000  # at the top level of a body; no API has a hundred
 LARGE = 50_000  # bytes, and keys at any depth, that take no time worth a look beforehand
 _CONTAINERS = 1_000_000  # objects and lists in one body
+_NESTED = 50_000  # objects and lists of a field that is decoded: 128 tools with 390 in each schema
 _VALUES = 200_000  # values in a conversation, which is decoded as a whole
 
 
@@ -39,6 +40,18 @@ def refuse_containers(body: bytes, most: int = _CONTAINERS) -> None:
     """
     if outline.opens(body, most) and outline.brackets(body) > 2 * most:
         raise BadRequest(f"the body holds more than {most} objects and lists", code="too_deep")
+
+
+def refuse_crowd(raw: msgspec.Raw, param: str) -> None:
+    """Refuse a field of too many objects, lists or values, before it is decoded.
+
+    Raises:
+        BadRequest: naming the field.
+    """
+    text = bytes(raw)
+    if outline.opens(text, _NESTED) and outline.brackets(text) > 2 * _NESTED:
+        raise BadRequest(f"{param} holds more than {_NESTED} objects and lists", code="too_many_values", param=param)
+    refuse_values(raw, param)
 
 
 def refuse_values(raw: msgspec.Raw, param: str) -> None:

@@ -146,6 +146,8 @@ def _shielded(body: bytes) -> tuple[bytes, dict[str, Raw]]:
 
 
 def _decoded(name: str, raw: Raw) -> Any:
+    if len(memoryview(raw)) > crowd.LARGE:
+        crowd.refuse_crowd(raw, name)
     try:
         return msgspec.json.decode(raw)
     except msgspec.MsgspecError as error:

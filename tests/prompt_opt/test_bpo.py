@@ -193,6 +193,7 @@ CODE = "Why?\n```python\nfor i in range(10):\n    print(i)\n    total += compute
         (chat(IMAGE), "image only"),
         (chat(""), "no text"),
         (chat("word " * 1000), "longer than 4000"),
+        (chat("```\n" * 2000), "longer than 4000"),  # without a look for a word in all of it
         (chat(CODE), "code"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from prompt_opt.core import Advice, Chat, Context, Message, Policy, Skip, Supplies
 from prompt_opt.layout.order import lay_out
-from prompt_opt.stages.opo import Opo, Options
+from prompt_opt.stages.opo import Opo, Options, _query
 from prompt_opt.stages.regions import detect
 from retrieval.passage import Passage
 from retrieval.search.index import Index
@@ -60,6 +61,19 @@ async def test_it_finds_what_bears_on_the_last_user_turn(shelf: Shelf) -> None:
     assert found.principles[0].title == "Civil code"
     assert found.principles[0].score > 0
     assert found.note == str(len(found.principles))
+
+
+def test_a_query_is_the_end_of_a_long_text_and_costs_no_copy_of_it() -> None:
+    text = Chat((Message("user", "one  two\n" * 1_000_000 + "three four"),))
+    tracemalloc.start()
+    try:
+        query = _query(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert query.endswith(" one two three four")
+    assert len(query) == 2000
+    assert peak < 2**20
 
 
 async def test_the_requests_region_keeps_other_regions_out(shelf: Shelf) -> None:

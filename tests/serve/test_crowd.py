@@ -56,6 +56,26 @@ def test_a_conversation_of_too_many_values_is_refused(dialect: Any, body: bytes,
         dialect.chat(request, Server())
 
 
+@pytest.mark.parametrize(
+    ("dialect", "name"),
+    [
+        (anthropic_messages, "metadata"),
+        (anthropic_messages, "tools"),
+        (openai_responses, "text"),
+        (openai_responses, "tools"),
+    ],
+)
+def test_a_field_that_is_decoded_holds_no_crowd_of_lists(dialect: Any, name: str) -> None:
+    """Of 800,000 lists in 1.6 MB each decoding held the interpreter's lock for a third of a second."""
+    crowd = b"[%s]" % b",".join([b"[" * 50 + b"]" * 50] * 1001)
+    request = wire.parse(b'{"model":"x","%s":%s}' % (name.encode(), crowd), Server())
+    for read in (dialect.as_chat, dialect.refuse_untranslatable):
+        with pytest.raises(BadRequest, match=f"{name} holds more than 50000 objects and lists"):
+            read(request)
+    text = wire.parse(b'{"model":"x","user":"%s"}' % (b"[[" * 60_000), Server())
+    assert dialect.as_chat(text).value("user") == "[[" * 60_000, "brackets in a text are none"
+
+
 def test_commas_in_a_text_are_no_values() -> None:
     body = b'{"messages":[{"role":"user","content":"%s"}]}' % (b",[" * 300_000)
     chat = openai_chat.chat(wire.parse(body, Server()), Server())
