@@ -22,6 +22,10 @@ _NUMBERED = re.compile(r"(\d{1,3}(?:\.\d{1,3})*[a-zA-Z]?)(?:[.)．]|(?=\s))[ \t�
 _HAN_NUMBERED = re.compile(rf"([{HAN}]{{1,4}})、\s*(?=\S)")
 
 
+# How a line begins that one of the functions below may know; most do not, and this is the cheapest question.
+_COUNTS = re.compile(rf"[\s*_\ufeff\u00ad\u200b]*(?:\d|[A-Z]{{1,7}}\\?[.)]|[{HAN}]{{1,4}}、)")
+
+
 def sections(document: Document, parts: Mapping[int, Head]) -> dict[int, Head]:
     """The numbered heads of a document without articles, with its `parts`.
 
@@ -131,6 +135,8 @@ def _rules(document: Document) -> dict[int, Head]:
 
 def numbered(text: str) -> Head | None:
     """The head that a short line like "1. Title", "2.3 Title" or "一、总则" may be."""
+    if not _COUNTS.match(text):
+        return None
     text = plain(text)
     found = _NUMBERED.match(text) or _HAN_NUMBERED.match(text)
     if not found or not _titles(text, found.end()):
@@ -154,6 +160,8 @@ def _titles(text: str, at: int) -> bool:
 
 def counted(text: str) -> Head | None:
     """The head that a short line like "IV. Gifts" or "B. Leave" may be; `word` says by which it is counted."""
+    if not _COUNTS.match(text):
+        return None
     text = plain(text)
     found = _COUNTED.match(text)
     if not found or not _titles(text, found.end()):
@@ -165,6 +173,8 @@ def counted(text: str) -> Head | None:
 
 def deep(text: str) -> Head | None:
     """The number and text of a paragraph like "1.2 Badges are worn."."""
+    if not _COUNTS.match(text):
+        return None
     text = plain(text)
     found = _DEEP.match(text)
     if not found or LEADER.search(text) or text[found.end()].islower():
@@ -174,5 +184,7 @@ def deep(text: str) -> Head | None:
 
 def item(text: str) -> Head | None:
     """The number and text of a paragraph like "3. No person shall keep a dog."."""
+    if not _COUNTS.match(text):
+        return None
     found = re.match(r"(\d{1,3})\.\s+(?=\S)", plain(text))
     return Head("article", "1", found[1], (int(found[1]),), plain(text)[found.end() :]) if found else None

@@ -48,6 +48,7 @@ def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iter
     parts: list[tuple[str, str]] = []  # chapters below them
     outer: list[tuple[str, str]] = []  # the numbered heads that 2.3 stands in, by their numbers
     first = [title] if title and (document.labels.get("title") or 0 not in _filled(document, heads)) else []
+    captioned = _captioned(document, heads)
     structured = bool(heads) or any(line.level for line in document.lines)
     section, skipped = _Section(list(first), "0" if structured else "", 1), -1
     for at, line in enumerate(document.lines):
@@ -62,7 +63,7 @@ def _sections(document: Document, heads: Mapping[int, Head], title: str) -> Iter
             trail = [text for _, text in above]
             section = _Section(_under(first, trail), _heading_key(found, trail), line.number + 1)
         elif found:
-            captions = _take_caption(section, document, heads, at)
+            captions = [section.text.pop().strip()] if at in captioned and section.text else []
             yield section
             if found.kind == "part":
                 name, skipped = _part_name(document, heads, at, found)
@@ -186,17 +187,17 @@ def _has_text(document: Document, heads: Mapping[int, Head], at: int) -> bool:
     return False
 
 
-def _take_caption(section: _Section, document: Document, heads: Mapping[int, Head], at: int) -> list[str]:
-    """The title of an article that stands on the line before it: in every second article at least, or in none.
+def _captioned(document: Document, heads: Mapping[int, Head]) -> frozenset[int]:
+    """The articles whose title stands on the line before them: every second one at least, or none.
 
-    In Japan it is in brackets, in Turkey and Sweden it is not.
+    In Japan it is in brackets, and two are enough; in Turkey and Sweden it is not.
     """
-    if not section.text or not _captions(document, heads, at):
-        return []
-    captions = sum(1 for i, h in heads.items() if h.kind == "article" and _captions(document, heads, i))
-    articles = sum(1 for h in heads.values() if h.kind == "article")
-    bracketed = _CAPTION.fullmatch(section.text[-1].strip())
-    return [section.text.pop().strip()] if captions >= (2 if bracketed else max(2, articles / 2)) else []
+    articles = [i for i, h in heads.items() if h.kind == "article"]
+    found = [i for i in articles if _captions(document, heads, i)]
+    bracketed = [i for i in found if _CAPTION.fullmatch(document.lines[i - 1].text.strip())]
+    if len(found) >= max(2, len(articles) / 2):
+        return frozenset(found)
+    return frozenset(bracketed) if len(bracketed) >= 2 else frozenset()
 
 
 def _captions(document: Document, heads: Mapping[int, Head], at: int) -> bool:
