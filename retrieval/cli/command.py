@@ -152,7 +152,10 @@ def search(arguments: argparse.Namespace) -> int:
 
 
 def _search_one(index: Any, arguments: argparse.Namespace, where: Filter) -> int:
-    for hit in _hits(index, arguments.query, arguments, where, arguments.k):
+    hits = _hits(index, arguments.query, arguments, where, arguments.k)
+    if not hits:
+        print("nothing found", file=sys.stderr)
+    for hit in hits:
         place = ", ".join(part for part in (hit.source, hit.region, hit.language) if part)
         sides = f"dense {_number(hit.dense)} lexical {_number(hit.lexical)}"
         print(f"{hit.score:.3f}  {hit.id}  {hit.title}  [{sides}{'; ' + place if place else ''}]")

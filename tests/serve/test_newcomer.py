@@ -171,6 +171,19 @@ def test_a_wrong_use_is_named(
     assert told in capsys.readouterr().err
 
 
+def test_a_search_that_finds_nothing_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules.jsonl").write_text('{"id": "a", "text": "Dogs must be kept on a lead in parks."}\n')
+    assert main(["index", "build", "law", "--input", "rules.jsonl", "--embedder", "none"]) == 0
+    capsys.readouterr()
+    assert main(["index", "search", "law", "dogs"]) == 0
+    assert "Dogs must be kept" in capsys.readouterr().out
+    assert main(["index", "search", "law", "helicopter"]) == 0
+    assert capsys.readouterr() == ("", "nothing found\n")
+
+
 def test_calls_that_failed_show_in_the_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
