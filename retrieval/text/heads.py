@@ -73,7 +73,7 @@ def _only(document: Document, kept: Mapping[int, Head], i: int) -> bool:
 
 
 def _out_of_turn(kept: Mapping[int, Head]) -> list[int]:
-    """Heads that do not go on from the one before, of articles that stand where they do somewhere else."""
+    """Sentences taken for heads: they do not go on from the one before, and their article does somewhere else."""
     places: dict[tuple[str, tuple[int, ...]], list[tuple[int, bool]]] = {}
     last: dict[str, tuple[int, ...]] = {}
     for i, h in kept.items():
@@ -83,7 +83,13 @@ def _out_of_turn(kept: Mapping[int, Head]) -> list[int]:
         turn = h.number == (1,) or _follows(h.number, last.get(h.word, (0,)))
         places.setdefault((h.word, h.number), []).append((i, turn))
         last[h.word] = h.number
-    return [i for found in places.values() if any(turn for _, turn in found) for i, turn in found if not turn]
+    return [
+        i
+        for found in places.values()
+        if any(turn for _, turn in found)
+        for i, turn in found
+        if not turn and not kept[i].alone and kept[i].rest.endswith(ENDS)
+    ]
 
 
 def _loose_heads(document: Document, kept: Mapping[int, Head]) -> dict[int, Head]:

@@ -90,3 +90,9 @@ def test_a_title_on_the_line_above_is_the_articles_own(name: str, titles: list[s
     found = passages(tmp_path / name, "\n".join(CASES[name]["text"]) + "\n")[1:]
     assert [p.title.rpartition(", ")[2] for p in found] == titles
     assert not any(title.split()[-1] in p.text.split("\n")[-1] for p, title in zip(found, titles[1:], strict=False))
+
+
+def test_excerpts_of_two_acts_keep_articles_of_one_number(tmp_path: Path) -> None:
+    text = "Excerpts\n\nArticle 5\nDogs.\n\nArticle 7\nCats.\n\nArticle 6\nBirds.\n\nArticle 7\nFish.\n"
+    found = passages(tmp_path / "a.txt", text)
+    assert [p.text for p in found][1:] == ["Dogs.", "Cats.", "Birds.", "Fish."]
