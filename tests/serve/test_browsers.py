@@ -27,7 +27,7 @@ def granted(answer: httpx.Response) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_listed_origin_may_ask_and_read(open_to_app: Served, path: str) -> None:
-    async with httpx.AsyncClient(base_url=open_to_app.url) as http:
+    async with httpx.AsyncClient(base_url=open_to_app.url, timeout=60) as http:
         before = await http.options(path, headers={"origin": APP, **PREFLIGHT})
         assert before.status_code == 204
         assert before.headers["access-control-allow-origin"] == APP
@@ -43,7 +43,7 @@ async def test_a_listed_origin_may_ask_and_read(open_to_app: Served, path: str) 
 
 
 async def test_a_stream_may_be_read_too(open_to_app: Served) -> None:
-    async with httpx.AsyncClient(base_url=open_to_app.url) as http:
+    async with httpx.AsyncClient(base_url=open_to_app.url, timeout=60) as http:
         answer = await http.post("/v1/chat/completions", json=chat(stream=True), headers={"origin": APP})
     assert answer.headers["access-control-allow-origin"] == APP
 
@@ -52,7 +52,7 @@ async def test_a_stream_may_be_read_too(open_to_app: Served) -> None:
 @pytest.mark.parametrize("path", PATHS)
 async def test_no_other_origin_may(open_to_app: Served, served: Served, path: str, origin: str) -> None:
     for server in (open_to_app, served):
-        async with httpx.AsyncClient(base_url=server.url) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             for method in ("OPTIONS", "GET"):
                 answer = await http.request(method, path, headers={"origin": origin, **PREFLIGHT})
                 assert granted(answer) == {}
@@ -60,7 +60,7 @@ async def test_no_other_origin_may(open_to_app: Served, served: Served, path: st
 
 
 async def test_by_default_nobody_may_and_no_header_says_so(served: Served) -> None:
-    async with httpx.AsyncClient(base_url=served.url) as http:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
         answer = await http.get("/v1/models", headers={"origin": APP})
     assert granted(answer) == {}
     assert "vary" not in answer.headers

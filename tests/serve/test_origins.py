@@ -106,7 +106,7 @@ def test_a_page_of_another_origin_reaches_no_path(served: Served, upstream: Fake
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/principles", "/v1/feedback"])
 def test_a_body_without_a_type_is_not_json(served: Served, path: str) -> None:
     """A Blob without a type is what a page may send anywhere, unasked."""
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         request = client.build_request("POST", path, content=json.dumps(chat()))
         request.headers.pop("content-type", None)
         answer = client.send(request)
@@ -151,7 +151,7 @@ def test_with_keys_a_page_lacks_the_key_and_a_client_of_any_origin_may_have_it(k
 
 
 def test_the_connection_goes_on_after_a_refusal(served: Served) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         for origin, status in (("https://evil.example", 403), ("", 200)) * 2:
             headers = {"origin": origin} if origin else {}
             assert client.post("/v1/chat/completions", json=chat(), headers=headers).status_code == status

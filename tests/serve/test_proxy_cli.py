@@ -139,10 +139,9 @@ def test_a_reload_changes_timeouts_and_traces_too(start: Start, upstream: FakeUp
     chats = f"{served.url}/v1/chat/completions"
     answer = httpx.post(chats, json=chat(model="slow-headers-25"), verify=False, timeout=20)
     assert answer.status_code == 504
-    answer = httpx.post(
-        f"{served.url}/v1/chat/completions", json=chat("kept"), headers={"x-trimtab-policy": "chat"}, verify=False
-    )
-    trace = httpx.get(f"{served.url}/v1/traces/{answer.headers['x-trimtab-trace']}", verify=False).json()
+    headers = {"x-trimtab-policy": "chat"}
+    answer = httpx.post(chats, json=chat("kept"), headers=headers, verify=False, timeout=60)
+    trace = httpx.get(f"{served.url}/v1/traces/{answer.headers['x-trimtab-trace']}", verify=False, timeout=60).json()
     assert trace["before"] == [{"role": "user", "content": "kept"}]
 
 
