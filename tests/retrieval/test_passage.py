@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.backends.local import columns
@@ -25,6 +25,7 @@ FILTERS = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(PASSAGES, max_size=20), FILTERS)
 def test_the_columns_admit_exactly_what_the_filter_admits(passages: list[Passage], where: Filter) -> None:
     labels = [
