@@ -21,7 +21,8 @@ from serve.errors import BadRequest
 GUARDED: Mapping[str, str] = {
     "request_id": "requests", "rid": "requests", "priority": "scheduler", "data_parallel_rank": "scheduler",
     "id_slot": "scheduler", "bootstrap_host": "scheduler", "bootstrap_port": "scheduler", "bootstrap_room": "scheduler",
-    "kv_transfer_params": "cache", "disaggregated_params": "cache", "cache_salt": "cache", "extra_key": "cache",
+    "kv_transfer_params": "cache", "ec_transfer_params": "cache", "disaggregated_params": "cache",
+    "cache_salt": "cache", "extra_key": "cache",
     "session_params": "cache", "vllm_xargs": "internals", "logits_processors": "internals",
     "custom_logit_processor": "internals", "lora_path": "internals", "chat_template": "chat template",
     "template": "chat template",
