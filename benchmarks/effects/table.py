@@ -94,7 +94,7 @@ def _law_table(sets: Mapping[str, Any]) -> list[str]:
 _SHOWN = {
     "xstest": (("over_refusal", "Refuses the harmless"), ("wanted_refusal", "Refuses the harmful"),
                ("declines_harmless", "Declines the harmless"), ("declines_harmful", "Declines the harmful"),
-               ("fences_balanced", "Fences balanced"), ("characters", "Characters"),
+               ("clean_ending", "Clean ending"), ("fences_balanced", "Fences balanced"), ("characters", "Characters"),
                ("prompt_tokens", "Prompt tokens")),
     "instructions": (("follows", "Does what was asked"), ("characters", "Characters")),
 }  # fmt: skip

@@ -279,9 +279,12 @@ def prose(params: Mapping[str, msgspec.Raw]) -> bool:
 
 
 def _query(chat: Chat) -> str:
-    last = next((m for m in reversed(chat.messages) if m.role == "user"), None)
-    # Of a long text only the end is looked at: this runs on the event loop.
-    return re.sub(r"\s+", " ", last.text[-8 * _QUERY :]).strip()[-_QUERY:] if last else ""
+    text = next((m.text for m in reversed(chat.messages) if m.role == "user"), "")
+    # Of a long text only the end is looked at, since this runs on the event loop, more of it where that is blank.
+    most = 8 * _QUERY
+    while len(query := " ".join(text[-most:].split())) < _QUERY and most < len(text):
+        most *= 8
+    return query[-_QUERY:]
 
 
 def _rank(found: tuple[str, Hit]) -> tuple[float, str]:

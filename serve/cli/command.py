@@ -111,15 +111,16 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _dispatch(name, argv[1:])
         finally:
-            sys.stdout.flush()  # here, since at exit nobody could handle its errors
+            if sys.stdout is not None:  # that is, unless it was closed
+                sys.stdout.flush()  # here, since at exit nobody could handle its errors
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has what it wants
         _drop()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _drop()
-        print(f"trimtab {name}: {error.strerror}", file=sys.stderr)
+        print(f"trimtab {name}: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before a command can say what it has kept, or where it keeps nothing
         print(f"\ntrimtab {name}: stopped", file=sys.stderr)

@@ -373,6 +373,29 @@ def test_a_view_that_comes_late_does_not_replace_the_one_asked_for_since(tab: Ta
     expect(page.locator(".why")).to_have_count(0)
 
 
+def test_a_policy_that_comes_late_does_not_replace_the_one_asked_for_since(tab: Tab) -> None:
+    page, held = tab.page, []
+    page.get_by_role("link", name="Policies").click()
+    page.locator(".policies table").first.wait_for()
+    shown = page.locator(".policies .stack").first
+    first = shown.inner_text()
+    page.route("**/v1/policies/careful", lambda route: held.append(route))
+    with page.expect_request("**/v1/policies/careful"):
+        page.goto(page.url.split("#")[0] + "#policies/careful")
+    with page.expect_response("**/v1/policies/raw"):
+        page.goto(page.url.split("#")[0] + "#policies/raw")
+    expect(page.get_by_label("Policy", exact=True)).to_have_value("raw")
+    expect(shown).not_to_have_text(first)
+    before = shown.inner_text()
+    with page.expect_response("**/v1/policies/careful") as late:
+        for route in held:
+            route.continue_()
+    late.value.finished()
+    page.unroute("**/v1/policies/careful")
+    page.evaluate("fetch('v1/key').then((answer) => answer.json())")
+    assert shown.inner_text() == before
+
+
 def test_an_empty_list_of_traces_is_asked_for_again(tab: Tab) -> None:
     page, asked = tab.page, []
     tab.ask("a trace that is written late")

@@ -76,6 +76,11 @@ def test_a_query_is_the_end_of_a_long_text_and_costs_no_copy_of_it() -> None:
     assert peak < 2**20
 
 
+def test_a_question_before_endless_blanks_is_searched_for() -> None:
+    for text in ("may I keep bees?" + " \n" * 100_000, "\n" * 50_000 + "may I" + " " * 50_000 + "keep bees?"):
+        assert _query(Chat((Message("user", text),))) == "may I keep bees?"
+
+
 async def test_the_requests_region_keeps_other_regions_out(shelf: Shelf) -> None:
     found = await advice(shelf, "quiet hours at night", region="Bayern")
     assert {p.id for p in found.principles} == {"noise-by", "noise-de"}

@@ -110,7 +110,7 @@ def test_a_full_disk_behind_standard_output_is_said() -> None:
             [sys.executable, "-m", "serve.cli.command", "--help"],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "trimtab --help: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "trimtab --help: standard output: No space left on device\n")
 
 
 def test_ctrl_c_while_a_command_is_loaded_is_no_traceback() -> None:

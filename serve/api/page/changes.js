@@ -29,16 +29,18 @@ export class Changes {
     this.root = el("section", { class: "changes", "aria-label": "Changes" }, this.inbox);
   }
 
-  /** The inbox, a form filled with what a complaint is about, or the change of that id. */
-  async open(id, held) {
+  /** The inbox, a form filled with what a complaint is about, or the change of that id, if it is still `wanted` then. */
+  async open(id, held, wanted) {
     if (id === "new" && this.key.rights.includes("author")) {
       const form = drafting((body) => this.#draft(body, held), await proposed(held));
+      if (!wanted()) return;
       this.root.replaceChildren(el("p", {}, el("a", { href: `#why/${held.get("trace") ?? ""}` }, "The answer that it is about")), el("h1", {}, "Propose a change"), this.trouble, form);
       this.trouble.hidden = true;
       return;
     }
     if (id) {
       const change = new Change(await get(`v1/changes/${encodeURIComponent(id)}`), this.key, held.get("q") ?? "", held.get("policy") ?? "");
+      if (!wanted()) return;
       this.root.replaceChildren(change.root);
       return;
     }

@@ -76,7 +76,7 @@ async function route(first = false) {
     else if (name === "compare" && id) show(await (await import("./compare.js")).compare(id.split(",")));
     else if (name in LATER) {
       views[name] ??= await LATER[name]();
-      await views[name].open(id && decodeURIComponent(id), held);
+      await views[name].open(id && decodeURIComponent(id), held, () => turn === routes);
       show(views[name].root);
     } else if (name === "principles" || name === "traces") {
       show(views[name].root);

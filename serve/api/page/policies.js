@@ -18,11 +18,12 @@ export class Policies {
       el("form", { class: "panel", on: { submit: (event) => event.preventDefault() } }, field("Policy", this.policy)), this.trouble, this.body);
   }
 
-  /** Show the policy that the address names, or the first. */
-  async open(name) {
+  /** Show the policy that the address names, or the first, if it is still `wanted` when it is there. */
+  async open(name, _held, wanted) {
     if (name && this.server.policies.some(({ id }) => id === name)) this.policy.value = name;
     await this.#try(async () => {
       const policy = await get(`v1/policies/${encodeURIComponent(this.policy.value)}`);
+      if (!wanted()) return;
       this.body.replaceChildren(...[facts(policy), el("h2", {}, "What it does"), settings(policy), this.#prompt(policy), this.#draft(policy)].flat().filter(Boolean));
     });
   }

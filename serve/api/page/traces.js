@@ -72,6 +72,7 @@ export class Traces {
         return page;
       }, ({ data }) => after || data.length || other());
     } catch (error) {
+      if (other()) return;
       this.trouble.textContent = error.message;
       this.trouble.hidden = false;
     }
