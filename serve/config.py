@@ -91,7 +91,7 @@ class Engine:
     headers: Mapping[str, str] = field(default_factory=dict)  # sent with every request
     headers_pass: tuple[str, ...] = ()  # of the client's headers, beside those that always pass
     ca_file: str = ""  # certificates (PEM) of a private CA, trusted beside the system's; read once
-    fields_pass: tuple[str, ...] = ()  # fields of `engine.fields.GUARDED` and `engine.kinds.BEYOND` that pass
+    fields_pass: tuple[str, ...] = ()  # fields that pass: of `engine.fields`, `kinds.BEYOND` and `features.FEATURES`
     supports: tuple[str, ...] | None = None  # `serve.engine.features`: FEATURES and APIS; unset: by kind, and probed
     stream_usage: bool = True  # ask streams for their token counts; one that refuses that is remembered
     context: int | None = None  # tokens; unset: probed

@@ -74,7 +74,7 @@ async def _relay(service: Service, call: Call, record: Record, dialects: Sequenc
     engine.require_ready()
     if isinstance(read, wire.Request):
         engine.refuse_guarded(read, salted=policy.cache_salt == "tenant")
-        engine.refuse(read, None)
+        engine.refuse(read, None, call.path, translates=False)
 
     def write(engine: LiveEngine, model: str) -> Outgoing:
         if not isinstance(read, wire.Request):

@@ -22,6 +22,9 @@ _LEAST = (
     ("pipeline_parallel", 1),
 )  # fmt: skip
 
+# What `fields_pass` may name.
+_FIELDS = frozenset({*GUARDED, *STORED, *BEYOND, *FEATURES})
+
 
 def read_engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[str, Engine]:
     """The engines by name.
@@ -54,7 +57,7 @@ def read_engines(toml: Toml, flags: Flags, environ: Mapping[str, str]) -> dict[s
         engines[name] = engine = read_reach(toml, section, engine)
         if engine.launched and engine.model == EMBEDDED.name and not Path(engine.model).exists():
             engines[name] = engine = replace(engine, model=str(EMBEDDED))
-        toml.names(section, "fields_pass", engine.fields_pass, {**GUARDED, **STORED, **BEYOND}, "guarded field")
+        toml.names(section, "fields_pass", engine.fields_pass, _FIELDS, "field")
         if engine.supports is not None:
             toml.names(section, "supports", engine.supports, (*FEATURES, *APIS.values()), "feature")
         if engine.key_env and not environ.get(engine.key_env):

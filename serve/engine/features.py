@@ -25,6 +25,14 @@ def _parts(types: tuple[str, ...]) -> Callable[[Request, Chat | None], bool]:
     return lambda request, chat: chat is not None and any(kind in types for m in chat.messages for kind in m.media)
 
 
+def _one_call_at_most(request: Request, chat: Chat | None) -> bool:
+    """Whether more than one tool call could come and is not wanted. Clients set it beside any choice of a tool."""
+    if request.value("parallel_tool_calls") is not False or not request.value("tools"):
+        return False
+    choice = request.value("tool_choice")
+    return choice != "none" and not (isinstance(choice, dict) and choice.get("type") == "function")
+
+
 # feature -> does this request use it? What `supports` leaves out is refused by name, never dropped in silence.
 FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "n": _set("n", 1),
@@ -46,10 +54,12 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "modalities": _set("modalities", ["text"]),
     "prediction": _set("prediction"),
     "verbosity": _set("verbosity", "medium"),
-    "parallel_tool_calls": lambda request, chat: request.value("parallel_tool_calls") is False,
+    "parallel_tool_calls": _one_call_at_most,
     "images": _parts(_IMAGES),
     "audio": _parts(_AUDIO),
 }
+# Younger than `supports`: a list that does not name them says nothing about them.
+LATER = frozenset({"verbosity", "parallel_tool_calls"})
 PARTS = frozenset({"images", "audio"})  # those that only the messages show
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every engine has

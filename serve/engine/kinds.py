@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
+
+from serve.dialects.wire import Request
 
 # What an engine's /v1/models calls the owner of its models -> its kind: llama-server, Ollama, our own.
 OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "library": "ollama", "trimtab": "onnx"}
@@ -22,7 +25,7 @@ _VLLM_ONLY = frozenset({"bad_words", "min_tokens"})  # ours to leave out elsewhe
 _OWN = _EXTENSIONS | _VLLM_ONLY
 
 
-# Fields beyond OpenAI's that change an answer -> the kinds whose engines heed them; the others in IGNORES leave them
+# Fields beyond OpenAI's that change an answer -> the kinds whose engines heed them; the others in _IGNORES leave them
 # out without a word. Read in vLLM 0.32, llama-server and llama-cpp-python 0.3.36; Ollama's page has none of them.
 # `transformers serve` and our own engine refuse what they do not know.
 BEYOND: Mapping[str, tuple[str, ...]] = {
@@ -33,20 +36,40 @@ BEYOND: Mapping[str, tuple[str, ...]] = {
     "mirostat": ("llama.cpp",), "mirostat_mode": ("llama-cpp-python",), "dry_multiplier": ("llama.cpp",),
     "xtc_probability": ("llama.cpp",), "grammar": _LLAMA, "json_schema": ("llama.cpp",),
     "no_repeat_ngram_size": (), "options": (), "think": (),
-    # vLLM's until 0.11.
-    "guided_json": (), "guided_regex": (), "guided_choice": (), "guided_grammar": (),
+    "guided_json": ("vllm",), "guided_regex": ("vllm",), "guided_choice": ("vllm",), "guided_grammar": ("vllm",),
 }  # fmt: skip
-IGNORES: Mapping[str, frozenset[str]] = {
+_IGNORES: Mapping[str, frozenset[str]] = {
     kind: frozenset(name for name, heeding in BEYOND.items() if kind not in heeding)
     for kind in ("vllm", *_LLAMA, "ollama")
 }
-# Values with which such a field asks for nothing.
-_IDLE = frozenset({b"null", b"false", b"0", b"0.0", b"-1", b"1", b"1.0", b"[]", b"{}", b'""'})
+# vLLM's until 0.11; from 0.12 on it has structured_outputs.
+_GUIDED = frozenset(name for name in BEYOND if name.startswith("guided_"))
+_UNGUIDED = (0, 12)
+# Numbers with which such a field asks for nothing; of any other it is 0.
+_NEUTRAL: Mapping[str, tuple[int, ...]] = {
+    "repetition_penalty": (1,), "repeat_penalty": (1,), "length_penalty": (1,), "typical_p": (1,), "top_k": (0, -1),
+}  # fmt: skip
 
 
-def ignored(kind: str, fields: Mapping[str, Any]) -> list[str]:
-    """Those of a client's fields that an engine of this kind would accept and leave out."""
-    return [name for name in IGNORES[kind].intersection(fields) if bytes(fields[name]).strip() not in _IDLE]
+def ignores(kind: str, version: str) -> frozenset[str]:
+    """The fields of BEYOND that such an engine would accept and leave out; `version` is its own word, or ""."""
+    names = _IGNORES.get(kind, frozenset())
+    told = re.match(r"v?(\d+)\.(\d+)", version)
+    if kind == "vllm" and told is not None and (int(told[1]), int(told[2])) >= _UNGUIDED:
+        return names | _GUIDED
+    return names
+
+
+def ignored(names: Set[str], request: Request) -> list[str]:
+    """Those of `names` by which a client asks for something, as they come in its request."""
+    return [name for name in request.fields if name in names and not _idle(name, request.value(name))]
+
+
+def _idle(name: str, value: Any) -> bool:
+    """Whether the field with this decoded value asks for nothing."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value in _NEUTRAL.get(name, (0,))
+    return not value
 
 
 def unknown(kind: str, names: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from serve.dialects.wire import Request
 from serve.engine import kinds
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
-from serve.engine.features import APIS, FEATURES, PATHS, of_kind, of_template, of_transformers
+from serve.engine.features import APIS, FEATURES, LATER, PATHS, of_kind, of_template, of_transformers
 from serve.engine.fields import refuse_guarded
 from serve.engine.model import Model
 from serve.errors import BadRequest, NotFound, Unavailable
@@ -66,6 +66,7 @@ class LiveEngine:
         self.counted = False  # it has told the usage of a stream
         self._rests = 0.0  # until then it is not asked where there is another, in time.monotonic() seconds
         self.kind = ""
+        self.version = ""  # of the engine's program, as it says itself
         self.names: tuple[str, ...] = ()  # models that the engine listed
         self.base = is_base(spec)
         self.forms: dict[str, frozenset[str]] = {}  # by model: of `prompt_opt.layout.forms`, where it wants another
@@ -73,7 +74,7 @@ class LiveEngine:
         self.key = os.environ.get(spec.key_env) or None if spec.key_env else None
         self._files = Model()
         self.count, self.prompt_tokens = self._files.count, self._files.prompt_tokens
-        self.supports = frozenset(FEATURES if spec.supports is None else spec.supports)  # FEATURES to ask of it
+        self.supports = frozenset(FEATURES) if spec.supports is None else LATER.union(spec.supports)  # to ask of it
         self._apis: dict[str, tuple[bool, float]] = {}  # path -> whether the engine has it, when that was probed
         try:
             if spec.launched and (file := located(spec.model)):
@@ -125,11 +126,21 @@ class LiveEngine:
             self.supports = (
                 of_transformers(Path(self.spec.model), self._files.config) if kind == "transformers" else of_kind(kind)
             )
-            if kind == "llama-cpp-python":
+            if kind == "llama-cpp-python" and not self._formats:
                 self.supports = of_template(self.supports, self._files.template)
         self.lacks = tuple([(name, used) for name, used in FEATURES.items() if name not in self.supports])
-        self.ignores = kinds.IGNORES.get(kind, frozenset())
+        self.ignores = kinds.ignores(kind, self.version)
         self.adapts = kind in kinds.ADAPTED  # `must_adapt` may say so
+
+    def learn_version(self, version: str) -> None:
+        """What the engine says that its program's version is."""
+        self.version = version
+        self.ignores = kinds.ignores(self.kind, version)
+
+    @property
+    def _formats(self) -> bool:
+        """Whether llama-cpp-python lays chats out by a format of its own, which may know tools, not by the model's."""
+        return any(it == "--chat_format" or it.startswith("--chat_format=") for it in self.spec.args)
 
     @property
     def checked(self) -> Pool | Contact | None:
@@ -237,13 +248,14 @@ class LiveEngine:
         """Raises BadRequest naming a field that reaches into the engine and that `fields_pass` does not name."""
         refuse_guarded(request.fields, self.spec.fields_pass, self.spec.name, salted=salted)
 
-    def refuse(self, request: Request, chat: Chat | None, path: str = "") -> None:
+    def refuse(self, request: Request, chat: Chat | None, path: str = "", *, translates: bool = True) -> None:
         """Raises BadRequest naming the first thing in the request that this engine can't do, or would ignore.
 
-        `path` is the one that the client asked for: an engine's own /v1/messages has other fields than its chats.
+        `path` is the one that the client asked for: an engine's own /v1/messages has other fields than its chats, and
+        so has any path whose requests nothing `translates` into chats. What `fields_pass` names is not judged.
         """
         for feature, used in self.lacks:
-            if used(request, chat):
+            if used(request, chat) and feature not in self.spec.fields_pass:
                 what = self.kind or "its configuration"
                 raise BadRequest(
                     f"engine {self.spec.name!r} ({what}) does not support {feature!r}",
@@ -252,9 +264,9 @@ class LiveEngine:
                 )
         if self.ignores.isdisjoint(request.fields) or self.spec.supports is not None:
             return
-        if path not in PATHS and self.speaks(path):
+        if path not in PATHS and (not translates or self.speaks(path)):
             return
-        for name in kinds.ignored(self.kind, request.fields):
+        for name in kinds.ignored(self.ignores, request):
             if name not in self.spec.fields_pass:
                 raise BadRequest(
                     f"engine {self.spec.name!r} ({self.kind}) ignores {name!r}. To send it all the same, set "

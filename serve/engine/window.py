@@ -1,4 +1,4 @@
-"""How many tokens an engine by URL takes, where only its own API says so: llama-server and Ollama.
+"""What only an engine's own API says: how many tokens llama-server and Ollama take, and which version a vLLM is.
 
 Ollama cuts a longer prompt without a word, so its limit matters more than any other. It runs a model with `num_ctx`,
 which is smaller than what the model was made for unless somebody raised it.
@@ -38,6 +38,16 @@ async def learn_window(engine: LiveEngine, relay: Relay, within_s: float) -> Non
         engine.context = _of_ollama(await _ask(engine, relay, "POST", "/api/show", body, within_s))
 
 
+async def learn_version(engine: LiveEngine, relay: Relay, within_s: float) -> None:
+    """Ask a single vLLM for its version, by which its fields differ; a pool may be of several.
+
+    Raises:
+        UpstreamError: it does not answer.
+    """
+    if engine.kind == "vllm" and engine.url and engine.pool is None:
+        engine.learn_version(str((await _ask(engine, relay, "GET", "/version", None, within_s)).get("version", "")))
+
+
 def _of_ollama(told: Mapping[str, Any]) -> int | None:
     """What /api/show says: the model file's num_ctx, else Ollama's default, and never more than the model has."""
     info = told.get("model_info")
@@ -63,7 +73,7 @@ async def _ask(
                 answer = await upstream.read(_LIMIT)
         told = msgspec.json.decode(answer) if upstream.status == 200 else {}
     except (TimeoutError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UpstreamError(error, f"It does not report its context length at {path}.") from error
+        raise UpstreamError(error, f"What it answers at {path} cannot be read.") from error
     return told if isinstance(told, dict) else {}
 
 

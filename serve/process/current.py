@@ -26,7 +26,7 @@ from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
 from serve.engine.watch import Checked
-from serve.engine.window import learn_window
+from serve.engine.window import learn_version, learn_window
 from serve.errors import Unavailable
 from serve.http.gate import Gate
 from serve.http.listener import Listener
@@ -246,6 +246,7 @@ async def _learn(engine: LiveEngine, relay: Relay) -> None:
     try:
         engine.learn(await listed(relay, engine, engine.headers(), _PATIENCE_S))
         await learn_window(engine, relay, _PATIENCE_S)
+        await learn_version(engine, relay, _PATIENCE_S)
     except UpstreamError as error:
-        # Not knowing costs nothing but the context's length; the request itself will show what is wrong.
+        # Not knowing costs nothing but the context's length and a refusal by name; the request will show what is wrong.
         log.debug("engine %s: %s (%r)", engine.spec.name, error, error.cause)

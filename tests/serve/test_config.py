@@ -44,6 +44,11 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         3,
         "no feature 'imges'; valid are audio",
     ),
+    "engine field": (
+        '[engine.main]\nurl = "http://x"\nfields_pass = ["verbosty"]\n',
+        3,
+        "no field 'verbosty'; valid are",
+    ),
     "engine features": ('[engine.main]\nurl = "http://x"\nsupports = "n"\n', 3, "must be a list"),
     "engine key": ('[engine.main]\nurl = "http://x"\nkey_env = "NONE"\n', 3, "the environment has no NONE"),
     "engine command": ('[engine.main]\nmodel = "m"\ncommand = ["x"]\n', 3, "must contain {port}"),

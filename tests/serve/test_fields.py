@@ -27,6 +27,7 @@ fields_pass = ["min_p"]
 [policy.laptop]
 render = "chat"
 engine = "laptop"
+elsewhere = "raw"
 [policy.polite]
 stages = ["urial"]
 render = "chat"
@@ -157,3 +158,13 @@ async def test_what_the_kind_of_engine_ignores_is_refused_on_every_api(http: htt
     assert "ignores 'top_k'" in error["message"]
     assert await refusal(http, policy, chat(min_p=0.5, top_k=-1)) is None
     assert await refusal(http, "raw", chat(top_k=5)) is None  # of an engine that speaks for itself
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/v1/audio/speech"])
+async def test_what_chats_ignore_is_no_matter_of_other_paths(
+    http: httpx.AsyncClient, upstream: FakeUpstream, path: str
+) -> None:
+    body = {"model": "echo", "input": "x", "query": "x", "top_k": 5, "options": {"num_ctx": 9}}
+    answer = await http.post(path, json=body, headers={"x-trimtab-policy": "laptop"})
+    assert answer.status_code != 400, answer.text
+    assert (upstream.requests[-1].path, upstream.requests[-1].json["top_k"]) == (path, 5)

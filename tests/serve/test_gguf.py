@@ -55,6 +55,20 @@ def test_a_launched_engine_knows_context_tokens_and_special_tokens(file: Path) -
     assert engine.spec.public_name == "toy"
 
 
+@pytest.mark.parametrize(
+    ("args", "tools"),
+    [((), False), (("--verbose", "true"), False), (("--chat_format", "functionary-v2"), True),
+     (("--chat_format=chatml-function-calling",), True)],
+)  # fmt: skip
+def test_tools_are_the_template_s_matter_unless_a_chat_format_takes_its_place(
+    tmp_path: Path, args: tuple[str, ...], tools: bool
+) -> None:
+    file = toy_gguf.write(tmp_path / "plain.gguf")
+    engine = LiveEngine(Engine("main", model=str(file), launcher="llama.cpp", args=args))
+    engine.update({"kind": "llama-cpp-python"})
+    assert (engine.supports >= {"tools", "tool_choice"}) is tools
+
+
 def test_a_file_without_a_template_is_a_base_model(tmp_path: Path) -> None:
     bare = toy_gguf.write(tmp_path / "bare.gguf", template="")
     assert is_base(Engine("main", model=str(bare), launcher="auto"))

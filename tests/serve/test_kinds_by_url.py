@@ -17,7 +17,7 @@ from serve.engine.features import FEATURES, of_kind
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
-from serve.engine.window import learn_window
+from serve.engine.window import learn_version, learn_window
 from serve.errors import BadRequest
 
 PATH = "/v1/chat/completions"
@@ -51,6 +51,7 @@ async def window(engine: LiveEngine) -> int | None:
     relay = Relay(connect_s=30, timeout_s=60)
     try:
         await learn_window(engine, relay, 60)
+        await learn_version(engine, relay, 60)
     finally:
         await relay.close()
     return engine.context
@@ -80,10 +81,9 @@ UNHEEDED: dict[str, tuple[Any, list[str]]] = {
     "stop_token_ids": ([7], ["ollama", "llama.cpp", "llama-cpp-python"]),
     "structured_outputs": ({"json": {}}, ["ollama", "llama.cpp", "llama-cpp-python"]),
     "grammar": ('root ::= "a"', ["ollama", "vllm"]),
-    "guided_json": ({"type": "object"}, ["ollama", "llama.cpp", "llama-cpp-python", "vllm"]),
+    "guided_json": ({"type": "object"}, ["ollama", "llama.cpp", "llama-cpp-python"]),
     "options": ({"num_ctx": 9}, ["ollama", "llama.cpp", "llama-cpp-python", "vllm"]),
     "verbosity": ("low", ["ollama", "llama.cpp", "llama-cpp-python", "vllm"]),
-    "parallel_tool_calls": (False, ["ollama", "llama-cpp-python"]),
     "seed": (1, []),
     "stop": (["a", "b"], []),
     "user": ("u", []),
@@ -110,6 +110,89 @@ def test_values_that_ask_for_nothing_are_no_use_of_a_field() -> None:
     idle = {"top_k": -1, "min_p": 0, "repetition_penalty": 1.0, "options": {}, "stop_token_ids": [], "think": False}
     idle |= {"verbosity": "medium", "parallel_tool_calls": True}
     LiveEngine(Engine("main", url="http://x", kind="ollama")).refuse(request(**idle, guided_json=None), None, PATH)
+
+
+@pytest.mark.parametrize(
+    ("field", "nothing", "something"),
+    [
+        ("top_k", ["0", "-1", "0.00", "null"], ["1", "1.0", "-2"]),
+        ("min_p", ["0", "0.00", "-0.0"], ["1", "-1", "0.5"]),
+        ("repetition_penalty", ["1", "1.00", "1e0", "null"], ["0", "-1", "1.1", "true"]),
+        ("typical_p", ["1", "1.000"], ["0", "0.9"]),
+        ("mirostat", ["0"], ["1", "2"]),
+        ("min_tokens", ["0"], ["1", "-1"]),
+        ("dry_multiplier", ["0", "0.00"], ["1", "0.8"]),
+        ("think", ["false", "null"], ["true", '"low"']),
+        ("options", ["{ }", "null"], ['{"num_ctx":9}']),
+        ("stop_token_ids", ["[ ]"], ["[0]"]),
+    ],
+)
+def test_what_asks_for_nothing_is_known_by_field_and_by_value(
+    field: str, nothing: list[str], something: list[str]
+) -> None:
+    engine = LiveEngine(Engine("main", url="http://x", kind="ollama"))
+    for value in nothing:
+        engine.refuse(wire.parse(f'{{"{field}": {value}}}'.encode(), Server()), None, PATH)
+    for value in something:
+        with pytest.raises(BadRequest, match=f"ignores '{field}'"):
+            engine.refuse(wire.parse(f'{{"{field}": {value}}}'.encode(), Server()), None, PATH)
+
+
+def test_the_first_ignored_field_of_a_client_is_named() -> None:
+    engine = LiveEngine(Engine("main", url="http://x", kind="ollama"))
+    names = ["think", "options", "min_p", "top_k", "grammar", "mirostat", "json_schema", "bad_words"]
+    for order in (names, names[::-1]):
+        with pytest.raises(BadRequest) as refused:
+            engine.refuse(request(**dict.fromkeys(order, "x")), None, PATH)
+        assert refused.value.param == order[0]
+
+
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("kind", ["ollama", "llama-cpp-python", "transformers"])
+def test_parallel_tool_calls_are_refused_only_where_there_could_be_several(kind: str) -> None:
+    passed = ("tools", "tool_choice")
+    engine = LiveEngine(Engine("main", url="http://x", kind=kind, fields_pass=passed))
+    one: dict[str, Any] = {"parallel_tool_calls": False}
+    for idle in ({}, {"tools": []}, {"tools": [{}], "tool_choice": "none"}, {"tools": [{}], "tool_choice": NAMED}):
+        engine.refuse(request(**one, **idle), None, PATH)
+    for choice in ("auto", "required", None, {"type": "allowed_tools"}):
+        with pytest.raises(BadRequest, match="parallel_tool_calls"):
+            engine.refuse(request(**one, tools=[{}], tool_choice=choice), None, PATH)
+    vllm = LiveEngine(Engine("main", url="http://x", kind="vllm"))
+    vllm.refuse(request(**one, tools=[{}]), None, PATH)
+
+
+def test_a_list_of_features_that_is_older_than_a_feature_does_not_exclude_it() -> None:
+    engine = LiveEngine(Engine("main", url="http://x", kind="ollama", supports=("tools",)))
+    engine.refuse(request(tools=[{}], parallel_tool_calls=False, verbosity="low"), None, PATH)
+    with pytest.raises(BadRequest, match="'n'"):
+        engine.refuse(request(n=2), None, PATH)
+
+
+def test_a_feature_may_be_let_through() -> None:
+    engine = LiveEngine(Engine("main", url="http://x", kind="vllm", fields_pass=("verbosity",)))
+    engine.refuse(request(verbosity="low"), None, PATH)
+    with pytest.raises(BadRequest, match="prediction"):
+        engine.refuse(request(verbosity="low", prediction={"type": "content"}), None, PATH)
+
+
+@pytest.mark.parametrize(
+    ("version", "heeds"), [("0.11.2", True), ("0.12.0", False), ("0.32.0rc1", False), ("1.0", False), ("dev", True)]
+)
+async def test_vllm_is_asked_whether_it_still_has_guided_fields(version: str, heeds: bool) -> None:
+    async with serving(lambda path, body: json.dumps({"version": version}).encode()) as url:
+        engine = LiveEngine(Engine("main", url=url))
+        engine.learn([{"id": "m", "owned_by": "vllm", "max_model_len": 9}])
+        engine.refuse(request(guided_choice=["a"]), None, PATH)  # before it is known
+        await window(engine)
+    engine.update({"url": url})
+    if heeds:
+        engine.refuse(request(guided_choice=["a"]), None, PATH)
+        return
+    with pytest.raises(BadRequest, match="ignores 'guided_choice'"):
+        engine.refuse(request(guided_choice=["a"]), None, PATH)
 
 
 def test_an_engine_that_heeds_more_than_its_kind_is_sent_more() -> None:
