@@ -63,6 +63,7 @@ def test_short_rules_of_several_languages_are_told_apart(tmp_path: Path) -> None
     }
     with Index.open(tmp_path / "index", create=True, embedder="none") as index:
         index.add([Passage(f"{lang}{i}", text) for lang, texts in rules.items() for i, text in enumerate(texts)])
+        index.refresh()
         assert index.backend.languages() == set(rules)
         assert index.search("Wie erfolgt die Erstattung?", 1)[0].id == "de1"  # by its stem
 
