@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from retrieval.search.index import Index
 
 SAMPLED = 200  # passages whose languages choose the embedder of a new index
+HELD = "the index holds passages of it, which stay; to end them, delete or rename it"
 SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
 
 
 def passages(arguments: argparse.Namespace, listings: list[formats.Listing], tally: Tally, origins: Origins,
              advance: Any) -> Iterator[Passage]:  # fmt: skip
     """The passages of all files, each id once. `advance` hears of the bytes that are read."""
-    for path, reason in (pair for found in listings for pair in found.unread):
-        tally.unread(str(path), reason)
+    for root, path, reason in ((found.root, *pair) for found in listings for pair in found.unread):
+        if path.is_relative_to(root) and origins.holds(formats.relative(path, root)):
+            tally.problem(str(path), f"not read: {reason}; {HELD}")
+        else:
+            tally.unread(str(path), reason)
     for path, reason in (pair for found in listings for pair in found.failed):
         tally.problem(str(path), reason)
     defaults = _defaults(arguments)
     rows = (row for found in listings for file in found.files
             for row in formats.read(file, defaults, advance, found.root))  # fmt: skip
-    for passage in _distinct(_good(rows, tally, arguments.strict), tally, origins):
+    for passage in _distinct(_good(rows, tally, origins, arguments.strict), tally, origins):
         tally.read += 1
         yield passage
 
@@ -101,12 +105,21 @@ class Tally:
 
 
 class Origins:
-    """Which file each relative name stands for in an index, so that `hr/policy.md` never replaces `it/policy.md`."""
+    """Which file each relative name stands for in an index, so that `hr/policy.md` never replaces `it/policy.md`.
+
+    And which files and sheets its passages came from: where one of these holds no rules any more, it is damaged, or
+    something else was written over it.
+    """
 
     def __init__(self, index: Index | None) -> None:
         self._index = index
+        said = index.backend.setting("parts") if index else ""
+        self._parts: dict[str, list[str]] = json.loads(said or "{}")
+        self._met: dict[str, list[str]] = {}
         self._paths: dict[str, str] = json.loads(index.backend.setting("origins", "{}")) if index else {}
         self._known = dict(self._paths)
+        if not said:  # the index is older than this list
+            self._parts = {name: [""] for name in self._paths}
 
     def other(self, row: Row) -> str:
         """The other file that has this row's name in the index, if it is still there; "" for none."""
@@ -118,10 +131,28 @@ class Origins:
             known = self._paths[row.file] = path
         return known if known != path else ""
 
-    def keep(self) -> None:
-        """Write what is new to the index's settings."""
-        if self._index is not None and self._paths != self._known:
+    def holds(self, name: str, sheet: str | None = None) -> bool:
+        """Whether the index holds passages of this file, or of this sheet of it."""
+        return sheet in self._parts.get(name, ()) if sheet is not None else name in self._parts
+
+    def meet(self, name: str, sheet: str) -> None:
+        """Note that a file's sheet ("" for one without) has a passage."""
+        sheets = self._met.setdefault(name, [])
+        if sheet not in sheets:
+            sheets.append(sheet)
+
+    def keep(self, *, whole: bool = False) -> None:
+        """Write what is new to the index's settings. `whole`: the index holds nothing but what was met."""
+        if self._index is None:
+            return
+        if self._paths != self._known:
             self._index.backend.set("origins", json.dumps(self._paths))  # names may hold bytes that are no UTF-8
+        names = self._met if whole else self._parts | self._met
+        parts = {
+            name: sorted({*self._met.get(name, ()), *(() if whole else self._parts.get(name, ()))}) for name in names
+        }
+        if parts != self._parts:
+            self._index.backend.set("parts", json.dumps(parts))
 
 
 def _distinct(rows: Iterable[Row], tally: Tally, origins: Origins) -> Iterator[Passage]:
@@ -173,15 +204,16 @@ def _say(count: int, text: str, what: str) -> None:
         print(f"further {what} are counted only", file=sys.stderr)
 
 
-def _good(rows: Iterable[Row], tally: Tally, strict: bool) -> Iterator[Row]:
+def _good(rows: Iterable[Row], tally: Tally, origins: Origins, strict: bool) -> Iterator[Row]:
     for row in rows:
         if row.passage is not None:
+            origins.meet(row.name, row.sheet)
             yield row
             continue
-        if row.note:
+        if row.note and not origins.holds(row.name, row.sheet):
             tally.unread(row.place, row.note)
             continue
-        tally.problem(row.place, row.problem)
+        tally.problem(row.place, f"{row.note}; {HELD}" if row.note else row.problem)
         if strict:
             return
 

@@ -66,7 +66,7 @@ def _sync(index: Index, arguments: argparse.Namespace, listings: list[formats.Li
             except ValueError:
                 _apply_each(index, batch, tally)
             advance(len(batch))
-    origins.keep()
+    origins.keep(whole=not tally.bad)
     index.backend.set("sync_day", "")
     settle(index)
     return _report(found, tally, f"passages: {tally.before} before, {index.count()} now; revision {index.revision}")

@@ -182,7 +182,7 @@ def read(
 def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:
     place = f"{path}:{piece.line}"
     if piece.problem or piece.note:
-        return Row(place, None, piece.problem, note=piece.note)
+        return Row(place, None, piece.problem, note=piece.note, name=name, sheet=piece.sheet)
     fields = dict(piece.fields)
     if piece.key is not None:
         fields["id"] = f"{name}:{piece.key}" if piece.key else name
@@ -193,7 +193,7 @@ def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:
             lines = text.splitlines()
             place = f"{path}:{piece.line + next((i for i, part in enumerate(lines) if bytes_wrong(part)), 0)}"
     made = row(place, fields, defaults)
-    return replace(made, file=name) if piece.key is not None else made
+    return replace(made, file=name if piece.key is not None else "", name=name, sheet=piece.sheet)
 
 
 def _stream(path: Path, raw: IO[bytes]) -> IO[bytes]:

@@ -38,7 +38,7 @@ class Piece:
     """The fields of one passage, or a problem, or a note: a part of the file that holds no rules.
 
     `key` names the place in the file's structure, which becomes the id; None: the fields have an id, or their
-    content is one.
+    content is one. `sheet` is the part of the file that it comes from, where the parts have names.
     """
 
     line: int
@@ -46,3 +46,4 @@ class Piece:
     key: str | None = None
     problem: str = ""
     note: str = ""
+    sheet: str = ""

@@ -18,7 +18,8 @@ LABELS = ("title", "source", "url", "region", "language", "kind", "in_force_from
 class Row:
     """A passage, or why there is none. `place` is file:line; `file` the relative name that the id was made from.
 
-    A `note` names a part of a file that holds no rules, such as a sheet without a column of texts.
+    A `note` names a part of a file that holds no rules, such as a sheet without a column of texts. `name` is the
+    relative name of the file that was read, whatever its ids are made from, and `sheet` the part of it that has a name.
     """
 
     place: str
@@ -26,6 +27,8 @@ class Row:
     problem: str = ""
     file: str = ""
     note: str = ""
+    name: str = ""
+    sheet: str = ""
 
 
 @dataclass(frozen=True, slots=True)

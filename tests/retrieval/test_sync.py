@@ -132,6 +132,64 @@ def test_what_cannot_be_read_is_not_gone(law: Path, tmp_path: Path, capsys: pyte
     assert len(held(index)) == 4
 
 
+ACT = (
+    '<akomaNtoso xmlns="http://docs.oasis-open.org/legaldocml/ns/akn/3.0"><act><body><section><num>1</num>'
+    "<content><p>Dogs are leashed.</p></content></section></body></act></akomaNtoso>"
+)
+
+
+def test_a_file_that_stops_to_hold_law_is_not_gone(law: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i"
+    (law / "act.xml").write_text(ACT)
+    (law / "pom.xml").write_text("<project/>")
+    assert [sync(index, str(law)), sync(index, str(law))] == [0, 0]  # pom.xml never held any
+    before = held(index)
+    assert "act.xml:Section-1" in before
+    (law / "act.xml").write_text("<Error><Code>AccessDenied</Code></Error>")
+    assert [sync(index, str(law)), sync(index, str(law))] == [1, 1]
+    assert held(index) == before
+    (law / "act.xml").unlink()
+    assert sync(index, str(law)) == 0
+    assert "act.xml:Section-1" not in held(index)
+    (law / "act.xml").write_text("<Error/>")
+    assert sync(index, str(law)) == 0
+
+
+@pytest.mark.parametrize("header", [["Title", "text"], ["text"], ["No", "text"]])
+def test_a_sheet_that_loses_its_column_is_not_gone(header: list[str], law: Path, tmp_path: Path) -> None:
+    import openpyxl
+
+    def write(last: str, *, rules: bool = True) -> None:
+        book = openpyxl.Workbook()
+        book.active.title = "Notes"
+        book.active.append(["just a note"])
+        for name, names in (("Pets", header), *([("Rules", [*header[:-1], last])] if rules else [])):
+            sheet = book.create_sheet(name)
+            sheet.append(names)
+            sheet.append([*(["7"] * (len(header) - 1)), f"{name} are kept"])
+        book.save(law / "b.xlsx")
+
+    index = tmp_path / "i"
+    write("text")
+    assert [sync(index, str(law)), sync(index, str(law))] == [0, 0]
+    before = held(index)
+    write("Vorgabe")
+    assert sync(index, str(law)) == 1
+    assert held(index) == before
+    write("text", rules=False)
+    assert sync(index, str(law), "--on", "2026-01-01") == 0
+    assert sum(until == "" for _, _, until in held(index).values()) == len(before) - 1
+
+
+def test_a_corpus_beside_other_files_does_not_end_them(law: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i"
+    assert sync(index, str(law)) == 0
+    before = held(index)
+    (law / "corpus.jsonl").write_text(json.dumps({"_id": "c1", "title": "", "text": "wear a badge"}) + "\n")
+    assert sync(index, str(law)) == 1
+    assert held(index).keys() == {*before, "c1"}
+
+
 def test_a_list_names_the_sources(law: Path, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("wear a badge")
     (tmp_path / "all.list").write_text("# what counts\nlaw\nnote.txt\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime
 from typing import IO, Any
 
@@ -33,7 +34,7 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     for sheet in book.worksheets:
         for piece in _rows(sheet, sheet.title if len(book.worksheets) > 1 else "", _merged(archive, sheet)):
             found = found or not piece.note
-            yield piece
+            yield replace(piece, sheet=sheet.title)
     if not found:
         raise Unreadable("no sheet has a column 'text' with rows below it")
 
