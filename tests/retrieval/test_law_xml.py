@@ -80,3 +80,30 @@ def test_other_xml_in_a_folder_is_named_and_holds_no_sync_back(
     assert main(["sync", str(tmp_path / "i"), str(tmp_path / "in"), "--embedder", "none"]) == 0
     assert "pom.xml:1: not read: XML with the root <project>" in capsys.readouterr().err
     assert main(["sync", str(tmp_path / "j"), str(tmp_path / "in/pom.xml"), "--embedder", "none"]) == 1
+
+
+def test_a_date_of_a_period_that_cannot_be_read_is_left_out_and_reported_once(tmp_path: Path) -> None:
+    events = {"e0": "0001-01-01", "e1": "2010-01-01", "e2": "2015-01-01", "e3": "2020-01-01", "e4": "unknown"}
+    periods = {"p1": ("e1", "e2", "e2", "e3"), "p2": ("e1", "e4"), "p3": ("e0", "e0"), "p4": ("e0", "e3", "e3", "")}
+    groups = "".join(
+        f'<temporalGroup eId="{name}">'
+        + "".join(f'<timeInterval start="#{a}" end="#{b}"/>' for a, b in zip(ends[::2], ends[1::2], strict=True))
+        + "</temporalGroup>"
+        for name, ends in periods.items()
+    )
+    refs = "".join(f'<eventRef eId="{name}" date="{day}"/>' for name, day in events.items())
+    sections = "".join(
+        f'<section period="#{name}"><num>{i}</num><content><p>Rule {i}.</p></content></section>'
+        for i, name in enumerate((*periods, "p2"), 1)
+    )
+    (tmp_path / "a.xml").write_text(
+        f'<akomaNtoso xmlns="http://docs.oasis-open.org/legaldocml/ns/akn/3.0"><act><meta><lifecycle>{refs}</lifecycle>'
+        f"<temporalData>{groups}</temporalData></meta><body>{sections}</body></act></akomaNtoso>"
+    )
+    assert [(p.in_force_from, p.in_force_to) for p in passages(tmp_path / "a.xml")] == [
+        ("2010-01-01", "2019-12-31"), ("2010-01-01", ""), ("0001-01-01", ""), ("0001-01-01", ""), ("2010-01-01", ""),
+    ]  # fmt: skip
+    assert [row.problem for row in read(tmp_path / "a.xml", Defaults()) if row.problem] == [
+        "no day comes before 0001-01-01",
+        "the date of e4 is not a date like 2026-01-31: 'unknown'",
+    ]

@@ -288,6 +288,8 @@ def test_lists_of_a_page_keep_the_numbers_that_a_browser_shows(tmp_path: Path) -
     ("name", "text"),
     [
         ("a.html", "<p>Art. 22. Praca.<p>Art. 22<sup>1</sup>. Dane.<p>Art. 23. Umowa."),
+        ("a.md", "Art. 22. Praca.\n\nArt. 22<sup>1</sup>. Dane.\n\nArt. 23. Umowa."),
+        ("a.rst", "Art. 22. Praca.\n\nArt. 22\\ :sup:`1`. Dane.\n\nArt. 23. Umowa."),
         ("a.rtf", r"{\rtf1\ansi Art. 22. Praca.\par Art. 22{\super 1}. Dane.\par Art. 23. Umowa.\par}"),
     ],
 )
@@ -303,6 +305,60 @@ def test_ruby_is_left_out(tmp_path: Path) -> None:
 def test_rich_text_has_letters_of_every_plane_and_nothing_hidden(tmp_path: Path) -> None:
     (found,) = written(tmp_path / "a.rtf", r"{\rtf1\ansi\uc1 Dogs \u-10179?\u-8704? \u167? 5.{\v hidden}\par}")
     assert found.text == "Dogs 😀 § 5."
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        (r"{\rtf1\ansi\v hidden\v0 visible {\v also {\b deep} \'e4\u228?}text\par}", "visible text"),
+        (r"{\rtf1\ansi {\b\v hid\v0 seen words} and {\v x\plain more}\par}", "seen words and more"),
+        (r"{\rtf1\ansi {\v\b hid}{\b bold} {\viewkind4 }last\par}", "bold last"),
+    ],
+)
+def test_hidden_rich_text_ends_where_it_says(text: str, seen: str, tmp_path: Path) -> None:
+    (found,) = written(tmp_path / "a.rtf", text)
+    assert found.text == seen
+
+
+def test_a_page_may_count_from_anything(tmp_path: Path) -> None:
+    (found,) = written(
+        tmp_path / "a.html",
+        "<h1>Act</h1><ol start='--1'><li>one</ol><ol type=i start=30000000><li>two</ol>"
+        "<ol type=I start=4000><li>three</ol><ol type=a start=99999><li>four</ol><ol><li value=30000000>five</ol>",
+    )
+    assert found.text.split("\n") == ["1. one", "i. two", "4000. three", "99999. four", "1. five"]
+
+
+def test_what_a_text_box_holds_stands_once(tmp_path: Path) -> None:
+    note = ("<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Not cats.</text:p>"
+            "</text:note-body></text:note>")  # fmt: skip
+    box = "<draw:frame><draw:text-box>{}</draw:text-box></draw:frame>"
+    inner = box.format("<text:p>Inner.</text:p>")
+    text = f"<text:p>Dogs.<text:span>{box.format(f'<text:p>Outer{note}.{inner}</text:p>')}</text:span></text:p>"
+    with zipfile.ZipFile(tmp_path / "a.odt", "w") as archive:
+        archive.writestr("content.xml", ODT.format(text))
+    (found,) = passages(tmp_path / "a.odt")
+    assert found.text.split("\n") == ["Dogs.", "Outer[1].", "[1] Not cats.", "Inner."]
+
+
+def test_an_empty_paragraph_of_a_list_counts_unless_its_mark_was_deleted(tmp_path: Path) -> None:
+    import docx
+
+    document = docx.Document()
+    add_lists(
+        document,
+        '<w:lvl w:ilvl="0"><w:start w:val="1"/><w:numFmt w:val="decimal"/><w:lvlText w:val="%1."/></w:lvl>',
+        "",
+    )
+    place = '<w:numPr><w:ilvl w:val="0"/><w:numId w:val="70"/></w:numPr>'
+    paragraph(document, in_list(70, 0, "first"))
+    paragraph(document, f"<w:pPr>{place}</w:pPr>")
+    for mark in ("del", "moveFrom"):
+        paragraph(document, f'<w:pPr>{place}<w:rPr><w:{mark} w:id="1" w:author="a"/></w:rPr></w:pPr>')
+    paragraph(document, in_list(70, 0, "third"))
+    document.save(str(tmp_path / "a.docx"))
+    text = "\n".join(p.text for p in passages(tmp_path / "a.docx"))
+    assert [line for line in text.split("\n") if line] == ["1. first", "3. third"]
 
 
 def test_lists_of_restructuredtext_keep_their_marks(tmp_path: Path) -> None:

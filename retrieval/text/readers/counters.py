@@ -19,7 +19,9 @@ def han(number: int) -> str:
 
 
 def roman(number: int) -> str:
-    """In small letters: 4 is iv."""
+    """In small letters: 4 is iv. Beyond 3,999 in digits, as browsers have it."""
+    if number > 3999:
+        return str(number)
     table = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl"),
              (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))  # fmt: skip
     made = ""
@@ -30,5 +32,7 @@ def roman(number: int) -> str:
 
 
 def letters(number: int) -> str:
-    """In small letters: 2 is b, 28 is bb."""
+    """In small letters: 2 is b, 28 is bb. Beyond 780 (thirty letters, the most that Word writes) in digits."""
+    if number > 780:
+        return str(number)
     return chr(97 + (number - 1) % 26) * ((number - 1) // 26 + 1)

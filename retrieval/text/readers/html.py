@@ -28,6 +28,7 @@ _NUMBERS: dict[str, Callable[[int], str]] = {
     "a": letters, "A": lambda n: letters(n).upper(), "i": roman, "I": lambda n: roman(n).upper(),
 }  # fmt: skip
 _OWN_NUMBER = re.compile(r"\s*(?:[(\[（]?\w{1,4}[.)\]）]|§|[-•–])")  # an item that brings its own
+_COUNT = re.compile(r"\s*-?[0-9]{1,6}\s*")
 _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
 
 
@@ -151,8 +152,8 @@ class _Blocks:
         if holder is None or holder.tag != "ol":
             return "- "
         start, value = holder.attributes.get("start") or "", item.attributes.get("value") or ""
-        first = int(start) if start.lstrip("-").isdecimal() else 1
-        number = int(value) if value.isdecimal() else self._counts.get(holder.mem_id, first - 1) + 1
+        first = int(start) if _COUNT.fullmatch(start) else 1
+        number = int(value) if _COUNT.fullmatch(value) else self._counts.get(holder.mem_id, first - 1) + 1
         self._counts[holder.mem_id] = number
         plain = "none" in (holder.attributes.get("style") or "")
         if plain or number < 1 or _OWN_NUMBER.match(item.text()):

@@ -88,13 +88,15 @@ class _Walk:
         self._containers = {node for node in own if local(node).lower() in _CONTAINERS}
         self._labels = _labels(row, root)
         self._title = _act_title(row, root, self._holders)
-        self._periods = _periods(root)
+        self._problems: list[Piece] = []
+        self._periods = _periods(root, self._problems)
         self._keys: dict[str, int] = {}
         self._floating: list[tuple[int, str]] = []
         self._loose = _Loose([], 1)
 
     def pieces(self) -> Iterator[Piece]:
-        """The passages in order."""
+        """The passages in order, behind what is wrong with the periods in which they are in force."""
+        yield from self._problems
         yield from self._inside(self._root, [])
         yield from self._rest()
 
@@ -211,14 +213,31 @@ def _own(node: Any, row: Vocabulary) -> Iterator[Any]:
             yield from _own(child, row)
 
 
-def _periods(root: Any) -> dict[str, tuple[str, str]]:
-    """Akoma Ntoso's periods by their names: the first and the last day of each."""
-    events = {_name(node): attribute(node, "date") for node in root.iter() if local(node) == "eventRef"}
+def _periods(root: Any, problems: list[Piece]) -> dict[str, tuple[str, str]]:
+    """Akoma Ntoso's periods by their names: the first and the last day of each, over all of its intervals.
+
+    A date that cannot be read is left out, as if the period were open there, and is one of the `problems`.
+    """
+    groups = [node for node in root.iter() if local(node) == "temporalGroup"]
+    ended = {attribute(node, "end").removeprefix("#") for group in groups for node in group if local(node)}
+    events: dict[str, tuple[str, str]] = {}  # the day, and the one before, on which what ends there is last in force
+    for node in (node for node in root.iter() if local(node) == "eventRef"):
+        day, before, name = "", "", _name(node)
+        try:
+            day = iso_date(attribute(node, "date"), f"the date of {name or 'an event'}")
+            before = _day_before(day) if name in ended else ""
+        except ValueError as error:
+            problems.append(Piece(node.sourceline or 1, problem=str(error)))
+        events[name] = day, before
     found = {}
-    for group in (node for node in root.iter() if local(node) == "temporalGroup"):
-        for interval in group:
-            start, end = (events.get(attribute(interval, side).removeprefix("#"), "") for side in ("start", "end"))
-            found[_name(group)] = (iso_date(start, "start"), _day_before(iso_date(end, "end")))
+    for group in groups:
+        intervals = [node for node in group if local(node)]
+        starts, ends = (
+            [events.get(attribute(node, side).removeprefix("#"), ("", ""))[at] for node in intervals]
+            for at, side in enumerate(("start", "end"))
+        )
+        if intervals:
+            found[_name(group)] = (min(starts), max(ends) if all(ends) else "")
     return found
 
 
@@ -227,7 +246,10 @@ def _name(node: Any) -> str:
 
 
 def _day_before(day: str) -> str:
-    return (date.fromisoformat(day) - timedelta(days=1)).isoformat() if day else ""
+    try:
+        return (date.fromisoformat(day) - timedelta(days=1)).isoformat() if day else ""
+    except OverflowError:
+        raise ValueError(f"no day comes before {day}") from None
 
 
 def _german(root: Any) -> Iterator[Piece]:

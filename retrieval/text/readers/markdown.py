@@ -14,6 +14,7 @@ from retrieval.text.heading import head
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece
+from retrieval.text.raised import raised
 from retrieval.text.readers.plain import split
 from retrieval.text.readers.rows import text_loader
 
@@ -23,6 +24,7 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HTML_HEADING = re.compile(r"^ {0,3}<h([1-6])[^>]*>(.*?)</h\1>[ \t]*$", re.IGNORECASE)
+_SUPERSCRIPT = re.compile(r"(?<=[^\W_])<sup>(\d+)</sup>", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"[ \t]*\{#?[^{}]*\}$")  # "Title {#anchor}"
 _PAIR = re.compile(r"([^\W\d][\w -]*?)[ \t]*:[ \t]+(.*?)[ \t]*$")
 _BOLD = re.compile(r"^ {0,3}(\*\*|__)(?! )([^*_\n]{1,80}?):?\1:?[ \t]*$")
@@ -100,7 +102,7 @@ def _lines(lines: list[str], start: int) -> Iterator[Line]:
     lines = _without_comments(lines)
     fence, at = "", start
     while at < len(lines):
-        line, number = lines[at], at + 1
+        line, number = lines[at] if fence else _raise(lines[at]), at + 1
         mark = _FENCE.match(line)
         if mark and (not fence or (mark[1].startswith(fence) and not line.strip().strip(fence[0]))):
             fence = "" if fence else mark[1]
@@ -116,6 +118,11 @@ def _lines(lines: list[str], start: int) -> Iterator[Line]:
         else:
             yield Line(line, number, verbatim=bool(_TABLE.match(line)))
         at += 1
+
+
+def _raise(line: str) -> str:
+    """Raised digits in the place of `<sup>1</sup>` behind a number or a word."""
+    return _SUPERSCRIPT.sub(lambda found: raised(found[1], line[: found.start()], line[found.end() :]), line)
 
 
 def _with_bold_headings(lines: list[Line]) -> list[Line]:

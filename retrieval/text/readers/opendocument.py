@@ -125,14 +125,18 @@ class _Walk:
 
     def _beside(self, paragraph: Any) -> None:
         """The notes and text boxes of a paragraph, in lines after it."""
-        for node in paragraph.iter():
+        for node in paragraph:
             if local(node) == "note":
                 body = next((part for part in node if local(part) == "note-body"), None)
                 text = " ".join(self._text(body).split()) if body is not None else ""
                 mark = "".join("".join(part.itertext()) for part in node if local(part) == "note-citation")
                 self.lines.append(Line(f"[{mark}] {text}", len(self.lines) + 1))
+                if body is not None:
+                    self._beside(body)
             elif local(node) in {"frame", "custom-shape"}:
                 self._boxes(node)
+            else:
+                self._beside(node)
 
     def _boxes(self, frame: Any) -> None:
         for box in frame if local(frame) == "frame" else [frame]:

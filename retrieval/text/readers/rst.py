@@ -9,6 +9,7 @@ from retrieval.text.encoding import decode
 from retrieval.text.labels import labels
 from retrieval.text.outline import pieces
 from retrieval.text.piece import Document, Line, Piece
+from retrieval.text.raised import raised
 from retrieval.text.readers.counters import letters, roman
 
 SETTINGS = {
@@ -22,12 +23,24 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
     from docutils.core import publish_doctree
 
     tree = publish_doctree(decode(stream.read()), source_path=name, settings_overrides=SETTINGS)
+    _raise(tree)
     said: dict[str, Any] = {}
     lines = tuple(_lines(tree, 0, said))
     problems: list[str] = []
     found = labels(said, problems)
     yield from (Piece(1, problem=problem) for problem in problems)
     yield from pieces(Document(lines, found, joint=" › "))
+
+
+def _raise(tree: Any) -> None:
+    """Put raised digits in the place of superscripts that are numbers."""
+    from docutils import nodes
+
+    for node in list(tree.findall(nodes.superscript)):
+        at, beside = node.parent.index(node), node.parent.children
+        before = beside[at - 1].astext() if at else ""
+        after = beside[at + 1].astext() if at + 1 < len(beside) else ""
+        node.replace_self(nodes.Text(raised(node.astext(), before, after)))
 
 
 def _lines(node: Any, level: int, said: dict[str, Any]) -> Iterator[Line]:

@@ -124,8 +124,14 @@ def _lines(document: Any) -> Iterator[Line]:
 
 
 def _numbered(paragraph: Any, text: str, numbering: Numbering) -> str:
-    """A paragraph's text with the number that Word writes before it."""
-    mark = numbering.label(paragraph) if text.strip() else ""
+    """A paragraph's text with the number that Word writes before it; an empty one has a number and no text.
+
+    One whose mark was deleted or moved away is joined to the next, and counts only if there is text in it.
+    """
+    gone = paragraph._p.xpath("w:pPr/w:rPr/w:del | w:pPr/w:rPr/w:moveFrom")
+    mark = numbering.label(paragraph) if text.strip() or not gone else ""
+    if not text.strip():
+        return text
     glue = "" if not mark or mark.endswith(("、", "　")) else " "
     return f"{mark}{glue}{text}"
 
