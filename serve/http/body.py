@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from serve.errors import BadRequest, TooLarge, TooSlow, UnsupportedMedia
-from serve.http.coding import CODINGS, Oversized, Spoilt, coding, expand
+from serve.http.coding import CODINGS, Oversized, Spoilt, coding, expand, measure
 
 Headers = Iterable[tuple[bytes, bytes]]
 Room = Callable[[int], Awaitable[None]]  # waits until there is room for a body of so many bytes
@@ -65,7 +65,9 @@ def unknown_coding(name: str) -> UnsupportedMedia:
 async def expanded(coded: str, body: bytes, limit: int, room: Room | None = None) -> bytes:
     """A body without its content coding.
 
-    A few kilobytes may become `limit` bytes, so one that becomes large waits for `room` before it does.
+    A few kilobytes may become `limit` bytes, so one that becomes large waits for `room` before it does: for as much as
+    it becomes, which is counted first. Asked for `limit` bytes, it would wait until no other is there, and all behind
+    it; asked for more as it grows, two could wait for each other.
 
     Raises:
         TooLarge: it is longer than `limit` bytes without it. BadRequest: it is damaged.
@@ -77,6 +79,7 @@ async def expanded(coded: str, body: bytes, limit: int, room: Room | None = None
             if limit <= LARGE:
                 raise
         if room is not None:
+            limit = await asyncio.to_thread(measure, coded, body, limit)
             await room(limit)
         return await asyncio.to_thread(expand, coded, body, limit)
     except Oversized:

@@ -45,6 +45,33 @@ def expand(name: str, body: bytes, limit: int) -> bytes:
     return bytes(out)
 
 
+def measure(name: str, body: bytes, limit: int) -> int:
+    """How long the body is without its coding, found in little memory.
+
+    Raises:
+        Spoilt: it is damaged. Oversized: it is longer than `limit` bytes.
+    """
+    size = 0
+    for part in _zstd_parts(body) if name == "zstd" else Decoder(name).feed(body):
+        size += len(part)
+        if size > limit:
+            raise Oversized
+    return size
+
+
+def _zstd_parts(body: bytes) -> Iterator[bytes]:
+    """In steps, whose size a decoder that is fed would not bound."""
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    try:
+        with decompressor.stream_reader(io.BytesIO(body), read_across_frames=True) as reader:
+            while part := reader.read(_STEP):
+                yield part
+    except zstandard.ZstdError as error:
+        raise Spoilt(str(error)) from None
+
+
 def _expand_zstd(body: bytes, limit: int) -> bytes:
     import zstandard
 

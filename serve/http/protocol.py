@@ -46,6 +46,7 @@ class Protocol(asyncio.Protocol):
         self._writable: asyncio.Event | None = None
         self._paused = self._lost = False
         self._waits = False  # for its turn to answer
+        self._behind = False  # requests come, or will, that nobody answers
 
     # -- what the event loop says
 
@@ -117,10 +118,9 @@ class Protocol(asyncio.Protocol):
         self.due.append(exchange)
         if len(self.due) > 1:  # pipelined
             self.pause_reading()
-            if (
-                len(self.due) >= _PIPELINED
-            ):  # a read of 256 KiB holds thousands, each of which costs more than its bytes
-                exchange.keep_alive, self.requests.last = False, True
+            # A read of 256 KiB holds thousands, each of which costs more than its bytes.
+            if len(self.due) >= _PIPELINED:
+                exchange.keep_alive, self.requests.last, self._behind = False, True, True
         return exchange
 
     def hand_over(self, head: RequestHead, data: bytes) -> bool:
@@ -216,7 +216,7 @@ class Protocol(asyncio.Protocol):
         if self.due and self.due[0] is exchange:
             self.due.popleft()
         if not exchange.keep_alive:
-            self._hang_up(unread=exchange.more_body)
+            self._hang_up(unread=exchange.more_body or self._behind)
         if len(self.due) < 2 and not self.transport.is_closing():
             self.resume_reading()
             if exchange.keep_alive and not self.due:
@@ -224,7 +224,7 @@ class Protocol(asyncio.Protocol):
                 self.clock.wait(_HEAD_S if begun else self._site.keep_alive_s, self.transport, heads=begun)
 
     def _hang_up(self, *, unread: bool) -> None:
-        """Close; where a body is `unread` only later, since a reset would take the answer from who still sends it."""
+        """Close; where something is `unread` only later, since a reset would take the answer from who still sends."""
         self.requests.stop()
         self.due.clear()
         if not unread:

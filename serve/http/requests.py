@@ -62,7 +62,7 @@ class Requests:
     def stop(self) -> None:
         """Discard all further input."""
         self._parser = self._known = self.receiving = None
-        self._fresh = False
+        self._fresh = self.begun = False
 
     def feed(self, data: bytes) -> None:
         """Read what has come."""

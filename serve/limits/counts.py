@@ -14,6 +14,7 @@ up all its locks on it, and a mapping that is let go of closes one.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -47,7 +48,7 @@ class Counts:
             OSError: it cannot be written, or there is no room for it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._lock_path = path, path.with_suffix(".lock")
+        self._path, self._lock_path, self._size = path, path.with_suffix(".lock"), 0
         self._locks = os.open(self._lock_path, _MODE, 0o600)
         try:
             self.lock()
@@ -63,8 +64,20 @@ class Counts:
             raise
         self.unlock()
 
+    @classmethod
+    def opened(cls, path: Path, tags: Sequence[str]) -> tuple[Counts, dict[str, int]]:
+        """The file and where the slot of each of these tags begins. Raises OSError; nothing is left open then."""
+        counts = cls(path)
+        try:
+            return counts, counts.slots(tags)
+        except BaseException:
+            os.close(counts._fd)
+            os.close(counts._locks)
+            raise
+
     def slots(self, tags: Sequence[str]) -> dict[str, int]:
-        """Where the slot of each of these begins; new ones are made. Raises OSError where there is no room."""
+        """Where the slot of each of these begins; new ones are made. Raises OSError where there is no room, or
+        the file was cut."""
         self.lock()
         try:
             self._map()
@@ -110,6 +123,10 @@ class Counts:
         finally:
             self.unlock()
 
+    def keep_column(self) -> None:
+        """Lock our column again, after another view of the same file was closed and took all locks with it."""
+        self._grab(self.column)
+
     def sweep(self) -> None:
         """Clear the columns of processes that have died."""
         for column in range(self.ints[USED]):
@@ -119,7 +136,10 @@ class Counts:
                 fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, 1 + column)
 
     def _map(self) -> None:
-        self._size = os.fstat(self._fd).st_size
+        size = os.fstat(self._fd).st_size
+        if size < max(self._size, _HEADER * 8):
+            raise OSError(errno.EIO, "the file was cut in use", str(self._path))
+        self._size = size
         memory = mmap.mmap(self._fd, self._size)
         self.ints, self.floats = memoryview(memory).cast("q"), memoryview(memory).cast("d")
 

@@ -27,11 +27,11 @@ class Lease:
     they are owed, and they are counted at once where they leave `low` to `high`. Ended requests come back into the
     lease up to `most_slots` and `most_bytes`. Of the tightest buckets `rpm` and `tpm` are the limits, 0 for none, and
     `other_requests` and `other_tokens` what they hold beside the lease. `sharing` leases of this process have a subject
-    in common.
+    in common. `life` is another one whenever the counts are begun anew: what was counted before is in them no more.
     """
 
     __slots__ = (
-        "bodies", "bytes", "counted", "debt", "high", "low", "most_bytes", "most_slots", "other_requests",
+        "bodies", "bytes", "counted", "debt", "high", "life", "low", "most_bytes", "most_slots", "other_requests",
         "other_tokens", "places", "requests", "rpm", "sharing", "slots", "subjects", "tokens", "tpm", "until",
     )  # fmt: skip
 
@@ -41,7 +41,7 @@ class Lease:
         self.counted = bool(limits)  # whether tokens are limited at all
         self.bodies = any(it.bounds[4] for it in self.subjects)  # and a body's bytes
         self.debt = min(limits, default=inf) / _DEFERRED
-        self.rpm = self.tpm = 0
+        self.rpm = self.tpm = self.life = 0
         self.other_requests = self.other_tokens = self.requests = self.tokens = 0.0
         self.clear()
 
@@ -58,6 +58,7 @@ class Lease:
     def forget(self) -> None:
         """Nothing is left, and none of it goes back: the counts that it was taken from are gone."""
         self.rpm = self.tpm = 0
+        self.life += 1
         self.clear()
 
     def grant(self, until: float, requests: float, tokens: float, slots: float, size: float) -> None:

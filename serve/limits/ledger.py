@@ -31,9 +31,13 @@ class Ledger(Protocol):
     def charge(self, lease: Lease, tokens: int) -> None:
         """Count more tokens, or fewer, of a request that was admitted, at the latest a moment later. Never waits."""
 
-    def release(self, lease: Lease, tokens: int, body: int) -> None:
-        """A request that was admitted has ended, used so many tokens more than are counted, and its body is gone.
-        Never waits."""
+    def release(self, lease: Lease, tokens: int, body: int, life: int) -> None:
+        """A request that was admitted in this `life` of the lease has ended, used so many tokens more than are counted,
+        and its body is gone. Never waits."""
 
-    def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
-        """A request's body took `before` bytes and takes `now`, unless it is refused. Never waits."""
+    def hold(self, lease: Lease, before: int, now: int, life: int) -> Refusal | None:
+        """A request's body took `before` bytes and takes `now`, unless it is refused. Never waits.
+
+        Raises:
+            LedgerFailed: it takes more, and nobody can say whether it may.
+        """

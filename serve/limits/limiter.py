@@ -60,7 +60,9 @@ class Limiter:
             return None
         tokens = length // _BYTES if length and 2 * _BYTES <= length <= _MOST * _BYTES else _tokens(length)
         body = length if length and lease.bodies else 0
-        return Admission(self._ledger, lease, tokens, tokens, body) if lease.take(time(), tokens, body) else None
+        if not lease.take(time(), tokens, body):
+            return None
+        return Admission(self._ledger, lease, lease.life, tokens, tokens, body)
 
     async def enter(self, key: str, tenant: str, length: int | None) -> Admission | None:
         """Let a request of a key in; None where nothing limits it. `length` is its body's, None where it says none.
@@ -75,10 +77,10 @@ class Limiter:
         try:
             standing = await self._ledger.admit(lease, tokens, body)
         except LedgerFailed:
-            raise Unavailable("the limits of this key cannot be looked up", code="limits_unavailable") from None
+            raise _unknown() from None
         if standing.refusal is not None:
             raise refused(standing.refusal, standing)
-        return Admission(self._ledger, lease, tokens, tokens, body, standing)
+        return Admission(self._ledger, lease, lease.life, tokens, tokens, body, standing)
 
 
 class Admission(msgspec.Struct, gc=False):
@@ -86,6 +88,7 @@ class Admission(msgspec.Struct, gc=False):
 
     ledger: Ledger
     lease: Lease
+    life: int  # of the lease, in which it was let in
     charged: int  # tokens
     counted: int  # tokens, of which some may not be charged yet
     held: int  # bytes of its body
@@ -106,10 +109,18 @@ class Admission(msgspec.Struct, gc=False):
         )  # fmt: skip
 
     def grow(self, size: int) -> None:
-        """The body has `size` bytes now, or will have. Raises TooMany where that is more than there is room for."""
+        """The body has `size` bytes now, or will have.
+
+        Raises:
+            TooMany: that is more than there is room for. Unavailable: the limits cannot be looked up.
+        """
         if size == self.held or not self.lease.bodies:
             return
-        if (refusal := self.ledger.hold(self.lease, self.held, size)) is not None:
+        try:
+            refusal = self.ledger.hold(self.lease, self.held, size, self.life)
+        except LedgerFailed:
+            raise _unknown() from None
+        if refusal is not None:
             raise refused(refusal, self.standing or self.lease.standing())
         self.held = size
 
@@ -137,7 +148,7 @@ class Admission(msgspec.Struct, gc=False):
                         total += completion
                 total = total or self.counted
             more = total - self.charged
-        self.ledger.release(self.lease, more, self.held)
+        self.ledger.release(self.lease, more, self.held, self.life)
 
 
 def _limited(limits: Limits, key: str, tenant: str) -> tuple[Subject, ...]:
@@ -146,6 +157,10 @@ def _limited(limits: Limits, key: str, tenant: str) -> tuple[Subject, ...]:
         subject("tenant", tenant, limits.tenants.get(tenant, limits.tenant)),
     )
     return tuple(it for it in both if any(it.bounds))
+
+
+def _unknown() -> Unavailable:
+    return Unavailable("the limits of this key cannot be looked up", code="limits_unavailable")
 
 
 def _tokens(length: int | None) -> int:

@@ -26,12 +26,15 @@ class LocalLedger:
         """Raises OSError where the file cannot be written, or there is no room for it."""
         self._path, self._counts, self._clock = path, Counts(path), clock
         self._leases: dict[tuple[Subject, ...], Lease] = {}  # those of earlier configurations, too
+        self._failing = False
 
     def know(self, groups: Sequence[Sequence[Subject]]) -> list[Lease]:
         """As `Ledger.know`."""
-        slots = self._counts.slots(sorted({subject.tag for group in groups for subject in group}))
+        if self._counts.lost:
+            self._begin_anew()
         known = {tuple(group) for group in groups}
         self._return(lease for group, lease in self._leases.items() if group not in known)
+        slots = self._counts.slots(sorted({subject.tag for group in groups for subject in group}))
         for group in known - self._leases.keys():
             self._leases[group] = Lease(group, [slots[subject.tag] for subject in group])
         sharing = Counter(subject.tag for group in known for subject in group)
@@ -40,22 +43,24 @@ class LocalLedger:
         return [self._leases[tuple(group)] for group in groups]
 
     def sweep(self) -> None:
-        """Give back what is leased, count what is owed, and forget what processes held that have died.
-
-        Raises:
-            OSError: the file is gone, and no other can be made.
-        """
-        if self._counts.lost:
-            self._begin_anew()
-        self._return(self._leases.values())
-        self._counts.sweep()
-
-    async def admit(self, lease: Lease, tokens: int, body: int) -> Standing:
-        """As `Ledger.admit`; it never waits."""
+        """Give back what is leased, count what is owed, and forget what processes held that have died; or leave all of
+        it to the next sweep, where the file is gone and no other can be made."""
         try:
-            return self.take(lease, tokens, body, leased=True)
+            if self._counts.lost:
+                self._begin_anew()
+            self._return(self._leases.values())
+            self._counts.sweep()
         except OSError as error:
-            log.error("limits cannot be counted: %s", error)
+            self._failed(error)
+        else:
+            self._failing = False
+
+    async def admit(self, lease: Lease, tokens: int, body: int, *, ask: bool = True, leased: bool = True) -> Standing:
+        """As `Ledger.admit`; it never waits. `ask` and `leased` are as of `take`."""
+        try:
+            return self.take(lease, tokens, body, ask=ask, leased=leased)
+        except OSError as error:
+            self._failed(error)
             raise LedgerFailed from None
 
     def take(self, lease: Lease, tokens: int, body: int = 0, *, ask: bool = True, leased: bool = False) -> Standing:
@@ -79,23 +84,40 @@ class LocalLedger:
         """As `Ledger.charge`."""
         lease.tokens -= tokens
         if not lease.low <= lease.tokens <= lease.high:
-            self._return([lease])
+            try:
+                self._return([lease])
+            except OSError as error:  # they stay owed
+                self._failed(error)
 
-    def release(self, lease: Lease, tokens: int, body: int) -> None:
+    def release(self, lease: Lease, tokens: int, body: int, life: int) -> None:
         """As `Ledger.release`. No lock: nobody else writes our column."""
-        if not lease.put_back(tokens, body):
+        if lease.life == life and lease.put_back(tokens, body):
+            return
+        try:
             if self._counts.cut:
                 self._begin_anew()
-            ints, column = self._counts.ints, self._counts.column
-            for slot in lease.places:  # not below nothing, where another file has begun meanwhile
-                ints[slot + COUNT + column] = max(0, ints[slot + COUNT + column] - 1)
-                ints[slot + BYTES + column] = max(0, ints[slot + BYTES + column] - body)
-            self.charge(lease, tokens)
+        except OSError as error:  # the counts that hold it are gone
+            return self._failed(error)
+        if lease.life != life:  # what it gives back was counted in a file that is gone; what it used more is new
+            return self.charge(lease, max(0, tokens))
+        ints, column = self._counts.ints, self._counts.column
+        for slot in lease.places:
+            ints[slot + COUNT + column] = max(0, ints[slot + COUNT + column] - 1)
+            ints[slot + BYTES + column] = max(0, ints[slot + BYTES + column] - body)
+        self.charge(lease, tokens)
 
-    def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
+    def hold(self, lease: Lease, before: int, now: int, life: int) -> Refusal | None:
         """As `Ledger.hold`."""
-        self._lock()
         try:
+            self._lock()
+        except OSError as error:
+            self._failed(error)
+            if now > before:
+                raise LedgerFailed from None
+            return None
+        try:
+            if lease.life != life:  # counted in a file that is gone
+                return None
             used = self._counts.ints[USED]
             if now > before:
                 self._settle(lease, self._clock())
@@ -104,7 +126,8 @@ class LocalLedger:
                 if limit and sum(self._counts.ints[first : first + used]) - before + now > limit:
                     return Refusal(subject, "body_mb", 1.0)
             for slot in lease.places:
-                self._counts.ints[slot + BYTES + self._counts.column] += now - before
+                at = slot + BYTES + self._counts.column
+                self._counts.ints[at] = max(0, self._counts.ints[at] + now - before)
             return None
         finally:
             self._counts.unlock()
@@ -129,14 +152,29 @@ class LocalLedger:
             self._counts.lock()
 
     def _begin_anew(self) -> None:
-        """Count in the file that is there now, or in a new one. What is in flight here is counted in neither."""
-        log.warning("%s was deleted, replaced or cut in use: limits count from what is there now", self._path)
+        """Count in the file that is there now, or in a new one. What is in flight here is counted in neither.
+
+        Raises:
+            OSError: there is none, and none can be made. Then all is as before, and may be tried again.
+        """
         self._counts.give_up()
-        self._counts = Counts(self._path)  # the descriptors of the one before stay open: `Counts` says why
-        slots = self._counts.slots(sorted({subject.tag for group in self._leases for subject in group}))
+        tags = sorted({subject.tag for group in self._leases for subject in group})
+        try:
+            counts, slots = Counts.opened(self._path, tags)
+        except OSError:
+            self._counts.keep_column()
+            raise
+        self._counts = counts  # the descriptors of the one before stay open: `Counts` says why
         for group, lease in self._leases.items():
             lease.places = tuple(slots[subject.tag] for subject in group)
             lease.forget()
+        log.warning("%s was deleted, replaced or cut in use: limits count from what is there now", self._path)
+
+    def _failed(self, error: OSError) -> None:
+        """Say so once, not with each request: it is tried again with each, and every second."""
+        if not self._failing:
+            self._failing = True
+            log.error("limits cannot be counted: %s", str(error))  # whose traceback holds an open file
 
     # -- under the lock
 

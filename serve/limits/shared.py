@@ -74,37 +74,40 @@ class SharedLedger:
         """As `Ledger.admit`. Where Redis fails this machine's counts decide, or LedgerFailed is raised."""
         if self._task is None:
             self._task = asyncio.create_task(self._keep_handing_in())
-        standing = None
-        if body and (refusal := self._local.hold(lease, 0, body)) is not None:
+        standing, life = None, lease.life
+        if body and (refusal := self._local.hold(lease, 0, body, life)) is not None:
             return Standing(refusal=refusal)
         if self.asks:
             standing = await self._ask("ask", lease.subjects, tokens)
         if standing is None:
             if self._on_error == "fail":
-                self._local.hold(lease, body, 0)
+                self._local.hold(lease, body, 0, life)
                 raise LedgerFailed
-            standing = self._local.take(lease, tokens)
+            try:
+                standing = await self._local.admit(lease, tokens, 0, leased=False)
+            except LedgerFailed:
+                self._local.hold(lease, body, 0, life)
+                raise
             if standing.refusal is None:
                 self._elsewhere.update(s.tag for s in lease.subjects)
         elif standing.refusal is None:
-            self._local.take(lease, tokens, ask=False)
+            with contextlib.suppress(LedgerFailed):  # Redis has let it in; the log has why we could not count it
+                await self._local.admit(lease, tokens, 0, ask=False, leased=False)
             self._flying.update(s.tag for s in lease.subjects)
         if standing.refusal is not None:
-            self._local.hold(lease, body, 0)
+            self._local.hold(lease, body, 0, life)
         return standing
 
     def charge(self, lease: Lease, tokens: int) -> None:
         """As `Ledger.charge`; Redis learns of it a moment later."""
         self._local.charge(lease, tokens)
-        for subject in lease.subjects:
-            self._subjects[subject.tag] = subject
-            self._owed[subject.tag] += tokens
+        self._owe(lease, tokens)
 
-    def release(self, lease: Lease, tokens: int, body: int) -> None:
+    def release(self, lease: Lease, tokens: int, body: int, life: int) -> None:
         """As `Ledger.release`; Redis learns of it a moment later."""
         if tokens:
-            self.charge(lease, tokens)
-        self._local.release(lease, 0, body)
+            self._owe(lease, tokens)
+        self._local.release(lease, tokens, body, life)
         for subject in lease.subjects:
             tag = subject.tag
             if self._elsewhere[tag]:
@@ -114,9 +117,9 @@ class SharedLedger:
                 self._flying[tag] -= 1
                 self._ended[tag] += 1
 
-    def hold(self, lease: Lease, before: int, now: int) -> Refusal | None:
+    def hold(self, lease: Lease, before: int, now: int, life: int) -> Refusal | None:
         """As `Ledger.hold`: memory is a machine's own, so this machine decides."""
-        return self._local.hold(lease, before, now)
+        return self._local.hold(lease, before, now, life)
 
     async def close(self) -> None:
         """Hand in what is owed, and leave."""
@@ -128,6 +131,11 @@ class SharedLedger:
         await self._redis.aclose()
 
     # -- to Redis
+
+    def _owe(self, lease: Lease, tokens: int) -> None:
+        for subject in lease.subjects:
+            self._subjects[subject.tag] = subject
+            self._owed[subject.tag] += tokens
 
     async def _ask(self, mode: Literal["ask", "tell"], subjects: Sequence[Subject], tokens: int) -> Standing | None:
         """One round trip; None where it failed."""

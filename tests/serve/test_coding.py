@@ -21,7 +21,10 @@ from serve.config import Flags, Server
 from serve.configure.reader import load
 from serve.dialects import wire
 from serve.dialects.surrogates import restore, shield
-from serve.http.coding import Decoder, Oversized, Spoilt, expand
+from serve.errors import BadRequest, TooLarge
+from serve.http.body import expanded
+from serve.http.coding import Decoder, Oversized, Spoilt, expand, measure
+from serve.limits.turns import Turns
 from tests.serve.bare import Serve, serving
 from tests.serve.conftest import Start, chat, events
 from tests.upstream import FakeUpstream
@@ -88,6 +91,49 @@ def test_a_bomb_costs_no_more_than_the_limit(name: str) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**24
+
+
+@pytest.mark.parametrize("name", PACKED)
+async def test_a_compressed_body_waits_for_as_much_room_as_it_takes(name: str) -> None:
+    coding, pack = PACKED[name]
+    asked: list[int] = []
+
+    async def room(size: int) -> None:
+        asked.append(size)
+
+    small, large = bytes(range(256)) * 2000, bytes(range(256)) * 8000
+    for data in (small, large):
+        assert await expanded(coding, pack(data), 2**26, room) == data
+    with pytest.raises(TooLarge):
+        await expanded(coding, pack(large), len(large) - 1, room)
+    with pytest.raises(BadRequest):
+        await expanded(coding, pack(large)[:-5], 2**26, room)
+    assert asked[:1] == [len(large)]
+    assert max(asked) == len(large)
+
+
+async def test_compressed_bodies_of_megabytes_have_their_turns_together() -> None:
+    turns, data = Turns(32 * 2**20), bytes(2**21)
+    for key in "ab":
+        async with asyncio.timeout(60):
+            assert await expanded("gzip", gzip.compress(data), 2**26, turns.turn(key).take) == data
+
+
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
+def test_counting_a_bomb_costs_little_memory(name: str) -> None:
+    coding, pack = PACKED[name]
+    bomb = pack(bytes(2**26))
+    tracemalloc.start()
+    size = measure(coding, bomb, 2**27)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == 2**26
+    assert peak < 2**22
+
+
+def test_all_frames_are_counted() -> None:
+    packed = zstandard.compress(b"ab" * 99) + zstandard.compress(b"") + zstandard.compress(bytes(2**18))
+    assert measure("zstd", packed, 2**20) == len(expand("zstd", packed, 2**20)) == 198 + 2**18
 
 
 # ---------------------------------------------------------------- clients

@@ -143,7 +143,7 @@ async def test_requests_in_flight_and_tokens_reach_redis_and_are_given_back(tmp_
     refusal = (await other.admit(others, 10, 0)).refusal
     assert refusal is not None
     assert refusal.bound == "concurrent"
-    ledger.release(lease, 0, 0)
+    ledger.release(lease, 0, 0, lease.life)
     ledger.charge(lease, 75)
     await ledger.close()  # hands in what is owed
     refusal = (await other.admit(others, 10, 0)).refusal
