@@ -34,7 +34,7 @@ from prompt_opt.core import Advice, Chat, Message, Policy, Principle
 from prompt_opt.gate.additions import compare
 from prompt_opt.gate.verdict import judge
 from prompt_opt.layout.order import NoPlace, lay_out
-from retrieval.text import analysis, citation
+from retrieval.text import analysis, citation, heading, numbered
 from serve.config import Server
 from serve.dialects import anthropic_messages, openai_chat, openai_completions, openai_responses
 from serve.dialects.dialect import Dialect
@@ -60,7 +60,7 @@ PIECES = {
     "lists": "- a\n", "numbered": "1. a\n", "headings": "# a\n", "dashes": "-", "underscores": "_", "stars": "**",
     "tables": "|a|b|\n", "tags": "<b>", "open tags": "<b ", "colons": "a: ", "semicolons": ";", "percent": "5 % ",
     "money": "$5 ", "hyphens": "a-", "apostrophes": "a'b", "slashes": "a/", "mixed": "a1_", "spaces": " ",
-    "no-break": "\u00a0", "turns": "User: hi\nAssistant: ho\n", 
+    "no-break": "\u00a0", "turns": "User: hi\nAssistant: ho\n", "particles": "的", "leaders": ". ",
     "between": "between 5 and 10 ", "in words": "in 5 words ",
 }  # fmt: skip
 
@@ -204,6 +204,8 @@ def retrieval(most: int) -> Iterator[Subject]:
     several = frozenset({"en", "de", "fr", "zh", "fi"})
     yield Subject("query terms", lambda t: t, lambda t: analysis.query_terms(t, several), most)  # type: ignore[arg-type]
     yield Subject("language", lambda t: t, analysis.detect, most)  # type: ignore[arg-type]
+    yield Subject("words of a question", lambda t: f"第12条{t}x", lambda t: citation.query_terms(t, str.split), most)  # type: ignore[arg-type]
+    yield Subject("heads", lambda t: f"1 {t}x", lambda t: (heading.head(t), numbered.deep(t)), most)  # type: ignore[arg-type]
     yield Subject("citations", lambda t: t, lambda t: list(citation.citations(t)), most)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from retrieval.text import citation, numeral
 
 SUSPECTS = (
     "digits", "hashes", "hash, zero-width", "markers", "ticks", "backslashes", "brackets", "distinct words", "newlines",
-    "blank lines",
+    "blank lines", "particles", "leaders",
 )  # fmt: skip
 CERTAIN = 3.0  # times: between twice and four times
 TRIES = 4  # of a suspect: other tests beside us can slow one of them, but what grows with the square fails all

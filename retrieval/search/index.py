@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from retrieval.backends.backend import Backend, Progress, Vector, View
@@ -185,10 +186,11 @@ class Index:
     ) -> list[Hit]:  # fmt: skip
         """The k best passages that `where` allows, best first; fewer only where fewer are allowed or pass `floor`.
 
-        None comes back for a query that asks for nothing but an article which is not there, while others of its act
-        are. `most` is how many may come from one source (or one document, where no source is given), and with it a
-        text that is there twice comes once. `exact` scans instead of walking an approximate index and follows
-        every tie to its end. What is remembered of a search serves the same `owner` only.
+        A query that asks for nothing but an article which is not there, while others of its act are, gets only what
+        cites that article, or is about the act and of no article. `most` is how many may come from one source (or one
+        document, where no source is given), and with it a text that is there twice comes once. `exact` scans instead
+        of walking an approximate index and follows every tie to its end. What is remembered of a search serves the
+        same `owner` only.
         """
         revision = self._refresh()
         ask = Ask(query, k, where, self._mode(mode), floor, most, exact, owner)
@@ -288,7 +290,8 @@ class Index:
             depth *= 4  # the cap on one source left too few
             lexical = self._lexical(ask, view, depth)
         if citation.elsewhere(ask.query, [found.title for found in hits]):
-            hits = []
+            more = self._hits(replace(ask, k=len(fused)), fused)
+            hits = [found for found in more if citation.answers(ask.query, found.title, found.text)][: ask.k]
         self._results.put((revision, ask), hits)
         return list(hits)
 

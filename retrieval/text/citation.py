@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from retrieval.text import cited
-from retrieval.text.numeral import HAN, value
+from retrieval.text.numeral import HAN, behind, value
 from retrieval.text.raised import lowered
 
 MARK, WHOLE = "@", "@="
@@ -52,8 +52,11 @@ _SMALL_WORDS = (
 _SMALL = frozenset(_SMALL_WORDS.split())
 _COUNTRY = re.compile("^中华人民共和国(?=.)")
 _QUOTES = re.compile("[《》〈〉“”\"'「」]")
-_ASKS = re.compile("(?:是什么|是怎么规定的|怎么规定|规定了什么|规定|内容|的|说了什么|什么|？|\\?|。)+$")
-_TITLE_END = re.compile(r"[\s,，›:：]+$")
+_ASKS = ("是什么", "是怎么规定的", "怎么规定", "规定了什么", "规定", "内容", "的", "说了什么", "什么", "?", "。")
+_TITLE_END = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029,›:"
+_PARTS = re.compile(" › |, ")  # of a title
+_SECTION = re.compile(r"(\d{1,3}(?:\.\d{1,3})*[a-z]?)[.)]?(?:\s|$)", re.IGNORECASE)
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
     if not number:
         return []
     name = _name(text, found[-1])
-    act = re.split(r" › |, ", name)[0]  # a title's other parts may be chapters, or belong to the name
+    act = _PARTS.split(name)[0]  # a title's other parts may be chapters, or belong to the name
     made: dict[str, None] = {}
     for key in dict.fromkeys([number, number.lstrip(LAWS)]):  # "article 1221-1" asks for L1221-1 too
         made |= dict.fromkeys([*_terms(Citation(key, name), words), *_whole_terms(Citation(key, act))])
@@ -94,27 +97,64 @@ def title_terms(title: str, words: Callable[[str], list[str]]) -> list[str]:
 
 def _name(title: str, found: re.Match[str]) -> str:
     """What stands before a title's number, or behind it where nothing does."""
-    return _TITLE_END.sub("", title[: found.start()]) or title[found.end() :].strip(" ,:–-")
+    return title[: found.start()].rstrip(_TITLE_END) or title[found.end() :].strip(" ,:–-")
 
 
 def elsewhere(query: str, titles: Iterable[str]) -> bool:
     """Whether a query asks for nothing but an article that is not there, in an act of which there are others.
 
-    `titles` are of the passages that it found. Another article of the act is then no answer.
+    `titles` are of the passages that it found. Another article of the act is then no answer: see `answers`.
     """
     wanted = citations(query)
     if not wanted:
         return False
-    numbers, here = {number for found in wanted for number in (found.number, found.within)} - {""}, False
-    words = {word for found in wanted for word in _asked_for(found)}
+    numbers, words, here = _numbers(wanted), _words(wanted), False
     for title in titles:
-        text = _normal(title)
-        found = list(_CITED.finditer(text))
-        number = _key(found[-1]) if found else ""
-        if {number, number.lstrip(LAWS)} & numbers:
+        number = _titled(title)
+        if {number, number.lstrip(LAWS)} & numbers or (
+            not number and _counted(title) in numbers and _has(title, words)
+        ):
             return False
-        here = here or bool(number and words and all(word in text.lower() for word in words))
+        here = here or bool(number and words and _has(title, words))
     return here
+
+
+def answers(query: str, title: str, text: str) -> bool:
+    """Whether a passage answers a query for nothing but an article that is not there.
+
+    It does where it is about the act and of no article itself, or where its text cites the article.
+    """
+    wanted = citations(query)
+    if not _has(f"{title} {text}", _words(wanted)):
+        return False
+    return not _titled(title) or any(_key(found) in _numbers(wanted) for found in _CITED.finditer(_normal(text)))
+
+
+def _numbers(wanted: Iterable[Citation]) -> set[str]:
+    return {number for found in wanted for number in (found.number, found.within)} - {""}
+
+
+def _words(wanted: Iterable[Citation]) -> set[str]:
+    return {word for found in wanted for word in _asked_for(found)}
+
+
+def _titled(title: str) -> str:
+    """The number of the article that a title cites last, or ""."""
+    found = list(_CITED.finditer(_normal(title)))
+    return _key(found[-1]) if found else ""
+
+
+def _counted(title: str) -> str:
+    """The number of a section that a title ends in: 4 of "Handbook › 4 Leave"."""
+    found = _SECTION.match(_PARTS.split(_normal(title))[-1])
+    return ".".join(str(behind(part)) for part in re.findall(r"\d+|[a-z]", found[1].lower())) if found else ""
+
+
+def _has(text: str, words: Iterable[str]) -> bool:
+    """Whether all the words stand in a text as they are; scripts without blanks have them in longer ones."""
+    text = _normal(text).lower()
+    whole = set(re.findall(r"\w+", text))
+    return all(word in whole or (bool(_UNSPACED.search(word)) and word in text) for word in words)
 
 
 def _asked_for(found: Citation) -> list[str]:
@@ -130,10 +170,10 @@ def references(title: str, text: str) -> Iterator[Citation]:
     if not own:
         return
     title, text = _normal(title), _normal(text)
-    act = _TITLE_END.sub("", title[: own[-1].start()])
+    act = title[: own[-1].start()].rstrip(_TITLE_END)
     seen = {(act, _key(own[-1]))}
     for match in _CITED.finditer(text):
-        quoted = re.search(r"《([^》]{2,60})》$", text[: match.start()].rstrip())
+        quoted = re.search(r"《([^》]{2,60})》\s*$", text[max(0, match.start() - 80) : match.start()])
         name, number = (quoted[1] if quoted else act), _key(match)
         if number and (name, number) not in seen:
             seen.add((name, number))
@@ -178,7 +218,11 @@ def _whole_terms(found: Citation) -> Iterator[str]:
 
 def _bare(name: str) -> str:
     """A name without quotes, what every act of the country is called, and the words of a question around it."""
-    return _ASKS.sub("", _COUNTRY.sub("", _QUOTES.sub("", name).strip()))
+    name = _COUNTRY.sub("", _QUOTES.sub("", name).strip())
+    end = len(name)
+    while asked := next((ending for ending in _ASKS if name.endswith(ending, 0, end)), ""):
+        end -= len(asked)
+    return name[:end]
 
 
 def _key(match: re.Match[str]) -> str:
@@ -205,4 +249,4 @@ def _sub(sub: str) -> int:
     latin = _SUFFIX.split("|")
     if sub in latin:
         return latin.index(sub) + 2
-    return value(sub) or ord(sub[0]) - 96
+    return behind(sub) or 0

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from retrieval.text.numeral import behind
+
 SPAN = 30  # articles of a range; a longer one is asked for by its ends
 PLACES, NUMBERS = 4, 16  # that are looked for
 _PLURAL = re.compile(
@@ -44,7 +46,7 @@ def places(text: str, found: Iterable[re.Match[str]], key: Callable[[re.Match[st
         numbers, end = _several(match, key(match)), match.end()
         plural = bool(_PLURAL.match(match[0].lstrip()))
         while plural and (more := _MORE.match(text, end)):
-            own = more["n"] if not more["sub"] else f"{more['n']}.{ord(more['sub'].lower()) - 96}"
+            own = more["n"] if not more["sub"] else f"{more['n']}.{behind(more['sub'])}"
             link = more["link"].strip().lower()
             numbers += _between(numbers[-1], own) if numbers and link in _RANGE.split("|") else [own]
             end = more.end()

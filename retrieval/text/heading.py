@@ -12,9 +12,10 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from retrieval.text.numeral import HAN, ordinals, value
+from retrieval.text.numeral import HAN, behind, ordinals, value
 from retrieval.text.raised import DIGITS
 
+LED = 200  # characters of a line's end in which a leader is looked for: all of a long line takes its square
 LAST = 9999  # the number of provisions that follow the articles without one
 Kind = Literal["article", "part"]
 
@@ -126,14 +127,14 @@ _REFERS = re.compile(
 )
 _ACRONYM = re.compile(r"[A-ZÄÖÜ][A-Za-zÄÖÜäöü]*[A-ZÄÖÜ]{2}\b(?:\s+[a-zäöüà-ÿ]|\s*[,.;)])")  # § 433 BGB gilt
 _LOOSE = re.compile(rf"第{_NUM}[条條](?:[之]{_NUM})*(?![款项項号號、，至和及或与與])")
-LEADER = re.compile(r"(?:\.{3,}|…{1,}|·{3,}|\.(?:\s\.){2,}|\t)\s*\d+\s*$")
+_LEADER = re.compile(r"(?:\.{3,}|…{1,}|·{3,}|\.(?:\s\.){2,}|\t)\s*\d+\s*$")
 _EMPHASIS = re.compile(r"^(\*{1,3}|__)(.+?)\1(.*)$", re.DOTALL)
 
 
 def head(text: str) -> Head | None:
     """The head that a line opens with, by its own words; None for text and for references."""
     text = plain(text)
-    if LEADER.search(text):
+    if led(text):
         return None  # a line of a table of contents
     for kind, word, pattern in _PATTERNS:
         found = pattern.match(text)
@@ -147,6 +148,11 @@ def head(text: str) -> Head | None:
             made = Head(kind, named, found[0].strip(), number)
             return _judged(made, text[found.end() :])
     return None
+
+
+def led(text: str) -> bool:
+    """Whether dots lead to a page's number at the end, as in a table of contents."""
+    return bool(_LEADER.search(text[-LED:]))
 
 
 def loose(text: str) -> Head | None:
@@ -178,7 +184,7 @@ def numbers(label: str) -> tuple[int, ...]:
     found: list[int] = []
     label = ordinals(label)
     for part in re.findall(rf"[{HAN}]+|\d+|[^\W\d_]+", re.sub("[第条條之のノ제조의]", " ", label)):
-        number = value(part)
+        number = behind(part) if found else value(part)
         if number is None and found:
             number = _letter(part.lower())
         if number is not None and not (part.isalpha() and not found and part.isascii() and part in "LRDA"):
@@ -190,7 +196,7 @@ def _letter(part: str) -> int | None:
     latin = ("", "", "bis", "ter", "quater", "quinquies", "sexies", "septies", "octies", "novies", "decies")
     if part in latin:
         return latin.index(part)
-    first = next((first for first in "aаα" if len(part) == 1 and first <= part <= chr(ord(first) + 31)), "")
+    first = next((first for first in "аα" if len(part) == 1 and first <= part <= chr(ord(first) + 31)), "")
     return ord(part) - ord(first) + 1 if first else None
 
 

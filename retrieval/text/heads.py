@@ -76,11 +76,12 @@ def _out_of_turn(kept: Mapping[int, Head]) -> list[int]:
     """Sentences taken for heads: they do not go on from the one before, and their article does somewhere else."""
     places: dict[tuple[str, tuple[int, ...]], list[tuple[int, bool]]] = {}
     last: dict[str, tuple[int, ...]] = {}
+    opened = False  # a part: its first article may have any number
     for i, h in kept.items():
         if h.kind == "part":
-            last = {}
+            last, opened = {}, True
             continue
-        turn = h.number == (1,) or _follows(h.number, last.get(h.word, (0,)))
+        turn = h.number == (1,) or _follows(h.number, last.get(h.word, (0,))) or (opened and not last)
         places.setdefault((h.word, h.number), []).append((i, turn))
         last[h.word] = h.number
     return [

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
-from retrieval.text.heading import LEADER, Head, numbers, plain
+from retrieval.text.heading import Head, led, numbers, plain
 from retrieval.text.numeral import HAN, value
 from retrieval.text.piece import Document
 
@@ -152,7 +152,7 @@ def _titles(text: str, at: int) -> bool:
     Capitals throughout may end in a full stop.
     """
     rest = text[at:].strip()
-    if not rest or len(text) > 120 or LEADER.search(text):
+    if not rest or len(text) > 120 or led(text):
         return False
     begins = rest[0].isupper() or not (rest[0].islower() or rest[0].isdigit() or rest[0] in "(（-–—.,%")
     return begins and (rest[-1] not in ".;:,。；：，、!?！？" or (rest[-1] == "." and rest.isupper()))
@@ -177,7 +177,7 @@ def deep(text: str) -> Head | None:
         return None
     text = plain(text)
     found = _DEEP.match(text)
-    if not found or LEADER.search(text) or text[found.end()].islower():
+    if not found or led(text) or text[found.end()].islower():
         return None
     return Head("article", "1", found[1], numbers(found[1]), text[found.end() :])
 

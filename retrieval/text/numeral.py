@@ -55,6 +55,12 @@ def value(text: str) -> int | None:
     return None
 
 
+def behind(text: str) -> int | None:
+    """The number that a part behind a number is: one Latin letter counts by its place, so that c of § 312c is 3."""
+    letter = text.lower()
+    return ord(letter) - 96 if len(letter) == 1 and "a" <= letter <= "z" else value(text)
+
+
 def han(text: str) -> int:
     """一百三十三 is 133, and so is 一三三."""
     text = text.replace("廿", "二十").replace("卅", "三十")

@@ -6,7 +6,7 @@ import pytest
 
 from retrieval.passage import Passage
 from retrieval.search.index import Index
-from retrieval.text.citation import citations
+from retrieval.text.citation import citations, elsewhere, query_terms
 from retrieval.text.numeral import value
 
 ACTS = [
@@ -115,6 +115,69 @@ def test_no_other_article_comes_in_the_place_of_one_that_is_not_there(codes: Ind
 
 def test_a_question_about_something_is_answered_though_its_article_is_not_there(codes: Index) -> None:
     assert codes.search("What does § 999 BGB say about text 4000?", 1)[0].title == "BGB § 823"
+
+
+LETTERS = "abcdefghijklm"
+
+
+@pytest.fixture(scope="module")
+def lettered(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    made = Index.open(tmp_path_factory.mktemp("letters") / "i", create=True, embedder="none")
+    made.add([Passage(f"312{x}", f"Text {x * 4}.", title=f"BGB § 312{x}") for x in LETTERS])
+    return made
+
+
+@pytest.mark.parametrize("letter", LETTERS)
+def test_a_letter_behind_a_number_is_no_roman_one(lettered: Index, letter: str) -> None:
+    assert [c.number for c in citations(f"§ 312{letter} BGB")] == [f"312.{ord(letter) - 96}"]
+    assert lettered.search(f"§ 312{letter} BGB", 1)[0].id == f"312{letter}"
+    others = [x for x in LETTERS if x != letter]
+    for one in others[:3]:
+        found = lettered.search(f"§§ 312{one}, 312{letter} BGB", 2)
+        assert {hit.id for hit in found} == {f"312{one}", f"312{letter}"}
+
+
+GUIDES = [
+    Passage("g7", "It binds.", title="GDPR, Article 7"), Passage("g8", "It holds.", title="GDPR, Article 8"),
+    Passage("guide", "Consent under Art. 6 GDPR is free.", title="Guidelines on consent and the GDPR"),
+    Passage("note", "Art. 6 GDPR asks for a basis.", title="Opinion, Article 3"),
+    Passage("menu", "Soup is served.", title="Canteen"), Passage("leave", "Thirty days.", title="Handbook › 4 Leave"),
+    Passage("pay", "Monthly.", title="Handbook › Section 5"), Passage("shop", "Open.", title="Handbooks › Section 9"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def guides(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    made = Index.open(tmp_path_factory.mktemp("guides") / "i", create=True, embedder="none")
+    made.add(GUIDES)
+    return made
+
+
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_what_cites_an_article_that_is_not_there_is_found(guides: Index, k: int) -> None:
+    found = {hit.id for hit in guides.search("Art. 6 GDPR", k)}
+    assert found
+    assert found <= {"guide", "note"}
+    assert k < 8 or found == {"guide", "note"}
+
+
+def test_a_section_counted_without_a_word_is_there(guides: Index) -> None:
+    assert "leave" in {hit.id for hit in guides.search("Section 4 of the Handbook", 8)}
+
+
+def test_an_act_of_a_longer_name_is_another(guides: Index) -> None:
+    assert not elsewhere("Section 9 of the Handbook", ["Handbooks › Section 6"])
+    assert elsewhere("Section 9 of the Handbook", ["Handbook › Section 5"])
+    assert not elsewhere("Section 4 of the Handbook", ["Handbook › Section 5", "Handbook › 4 Leave"])
+
+
+@pytest.mark.parametrize("ending", ["的", "规定的", "什么", ",", " "])
+def test_the_words_of_a_question_are_taken_off_in_turn(ending: str) -> None:
+    asked = [f"刑法第12条{ending * 20_000}{last}" for last in ("", "x")]
+    assert all([c.number for c in citations(text)] == ["12"] for text in asked)
+    assert "@=刑法:12" in query_terms(asked[0], str.split)
+    assert elsewhere(asked[0], ["刑法 第九条"])
+    assert not elsewhere(asked[1], ["刑法 第九条"])
 
 
 def test_a_query_without_a_citation_has_no_such_terms() -> None:

@@ -32,7 +32,7 @@ from retrieval.text import language
 
 log = logging.getLogger("trimtab.lexical")
 RETRY_S = 5.0  # after a failure, before it is tried again: each try may take seconds
-VERSION = 10  # of the analysis and the fields; another number means: build anew
+VERSION = 11  # of the analysis and the fields; another number means: build anew
 LISTS = ("meta.json", "chunks/meta.json")  # of the files of each tantivy index
 UNCLEAR = 1000  # documents up to which a model is asked about those without a language's common words, at 1 ms each
 SAMPLE = 2000  # characters of many short passages that their language is told by
