@@ -188,7 +188,7 @@ def _row(path: Path, name: str, piece: Piece, defaults: Defaults) -> Row:
         fields["id"] = f"{name}:{piece.key}" if piece.key else name
         fields.pop("_id", None)
         fields["source"] = defaults.source or fields.get("source") or name.rpartition("/")[2]
-        text = str(fields["text"])
+        text = str(fields.get("text", ""))
         if bytes_wrong(text):
             lines = text.splitlines()
             place = f"{path}:{piece.line + next((i for i, part in enumerate(lines) if bytes_wrong(part)), 0)}"

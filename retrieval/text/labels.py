@@ -46,6 +46,20 @@ def column(name: object) -> str:
     return _KNOWN.get(key, _KNOWN.get(key.replace("_", "-"), key))
 
 
+def named(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's fields, with those inside of "metadata", under our names.
+
+    One that is named exactly as ours comes before another that means the same.
+    """
+    metadata = fields.get("metadata")
+    fields = {**(metadata if isinstance(metadata, dict) else {}), **fields}
+    made: dict[str, Any] = {}
+    for name, value in fields.items():
+        ours = name if name in ("_id", "row", "number", "no", "nr") else column(name)
+        made.setdefault(name if ours != name and (ours in fields or ours in made) else ours, value)
+    return made
+
+
 def labels(properties: Mapping[Any, Any], problems: list[str] | None = None) -> dict[str, Any]:
     """Labels of a passage from a document's properties; a version becomes the tag "version=4.2".
 

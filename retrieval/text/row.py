@@ -8,7 +8,7 @@ from typing import Any
 
 from retrieval.passage import Passage
 from retrieval.text.dates import iso_date
-from retrieval.text.labels import column
+from retrieval.text.labels import named
 from retrieval.text.readers.rows import bytes_wrong
 
 LABELS = ("title", "source", "url", "region", "language", "kind", "in_force_from", "in_force_to")
@@ -44,8 +44,7 @@ class Defaults:
 
 def row(place: str, fields: dict[str, Any], defaults: Defaults) -> Row:
     """A passage from named fields; fields that we have no name for are left out."""
-    metadata = fields.get("metadata")
-    fields = _named({**(metadata if isinstance(metadata, dict) else {}), **fields})
+    fields = named(fields)
     try:
         for name in ("in_force_from", "in_force_to"):
             if name in fields:
@@ -62,15 +61,6 @@ def row(place: str, fields: dict[str, Any], defaults: Defaults) -> Row:
     if not key:
         passage = replace(passage, id=f"sha-{passage.content_hash.hex()}")
     return Row(place, passage)
-
-
-def _named(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields under our names; one that is named exactly as ours comes before another that means the same."""
-    made: dict[str, Any] = {}
-    for name, value in fields.items():
-        ours = name if name in ("_id", "row", "number", "no", "nr") else column(name)
-        made.setdefault(name if ours != name and (ours in fields or ours in made) else ours, value)
-    return made
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

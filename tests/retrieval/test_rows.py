@@ -85,6 +85,37 @@ def test_rows_inside_of_rows_have_what_stands_above_them(tmp_path: Path) -> None
     assert {p.in_force_from for p in found} == {"2024-05-01"}
 
 
+def test_numbered_rows_may_name_their_text_as_they_like(tmp_path: Path) -> None:
+    data = [{"nr": 1, "content": "one", "quelle": "Council"}, {"nr": 2, "title": "x"}, {"nr": 3, "正文": "three"}]
+    for name in ("r.json", "r.yaml"):
+        found = passages(tmp_path / name, json.dumps(data))
+        assert [(p.id, p.text, p.source) for p in found] == [
+            (f"{name}:1", "one", "Council"), (f"{name}:3", "three", name)
+        ]  # fmt: skip
+        assert problems(tmp_path / name, json.dumps(data)) == ["text is empty"]
+
+
+def test_texts_of_a_list_have_the_labels_around_it(tmp_path: Path) -> None:
+    data = {"region": "DE", "title": "Gifts", "effective": "1 May 2024", "rules": ["Take none.", "Tell us."]}
+    found = passages(tmp_path / "r.json", json.dumps(data))
+    assert [(p.text, p.title, p.region, p.in_force_from) for p in found] == [
+        ("Take none.", "Gifts", "DE", "2024-05-01"), ("Tell us.", "Gifts", "DE", "2024-05-01"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{"articles": ["Art. 5"]}, {"items": ["a", "b"]}, {"see": {"documents": ["x", ""]}}])
+def test_what_a_row_refers_to_is_no_passage(more: dict[str, object], tmp_path: Path) -> None:
+    for row in ({"id": "a", "text": "one", **more}, {"rules": [{"id": "a", "text": "one", **more}]}):
+        found = rows(tmp_path / "r.json", json.dumps([row]))
+        assert [(row.passage and row.passage.text, row.problem) for row in found] == [("one", "")]
+
+
+def test_ids_and_texts_in_a_script_without_blanks_are_read(tmp_path: Path) -> None:
+    found = passages(tmp_path / "r.json", '{"r1": "员工不得收受礼物。", "r2": "ห้ามสูบบุหรี่"}')
+    assert [(p.id, p.text) for p in found] == [("r1", "员工不得收受礼物。"), ("r2", "ห้ามสูบบุหรี่")]
+    assert "holds no list of rows" in problems(tmp_path / "c.json", '{"city": "北京", "path": "/usr/local/bin"}')[0]
+
+
 def test_line_separators_inside_of_a_row_end_none(tmp_path: Path) -> None:
     data = '{"id": "a", "text": "one\u2028two\x85three"}\n'
     assert [p.id for p in passages(tmp_path / "r.jsonl", data.encode("utf-16"))] == ["a"]
@@ -113,6 +144,13 @@ def test_numbers_that_begin_anew_lose_no_row(tmp_path: Path) -> None:
     [
         ("a.csv", "Policy,Description\nGifts,Declare gifts\n", [("Gifts", "Declare gifts")]),
         ("b.csv", "ACME rules,,\n,,\nid,title,text\nr1,A,one\n", [("A", "one")]),
+        ("e.csv", "Content Policy 2026\nNo,Rule,Owner\n1,one,HR\n2,two,IT\n", [("", "one"), ("", "two")]),
+        ("f.csv", "Content Policy 2026\nNo,Requirement,Owner\n1,one,HR\n", [("", "one")]),
+        ("g.csv", "Content policy,Version 3,\nNo,Rule,Owner\n1,one,HR\n", [("", "one")]),
+        ("h.csv", "Rule\nNo,Rule text,Owner\n1,one,HR\n", [("", "one")]),
+        ("i.csv", "Rule text\none\nfollow the rule\n", [("", "one"), ("", "follow the rule")]),
+        ("j.csv", "text\none\nContent\n", [("", "one"), ("", "Content")]),
+        ("k.csv", "Category,Requirement\nContent,one\nText,two\n", [("", "one"), ("", "two")]),
         ("c.csv", "sep=\t\r\nid\ttext\r\nr1\tone\r\n", [("", "one")]),
         ("d.tsv", 'id\ttext\nr1\t"Dogs" are leashed\nr2\tCats\n', [("", '"Dogs" are leashed'), ("", "Cats")]),
     ],
@@ -140,6 +178,35 @@ def test_merged_cells_count_for_all_their_rows_and_other_sheets_are_named(tmp_pa
     ]  # fmt: skip
     assert [row.note for row in found if row.note] == ["sheet 'Notes' has no column 'text'"]
     assert not any(row.problem for row in found)
+
+
+def test_a_title_above_a_sheet_is_not_its_header_merged_or_not(tmp_path: Path) -> None:
+    import openpyxl
+
+    for merged in ("", "A1:C1"):
+        book = openpyxl.Workbook()
+        for row in (["Content Policy 2026"], ["No", "Rule", "Owner"], [1, "one", "HR"], [2, "two", "IT"]):
+            book.active.append(row)
+        if merged:
+            book.active.merge_cells(merged)
+        book.save(tmp_path / "b.xlsx")
+        found = list(read(tmp_path / "b.xlsx", Defaults()))
+        assert [(row.passage and row.passage.text, row.problem) for row in found] == [("one", ""), ("two", "")]
+
+
+def test_short_rows_of_a_sheet_without_a_size_lose_no_other(tmp_path: Path) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook(write_only=True)
+    for title in ("one", "two"):
+        sheet = book.create_sheet(title)
+        for row in (["id", "text", "region"], [f"{title}1"], [f"{title}2", "be kind"], [f"{title}3", "be fair", "NO"]):
+            sheet.append(row)
+    book.save(tmp_path / "b.xlsx")
+    found = list(read(tmp_path / "b.xlsx", Defaults()))
+    assert [row.passage.id if row.passage else row.problem for row in found] == [
+        "text is empty", "one2", "one3", "text is empty", "two2", "two3",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from retrieval.text.encoding import decode
-from retrieval.text.labels import column
+from retrieval.text.labels import column, named
 from retrieval.text.outline import distinct_key, slug
 from retrieval.text.piece import Piece, Unreadable
 from retrieval.text.readers.plain import split
 
 INHERITED = frozenset({"source", "url", "region", "language", "kind", "in_force_from", "in_force_to", "version"})
-LISTS = ("passages", "principles", "rules", "documents", "articles", "items", "data", "rows")
+TEXTS = ("passages", "principles", "rules")  # what stands in these are texts, even below a row that has a text
+LISTS = (*TEXTS, "documents", "articles", "items", "data", "rows")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
 
 def read_jsonl(stream: IO[bytes], name: str) -> Iterator[Piece]:
@@ -88,9 +90,7 @@ def _objects(found: Any, name: str) -> Iterator[Piece]:
     if isinstance(found, Doubled):
         yield Piece(1, problem=found.problem)
     for number, (fields, trail) in enumerate(rows, 1):
-        if isinstance(fields, str) and fields.strip():
-            yield Piece(number, {"text": fields, **({"title": " › ".join(trail)} if trail else {})})
-        elif isinstance(fields, Doubled):
+        if isinstance(fields, Doubled):
             yield Piece(number, problem=fields.problem)
         elif isinstance(fields, dict):
             yield _piece(number, {str(key): value for key, value in fields.items()}, trail, keys)
@@ -106,9 +106,11 @@ def _piece(number: int, fields: dict[str, Any], trail: list[str], keys: dict[str
         own = " ".join(part for part in (counted, title) if part)
         fields = {name: value for name, value in fields.items() if column(name) != "title"}
         fields["title"] = " › ".join([*trail, own] if own else trail)
-    if not counted or any(column(name) == "id" and value not in (None, "") for name, value in fields.items()):
+    ours = named(fields)
+    has_id = any(ours.get(name) not in (None, "") for name in ("_id", "id"))
+    if not counted or has_id or not str(ours.get("text") or "").strip():
         return Piece(number, fields)
-    return Piece(number, fields, distinct_key(slug(counted), [*trail, counted], keys))
+    return Piece(number, ours, distinct_key(slug(counted), [*trail, counted], keys))
 
 
 def _rows(found: Any) -> list[tuple[Any, list[str]]] | None:
@@ -120,9 +122,14 @@ def _rows(found: Any) -> list[tuple[Any, list[str]]] | None:
         return None
     if _holds(found):
         return list(_spread(found, {}, []))
-    if found and all(isinstance(v, str) and len(v.split()) > 1 for v in found.values()):
+    if found and all(isinstance(value, str) and _worded(value) for value in found.values()):
         return [({"id": str(key), "text": text}, []) for key, text in found.items()]
     return None
+
+
+def _worded(text: str) -> bool:
+    """Whether it is more than a word: in scripts that put no space between words, four letters are."""
+    return len(text.split()) > 1 or len(_UNSPACED.findall(text)) > 3
 
 
 def _holds(found: Any) -> bool:
@@ -135,14 +142,21 @@ def _holds(found: Any) -> bool:
     return lists or any(column(name) == "text" for name in found) or any(map(_holds, found.values()))
 
 
-def _spread(row: Any, labels: dict[str, Any], trail: list[str]) -> Iterator[tuple[Any, list[str]]]:
-    """A row and the rows inside of it, which have its labels where they have none of their own."""
+def _spread(
+    row: Any, labels: dict[str, Any], trail: list[str], *, texts: bool = True
+) -> Iterator[tuple[Any, list[str]]]:
+    """A row and the rows inside of it, which have its labels where they have none of their own.
+
+    Without `texts`, what is no object is a property of the row that it stands in: the articles that it refers to.
+    """
     if not isinstance(row, dict):
-        yield row, trail
+        if texts:
+            yield {**labels, "text": row} if isinstance(row, str) and row.strip() else row, trail
         return
     nested = {name: value for name, value in row.items() if _is_nested(name, value)}
     own = {name: value for name, value in row.items() if name not in nested}
-    if isinstance(row, Doubled) or not nested or any(column(name) == "text" for name in own):
+    told = any(column(name) == "text" for name in own)
+    if isinstance(row, Doubled) or not nested or told:
         names = {column(name) for name in own}
         inherited = {name: value for name, value in labels.items() if name not in names}
         yield row if isinstance(row, Doubled) else {**inherited, **own}, trail
@@ -154,7 +168,7 @@ def _spread(row: Any, labels: dict[str, Any], trail: list[str]) -> Iterator[tupl
         if isinstance(value, dict) and any(column(key) == "text" for key in value) and str(name) not in LISTS:
             value = [{"id": str(name), **value}]  # an object from ids to rows
         for part in value if isinstance(value, list) else [value]:
-            yield from _spread(part, below, inner)
+            yield from _spread(part, below, inner, texts=name in TEXTS or (texts and not told))
 
 
 def _is_nested(name: Any, value: Any) -> bool:

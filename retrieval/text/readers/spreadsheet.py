@@ -7,11 +7,12 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime
+from itertools import chain, islice
 from typing import IO, Any
 
 from retrieval.text.archive import open_archive
 from retrieval.text.piece import Piece, Unreadable
-from retrieval.text.readers.table import LOOKED, columns, distinct, record
+from retrieval.text.readers.table import LOOKED, columns, count_filled, distinct, header_at, record
 
 _MERGED = re.compile(rb'<mergeCell ref="([A-Z0-9:]+)"')
 
@@ -40,32 +41,43 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
 
 
 def _rows(sheet: Any, name: str, merged: list[tuple[int, int, int, int]]) -> Iterator[Piece]:
-    header: list[str] = []
+    rows = _filled_rows(sheet, merged)
+    top = list(islice(rows, LOOKED))
+    at = header_at([row for _, row, _ in top], [count_filled(cells) for _, _, cells in top])
+    if at is None:
+        if top:
+            yield Piece(1, note=f"sheet {sheet.title!r} has no column 'text'")
+        return
+    header = columns(top[at][1])
+    text = header.index("text")
     keys: dict[str, int] = {}
-    seen: dict[tuple[int, int], Any] = {}  # of merged cells, which hold their value in the first alone
-    filled = 0
+    for number, row, cells in chain(top[at + 1 :], rows):
+        fields = [_plain(cell) for cell in row] + [None] * (len(header) - len(row))
+        own = cells[text] if text < len(cells) else None
+        if own in (None, "") and fields[text] is not None:
+            continue  # the text of the row above goes on
+        yield distinct(record(number, header, fields, name), keys)
+
+
+def _filled_rows(
+    sheet: Any, merged: list[tuple[int, int, int, int]]
+) -> Iterator[tuple[int, list[Any], tuple[Any, ...]]]:
+    """Each row that is not empty: its number, its cells as they are seen, and as they are kept.
+
+    Of merged cells only the first keeps the value. A row may end at its last cell, where the sheet states no size.
+    """
+    seen: dict[tuple[int, int], Any] = {}
+    width = 0
     for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
-        row = list(cells)
+        width = max(width, len(cells))
+        row = [*cells, *[None] * (width - len(cells))]
         for left, top, right, bottom in merged:
             if top <= number <= bottom and left <= len(row):
                 if number == top:
                     seen[left, top] = row[left - 1]
                 row[left - 1 : right] = [seen.get((left, top))] * len(row[left - 1 : right])
-        if not any(cell not in (None, "") for cell in cells):
-            continue
-        filled += 1
-        if header:
-            fields = [_plain(cell) for cell in row]
-            at = header.index("text")
-            if cells[at] in (None, "") and fields[at] is not None:
-                continue  # the text of the row above goes on
-            yield distinct(record(number, header, fields, name), keys)
-        elif "text" in (names := columns(row)):
-            header = names
-        elif number >= LOOKED:
-            break
-    if not header and filled:
-        yield Piece(1, note=f"sheet {sheet.title!r} has no column 'text'")
+        if any(cell not in (None, "") for cell in cells):
+            yield number, row, cells
 
 
 def _merged(archive: zipfile.ZipFile, sheet: Any) -> list[tuple[int, int, int, int]]:

@@ -6,16 +6,18 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import IO, Any
 
 from retrieval.text.dates import iso_date
 from retrieval.text.encoding import decode
-from retrieval.text.labels import WEAK, column
+from retrieval.text.labels import NAMES, WEAK, column
 from retrieval.text.outline import distinct_key
 from retrieval.text.piece import Piece
 
 LOOKED = 20  # rows at a table's top among which the header may stand
 _BREAK = "\u2028"  # stands for a line break inside of a cell, where the csv module would take it for a row's end
+_HEADS = frozenset({*NAMES, *WEAK})
 DELIMITERS = ",;\t|"
 csv.field_size_limit(2**30)
 
@@ -33,32 +35,74 @@ def read(stream: IO[bytes], name: str) -> Iterator[Piece]:
         lines[skipped:], delimiter=delimiter, strict=True, skipinitialspace=True,
         quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
     )  # fmt: skip
+    rows = _rows(reader, skipped)
+    top = list(islice(rows, LOOKED))
+    filled = [cells for _, cells, problem in top if not problem]
+    at = header_at(filled, [count_filled(cells) for cells in filled])
     header: Sequence[str] = []
-    above: list[Piece] = []  # rows before the header: the table's title
     keys: dict[str, int] = {}
+    above = 0  # rows above the header: the table's title
+    for start, cells, problem in chain(top, rows if at is not None else ()):
+        if problem:
+            yield Piece(start, problem=problem)
+        elif header:
+            yield distinct(record(start, header, cells), keys)
+        elif above == at:
+            header = columns(cells)
+        else:
+            above += 1
+    if at is None and filled:
+        start, cells = next((start, cells) for start, cells, problem in top if not problem)
+        yield Piece(start, problem=f"no column 'text' in {', '.join(cell.strip() for cell in cells)}")
+
+
+def _rows(reader: Any, skipped: int) -> Iterator[tuple[int, list[str], str]]:
+    """Each row that is not empty: the line that it begins on, its cells, and what is wrong with it."""
     while True:
         start = reader.line_num + 1 + skipped
         try:
             cells = [cell.replace(_BREAK, "\n") for cell in next(reader)]
         except StopIteration:
-            yield from [] if header else above[:1]
             return
         except csv.Error as error:
-            yield Piece(start, problem=f"not CSV: {error}")
+            yield start, [], f"not CSV: {error}"
             continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            names = columns(cells)
-            if "text" in names:
-                header = names
-                continue
-            above.append(Piece(start, problem=f"no column 'text' in {', '.join(cell.strip() for cell in cells)}"))
-            if len(above) >= LOOKED:
-                yield above[0]
-                return
-            continue
-        yield distinct(record(start, header, cells), keys)
+        if any(cell.strip() for cell in cells):
+            yield start, cells, ""
+
+
+def header_at(rows: Sequence[Sequence[Any]], filled: Sequence[int]) -> int | None:
+    """Which of a table's first rows is its header; None where none names a column of texts.
+
+    A title may stand above it, and be one that could name such a column: "Content Policy 2026". So the first that
+    could be is taken unless a later one has a column of just that name and knows more of our names, or it fills one
+    cell of a table that has several.
+
+    Args:
+        rows: the cells of each.
+        filled: how many cells of each hold something; of merged cells that is one.
+    """
+    found = [i for i, row in enumerate(rows) if "text" in columns(row)]
+    if not found:
+        return None
+    first, later = found[0], found[1:]
+    exact = [i for i in found if any(column(cell) == "text" for cell in rows[i] if cell is not None)]
+    if first in exact and filled[first] > 1:
+        return first
+    known = {i: len({name for cell in rows[i] if cell is not None and (name := column(cell)) in _HEADS}) for i in found}
+    if better := [i for i in later if i in exact and known[i] > known[first]]:
+        return better[0]
+    below = filled[first + 1 :]
+    if filled[first] > 1 or not below or 2 * sum(count > 1 for count in below) < len(below):
+        return first
+    if first in exact:
+        return next((i for i in later if filled[i] > 1 and known[i]), first)
+    return next((i for i in later if filled[i] > 1), None)
+
+
+def count_filled(cells: Sequence[Any]) -> int:
+    """How many cells hold something."""
+    return sum(bool(str(cell).strip()) for cell in cells if cell is not None)
 
 
 def distinct(piece: Piece, keys: dict[str, int]) -> Piece:
