@@ -38,7 +38,7 @@ class Backend(Protocol):
         `embedder` is the id of the model behind the vectors.
 
         Raises:
-            ValueError: a chunk has the id of another document's passage.
+            TakenId: a chunk has the id of another document's passage.
             OSError: the store was moved, deleted, or its disk is full.
         """
         ...

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from retrieval.backends.entry import TakenId
 from retrieval.embedding.choice import ByTexts
 from retrieval.passage import Passage
 from retrieval.search.intake import Origins, Tally, bar, passages, sample, size
@@ -23,7 +24,7 @@ BATCH = 256  # documents in a transaction, and sorted by length to be embedded
 def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
     """Read the inputs into an index, print what happened, and return the exit status.
 
-    It is 1 where nothing was read, where two files claim one id, or where `--strict` met a bad row.
+    It is 1 where nothing was read, where an id is taken, or where `--strict` met a bad row.
 
     Raises:
         FileNotFoundError: an input or, without `create`, the index does not exist.
@@ -38,23 +39,31 @@ def ingest(arguments: argparse.Namespace, *, create: bool) -> int:
         with bar("reading", size(listings), "B") as advance:
             for batch in batches(passages(arguments, listings, tally, origins, advance), BATCH):
                 _note_duplicates(index, batch, tally)
-                try:
-                    index.add(batch)
-                except ValueError:
-                    _add_each(index, batch, tally)
+                accepted(index, batch, lambda p: [p], tally)
         origins.keep()
         settle(index)
         tally.report(index.count(), index.revision)
     return 1 if not tally.read or tally.collisions or (arguments.strict and tally.bad) else 0
 
 
-def _add_each(index: Index, batch: list[Passage], tally: Tally) -> None:
-    """Add one by one what an index refuses together, and report those that it refuses: a chunk's id may be taken."""
-    for passage in batch:
+def accepted(
+    index: Index, batch: list[T], written: Callable[[T], list[Passage]], tally: Tally,
+    gone: Callable[[T], list[str]] = lambda item: [],
+) -> list[T]:  # fmt: skip
+    """Add what each item writes and withdraw what is gone with it; the items that went in, in one transaction.
+
+    An item with an id that another document's chunk has is reported and left out, whole.
+    """
+    while batch:
         try:
-            index.add([passage])
-        except ValueError as error:
-            tally.problem(passage.id, str(error))
+            index.add([p for item in batch for p in written(item)], [key for item in batch for key in gone(item)])
+            break
+        except TakenId as error:
+            taken = error.taken
+        for key in taken:
+            tally.collision(key, str(TakenId({key: taken[key]})))
+        batch = [item for item in batch if not any(p.id in taken for p in written(item))]
+    return batch
 
 
 def embedder(arguments: argparse.Namespace, listings: list[formats.Listing]) -> str | ByTexts:

@@ -88,7 +88,7 @@ class Index:
 
         Raises:
             PermissionError: the index is read-only.
-            ValueError: a chunk would have the id of another document's passage.
+            TakenId: a chunk would have the id of another document's passage.
         """
         self._must_write()
         given = list(passages)

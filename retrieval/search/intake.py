@@ -79,7 +79,7 @@ class Tally:
         _say(self.bad, f"{place}: {text}", "bad rows")
 
     def collision(self, place: str, text: str) -> None:
-        """Count and print a passage whose id another file has: it is left out, and the command fails."""
+        """Count and print a passage whose id another file or document has: it is left out, and the command fails."""
         self.collisions += 1
         self.problem(place, text)
 
@@ -99,7 +99,7 @@ class Tally:
             f" passages: {self.before} before, {after} now; revision {revision}"
         )
         if self.collisions:
-            print(f"{self.collisions} passages have an id that another file has: see above", file=sys.stderr)
+            print(f"{self.collisions} passages have an id that is taken: see above", file=sys.stderr)
         if not self.read:
             print("nothing was read", file=sys.stderr)
 
@@ -182,6 +182,7 @@ def _distinct(rows: Iterable[Row], tally: Tally, origins: Origins) -> Iterator[P
                 dated.setdefault(key, []).append((passage.in_force_from, passage.in_force_to))
             else:
                 dated[key] = [("", "")]
+            dated.setdefault(passage.id, dated[key][-1:])
             yield passage
 
 

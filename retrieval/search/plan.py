@@ -70,11 +70,19 @@ def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str, *, 
     current = {key: p for key, p in everything.items() if key in wanted or not is_history(p)}
     changes: list[Change] = []
     unchanged = 0
+    told: set[str] = set()  # new ids that are written with the change of the passage that they are a version of
+    earlier = defaultdict[str, list[Passage]](list)
+    for p in wanted.values():
+        if is_history(p):
+            earlier[p.id.rpartition("@")[0]].append(p)
     for key in current.keys() & wanted.keys():
         change = _compared(current[key], wanted[key], everything, day)
+        if change and (versions := [p for p in earlier.get(key, []) if p.id not in current]):
+            change, done = _with_versions(change, versions, day)
+            told |= done
         changes += [change] if change else []
         unchanged += change is None
-    new = [wanted[key] for key in sorted(wanted.keys() - current.keys())]
+    new = [wanted[key] for key in sorted(wanted.keys() - current.keys() - told)]
     gone = [current[key] for key in sorted(current.keys() - wanted.keys())]
     renamed = _renamed(gone, new)
     changes += [Change("renamed", old, _dated(p, old)) for old, p in renamed]
@@ -114,7 +122,35 @@ def _compared(old: Passage, new: Passage, everything: Mapping[str, Passage], day
     if (new.text, new.title) == (old.text, old.title):
         return Change("corrected", old, new)
     start = own if own > old.in_force_from else max(day, old.in_force_from)
-    return Change("changed", old, replace(new, in_force_from=_not_after(start, new)), ended(old, start))
+    new = replace(new, in_force_from=_not_after(start, new))
+    # A version that was over before the sync follows on the old one too, unless that began after it.
+    until = start if new.in_force_from <= old.in_force_from else new.in_force_from
+    return Change("changed", old, new, ended(old, until))
+
+
+def _with_versions(change: Change, versions: list[Passage], day: str) -> tuple[Change, set[str]]:
+    """A change whose source also states earlier versions, and the ids of those that it writes.
+
+    A version with the old text, or one in place of a passage that now begins later, goes on from the old one's start:
+    it is the history. Before one with another text the old passage stays as the history, until that one begins.
+    """
+    old, kept = change.before, change.history
+    assert old is not None
+    if change.replaced:  # the history is a version that stood before the old one
+        return change, set()
+    if change.op == "corrected":
+        covering = [p for p in versions if not p.in_force_from]
+    else:
+        covering = [p for p in versions if kept and p.in_force_from <= kept.in_force_to
+                    and p.in_force_to >= kept.in_force_from]  # fmt: skip
+    for p in covering:
+        if change.op == "corrected" or (p.text, p.title) == (old.text, old.title):
+            version = replace(p, in_force_from=p.in_force_from or _not_after(old.in_force_from, p))
+            return replace(change, history=version), {p.id}
+    if covering:
+        start = min(p.in_force_from or _not_after(max(day, old.in_force_from), p) for p in covering)
+        return replace(change, history=ended(old, start)), set()
+    return change, set()
 
 
 def _brought_forward(old: Passage, new: Passage, everything: Mapping[str, Passage]) -> Change | None:

@@ -11,9 +11,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrieval.passage import Passage, check_date
+from retrieval.passage import check_date
 from retrieval.search import plan as plans
-from retrieval.search.build import BATCH, batches, embedder, settle
+from retrieval.search.build import BATCH, accepted, batches, embedder, settle
 from retrieval.search.index import Index
 from retrieval.search.intake import Origins, Tally, bar, passages, size
 from retrieval.search.plan import Change, Plan
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Sync an index with its sources, print the plan and the outcome, and return the exit status.
 
     It is 1 where nothing could be read (the index then stays as it is), where rows could not be read (what they
-    stood for then stays), or where two files claim one id.
+    stood for then stays), or where an id is taken.
 
     Raises:
         FileNotFoundError: a source does not exist.
@@ -59,31 +59,16 @@ def _sync(index: Index, arguments: argparse.Namespace, listings: list[formats.Li
     if arguments.dry_run or not wanted or not (found.changes or cut_off):
         return _report(found, tally, "nothing was changed")
     index.backend.set("sync_day", day + FIRST if first else day)
+    applied: list[Change] = []
     with bar("syncing", len(found.changes), " changes") as advance:
         for batch in batches(iter(found.changes), BATCH):
-            try:
-                _apply(index, batch)
-            except ValueError:
-                _apply_each(index, batch, tally)
+            applied += accepted(index, batch, lambda change: change.passages, tally, lambda change: change.withdrawn)
             advance(len(batch))
     origins.keep(whole=not tally.bad)
     index.backend.set("sync_day", "")
     settle(index)
+    found = Plan(tuple(applied), found.unchanged)
     return _report(found, tally, f"passages: {tally.before} before, {index.count()} now; revision {index.revision}")
-
-
-def _apply(index: Index, batch: list[Change]) -> None:
-    written: list[Passage] = [p for change in batch for p in change.passages]
-    index.add(written, [key for change in batch for key in change.withdrawn])
-
-
-def _apply_each(index: Index, batch: list[Change], tally: Tally) -> None:
-    """Apply one by one what an index refuses together, and report what it refuses: a chunk's id may be taken."""
-    for change in batch:
-        try:
-            _apply(index, [change])
-        except ValueError as error:
-            tally.problem((change.passages or [Passage("-", "-")])[-1].id, str(error))
 
 
 def _without_losses(found: Plan) -> Plan:

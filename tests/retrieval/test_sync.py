@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,19 +257,19 @@ def test_a_first_sync_that_was_cut_off_dates_nothing(
 ) -> None:
     from retrieval.search import sync as module
 
-    index, apply, done = tmp_path / "i", module._apply, list[int]()
+    index, apply, done = tmp_path / "i", module.accepted, list[int]()
 
-    def once(opened: Index, batch: list[Change]) -> None:
+    def once(*given: Any) -> list[Change]:
         if done:
             raise KeyboardInterrupt
         done.append(1)
-        apply(opened, batch)
+        return apply(*given)
 
     monkeypatch.setattr(module, "BATCH", 1)
-    monkeypatch.setattr(module, "_apply", once)
+    monkeypatch.setattr(module, "accepted", once)
     assert sync(index, str(law), "--on", "2026-01-01") == 130
     assert len(held(index)) == 1
-    monkeypatch.setattr(module, "_apply", apply)
+    monkeypatch.setattr(module, "accepted", apply)
     assert sync(index, str(law), "--on", "2026-01-02") == 0
     assert {start for _, start, _ in held(index).values()} == {""}
 
@@ -348,6 +349,53 @@ def test_versions_of_one_rule_in_one_file_are_kept_with_their_days(tmp_path: Pat
             assert as_of(tmp_path / "i", day) == [f"dogs on a leash of {metres} metres"]
 
 
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("day", ["2025-06-01", "2026-06-01"])
+@pytest.mark.parametrize("now", [1, 2])
+def test_versions_that_a_source_begins_to_state_keep_the_past(
+    newest_first: bool, day: str, now: int, tmp_path: Path
+) -> None:
+    path, index = tmp_path / "r.jsonl", tmp_path / "i"
+    path.write_text(json.dumps({"id": "a", "text": f"dogs on a leash of {now} metres"}))
+    assert sync(index, str(path), "--on", "2020-01-01") == 0
+    rows = [{"id": "a", "text": "dogs on a leash of 2 metres", "in_force_from": "2026-01-01"},
+            {"id": "a", "text": "dogs on a leash of 1 metres", "in_force_to": "2025-12-31"}]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows if newest_first else rows[::-1])))
+    for _ in range(2):
+        assert sync(index, str(path), "--on", day) == 0
+        assert len(as_of(index, "2025-03-01")) == 1
+        assert as_of(index, "2025-12-31") == ["dogs on a leash of 1 metres"]
+        assert as_of(index, "2026-01-01") == ["dogs on a leash of 2 metres"]
+    if now == 1:
+        assert as_of(index, "2025-03-01") == ["dogs on a leash of 1 metres"]
+
+
+def test_a_version_with_another_text_than_the_index_has_follows_on_it() -> None:
+    old = Passage("a", "zero", in_force_from="2020-01-01")
+    wanted = {p.id: p for p in (Passage("a", "two", in_force_from="2026-01-01"),
+                                Passage("a@2025-12-31", "one", in_force_from="2024-01-01",
+                                        in_force_to="2025-12-31"))}  # fmt: skip
+    written = [p for change in plan([old], wanted, "2025-06-01").changes for p in change.passages]
+    assert [(p.id, p.text, p.in_force_from) for p in written] == [
+        ("a@2023-12-31", "zero", "2020-01-01"), ("a", "two", "2026-01-01"), ("a@2025-12-31", "one", "2024-01-01"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", ["2025-06-01", "2026-01-01"])
+def test_an_id_that_a_version_was_given_may_be_that_of_a_row(
+    start: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": "a", "text": "one", "in_force_to": "2024-12-31"},
+            {"id": "a", "text": "two", "in_force_from": "2025-01-01", "in_force_to": "2025-12-31"},
+            {"id": "a@2025-12-31", "text": "three", "in_force_from": start}]  # fmt: skip
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    overlaps = start < "2026"
+    assert sync(tmp_path / "i", str(path)) == overlaps
+    assert ("duplicate id 'a@2025-12-31'" in capsys.readouterr().err) == overlaps
+    assert len(held(tmp_path / "i")) == (2 if overlaps else 3)
+
+
 @pytest.mark.parametrize("command", ["build", "sync"])
 def test_a_row_with_the_id_of_a_chunk_stops_no_other(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -356,6 +404,23 @@ def test_a_row_with_the_id_of_a_chunk_stops_no_other(
     rows = [{"id": "a", "text": "dogs " * 600}, {"id": "a#1", "text": "cats"}, {"id": "b", "text": "birds"}]
     path.write_text("\n".join(map(json.dumps, rows)))
     more = ["--input", str(path)] if command == "build" else [str(path)]
-    main([command, str(tmp_path / "i"), *more, "--embedder", "none"])
-    assert "'a#1' is that of another document's passage" in capsys.readouterr().err
-    assert sorted(held(tmp_path / "i")) == ["a", "b"]
+    for _ in range(2):
+        assert main([command, str(tmp_path / "i"), *more, "--embedder", "none"]) == 1
+        said = capsys.readouterr()
+        assert "'a#1' is that of another document's passage" in said.err
+        assert "+ a#1" not in said.out
+        assert sorted(held(tmp_path / "i")) == ["a", "b"]
+        command, more = "sync", [str(path)]  # which finds nothing new
+    assert "0 new" in said.out
+
+
+def test_only_a_taken_id_leaves_a_passage_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps({"id": "a", "text": "dogs"}))
+
+    def fails(*_: object) -> int:
+        raise ValueError("another fault")
+
+    monkeypatch.setattr(Index, "add", fails)
+    assert sync(tmp_path / "i", str(path)) == 1
+    assert held(tmp_path / "i") == {}

@@ -24,7 +24,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.backends.entry import Entry
+from retrieval.backends.entry import Entry, TakenId
 from retrieval.lock import write_ahead
 from retrieval.passage import Passage
 
@@ -162,11 +162,21 @@ class Store:
         """Withdraw what is gone, then add or replace documents, in one transaction. Returns the revision.
 
         A document that is there already, unchanged, stays as it is.
+
+        Raises:
+            TakenId: naming every document that cannot go in; nothing was changed.
         """
         with self._transaction() as db:
             revision = self._next(db)
             changed = [self._withdraw(db, key, revision) for key in gone]
-            changed += [self._put(db, entry, embedder, revision) for entry in entries]
+            taken: dict[str, str] = {}
+            for entry in entries:
+                try:
+                    changed.append(self._put(db, entry, embedder, revision))
+                except TakenId as error:
+                    taken |= error.taken
+            if taken:
+                raise TakenId(taken)
             return self._settle(db, revision, any(changed))
 
     def withdraw(self, ids: Iterable[str]) -> tuple[int, list[str]]:
@@ -183,12 +193,13 @@ class Store:
             return False
         if row:
             self._withdraw(db, document.id, revision)
+        for passage in entry.chunks:
+            if db.execute("SELECT 1 FROM passages WHERE id=?", (passage.id,)).fetchone():
+                raise TakenId({document.id: passage.id})
         original = None if entry.chunks == (document,) else json.dumps(asdict(document), ensure_ascii=False)
         row = (document.id, signature, document.content_hash, original)
         db.execute("INSERT INTO documents VALUES(?, ?, ?, ?)", row)
         for i, passage in enumerate(entry.chunks):
-            if db.execute("SELECT 1 FROM passages WHERE id=?", (passage.id,)).fetchone():
-                raise ValueError(f"the id {passage.id!r} is that of another document's passage")
             n = db.execute(f"INSERT INTO passages({_FIELDS}) VALUES({'?,' * 12}?)", _row(passage)).lastrowid
             if entry.vectors is not None:
                 blob = entry.vectors[i].astype("<f2").tobytes()
