@@ -53,7 +53,11 @@ def test_short_rules_have_the_language_of_all_of_them(tmp_path: Path) -> None:
 def test_short_rules_of_several_languages_are_told_apart(tmp_path: Path) -> None:
     rules = {
         "en": ["Smoking is not allowed.", "Refunds are made within 14 days.", "Passwords must have twelve characters."],
-        "de": ["Rauchen ist hier verboten.", "Erstattungen erfolgen binnen 14 Tagen.", "Besucher melden sich an."],
+        "de": [
+            "Rauchen ist hier verboten.",
+            "Erstattungen erfolgen innerhalb von 14 Tagen.",
+            "Besucher melden sich an.",
+        ],
         "tr": [
             "Binada sigara içmek yasaktır.",
             "İadeler on dört gün içinde yapılır.",
