@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from serve.config import Allowance
+from serve.limits.counts import Counts
 from serve.limits.ledger import LedgerFailed
 from serve.limits.local import LocalLedger
 from serve.limits.subject import subject
@@ -131,6 +134,26 @@ async def test_the_server_says_that_the_limits_cannot_be_looked_up(start: Start,
         assert "trimtab_limits_local 1.0" in told
         assert re.search(r"^trimtab_limits_failed_total [1-9]", told, re.MULTILINE)
         redis.start()
+
+
+async def test_a_full_disk_stops_nobody_whom_redis_lets_in(
+    tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Counts, tags: Sequence[str]) -> dict[str, int]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    local, ledger = _ledger(redis, tmp_path)
+    [lease] = local.know([[subject("key", "a", Allowance(requests_per_minute=2))]])
+    os.truncate(tmp_path / "limits.bin", 0)
+    monkeypatch.setattr(Counts, "slots", full)
+    for _ in range(2):
+        assert (await ledger.admit(lease, 1, 0)).refusal is None
+        ledger.release(lease, 0, 0, lease.life)
+    assert (await ledger.admit(lease, 1, 0)).refusal is not None
+    redis.stop()
+    with pytest.raises(LedgerFailed):  # now nobody can say
+        await ledger.admit(lease, 1, 0)
+    await ledger.close()
 
 
 async def test_requests_in_flight_and_tokens_reach_redis_and_are_given_back(tmp_path: Path, redis: Redis) -> None:
