@@ -145,6 +145,8 @@ def test_numbers_that_begin_anew_lose_no_row(tmp_path: Path) -> None:
         ("a.csv", "Policy,Description\nGifts,Declare gifts\n", [("Gifts", "Declare gifts")]),
         ("b.csv", "ACME rules,,\n,,\nid,title,text\nr1,A,one\n", [("A", "one")]),
         ("e.csv", "Content Policy 2026\nNo,Rule,Owner\n1,one,HR\n2,two,IT\n", [("", "one"), ("", "two")]),
+        ("l.csv", "Rules, as of 2026\nNr.;Regel;Wer\n1;one, or two;HR\n", [("", "one, or two")]),
+        ("m.csv", "text\nBe kind; be fair\n", [("", "Be kind; be fair")]),
         ("f.csv", "Content Policy 2026\nNo,Requirement,Owner\n1,one,HR\n", [("", "one")]),
         ("g.csv", "Content policy,Version 3,\nNo,Rule,Owner\n1,one,HR\n", [("", "one")]),
         ("h.csv", "Rule\nNo,Rule text,Owner\n1,one,HR\n", [("", "one")]),

@@ -418,9 +418,13 @@ def test_only_a_taken_id_leaves_a_passage_out(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "r.jsonl"
     path.write_text(json.dumps({"id": "a", "text": "dogs"}))
 
+    tried = []
+
     def fails(*_: object) -> int:
+        tried.append(1)
         raise ValueError("another fault")
 
     monkeypatch.setattr(Index, "add", fails)
     assert sync(tmp_path / "i", str(path)) == 1
+    assert len(tried) == 1
     assert held(tmp_path / "i") == {}

@@ -178,9 +178,17 @@ def _lines(text: str) -> list[str]:
 
 
 def _delimiter(lines: list[str], name: str) -> str:
-    """The one that the header has most of, outside of quotes."""
+    """The one that makes our names of a line at the top, below a title even; else that the first line has most of.
+
+    What stands inside of quotes does not count.
+    """
     if name.lower().removesuffix(".zst").endswith(".tsv"):
         return "\t"
+    for line in islice(filter(str.strip, lines), LOOKED):
+        for mark in DELIMITERS:
+            names = {column(cell.strip().strip('"')) for cell in line.split(mark)}
+            if "text" in names and len(names & _HEADS) > 1:
+                return mark
     first = next((line for line in lines if line.strip()), "")
     plain = "".join(part for i, part in enumerate(first.split('"')) if i % 2 == 0)
     return max(DELIMITERS, key=lambda mark: (plain.count(mark), -DELIMITERS.index(mark)))
