@@ -177,7 +177,9 @@ class Graph:
         elif wide:
             self._add("Abs", [entry], f"{entry}_absolute")
             last = self._constant(f"{entry}_axis", np.array([-1], np.int64))
-            rows = self._add("ReduceMax", [f"{entry}_absolute", last], f"{entry}_rows", keepdims=1)
+            self._add("ReduceMax", [f"{entry}_absolute", last], f"{entry}_greatest", keepdims=1)
+            least = self._constant(f"{entry}_least", np.array([LEAST], np.float32))  # of a row whose values are all 0
+            rows = self._add("Max", [f"{entry}_greatest", least], f"{entry}_rows")
             source = self._add("Div", [entry, rows], f"{entry}_even")
         made = [f"{entry}_rounded", f"{entry}_scale", f"{entry}_zero"]
         self.nodes.append(helper.make_node("DynamicQuantizeLinear", [source], made))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.embedding import embedder, runners
+from retrieval.embedding import embedder, products, runners
 from retrieval.passage import Passage
 from retrieval.search.index import Index
 
@@ -31,7 +31,7 @@ def test_the_quicker_export_for_queries_is_near_them(minilm: embedder.Model, tor
     assert torch_minilm.asked is torch_minilm.runner
     asked = [text for i, text in enumerate(TEXTS) if i < 4] + ["Hi", "¿Qué dice la ley?", "law " * 100]
     same = (minilm.queries(asked) * torch_minilm.queries(asked)).sum(axis=1)
-    assert same.min() >= runners.NEAR
+    assert same.min() >= runners.NEAR_IN_INTEGERS
     assert same.min() < 0.99999  # it is another graph indeed
 
 
@@ -40,6 +40,81 @@ def test_a_query_has_the_same_vector_whatever_waits_beside_it(minilm: embedder.M
     assert not minilm.runner.alone
     together = minilm.queries(["yes", "Is my dog allowed in the park? " * 8, "thanks"])
     assert np.array_equal(together[0], minilm.queries(["yes"])[0])
+
+
+def test_products_of_integers_are_near_and_a_token_of_zeros_stays_a_number(tmp_path: Path) -> None:
+    """A graph as exports have it: a layer norm before its product, a wide feed-forward layer, and masked attention."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(7)
+    table = random.normal(size=(8, 16)).astype(np.float32)
+    weights = {
+        "table": table, "first": random.normal(size=(16, 64)).astype(np.float32) / 4,
+        "second": random.normal(size=(64, 16)).astype(np.float32) / 8, "gain": np.ones(16, np.float32),
+        "shift": np.zeros(16, np.float32), "split": np.array([0, 0, 4, 4], np.int64),
+        "join": np.array([0, 0, 16], np.int64), "axes": np.array([1, 2], np.int64),
+        "others": np.array([1, 3], np.int64), "far": np.float32(-1e9),
+        "one": np.float32(1),
+        "bias": np.full(64, -0.2, np.float32),
+    }  # fmt: skip
+    weights["gain"][0] = 20.0  # a channel that is far larger than the others
+    weights["table"][0] = 1.0  # all alike: the layer norm makes zeros of it, and Relu no more of the bias
+    node = helper.make_node
+    heads = [
+        part
+        for name in "qkv"
+        for part in (
+            node("Reshape", ["rows", "split"], [f"{name}_split"]),
+            node("Transpose", [f"{name}_split"], [name], perm=[0, 2, 1, 3]),
+        )
+    ]
+    nodes = [
+        node("Gather", ["table", "ids"], ["entry"]),
+        node("LayerNormalization", ["entry", "gain", "shift"], ["even"]),
+        node("MatMul", ["even", "first"], ["wide"]),
+        node("Add", ["wide", "bias"], ["biased"]),
+        node("Relu", ["biased"], ["active"]),
+        node("MatMul", ["active", "second"], ["rows"]),
+        node("Cast", ["mask"], ["seen"], to=TensorProto.FLOAT),
+        node("Sub", ["one", "seen"], ["unseen"]),
+        node("Mul", ["unseen", "far"], ["low"]),
+        node("Unsqueeze", ["low", "axes"], ["of_keys"]),
+        node("Unsqueeze", ["low", "others"], ["of_queries"]),
+        node("Add", ["of_keys", "of_queries"], ["hidden"]),
+        *heads,
+        node("Attention", ["q", "k", "v", "hidden"], ["attended"]),
+        node("Transpose", ["attended"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["turned", "join"], ["vectors"]),
+    ]
+    nodes.append(node("Identity", ["vectors"], ["out"]))
+    ends = ("batch", "length")
+    graph = helper.make_graph(
+        nodes, "toy",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ends) for name in ("ids", "mask")],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )  # fmt: skip
+    source, target = tmp_path / "a.onnx", tmp_path / "queries.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), source)
+    texts = [[1, 2, 3], [4, 5, 6, 7, 1]]
+    products.to_integers(source, target, texts, heads=4)
+    kinds = [made.op_type for made in onnx.load(target).graph.node]
+    assert kinds.count("MatMulInteger") == 2
+    assert not {"MatMul", "Reshape", "Transpose", "Unsqueeze"} & set(kinds)  # attention splits heads, without a mask
+
+    def run(path: Path, ids: list[int]) -> np.ndarray:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        given = {"ids": np.array([ids]), "mask": np.ones((1, len(ids)), np.int64)}
+        names = {entry.name for entry in session.get_inputs()}
+        found: np.ndarray = session.run(None, {name: value for name, value in given.items() if name in names})[0]
+        return found.reshape(-1)
+
+    for text in [*texts, [7, 2, 2], [0, 1, 2], [0, 0]]:
+        one, other = run(source, text), run(target, text)
+        assert np.isfinite(other).all()
+        if any(text):
+            assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.99
 
 
 def test_queries_run_on_blocks_where_integers_are_not_near_enough(
@@ -122,6 +197,24 @@ def test_a_damaged_or_missing_export_is_made_anew(
     (made[0] / "verified.json").write_text('{"good": {}, "cosines": {"documents": 0.9}}')
     assert runners.open_exports(minilm.folder, weights, 1) is None
     assert len(made) == 2  # it was tried and differs: torch, without trying again
+
+
+def test_a_failed_export_to_integers_says_what_queries_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such node")
+
+    monkeypatch.setattr(runners, "TorchRunner", lambda *_: None)
+    monkeypatch.setattr(runners, "_to_onnx", lambda _, path: path.write_bytes(b"documents"))
+    monkeypatch.setattr(runners, "_to_blocks", lambda _, path, *__: path.write_bytes(b"blocks"))
+    monkeypatch.setattr(runners, "_to_integers", fail)
+    for cosines, export in (((1.0, 0.996), "blocks"), ((1.0, 0.994, 0.994), "documents")):
+        left = list(cosines)
+        monkeypatch.setattr(runners, "_least_cosine", lambda *_, left=left: left.pop(0))
+        runners._export(tmp_path, tmp_path / export, 1)
+        assert f"its queries run on the export '{export}' (no such node)" in caplog.text
+        assert not left
 
 
 def test_an_unknown_model_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
