@@ -146,6 +146,8 @@ def test_numbers_that_begin_anew_lose_no_row(tmp_path: Path) -> None:
         ("b.csv", "ACME rules,,\n,,\nid,title,text\nr1,A,one\n", [("A", "one")]),
         ("e.csv", "Content Policy 2026\nNo,Rule,Owner\n1,one,HR\n2,two,IT\n", [("", "one"), ("", "two")]),
         ("l.csv", "Rules, as of 2026\nNr.;Regel;Wer\n1;one, or two;HR\n", [("", "one, or two")]),
+        ("n.csv", "House policy 3,,\nRef,Rule text,Owner\nA1,one,HR\n", [("", "one")]),
+        ("o.csv", "Rule text\nfollow the rule, please\none\n", [("", "one")]),
         ("m.csv", "text\nBe kind; be fair\n", [("", "Be kind; be fair")]),
         ("f.csv", "Content Policy 2026\nNo,Requirement,Owner\n1,one,HR\n", [("", "one")]),
         ("g.csv", "Content policy,Version 3,\nNo,Rule,Owner\n1,one,HR\n", [("", "one")]),
@@ -161,6 +163,7 @@ def test_tables_have_titles_above_and_columns_of_many_names(
     name: str, text: str, expected: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     assert [(p.title, p.text) for p in passages(tmp_path / name, text)] == expected
+    assert len(problems(tmp_path / name, text)) == (name == "o.csv")  # "more fields than the header has columns"
 
 
 def test_merged_cells_count_for_all_their_rows_and_other_sheets_are_named(tmp_path: Path) -> None:

@@ -93,11 +93,13 @@ def header_at(rows: Sequence[Sequence[Any]], filled: Sequence[int]) -> int | Non
     if better := [i for i in later if i in exact and known[i] > known[first]]:
         return better[0]
     below = filled[first + 1 :]
-    if filled[first] > 1 or not below or 2 * sum(count > 1 for count in below) < len(below):
+    if filled[first] > 1 or not below or 2 * sum(count > 1 for count in below) <= len(below):
         return first
     if first in exact:
         return next((i for i in later if filled[i] > 1 and known[i]), first)
-    return next((i for i in later if filled[i] > 1), None)
+    # A sentence with a comma, in a table of one column, has other rows below it than a header has.
+    even = [i for i in later if known[i] or all(len(row) == len(rows[i]) for row in rows[i + 1 :])]
+    return next((i for i in even if filled[i] > 1), None)
 
 
 def count_filled(cells: Sequence[Any]) -> int:
