@@ -76,6 +76,9 @@ def _between(first: str, last: str) -> list[str]:
     """The numbers behind the first one, up to the last."""
     if first.isdecimal() and last.isdecimal() and 0 < int(last) - int(first) <= SPAN:
         return [str(n) for n in range(int(first) + 1, int(last) + 1)]
+    (article, _, start), (same, _, end) = first.rpartition("."), last.rpartition(".")
+    if article and article == same:  # §§ 312a to 312c
+        return [f"{article}.{n}" for n in _between(start, end)]
     return [last]
 
 

@@ -137,6 +137,11 @@ def test_a_letter_behind_a_number_is_no_roman_one(lettered: Index, letter: str) 
         assert {hit.id for hit in found} == {f"312{one}", f"312{letter}"}
 
 
+@pytest.mark.parametrize("query", ["§§ 312b bis 312e BGB", "§§ 312b-312e BGB", "BGB第312条之二至第312条之五"])
+def test_a_range_goes_over_the_letters_between(query: str) -> None:
+    assert {c.number for c in citations(query)} == {"312.2", "312.3", "312.4", "312.5"}
+
+
 GUIDES = [
     Passage("g7", "It binds.", title="GDPR, Article 7"), Passage("g8", "It holds.", title="GDPR, Article 8"),
     Passage("guide", "Consent under Art. 6 GDPR is free.", title="Guidelines on consent and the GDPR"),
