@@ -157,7 +157,8 @@ class Model:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
         for batch in _batches([(i, len(encoded[i].ids)) for i in order]):
-            width = self._fitting(len(encoded[batch[-1]].ids))
+            width = len(encoded[batch[-1]].ids)
+            self._check_length(width)
             ids = np.full((len(batch), width), self._pad, np.int64)
             mask = np.zeros((len(batch), width), np.int64)
             for row, i in enumerate(batch):
@@ -167,14 +168,13 @@ class Model:
         return vectors
 
     def _one(self, runner: Runner, tokens: list[int]) -> Vectors:
-        self._fitting(len(tokens))
+        self._check_length(len(tokens))
         ids = np.array([tokens], np.int64)
         return runner(ids, np.ones_like(ids))
 
-    def _fitting(self, tokens: int) -> int:
+    def _check_length(self, tokens: int) -> None:
         if tokens > self._longest:
             raise ValueError(f"a text of {tokens} tokens, more than the {self._longest} that {self.name} reads")
-        return tokens
 
 
 def _batches(lengths: list[tuple[int, int]]) -> Iterator[list[int]]:

@@ -21,7 +21,7 @@ from retrieval.embedding import runners
 from retrieval.embedding.embedder import TOKENS, find, weights_hash
 
 Vectors = npt.NDArray[np.float32]
-# What weights that were learned from a graph's vectors know it by.
+# Each graph's name in the ids of weights that were learned from its vectors.
 _NAMES = {"blocks": "queries in form 4", "documents": "documents in form 4"}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from retrieval.search.index import Index
 
 SAMPLED = 200  # passages whose languages choose the embedder of a new index
-HELD = "the index holds passages of it, which stay; to end them, delete or rename it"
+HELD = "the index keeps the passages that it holds of it; to end them, delete or rename the file or sheet"
 SHOWN = 20  # bad rows and duplicates that are printed; the rest are counted
 
 
@@ -99,7 +99,7 @@ class Tally:
             f" passages: {self.before} before, {after} now; revision {revision}"
         )
         if self.collisions:
-            print(f"{self.collisions} passages have an id that is taken: see above", file=sys.stderr)
+            print(f"{self.collisions} passages were left out, since their ids are taken: see above", file=sys.stderr)
         if not self.read:
             print("nothing was read", file=sys.stderr)
 
@@ -107,18 +107,18 @@ class Tally:
 class Origins:
     """Which file each relative name stands for in an index, so that `hr/policy.md` never replaces `it/policy.md`.
 
-    And which files and sheets its passages came from: where one of these holds no rules any more, it is damaged, or
-    something else was written over it.
+    It also records which files and sheets an index's passages came from: one that no longer holds rules is damaged or
+    was overwritten.
     """
 
     def __init__(self, index: Index | None) -> None:
         self._index = index
-        said = index.backend.setting("parts") if index else ""
-        self._parts: dict[str, list[str]] = json.loads(said or "{}")
+        stored = index.backend.setting("parts") if index else ""
+        self._parts: dict[str, list[str]] = json.loads(stored or "{}")
         self._met: dict[str, list[str]] = {}
         self._paths: dict[str, str] = json.loads(index.backend.setting("origins", "{}")) if index else {}
         self._known = dict(self._paths)
-        if not said:  # the index is older than this list
+        if not stored:  # the index is older than this list
             self._parts = {name: [""] for name in self._paths}
 
     def other(self, row: Row) -> str:
@@ -147,10 +147,8 @@ class Origins:
             return
         if self._paths != self._known:
             self._index.backend.set("origins", json.dumps(self._paths))  # names may hold bytes that are no UTF-8
-        names = self._met if whole else self._parts | self._met
-        parts = {
-            name: sorted({*self._met.get(name, ()), *(() if whole else self._parts.get(name, ()))}) for name in names
-        }
+        known: dict[str, list[str]] = {} if whole else self._parts
+        parts = {name: sorted({*self._met.get(name, ()), *known.get(name, ())}) for name in known | self._met}
         if parts != self._parts:
             self._index.backend.set("parts", json.dumps(parts))
 

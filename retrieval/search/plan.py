@@ -63,14 +63,14 @@ class Plan:
 def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str, *, first: bool | None = None) -> Plan:
     """What makes the stored documents the wanted ones (by id), as of an ISO date.
 
-    In the `first` sync (told, else where nothing is stored) what states no date has always been in force. A kept
+    In the `first` sync (by default, when nothing is stored) a passage without a date counts as always in force. A past
     version that a source holds too, as an export does, is a passage like any other.
     """
     everything = {p.id: p for p in stored}
     current = {key: p for key, p in everything.items() if key in wanted or not is_history(p)}
     changes: list[Change] = []
     unchanged = 0
-    told: set[str] = set()  # new ids that are written with the change of the passage that they are a version of
+    written: set[str] = set()  # new ids that are written with the change of the passage that they are a version of
     earlier = defaultdict[str, list[Passage]](list)
     for p in wanted.values():
         if is_history(p):
@@ -79,10 +79,10 @@ def plan(stored: Iterable[Passage], wanted: Mapping[str, Passage], day: str, *, 
         change = _compared(current[key], wanted[key], everything, day)
         if change and (versions := [p for p in earlier.get(key, []) if p.id not in current]):
             change, done = _with_versions(change, versions, day)
-            told |= done
+            written |= done
         changes += [change] if change else []
         unchanged += change is None
-    new = [wanted[key] for key in sorted(wanted.keys() - current.keys() - told)]
+    new = [wanted[key] for key in sorted(wanted.keys() - current.keys() - written)]
     gone = [current[key] for key in sorted(current.keys() - wanted.keys())]
     renamed = _renamed(gone, new)
     changes += [Change("renamed", old, _dated(p, old)) for old, p in renamed]
@@ -102,7 +102,7 @@ def is_history(passage: Passage) -> bool:
 
 def ended(passage: Passage, start: str) -> Passage | None:
     """The version that was in force until the day before `start`; None where it never was for a whole day."""
-    last = (date.fromisoformat(start) - timedelta(days=1)).isoformat()
+    last = _day_before(start)
     last = min(last, passage.in_force_to or last)
     if passage.in_force_from > last:
         return None

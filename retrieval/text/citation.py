@@ -127,7 +127,8 @@ def answers(query: str, title: str, text: str) -> bool:
     wanted = citations(query)
     if not _has(f"{title} {text}", _words(wanted)):
         return False
-    return not _titled(title) or any(_key(found) in _numbers(wanted) for found in _CITED.finditer(_normal(text)))
+    numbers = _numbers(wanted)
+    return not _titled(title) or any(_key(found) in numbers for found in _CITED.finditer(_normal(text)))
 
 
 def _numbers(wanted: Iterable[Citation]) -> set[str]:

@@ -14,14 +14,13 @@ _PLURAL = re.compile(
     r"§§|arts|articles|articoli|artikelen|artiklar|artículos|artigos|artikel|άρθρα|sections|ss\b|rules|regulations|статьи",
     re.IGNORECASE,
 )
+_AND = "and|und|et|y|e|en|och|og|or|oder|ou|o|&|и"
 _RANGE = "-|–|bis|to|à|a|al|tot|through|до"
 _MORE = re.compile(
-    rf"\s*(?P<link>,?\s?(?:and|und|et|y|e|en|och|og|or|oder|ou|o|&|и)(?=\s)|,|{_RANGE})\s*(?:§\s*)?(?P<n>\d+)(?P<sub>[a-z]?)(?![\w.])",
+    rf"\s*(?P<link>,?\s?(?:{_AND})(?=\s)|,|{_RANGE})\s*(?:§\s*)?(?P<n>\d+)(?P<sub>[a-z]?)(?![\w.])",
     re.IGNORECASE,
 )
-_LINK = re.compile(
-    r"\s*(?:$|[,;.?!:、，；。？！)]|(?:and|und|et|y|e|en|och|og|or|oder|ou|o|&|и|和|及|与|與|至|到)(?!\w))"
-)
+_LINK = re.compile(rf"\s*(?:$|[,;.?!:、，；。？！)]|(?:{_AND}|和|及|与|與|至|到)(?!\w))")
 _TO = re.compile("[至到~～-]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -53,7 +52,8 @@ def places(text: str, found: Iterable[re.Match[str]], key: Callable[[re.Match[st
         han = bool(match["han"] or match["bare"] or match["ko"])
         if made and han and numbers and _TO.fullmatch(text[made[-1].end : match.start()].strip()):
             numbers = _between(made[-1].numbers[-1], numbers[0]) if made[-1].numbers else numbers
-        within = (match["latin"] or "").partition(".")[0] if "." in (match["latin"] or "") else ""
+        article, point, _ = (match["latin"] or "").partition(".")
+        within = article if point else ""
         made.append(Place(match.start(), end, tuple(dict.fromkeys(numbers))[:NUMBERS], within, han))
         if len(made) == PLACES:
             break

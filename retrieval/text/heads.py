@@ -31,11 +31,7 @@ def find(document: Document) -> dict[int, Head]:
     found = {i: h for i, line in enumerate(lines) if not line.verbatim and (h := head(line.text))}
     chosen = _units(found, document)
     inside = quoted(document)
-
-    def again(i: int) -> set[int]:
-        """The ends of the quotes after which the article of a quoted line comes again."""
-        return {inside[i]} if any(j > inside[i] and h.label == found[i].label for j, h in found.items()) else set()
-
+    last_place = {h.label: i for i, h in found.items()}  # an article that is quoted may come again after the quotation
     kept: dict[int, Head] = {}
     last: dict[str, tuple[int, ...]] = {}
     for i, h in found.items():
@@ -46,7 +42,7 @@ def find(document: Document) -> dict[int, Head]:
         if (
             i in inside
             and not lines[i].level
-            and (not _follows(h.number, last.get(h.word, (0,))) or inside[i] in again(i))
+            and (not _follows(h.number, last.get(h.word, (0,))) or last_place[h.label] > inside[i])
         ):
             continue
         if lines[i].level or _stands(document, kept, i, h, last.get(h.word, (0,))):
@@ -114,14 +110,14 @@ def _contents(document: Document, kept: Mapping[int, Head]) -> list[int]:
     order = list(kept)
     last = {(h.label, h.number): i for i, h in kept.items()}
     found: list[int] = []
-    for i, following in zip(order, [*order[1:], len(document.lines)], strict=True):
+    for at, (i, following) in enumerate(zip(order, [*order[1:], len(document.lines)], strict=True)):
         h = kept[i]
         own = any(line.text.strip() for line in document.lines[i + 1 : following])
         titled = not h.rest.endswith(ENDS) and len(h.rest) <= NAME
         again = last[h.label, h.number]
         if h.kind != "article" or not titled or document.lines[i].level or again == i:
             continue
-        ends_table = bool(found) and order.index(i) == order.index(found[-1]) + 1 and _same(h, kept[again])
+        ends_table = bool(found) and found[-1] == order[at - 1] and _same(h, kept[again])
         if not own or ends_table:
             found.append(i)
     return found

@@ -51,10 +51,7 @@ def _series(document: Document, word: str) -> dict[int, Head]:
     for i, line in enumerate(document.lines):
         h = None if line.verbatim or line.level else reader(line.text)
         if h is not None and word in ("I", "A") and h.label in ("I", "V", "X", "L", "C"):  # a letter and a Roman number
-            number = len(found) + 1
-            as_letter = ord(h.label) - 64
-            h = replace(h, word=word, number=(as_letter if word == "A" else h.number[0] if h.word == "I" else number,))
-            h = replace(h, number=({"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}[h.label],)) if word == "I" else h
+            h = replace(h, word=word, number=((value(h.label) if word == "I" else ord(h.label) - 64) or 0,))
         if h is None or h.word != word or h.number != (len(found) + 1,) or not _apart(document, i, found, h):
             continue
         found[i] = h

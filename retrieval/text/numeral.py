@@ -56,7 +56,7 @@ def value(text: str) -> int | None:
 
 
 def behind(text: str) -> int | None:
-    """The number that a part behind a number is: one Latin letter counts by its place, so that c of § 312c is 3."""
+    """The value of what follows a number: one Latin letter counts by its place, so the c of § 312c is 3."""
     letter = text.lower()
     return ord(letter) - 96 if len(letter) == 1 and "a" <= letter <= "z" else value(text)
 

@@ -77,7 +77,7 @@ def _identifying(service: Callable[[], Service]) -> Callable[[Request], AsyncIte
         """Before any handler, and so before a byte of the body: whoever has no key, or no room within its limits, gets
         no work done."""
         request.state.caller = who = identify(service().config.keys, request.headers.get("authorization"))
-        # What is of the server itself is watched when it is busy above all.
+        # Other paths (health, metrics) are not limited: a busy server is when they are needed most.
         counts = request.url.path.startswith("/v1/")
         request.state.held = held = await _held(service(), who, request, counts=counts)
         try:
@@ -104,4 +104,5 @@ async def _held(service: Service, who: Caller, http: Request, *, counts: bool) -
     if service.limiter is None or not counts:
         return Held(None, turn)
     length = http.headers.get("content-length", "" if "transfer-encoding" in http.headers else "0")
-    return Held(await service.limiter.enter(who.name, who.tenant, int(length) if length.isdecimal() else None), turn)
+    size = int(length) if length.isdecimal() else None
+    return Held(await service.limiter.enter(who.name, who.tenant, size), turn)

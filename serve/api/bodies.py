@@ -9,6 +9,7 @@ import msgspec
 from fastapi import Request
 
 from serve.dialects.crowd import refuse_containers
+from serve.dialects.wire import NOT_JSON
 from serve.errors import BadRequest
 from serve.http.body import BODY_S, BOM, LARGE, check, expanded, too_large, too_slow
 from serve.limits.limiter import Admission
@@ -79,7 +80,7 @@ async def json_object(request: Request, limit: int, most: int) -> dict[str, Any]
     raw = await read_json(request, limit)
     try:
         body = await asyncio.to_thread(decoded, raw, most) if len(raw) > _INLINE else decoded(raw, most)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise BadRequest("the body must be an object", code="invalid_json")

@@ -10,6 +10,7 @@ import msgspec
 
 from serve.chat.keys import Caller
 from serve.chat.service import Service, failed
+from serve.dialects.wire import NOT_JSON
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import TimedOut, UpstreamError
@@ -86,6 +87,6 @@ async def listed(
         raise UpstreamError(message=f"It answered {upstream.status} to /v1/models.")
     try:
         page = msgspec.json.decode(body, type=_Page)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise UpstreamError(error, "What it says at /v1/models is no list of models.") from error
     return [row for row in page.data if isinstance(row.get("id"), str)]

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
+from serve.dialects.wire import NOT_JSON
 from serve.errors import NotFound
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of a run's folder: no path, and no hidden one
@@ -74,7 +75,7 @@ def _report(folder: str, name: str) -> dict[str, Any]:
         raise NotFound(f"the report {name!r} has more than {_LIMIT // 2**20} MB", code="report_unreadable")
     try:
         told = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except NOT_JSON:
         told = {}
     if told.get("schema") != _SCHEMA:
         raise NotFound(f"{name!r} holds no evaluation report of schema {_SCHEMA}", code="report_unreadable")

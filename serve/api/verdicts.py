@@ -16,6 +16,7 @@ from serve.api.recent import found
 from serve.api.replies import json_reply
 from serve.chat.keys import Caller
 from serve.chat.service import Service
+from serve.dialects.wire import NOT_JSON
 from serve.errors import BadRequest, NotFound
 from serve.store.feedback import KINDS, Verdicts, same_answers
 from serve.store.place import open_verdicts
@@ -65,7 +66,7 @@ async def _body(request: Request) -> dict[str, Any]:
     raw = await read_json(request, _BODY)
     try:
         body = msgspec.json.decode(raw, type=dict[str, str])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise BadRequest(f"the body is not an object of texts: {error}; {_SHAPE}", code="invalid_json") from None
     asked = body.keys() - {"comment"}
     if asked not in ({"trace", "rating"}, {"chosen", "rejected"}):

@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
         if self._complete or self._listener is None or self._head_size > _HEAD:
             return
         if status < 100:
-            return self.abort(Malformed("its status is none"))
+            return self.abort(Malformed("its status is below 100"))
         if status < 200:
             self._headers = []
             return

@@ -58,8 +58,8 @@ FEATURES: Mapping[str, Callable[[Request, Chat | None], bool]] = {
     "images": _parts(_IMAGES),
     "audio": _parts(_AUDIO),
 }
-# Younger than `supports`: a list that does not name them says nothing about them.
-LATER = frozenset({"verbosity", "parallel_tool_calls"})
+# Added after `supports`: a configured list that leaves them out still allows them.
+ADDED_LATER = frozenset({"verbosity", "parallel_tool_calls"})
 PARTS = frozenset({"images", "audio"})  # those that only the messages show
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})  # that every engine has

@@ -15,8 +15,8 @@ OWNERS = {"vllm": "vllm", "llamacpp": "llama.cpp", "library": "ollama", "trimtab
 _KNOWN = {"onnx": frozenset({"repetition_penalty", "top_k", "min_p"})}
 # llama.cpp's names: https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 _LLAMA_CPP = {"repetition_penalty": "repeat_penalty", "top_k": "top_k", "min_p": "min_p", "typical_p": "typical_p"}
-# Kinds that ignore max_completion_tokens (llama-cpp-python; Ollama's page has only the older name).
 _LLAMA = ("llama.cpp", "llama-cpp-python")
+# Kinds that ignore max_completion_tokens (llama-cpp-python; Ollama's page has only the older name).
 _ONE_LIMIT = (*_LLAMA, "ollama")
 ADAPTED = frozenset({"transformers", *_ONE_LIMIT})  # whose requests by clients may have to be changed
 # Request fields that OpenAI does not have but engines of these kinds do.

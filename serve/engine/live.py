@@ -15,7 +15,7 @@ from serve.dialects.wire import Request
 from serve.engine import kinds
 from serve.engine.address import Addressing
 from serve.engine.budget import retry_after
-from serve.engine.features import APIS, FEATURES, LATER, PATHS, of_kind, of_template, of_transformers
+from serve.engine.features import ADDED_LATER, APIS, FEATURES, PATHS, of_kind, of_template, of_transformers
 from serve.engine.fields import refuse_guarded
 from serve.engine.model import Model
 from serve.errors import BadRequest, NotFound, Unavailable
@@ -74,7 +74,8 @@ class LiveEngine:
         self.key = os.environ.get(spec.key_env) or None if spec.key_env else None
         self._files = Model()
         self.count, self.prompt_tokens = self._files.count, self._files.prompt_tokens
-        self.supports = frozenset(FEATURES) if spec.supports is None else LATER.union(spec.supports)  # to ask of it
+        # What may be asked of it.
+        self.supports = frozenset(FEATURES) if spec.supports is None else ADDED_LATER.union(spec.supports)
         self._apis: dict[str, tuple[bool, float]] = {}  # path -> whether the engine has it, when that was probed
         try:
             if spec.launched and (file := located(spec.model)):

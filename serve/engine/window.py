@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from serve.dialects.wire import NOT_JSON
 from serve.engine.live import LiveEngine
 from serve.engine.relay import Relay
 from serve.engine.upstream import UpstreamError
@@ -72,7 +73,7 @@ async def _ask(
             with upstream:
                 answer = await upstream.read(_LIMIT)
         told = msgspec.json.decode(answer) if upstream.status == 200 else {}
-    except (TimeoutError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (TimeoutError, *NOT_JSON) as error:
         raise UpstreamError(error, f"What it answers at {path} cannot be read.") from error
     return told if isinstance(told, dict) else {}
 

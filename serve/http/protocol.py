@@ -46,7 +46,7 @@ class Protocol(asyncio.Protocol):
         self._writable: asyncio.Event | None = None
         self._paused = self._lost = False
         self._waits = False  # for its turn to answer
-        self._behind = False  # requests come, or will, that nobody answers
+        self._overflowed = False  # more requests came at once than are answered
 
     # -- what the event loop says
 
@@ -120,7 +120,7 @@ class Protocol(asyncio.Protocol):
             self.pause_reading()
             # A read of 256 KiB holds thousands, each of which costs more than its bytes.
             if len(self.due) >= _PIPELINED:
-                exchange.keep_alive, self.requests.last, self._behind = False, True, True
+                exchange.keep_alive, self.requests.last, self._overflowed = False, True, True
         return exchange
 
     def hand_over(self, head: RequestHead, data: bytes) -> bool:
@@ -192,7 +192,7 @@ class Protocol(asyncio.Protocol):
                     if self.full:  # answers that it does not take would pile up here
                         if not await self.drain():
                             return
-                        continue
+                        continue  # the queue may have changed meanwhile
                     exchange = self.due[0]
                     await exchange.run()
                     if not exchange.ended:
@@ -216,7 +216,7 @@ class Protocol(asyncio.Protocol):
         if self.due and self.due[0] is exchange:
             self.due.popleft()
         if not exchange.keep_alive:
-            self._hang_up(unread=exchange.more_body or self._behind)
+            self._hang_up(unread=exchange.more_body or self._overflowed)
         if len(self.due) < 2 and not self.transport.is_closing():
             self.resume_reading()
             if exchange.keep_alive and not self.due:

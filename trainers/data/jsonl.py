@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 class DataError(Exception):
@@ -27,14 +27,18 @@ def placed_lines(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[st
 
 
 def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from _unpacked(path, file) if path.suffix == ".zst" else file
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+
+
+def _unpacked(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     import zstandard
 
     try:
-        with path.open("rb") as file:
-            packed = path.suffix == ".zst"
-            yield from io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file)) if packed else file
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
+        yield from io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
     except zstandard.ZstdError as error:
         raise DataError(f"{path}: not zstd ({error})") from error
 

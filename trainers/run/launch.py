@@ -97,11 +97,8 @@ def start(method: str, rest: Sequence[str], check: Callable[[Path, list[str]], N
     except RecipeError as error:
         print(f"train {method}: {error}", file=sys.stderr)
         return 2
-    # torchrun would set one thread per process and say so at length; a recipe's `threads` comes after this.
-    # In a group of their own, the processes get each stop signal once, from here: a terminal sends it to the group in
-    # front, `docker stop` and `kill` to this process alone.
     process: subprocess.Popen[bytes] | None = None
-    early: list[int] = []
+    early: list[int] = []  # signals that came before there was a process
 
     def stop(number: int, _frame: object) -> None:
         if process is None:
@@ -112,6 +109,9 @@ def start(method: str, rest: Sequence[str], check: Callable[[Path, list[str]], N
 
     before = {number: signal.signal(number, stop) for number in STOPS}
     try:
+        # torchrun would set one thread per process and say so at length; a recipe's `threads` comes after this.
+        # In a group of their own, the processes get each stop signal once, from here: a terminal sends it to the group
+        # in front, `docker stop` and `kill` to this process alone.
         process = subprocess.Popen(line, env={"OMP_NUM_THREADS": "1"} | os.environ, process_group=0)
         for number in early:
             stop(number, None)

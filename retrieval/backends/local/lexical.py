@@ -49,7 +49,7 @@ class Reader:
     known: dict[str, int] = field(default_factory=dict)  # entries that have a term, of terms asked for before
 
     def frequency(self, term: str) -> int:
-        """In how many entries a term is. Most words of a question were in others before."""
+        """How many entries hold a term; remembered, since most words of a question come again in others."""
         found = self.known.get(term)
         if found is None:
             if len(self.known) >= KNOWN:

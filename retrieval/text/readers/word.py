@@ -153,9 +153,7 @@ def _blocks(parent: Any) -> Iterator[Any]:
                 yield Paragraph(child, parent)
             elif tag == "tbl":
                 yield Table(child, parent)
-            elif tag == "sdt" and any(
-                _value(node) == "Table of Contents" for node in child.iter(f"{_W}docPartGallery")
-            ):
+            elif tag == "sdt" and any(_value(node) == _CONTENTS for node in child.iter(f"{_W}docPartGallery")):
                 continue
             elif tag in {"sdt", "sdtContent", "ins", "customXml", "smartTag", "moveTo"}:
                 yield from walk(child)
